@@ -1,0 +1,3 @@
+//! guest-bench.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,3 @@
+//! exerciser.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,2 @@
+//! microkernel.
+#![cfg_attr(not(test), no_std)]

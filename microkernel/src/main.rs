@@ -1,0 +1,3 @@
+//! microkernel.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,2 @@
+//! bench.
+#![cfg_attr(not(test), no_std)]

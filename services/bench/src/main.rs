@@ -1,0 +1,3 @@
+//! bench.
+#[cfg(not(target_os = "none"))]
+fn main() {}

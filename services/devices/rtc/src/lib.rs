@@ -1,0 +1,2 @@
+//! device-rtc.
+#![cfg_attr(not(test), no_std)]

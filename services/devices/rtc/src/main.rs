@@ -1,0 +1,3 @@
+//! device-rtc.
+#[cfg(not(target_os = "none"))]
+fn main() {}

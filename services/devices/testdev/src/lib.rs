@@ -1,0 +1,2 @@
+//! device-testdev.
+#![cfg_attr(not(test), no_std)]

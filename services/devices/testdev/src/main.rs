@@ -1,0 +1,3 @@
+//! device-testdev.
+#[cfg(not(target_os = "none"))]
+fn main() {}

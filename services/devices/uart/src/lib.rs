@@ -1,0 +1,2 @@
+//! device-uart.
+#![cfg_attr(not(test), no_std)]

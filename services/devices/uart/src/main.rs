@@ -1,0 +1,3 @@
+//! device-uart.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,2 @@
+//! driver-uart.
+#![cfg_attr(not(test), no_std)]

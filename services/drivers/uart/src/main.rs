@@ -1,0 +1,3 @@
+//! driver-uart.
+#[cfg(not(target_os = "none"))]
+fn main() {}

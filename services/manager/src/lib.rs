@@ -1,0 +1,2 @@
+//! manager.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,3 @@
+//! manager.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,2 @@
+//! platform.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,3 @@
+//! platform.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,2 @@
+//! root.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,3 @@
+//! root.
+#[cfg(not(target_os = "none"))]
+fn main() {}

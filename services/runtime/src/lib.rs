@@ -1,0 +1,2 @@
+//! runtime.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! scheduler.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,3 @@
+//! scheduler.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,3 @@
+//! vmm.
+#[cfg(not(target_os = "none"))]
+fn main() {}

@@ -1,0 +1,2 @@
+//! system-tests.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! xtask.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,3 @@
+//! xtask.
+#[cfg(not(target_os = "none"))]
+fn main() {}
