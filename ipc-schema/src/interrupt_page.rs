@@ -1,1 +1,207 @@
-//! interrupt_page.
+//! The page through which a device server interrupts its VM: written by the server, read by the VMM.
+//!
+//! The server sets a bit here and then signals the vCPU's Notification, which ends `run`; the VMM looks at each of
+//! its devices' pages and feeds its interrupt controllers. Lines are numbered by GSI (global system interrupt).
+//!
+//! An edge-triggered input (every ISA interrupt) must not miss a line that went low and high again between two
+//! looks, so rises are latched in a word of their own.
+//!
+//! Trust: the VMM passes the lines and vectors that the device was given; bits beyond these are ignored. A hostile
+//! server can thus make noise on its own lines only. The server trusts nothing here but uses it as a hint.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Interrupt lines of a page, numbered by GSI.
+pub const LINES: u32 = 64;
+/// MSI-X vectors of a page.
+pub const MSI_VECTORS: u32 = 256;
+const MSI_WORDS: usize = 4;
+const USED_BYTES: usize = 64 + 32 + 4 * 64;
+
+/// The layout of the shared page. A page of zeroes is valid: all lines low, nothing pending.
+#[repr(C, align(4096))]
+pub struct InterruptPage {
+    /// Level of each line, bit n for GSI n. Written by the server.
+    levels: AtomicU64,
+    /// Lines that rose since the VMM last looked. Set by the server, taken by the VMM.
+    rises: AtomicU64,
+    _reserved: [AtomicU64; 6],
+    /// MSI-X vectors pending. Set by the server, taken by the VMM.
+    msi: [AtomicU64; MSI_WORDS],
+    /// How often the guest ended an interrupt of each line, modulo 2^32. Written by the VMM.
+    ends: [AtomicU32; 64],
+    _unused: [AtomicU64; (4096 - USED_BYTES) / 8],
+}
+
+const _: () = assert!(size_of::<InterruptPage>() == 4096);
+
+impl InterruptPage {
+    /// All lines low; the same as a page of zeroes.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            levels: AtomicU64::new(0),
+            rises: AtomicU64::new(0),
+            _reserved: [const { AtomicU64::new(0) }; 6],
+            msi: [const { AtomicU64::new(0) }; MSI_WORDS],
+            ends: [const { AtomicU32::new(0) }; 64],
+            _unused: [const { AtomicU64::new(0) }; (4096 - USED_BYTES) / 8],
+        }
+    }
+}
+
+impl Default for InterruptPage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The device server's side. One for a page; a server with several threads keeps it under its lock.
+pub struct InterruptWriter<'a> {
+    page: &'a InterruptPage,
+    levels: u64,
+}
+
+impl<'a> InterruptWriter<'a> {
+    /// Takes the writing side, with the levels that a predecessor left.
+    #[must_use]
+    pub fn new(page: &'a InterruptPage) -> Self {
+        Self { page, levels: page.levels.load(Ordering::Relaxed) }
+    }
+
+    /// Drives line `gsi`. True if the VMM must be signalled: the level changed. Lines out of range do nothing.
+    #[must_use]
+    pub fn set_level(&mut self, gsi: u32, high: bool) -> bool {
+        let bit = 1u64.checked_shl(gsi).unwrap_or(0);
+        if (self.levels & bit != 0) == high || bit == 0 {
+            return false;
+        }
+        self.levels ^= bit;
+        if high {
+            self.page.rises.fetch_or(bit, Ordering::Relaxed);
+        }
+        self.page.levels.store(self.levels, Ordering::Release);
+        true
+    }
+
+    /// Makes an MSI-X vector pending. True if the VMM must be signalled: it was not pending. Vectors out of range do
+    /// nothing.
+    #[must_use]
+    pub fn set_msi(&mut self, vector: u32) -> bool {
+        let bit = 1u64 << (vector % 64);
+        match self.page.msi.get((vector / 64) as usize) {
+            Some(word) => word.fetch_or(bit, Ordering::Release) & bit == 0,
+            None => false,
+        }
+    }
+
+    /// How often the guest ended an interrupt of line `gsi`, modulo 2^32: a hint, for level-triggered devices.
+    #[must_use]
+    pub fn ends(&self, gsi: u32) -> u32 {
+        self.page.ends.get(gsi as usize).map_or(0, |count| count.load(Ordering::Acquire))
+    }
+}
+
+/// What the VMM saw at one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Levels now, bit n for GSI n.
+    pub levels: u64,
+    /// Lines that rose since the last look, even if they fell again.
+    pub rises: u64,
+}
+
+/// The VMM's side.
+pub struct InterruptReader<'a> {
+    page: &'a InterruptPage,
+    allowed: u64,
+}
+
+impl<'a> InterruptReader<'a> {
+    /// Reads a device's page; only lines in `allowed` (bit n for GSI n) count.
+    #[must_use]
+    pub fn new(page: &'a InterruptPage, allowed: u64) -> Self {
+        Self { page, allowed }
+    }
+
+    /// Levels, and the rises since the last look. Two loads when nothing happened.
+    #[must_use]
+    pub fn look(&self) -> Lines {
+        let levels = self.page.levels.load(Ordering::Acquire);
+        let mut rises = self.page.rises.load(Ordering::Relaxed);
+        if rises != 0 {
+            rises = self.page.rises.swap(0, Ordering::Acquire);
+        }
+        Lines { levels: levels & self.allowed, rises: rises & self.allowed }
+    }
+
+    /// Takes the pending MSI-X vectors of one word: bit n of word w is vector 64 w + n.
+    #[must_use]
+    pub fn take_msi(&self, word: usize) -> u64 {
+        match self.page.msi.get(word) {
+            Some(bits) if bits.load(Ordering::Relaxed) != 0 => bits.swap(0, Ordering::Acquire),
+            _ => 0,
+        }
+    }
+
+    /// Tells the device that the guest ended an interrupt of line `gsi`.
+    pub fn end(&self, gsi: u32) {
+        if let Some(count) = self.page.ends.get(gsi as usize) {
+            // The VMM is the only writer, so load and store are enough; a scribbling server confuses itself only.
+            count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_rises() {
+        let page = InterruptPage::new();
+        let mut writer = InterruptWriter::new(&page);
+        let reader = InterruptReader::new(&page, 1 << 4 | 1 << 63);
+        assert_eq!(reader.look(), Lines::default());
+        assert!(writer.set_level(4, true));
+        assert!(!writer.set_level(4, true), "no change, no signal");
+        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 1 << 4 });
+        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 0 });
+        // Low and high between two looks: the edge must not be lost.
+        assert!(writer.set_level(4, false) && writer.set_level(4, true));
+        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 1 << 4 });
+        assert!(writer.set_level(63, true) && writer.set_level(63, false));
+        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 1 << 63 });
+    }
+
+    #[test]
+    fn a_device_reaches_only_its_lines() {
+        let page = InterruptPage::new();
+        let mut writer = InterruptWriter::new(&page);
+        assert!(writer.set_level(9, true));
+        assert!(!writer.set_level(64, true) && !writer.set_level(u32::MAX, true));
+        assert_eq!(InterruptReader::new(&page, 1 << 4).look(), Lines::default());
+    }
+
+    #[test]
+    fn a_successor_knows_the_levels() {
+        let page = InterruptPage::new();
+        assert!(InterruptWriter::new(&page).set_level(4, true));
+        let mut successor = InterruptWriter::new(&page);
+        assert!(!successor.set_level(4, true));
+        assert!(successor.set_level(4, false));
+    }
+
+    #[test]
+    fn msi_and_ends() {
+        let page = InterruptPage::new();
+        let mut writer = InterruptWriter::new(&page);
+        let reader = InterruptReader::new(&page, u64::MAX);
+        assert!(writer.set_msi(65) && !writer.set_msi(65) && !writer.set_msi(256));
+        assert_eq!((reader.take_msi(0), reader.take_msi(1), reader.take_msi(1), reader.take_msi(9)), (0, 2, 0, 0));
+        reader.end(4);
+        reader.end(4);
+        reader.end(64);
+        assert_eq!((writer.ends(4), writer.ends(5), writer.ends(64)), (2, 0, 0));
+    }
+}

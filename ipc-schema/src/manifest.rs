@@ -1,1 +1,455 @@
-//! manifest.
+//! What a system consists of: the machine-readable form of the one TOML file that describes it.
+//!
+//! Job: the types, their check, and the names of files in the boot archive. Place: xtask makes a
+//! [`System`] out of the TOML and packs it as the archive's file `manifest` (postcard); root and
+//! the manager read it. The manager makes further VMs at run time from the same [`Vm`].
+//! Trust: [`System::check`] is to be passed before any field is acted on.
+//!
+//! Enums are append-only and fields are never reordered; a golden-bytes test pins the encoding.
+
+use alloc::{format, string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// The archive file that holds the encoded [`System`].
+pub const MANIFEST_FILE: &str = "manifest";
+/// Longest name of a VM, device, driver or server in bytes.
+pub const MAX_NAME: usize = 24;
+/// Memory in bytes that the machine needs beside what VMs and the boot archive take.
+pub const MACHINE_OVERHEAD: u64 = 64 << 20;
+/// Least memory of a VM in bytes.
+pub const MIN_VM_MEMORY: u64 = 1 << 20;
+/// Most virtual processors of a VM.
+pub const MAX_VCPUS: u32 = 64;
+/// The guest's debug-exit port, present when [`Vm::debug_exit`] is set.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+
+/// Ports that every VMM serves itself (PIC, PIT, port 0x61, reset, PCI configuration space, ACPI).
+pub const VMM_PORTS: [PortRange; 9] = [
+    PortRange::new(0x20, 2),
+    PortRange::new(0x40, 4),
+    PortRange::new(0x61, 1),
+    PortRange::new(0x92, 1),
+    PortRange::new(0xa0, 2),
+    PortRange::new(0x4d0, 2),
+    PortRange::new(0x600, 0x40),
+    PortRange::new(0xcf8, 8),
+    PortRange::new(0xb2, 2),
+];
+
+/// A whole system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// The system's name, for people.
+    pub name: String,
+    /// Memory in bytes that the description was checked against.
+    pub memory: u64,
+    /// What the machine does when the last VM has ended.
+    pub idle: Idle,
+    /// Virtual machines, in the order of the TOML; the console is attached to the first.
+    pub vms: Vec<Vm>,
+    /// Drivers of the machine's own devices.
+    pub drivers: Vec<Driver>,
+    /// Servers beside the core ones.
+    pub servers: Vec<Server>,
+}
+
+/// What the machine does when the last VM has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Idle {
+    /// It powers off; a guest's debug-exit code becomes the machine's.
+    PowerOff,
+    /// It goes on running, so that the operator can start another VM.
+    Stay,
+}
+
+/// One virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Unique name, also a part of archive file names.
+    pub name: String,
+    /// Guest memory in bytes, a multiple of 4096.
+    pub memory: u64,
+    /// Number of virtual processors.
+    pub vcpus: u32,
+    /// Whether it is started when the system starts.
+    pub autostart: bool,
+    /// Archive file of the kernel image.
+    pub kernel: String,
+    /// Archive file of the initial RAM disk.
+    pub initrd: Option<String>,
+    /// The kernel's command line.
+    pub append: String,
+    /// Its part of the processor.
+    pub cpu: CpuShare,
+    /// Whether the guest has the debug-exit port [`DEBUG_EXIT_PORT`].
+    pub debug_exit: bool,
+    /// Its devices, each an isolated server.
+    pub devices: Vec<Device>,
+}
+
+/// A VM's part of the processors, for the scheduler server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuShare {
+    /// Weight against other VMs when processors are short.
+    pub shares: u32,
+    /// Guaranteed part in percent of one processor; 0 is none.
+    pub reservation: u32,
+    /// Most it may use, in percent of one processor; `None` is no limit.
+    pub limit: Option<u32>,
+}
+
+/// A range of I/O ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Number of ports.
+    pub count: u16,
+}
+
+impl PortRange {
+    /// `count` ports from `first` on.
+    pub const fn new(first: u16, count: u16) -> Self {
+        Self { first, count }
+    }
+
+    /// One past the last port; at most 0x10000 in a range that passed the check.
+    pub const fn end(self) -> u32 {
+        // Two u16 cannot overflow a u32.
+        self.first as u32 + self.count as u32
+    }
+
+    /// Whether a port is in both.
+    pub const fn overlaps(self, other: Self) -> bool {
+        (self.first as u32) < other.end() && (other.first as u32) < self.end()
+    }
+}
+
+/// What a device model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// 16550A serial port, eight ports.
+    Uart,
+    /// MC146818 real-time clock, two ports.
+    Rtc,
+    /// Our own test device, sixteen ports and a doorbell.
+    TestDev,
+}
+
+impl DeviceKind {
+    /// Number of ports it answers.
+    pub const fn ports(self) -> u16 {
+        match self {
+            Self::Uart => 8,
+            Self::Rtc => 2,
+            Self::TestDev => 16,
+        }
+    }
+
+    /// Package name of its server.
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::Uart => "device-uart",
+            Self::Rtc => "device-rtc",
+            Self::TestDev => "device-testdev",
+        }
+    }
+}
+
+/// One device of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Name of the server instance, unique in the system, as `linux.uart0`.
+    pub name: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Archive file of its server.
+    pub binary: String,
+    /// Guest ports that are routed to it.
+    pub ports: PortRange,
+    /// Guest ISA interrupt line, 0 to 15.
+    pub irq: u8,
+    /// Guest port whose writes only ring its doorbell.
+    pub doorbell: Option<u16>,
+}
+
+/// What a driver drives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DriverKind {
+    /// The machine's 16550A serial port: the operator's terminal.
+    Uart,
+}
+
+impl DriverKind {
+    /// Number of machine ports it holds.
+    pub const fn ports(self) -> u16 {
+        match self {
+            Self::Uart => 8,
+        }
+    }
+
+    /// Package name of its server.
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::Uart => "driver-uart",
+        }
+    }
+}
+
+/// A driver of one of the machine's devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Driver {
+    /// Name of the server instance, unique in the system.
+    pub name: String,
+    /// What it drives.
+    pub kind: DriverKind,
+    /// Archive file of its server.
+    pub binary: String,
+    /// Machine ports that it holds.
+    pub ports: PortRange,
+    /// Machine ISA interrupt line, 0 to 15.
+    pub irq: u8,
+}
+
+/// A further server, as the bench or a test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Name of the server instance, unique in the system.
+    pub name: String,
+    /// Archive file of its ELF.
+    pub binary: String,
+    /// Text handed to it at its start.
+    pub args: String,
+}
+
+/// Archive file name of a server's ELF.
+pub fn binary_file(package: &str) -> String {
+    format!("bin/{package}")
+}
+
+/// Archive file name of a VM's kernel image.
+pub fn kernel_file(vm: &str) -> String {
+    format!("vm/{vm}/kernel")
+}
+
+/// Archive file name of a VM's initial RAM disk.
+pub fn initrd_file(vm: &str) -> String {
+    format!("vm/{vm}/initrd")
+}
+
+/// What of a [`System`] a problem is about; indices count from 0 in the order of the vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The system as a whole.
+    System,
+    /// A VM.
+    Vm(usize),
+    /// A device of a VM.
+    Device(usize, usize),
+    /// A driver.
+    Driver(usize),
+    /// A further server.
+    Server(usize),
+}
+
+/// What is wrong with a description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A name is empty, longer than [`MAX_NAME`], or holds more than `a-z A-Z 0-9 - _ .`.
+    BadName,
+    /// The other place has the same name.
+    DuplicateName(Place),
+    /// VM memory below [`MIN_VM_MEMORY`] or no multiple of 4096.
+    BadMemory,
+    /// All VMs together need more than the machine has beside [`MACHINE_OVERHEAD`]: both in bytes.
+    MemoryDoesNotFit {
+        /// What the VMs up to this one need.
+        needed: u64,
+        /// What there is for VMs.
+        available: u64,
+    },
+    /// No virtual processor, or more than [`MAX_VCPUS`].
+    BadVcpus,
+    /// A port range that is empty or ends past 0xffff, or not of the device's size.
+    BadPorts,
+    /// The other place has some of the same ports.
+    PortTaken(Place),
+    /// The VMM itself serves some of these ports, or the debug-exit port.
+    PortOfVmm(PortRange),
+    /// An interrupt line above 15, or the cascade line 2.
+    BadIrq,
+    /// The other place has the same interrupt line.
+    IrqTaken(Place),
+    /// Zero shares, a reservation above the limit or above 100 % a vCPU, or a limit of 0.
+    BadShare,
+}
+
+/// The first problem found in a description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckError {
+    /// What it is about.
+    pub place: Place,
+    /// What is wrong there.
+    pub fault: Fault,
+}
+
+impl System {
+    /// Encodes for the archive.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_allocvec(self)
+    }
+
+    /// Decodes what [`System::encode`] made. Trailing bytes are an error: they mean another version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        let (system, rest) = postcard::take_from_bytes(bytes)?;
+        if rest.is_empty() {
+            Ok(system)
+        } else {
+            Err(postcard::Error::DeserializeBadEncoding)
+        }
+    }
+
+    /// Checks everything that can be told without the machine.
+    pub fn check(&self) -> Result<(), CheckError> {
+        let fail = |place, fault| Err(CheckError { place, fault });
+        if !name_ok(&self.name) {
+            return fail(Place::System, Fault::BadName);
+        }
+        let available = self.memory.saturating_sub(MACHINE_OVERHEAD);
+        let mut needed = 0u64;
+        for (i, vm) in self.vms.iter().enumerate() {
+            vm.check(i)?;
+            if let Some(j) = self.vms.iter().take(i).position(|v| v.name == vm.name) {
+                return fail(Place::Vm(i), Fault::DuplicateName(Place::Vm(j)));
+            }
+            needed = needed.saturating_add(vm.memory);
+            if needed > available {
+                let fault = Fault::MemoryDoesNotFit { needed, available };
+                return fail(Place::Vm(i), fault);
+            }
+        }
+        for (i, driver) in self.drivers.iter().enumerate() {
+            let place = Place::Driver(i);
+            check_ports(place, driver.ports, driver.kind.ports())?;
+            check_irq(place, driver.irq)?;
+            for (j, other) in self.drivers.iter().enumerate().take(i) {
+                if other.ports.overlaps(driver.ports) {
+                    return fail(place, Fault::PortTaken(Place::Driver(j)));
+                }
+                if other.irq == driver.irq {
+                    return fail(place, Fault::IrqTaken(Place::Driver(j)));
+                }
+            }
+        }
+        self.check_instance_names()
+    }
+
+    /// Every server instance has a name of its own: devices, drivers and further servers.
+    fn check_instance_names(&self) -> Result<(), CheckError> {
+        let devices = self.vms.iter().enumerate().flat_map(|(v, vm)| {
+            let named = vm.devices.iter().enumerate();
+            named.map(move |(d, device)| (Place::Device(v, d), device.name.as_str()))
+        });
+        let drivers = self.drivers.iter().enumerate();
+        let drivers = drivers.map(|(i, d)| (Place::Driver(i), d.name.as_str()));
+        let servers = self.servers.iter().enumerate();
+        let servers = servers.map(|(i, s)| (Place::Server(i), s.name.as_str()));
+        let all: Vec<(Place, &str)> = devices.chain(drivers).chain(servers).collect();
+        for (i, (place, name)) in all.iter().enumerate() {
+            let place = *place;
+            if !name_ok(name) {
+                let fault = Fault::BadName;
+                return Err(CheckError { place, fault });
+            }
+            if let Some((other, _)) = all.iter().take(i).find(|(_, n)| n == name) {
+                let fault = Fault::DuplicateName(*other);
+                return Err(CheckError { place, fault });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Vm {
+    /// Checks everything about one VM that is not about others. `index` is only for the error.
+    pub fn check(&self, index: usize) -> Result<(), CheckError> {
+        let place = Place::Vm(index);
+        let fail = |place, fault| Err(CheckError { place, fault });
+        if !name_ok(&self.name) {
+            return fail(place, Fault::BadName);
+        }
+        if self.memory < MIN_VM_MEMORY || !self.memory.is_multiple_of(4096) {
+            return fail(place, Fault::BadMemory);
+        }
+        if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
+            return fail(place, Fault::BadVcpus);
+        }
+        // At most 64 * 100, so no overflow.
+        let most = self.cpu.limit.unwrap_or(u32::MAX).min(self.vcpus * 100);
+        if self.cpu.shares == 0 || self.cpu.limit == Some(0) || self.cpu.reservation > most {
+            return fail(place, Fault::BadShare);
+        }
+        for (i, device) in self.devices.iter().enumerate() {
+            let place = Place::Device(index, i);
+            check_ports(place, device.ports, device.kind.ports())?;
+            check_irq(place, device.irq)?;
+            if let Some(taken) = device.ranges().find_map(|r| self.vmm_range(r)) {
+                return fail(place, Fault::PortOfVmm(taken));
+            }
+            for (j, other) in self.devices.iter().enumerate().take(i) {
+                let clash = |r: PortRange| other.ranges().any(|o| o.overlaps(r));
+                if device.ranges().any(clash) {
+                    return fail(place, Fault::PortTaken(Place::Device(index, j)));
+                }
+                if other.irq == device.irq {
+                    return fail(place, Fault::IrqTaken(Place::Device(index, j)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The VMM's own range that `range` overlaps.
+    fn vmm_range(&self, range: PortRange) -> Option<PortRange> {
+        let debug_exit = self
+            .debug_exit
+            .then_some(PortRange::new(DEBUG_EXIT_PORT, 4));
+        let mut all = VMM_PORTS.into_iter().chain(debug_exit);
+        all.find(|r| r.overlaps(range))
+    }
+}
+
+impl Device {
+    /// All guest ports it takes: its range, and its doorbell when that lies outside.
+    pub fn ranges(&self) -> impl Iterator<Item = PortRange> + use<> {
+        let ports = self.ports;
+        let bell = self.doorbell.map(|port| PortRange::new(port, 1));
+        core::iter::once(ports).chain(bell.filter(move |b| !b.overlaps(ports)))
+    }
+}
+
+fn check_ports(place: Place, ports: PortRange, count: u16) -> Result<(), CheckError> {
+    if ports.count != count || ports.end() > 0x1_0000 {
+        let fault = Fault::BadPorts;
+        return Err(CheckError { place, fault });
+    }
+    Ok(())
+}
+
+fn check_irq(place: Place, irq: u8) -> Result<(), CheckError> {
+    if irq > 15 || irq == 2 {
+        let fault = Fault::BadIrq;
+        return Err(CheckError { place, fault });
+    }
+    Ok(())
+}
+
+/// Whether `name` is fit for a VM, device, driver or server.
+pub fn name_ok(name: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.';
+    !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(good)
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;
