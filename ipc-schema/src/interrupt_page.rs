@@ -66,7 +66,10 @@ impl<'a> InterruptWriter<'a> {
     /// Takes the writing side, with the levels that a predecessor left.
     #[must_use]
     pub fn new(page: &'a InterruptPage) -> Self {
-        Self { page, levels: page.levels.load(Ordering::Relaxed) }
+        Self {
+            page,
+            levels: page.levels.load(Ordering::Relaxed),
+        }
     }
 
     /// Drives line `gsi`. True if the VMM must be signalled: the level changed. Lines out of range do nothing.
@@ -98,7 +101,10 @@ impl<'a> InterruptWriter<'a> {
     /// How often the guest ended an interrupt of line `gsi`, modulo 2^32: a hint, for level-triggered devices.
     #[must_use]
     pub fn ends(&self, gsi: u32) -> u32 {
-        self.page.ends.get(gsi as usize).map_or(0, |count| count.load(Ordering::Acquire))
+        self.page
+            .ends
+            .get(gsi as usize)
+            .map_or(0, |count| count.load(Ordering::Acquire))
     }
 }
 
@@ -132,7 +138,10 @@ impl<'a> InterruptReader<'a> {
         if rises != 0 {
             rises = self.page.rises.swap(0, Ordering::Acquire);
         }
-        Lines { levels: levels & self.allowed, rises: rises & self.allowed }
+        Lines {
+            levels: levels & self.allowed,
+            rises: rises & self.allowed,
+        }
     }
 
     /// Takes the pending MSI-X vectors of one word: bit n of word w is vector 64 w + n.
@@ -148,7 +157,10 @@ impl<'a> InterruptReader<'a> {
     pub fn end(&self, gsi: u32) {
         if let Some(count) = self.page.ends.get(gsi as usize) {
             // The VMM is the only writer, so load and store are enough; a scribbling server confuses itself only.
-            count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+            count.store(
+                count.load(Ordering::Relaxed).wrapping_add(1),
+                Ordering::Release,
+            );
         }
     }
 }
@@ -165,13 +177,37 @@ mod tests {
         assert_eq!(reader.look(), Lines::default());
         assert!(writer.set_level(4, true));
         assert!(!writer.set_level(4, true), "no change, no signal");
-        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 1 << 4 });
-        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 0 });
+        assert_eq!(
+            reader.look(),
+            Lines {
+                levels: 1 << 4,
+                rises: 1 << 4
+            }
+        );
+        assert_eq!(
+            reader.look(),
+            Lines {
+                levels: 1 << 4,
+                rises: 0
+            }
+        );
         // Low and high between two looks: the edge must not be lost.
         assert!(writer.set_level(4, false) && writer.set_level(4, true));
-        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 1 << 4 });
+        assert_eq!(
+            reader.look(),
+            Lines {
+                levels: 1 << 4,
+                rises: 1 << 4
+            }
+        );
         assert!(writer.set_level(63, true) && writer.set_level(63, false));
-        assert_eq!(reader.look(), Lines { levels: 1 << 4, rises: 1 << 63 });
+        assert_eq!(
+            reader.look(),
+            Lines {
+                levels: 1 << 4,
+                rises: 1 << 63
+            }
+        );
     }
 
     #[test]
@@ -198,7 +234,15 @@ mod tests {
         let mut writer = InterruptWriter::new(&page);
         let reader = InterruptReader::new(&page, u64::MAX);
         assert!(writer.set_msi(65) && !writer.set_msi(65) && !writer.set_msi(256));
-        assert_eq!((reader.take_msi(0), reader.take_msi(1), reader.take_msi(1), reader.take_msi(9)), (0, 2, 0, 0));
+        assert_eq!(
+            (
+                reader.take_msi(0),
+                reader.take_msi(1),
+                reader.take_msi(1),
+                reader.take_msi(9)
+            ),
+            (0, 2, 0, 0)
+        );
         reader.end(4);
         reader.end(4);
         reader.end(64);

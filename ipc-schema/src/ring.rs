@@ -93,13 +93,18 @@ impl<'a> Producer<'a> {
     /// Takes the writing end, going on where a predecessor stopped.
     #[must_use]
     pub fn new(page: &'a RingPage) -> Self {
-        Self { page, head: page.head.load(Ordering::Relaxed) }
+        Self {
+            page,
+            head: page.head.load(Ordering::Relaxed),
+        }
     }
 
     /// Bytes that can be pushed now; none if the consumer's index is nonsense.
     #[must_use]
     pub fn room(&self) -> usize {
-        let used = self.head.wrapping_sub(self.page.tail.load(Ordering::Acquire));
+        let used = self
+            .head
+            .wrapping_sub(self.page.tail.load(Ordering::Acquire));
         CAPACITY_U32.saturating_sub(used) as usize
     }
 
@@ -139,12 +144,18 @@ impl<'a> Consumer<'a> {
     /// Takes the reading end, going on where a predecessor stopped.
     #[must_use]
     pub fn new(page: &'a RingPage) -> Self {
-        Self { page, tail: page.tail.load(Ordering::Relaxed) }
+        Self {
+            page,
+            tail: page.tail.load(Ordering::Relaxed),
+        }
     }
 
     /// Bytes that wait; more than [`CAPACITY`] if the producer's index is nonsense.
     fn distance(&self) -> u32 {
-        self.page.head.load(Ordering::Acquire).wrapping_sub(self.tail)
+        self.page
+            .head
+            .load(Ordering::Acquire)
+            .wrapping_sub(self.tail)
     }
 
     /// True if nothing waits.
@@ -325,22 +336,27 @@ mod tests {
         const TOTAL: usize = 400_000;
         let patience = Duration::from_secs(20);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut producer = Producer::new(&page);
+            let page = &page;
+            scope.spawn(move || {
+                let mut producer = Producer::new(page);
                 let mut sent = 0;
                 while sent < TOTAL {
-                    let chunk: Vec<u8> = (sent..TOTAL.min(sent + 1 + sent % 700)).map(|i| i as u8).collect();
+                    let chunk: Vec<u8> = (sent..TOTAL.min(sent + 1 + sent % 700))
+                        .map(|i| i as u8)
+                        .collect();
                     let count = producer.push(&chunk);
                     sent += count;
                     if producer.needs_signal() {
                         data.send(()).unwrap();
                     }
                     if count == 0 && producer.prepare_sleep() {
-                        room_signal.recv_timeout(patience).expect("the producer was never woken");
+                        room_signal
+                            .recv_timeout(patience)
+                            .expect("the producer was never woken");
                     }
                 }
             });
-            let mut consumer = Consumer::new(&page);
+            let mut consumer = Consumer::new(page);
             let mut received = 0;
             let mut buffer = [0; 333];
             while received < TOTAL {
@@ -353,7 +369,9 @@ mod tests {
                     let _ = room.send(());
                 }
                 if received < TOTAL && consumer.prepare_sleep() {
-                    data_signal.recv_timeout(patience).expect("the consumer was never woken");
+                    data_signal
+                        .recv_timeout(patience)
+                        .expect("the consumer was never woken");
                 }
             }
         });
