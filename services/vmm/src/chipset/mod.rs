@@ -1,1 +1,3 @@
-//! chipset.
+//! The platform of one VM: interrupt controllers, timers, power management and PCI configuration space.
+
+pub mod map;
