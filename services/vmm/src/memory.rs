@@ -1,1 +1,337 @@
-//! memory.
+//! The guest's memory, as the VMM sees it.
+//!
+//! Job: the only way by which this crate touches guest RAM. Place: below the loader, the emulator and the devices that
+//! transfer data. Trust: every address comes from the guest and is checked here; the guest changes the bytes while we
+//! read them, so nothing hands out a reference, each access is one volatile copy, and whoever needs a value twice reads
+//! it once and keeps it.
+//!
+//! This is the one module of the crate that holds `unsafe`.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// An access that is not wholly inside the guest's RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfRange {
+    /// Guest-physical address of the access.
+    pub gpa: u64,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "guest-physical {:#x} (+{:#x} bytes) is not RAM", self.gpa, self.len)
+    }
+}
+
+impl core::error::Error for OutOfRange {}
+
+/// One run of guest RAM: `len` bytes at guest-physical `gpa`, mapped in the VMM at `host`.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    /// First guest-physical address.
+    pub gpa: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Where the VMM has it mapped, readable and writable.
+    pub host: *mut u8,
+}
+
+/// All RAM of one guest.
+///
+/// The first region is the one that holds guest-physical 0 (page tables and kernels live there), and its check is the
+/// first that an access makes; the others are searched in order.
+pub struct GuestMemory {
+    first: Region,
+    others: Vec<Region>,
+    owned: Vec<*mut [u64]>,
+}
+
+// SAFETY: the regions are plain memory, valid for the life of this value by the contract of `new`; every access is a
+// volatile or atomic copy and no reference to it is ever made, so threads may share it as the vCPUs already do.
+unsafe impl Send for GuestMemory {}
+// SAFETY: as above.
+unsafe impl Sync for GuestMemory {}
+
+/// An integer at any alignment: a volatile access of it is a single load or store on x86.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T: Copy>(T);
+
+macro_rules! word_access {
+    ($($read:ident, $write:ident: $t:ty;)*) => {$(
+        #[doc = concat!("Reads a little-endian `", stringify!($t), "` at any alignment with one load.")]
+        #[inline(always)]
+        pub fn $read(&self, gpa: u64) -> Result<$t, OutOfRange> {
+            let at = self.host(gpa, size_of::<$t>() as u64)?;
+            // SAFETY: `host` checked that the whole value is inside a region, and `Unaligned` needs no alignment.
+            Ok(unsafe { at.cast::<Unaligned<$t>>().read_volatile() }.0)
+        }
+
+        #[doc = concat!("Writes a little-endian `", stringify!($t), "` at any alignment with one store.")]
+        #[inline(always)]
+        pub fn $write(&self, gpa: u64, value: $t) -> Result<(), OutOfRange> {
+            let at = self.host(gpa, size_of::<$t>() as u64)?;
+            // SAFETY: as for the read; the region is writable by the contract of `new`.
+            unsafe { at.cast::<Unaligned<$t>>().write_volatile(Unaligned(value)) };
+            Ok(())
+        }
+    )*};
+}
+
+impl GuestMemory {
+    /// Takes the mapped regions of one guest. The region with the lowest address comes first; empty ones are dropped.
+    ///
+    /// # Safety
+    /// Each region must be mapped readable and writable at `host` for `len` bytes for as long as the value lives, must
+    /// hold no Rust object, and must not overlap another one in guest-physical space or wrap around.
+    pub unsafe fn new(regions: &[Region]) -> Self {
+        let mut list: Vec<Region> = regions.iter().copied().filter(|r| r.len != 0).collect();
+        list.sort_by_key(|r| r.gpa);
+        let first = if list.is_empty() {
+            Region { gpa: 0, len: 0, host: core::ptr::NonNull::dangling().as_ptr() }
+        } else {
+            list.remove(0)
+        };
+        Self { first, others: list, owned: Vec::new() }
+    }
+
+    /// Memory of its own at the given `(gpa, len)` runs, zeroed: for tests and tools. Lengths are rounded up to 8.
+    pub fn owned(runs: &[(u64, u64)]) -> Self {
+        let mut owned = Vec::new();
+        let mut regions = Vec::new();
+        for &(gpa, len) in runs {
+            let words = usize::try_from(len.div_ceil(8)).unwrap_or(0);
+            let raw = Box::into_raw(alloc::vec![0u64; words].into_boxed_slice());
+            owned.push(raw);
+            regions.push(Region { gpa, len: words as u64 * 8, host: raw.cast::<u8>() });
+        }
+        // SAFETY: each region is an allocation of its own of that length, freed only when the value is dropped.
+        let mut memory = unsafe { Self::new(&regions) };
+        memory.owned = owned;
+        memory
+    }
+
+    /// Memory at guest-physical 0 that starts as a copy of `bytes`: for tests.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        let memory = Self::owned(&[(0, bytes.len() as u64)]);
+        let _ = memory.write(0, &bytes);
+        memory
+    }
+
+    /// The regions as `(gpa, len)`, lowest first.
+    pub fn regions(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        core::iter::once(&self.first).filter(|r| r.len != 0).chain(self.others.iter()).map(|r| (r.gpa, r.len))
+    }
+
+    /// True if all `len` bytes at `gpa` are RAM of one region.
+    #[inline]
+    pub fn contains(&self, gpa: u64, len: u64) -> bool {
+        self.host(gpa, len).is_ok()
+    }
+
+    /// Where `len` bytes at `gpa` are mapped, or that they are not RAM.
+    #[inline(always)]
+    fn host(&self, gpa: u64, len: u64) -> Result<*mut u8, OutOfRange> {
+        let offset = gpa.wrapping_sub(self.first.gpa);
+        // `offset` is huge for an address below the region, so one comparison settles both ends.
+        if let Some(room) = self.first.len.checked_sub(len)
+            && offset <= room
+        {
+            // SAFETY: `offset + len` is within the region, which is one mapped run by the contract of `new`.
+            return Ok(unsafe { self.first.host.add(offset as usize) });
+        }
+        self.host_elsewhere(gpa, len)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn host_elsewhere(&self, gpa: u64, len: u64) -> Result<*mut u8, OutOfRange> {
+        for region in &self.others {
+            if let (Some(offset), Some(room)) = (gpa.checked_sub(region.gpa), region.len.checked_sub(len))
+                && offset <= room
+            {
+                // SAFETY: as in `host`.
+                return Ok(unsafe { region.host.add(offset as usize) });
+            }
+        }
+        Err(OutOfRange { gpa, len })
+    }
+
+    word_access! {
+        read_u8, write_u8: u8;
+        read_u16, write_u16: u16;
+        read_u32, write_u32: u32;
+        read_u64, write_u64: u64;
+    }
+
+    /// Copies guest memory at `gpa` out to `to`.
+    pub fn read(&self, gpa: u64, to: &mut [u8]) -> Result<(), OutOfRange> {
+        let from = self.host(gpa, to.len() as u64)?;
+        // SAFETY: `from` is good for `to.len()` bytes, `to` is exclusively ours and no part of guest memory.
+        unsafe { copy(to.as_mut_ptr(), from, to.len()) };
+        Ok(())
+    }
+
+    /// Copies `from` into guest memory at `gpa`.
+    pub fn write(&self, gpa: u64, from: &[u8]) -> Result<(), OutOfRange> {
+        let to = self.host(gpa, from.len() as u64)?;
+        // SAFETY: `to` is good for `from.len()` bytes and writable, and no Rust object lies in guest memory.
+        unsafe { copy(to, from.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    /// Sets `len` bytes at `gpa` to `byte`.
+    pub fn fill(&self, gpa: u64, len: u64, byte: u8) -> Result<(), OutOfRange> {
+        let to = self.host(gpa, len)?;
+        let words = (len / 8) as usize;
+        for i in 0..words {
+            // SAFETY: `8 * words <= len` bytes from `to` are inside the region.
+            unsafe {
+                to.add(8 * i).cast::<Unaligned<u64>>().write_volatile(Unaligned(u64::from(byte) * 0x0101_0101_0101_0101))
+            };
+        }
+        for i in words * 8..len as usize {
+            // SAFETY: `i < len`.
+            unsafe { to.add(i).write_volatile(byte) };
+        }
+        Ok(())
+    }
+
+    /// Sets `bits` in the aligned 64-bit word at `gpa` if it still holds `old`; says whether it did. For the accessed
+    /// and dirty bits of page tables, which the guest's processors change too.
+    pub fn set_bits_u64(&self, gpa: u64, old: u64, bits: u64) -> Result<bool, OutOfRange> {
+        let at = self.host(gpa, 8)?;
+        if !at.cast::<u64>().is_aligned() {
+            return Err(OutOfRange { gpa, len: 8 });
+        }
+        // SAFETY: in range by `host`, aligned by the check; accessed by others only with atomic or volatile accesses.
+        let word = unsafe { AtomicU64::from_ptr(at.cast()) };
+        Ok(word.compare_exchange(old, old | bits, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    /// As [`Self::set_bits_u64`], for a 32-bit word.
+    pub fn set_bits_u32(&self, gpa: u64, old: u32, bits: u32) -> Result<bool, OutOfRange> {
+        let at = self.host(gpa, 4)?;
+        if !at.cast::<u32>().is_aligned() {
+            return Err(OutOfRange { gpa, len: 4 });
+        }
+        // SAFETY: as in `set_bits_u64`.
+        let word = unsafe { AtomicU32::from_ptr(at.cast()) };
+        Ok(word.compare_exchange(old, old | bits, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+}
+
+impl Drop for GuestMemory {
+    fn drop(&mut self) {
+        for raw in self.owned.drain(..) {
+            // SAFETY: came from `Box::into_raw` in `owned`, and is freed only here.
+            drop(unsafe { Box::from_raw(raw) });
+        }
+    }
+}
+
+/// Copies `len` bytes with volatile accesses, eight at a time.
+///
+/// # Safety
+/// `from` must be readable and `to` writable for `len` bytes, and they must not overlap.
+#[inline]
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    let words = len / 8;
+    let mut i = 0;
+    // Four words a turn: kernels and RAM disks of many megabytes come through here.
+    while i + 4 <= words {
+        for j in i..i + 4 {
+            // SAFETY: `8 * (j + 1) <= len`.
+            unsafe {
+                let word = from.add(8 * j).cast::<Unaligned<u64>>().read_volatile();
+                to.add(8 * j).cast::<Unaligned<u64>>().write_volatile(word);
+            }
+        }
+        i += 4;
+    }
+    for j in i..words {
+        // SAFETY: as above.
+        unsafe {
+            let word = from.add(8 * j).cast::<Unaligned<u64>>().read_volatile();
+            to.add(8 * j).cast::<Unaligned<u64>>().write_volatile(word);
+        }
+    }
+    for j in words * 8..len {
+        // SAFETY: `j < len`.
+        unsafe { to.add(j).write_volatile(from.add(j).read_volatile()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn edges_of_the_regions() {
+        let m = GuestMemory::owned(&[(0, 0x1000), (0x1_0000_0000, 0x1000)]);
+        assert!(m.read_u64(0xFF8).is_ok());
+        assert_eq!(m.read_u64(0xFF9), Err(OutOfRange { gpa: 0xFF9, len: 8 }));
+        assert!(m.read_u64(u64::MAX).is_err());
+        assert!(m.read_u64(u64::MAX - 7).is_err());
+        m.write_u32(0x1_0000_0FFC, 0xAABB_CCDD).unwrap();
+        assert_eq!(m.read_u16(0x1_0000_0FFE).unwrap(), 0xAABB);
+        assert!(m.write_u32(0x1_0000_0FFD, 0).is_err());
+        assert!(m.write_u8(0xFFFF_FFFF, 0).is_err());
+        assert!(m.contains(0, 0x1000) && !m.contains(0, 0x1001) && !m.contains(1, u64::MAX));
+        assert_eq!(m.regions().collect::<Vec<_>>(), [(0, 0x1000), (0x1_0000_0000, 0x1000)]);
+    }
+
+    #[test]
+    fn no_memory_at_all() {
+        let m = GuestMemory::owned(&[]);
+        assert!(m.read_u8(0).is_err());
+        assert!(m.read(0, &mut [0; 4]).is_err());
+        assert_eq!(m.regions().count(), 0);
+    }
+
+    #[test]
+    fn bits_are_set_only_on_the_old_value() {
+        let m = GuestMemory::from_vec(alloc::vec![0; 64]);
+        m.write_u64(8, 0x1003).unwrap();
+        assert!(!m.set_bits_u64(8, 0x1001, 0x20).unwrap());
+        assert!(m.set_bits_u64(8, 0x1003, 0x20).unwrap());
+        assert_eq!(m.read_u64(8).unwrap(), 0x1023);
+        assert!(m.set_bits_u64(9, 0, 1).is_err());
+        assert!(m.set_bits_u32(8, 0x1023, 0x40).unwrap());
+        assert_eq!(m.read_u32(8).unwrap(), 0x1063);
+    }
+
+    proptest! {
+        #[test]
+        fn copies_agree_with_a_plain_vector(
+            ops in prop::collection::vec((0u64..300, prop::collection::vec(any::<u8>(), 0..80), any::<bool>()), 0..20)
+        ) {
+            let m = GuestMemory::from_vec(alloc::vec![0; 256]);
+            let mut plain = alloc::vec![0u8; 256];
+            for (at, data, fill) in ops {
+                let end = at as usize + data.len();
+                let ok = if fill {
+                    m.fill(at, data.len() as u64, data.first().copied().unwrap_or(0))
+                } else {
+                    m.write(at, &data)
+                };
+                prop_assert_eq!(ok.is_ok(), end <= 256);
+                if end <= 256 {
+                    if fill {
+                        plain[at as usize..end].fill(data.first().copied().unwrap_or(0));
+                    } else {
+                        plain[at as usize..end].copy_from_slice(&data);
+                    }
+                }
+            }
+            let mut all = alloc::vec![0u8; 256];
+            m.read(0, &mut all).unwrap();
+            prop_assert_eq!(all, plain);
+        }
+    }
+}
