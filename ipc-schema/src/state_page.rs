@@ -1,1 +1,442 @@
-//! state_page.
+//! The state page of a device server: the little that must outlive the process, in one shared page.
+//!
+//! Written by the server; read by its successor, and by the VMM when a routed port access was lost after the server
+//! had taken it. Two slots are written in turn, each with a sequence number and a checksum; one word, `current`, names
+//! the valid one, so a death at any instruction leaves the old record or the new one, never a mixture.
+//!
+//! What a lost access did is told by the same word: the server sets *begun* when it takes an access, and the commit
+//! that carries the access's effects clears it. An access without side effects need not commit at all: it leaves
+//! *begun* set, and the VMM simply tries it again. The record also names the access that it completed, which covers
+//! the few instructions between the kernel's hand-over and [`StateWriter::begin`].
+//!
+//! Cost: `begin` is one store; a commit of four words is about twenty stores and eight multiplications.
+//!
+//! Trust: none between the parties. A reader bounds every index and verifies the checksum; a scribbled page reads as
+//! no record. The checksum finds accidents; it does not authenticate.
+
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Most words of state that a record holds.
+pub const MAX_WORDS: usize = 240;
+const BEGUN: u64 = 1;
+const HEADER_WORDS: usize = 8;
+const SLOT_WORDS: usize = 252;
+
+/// One record: header, then state.
+#[repr(C)]
+struct Slot {
+    sequence: AtomicU64,
+    /// Identifies the device and the layout of its words; see [`StateWriter::new`].
+    kind: AtomicU64,
+    /// Words of state in use.
+    length: AtomicU64,
+    /// The completed access, [`Access::pack`]ed.
+    access: AtomicU64,
+    /// What the completed access returned.
+    value: AtomicU64,
+    checksum: AtomicU64,
+    words: [AtomicU64; SLOT_WORDS - 6],
+}
+
+/// The layout of the shared page. A page of zeroes holds no record.
+#[repr(C, align(4096))]
+pub struct StatePage {
+    /// Sequence number of the valid record times two, plus [`BEGUN`].
+    current: AtomicU64,
+    _reserved: [AtomicU64; HEADER_WORDS - 1],
+    slots: [Slot; 2],
+}
+
+const _: () = assert!(size_of::<StatePage>() == 4096 && MAX_WORDS <= SLOT_WORDS - 6);
+
+/// A port access as the exit route reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The absolute port number, or an offset, as long as writer and reader agree.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub width: u8,
+    /// True for OUT.
+    pub write: bool,
+    /// The value written; 0 for IN.
+    pub value: u32,
+}
+
+impl Access {
+    /// Never 0, which stands for "no access yet".
+    fn pack(self) -> u64 {
+        u64::from(self.value) << 32
+            | u64::from(self.port) << 16
+            | u64::from(self.width) << 8
+            | u64::from(self.write) << 1
+            | 1
+    }
+}
+
+/// What became of an access that was lost after the server had taken it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its effects are not in the state: do it again when the server is back.
+    NotDone,
+    /// Its effects are in the state, and it returned this value: do not do it again.
+    Done(u32),
+}
+
+/// A record as read from the page.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    sequence: u64,
+    access: u64,
+    value: u64,
+    length: usize,
+    words: [u64; MAX_WORDS],
+}
+
+impl Record {
+    /// The state words.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        self.words.get(..self.length).unwrap_or(&[])
+    }
+
+    /// The number of commits so far.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// A multiply-mix hash: one multiplication and one rotation a word.
+struct Mix(u64);
+
+impl Mix {
+    fn new() -> Self {
+        Self(0x6a09_e667_f3bc_c908)
+    }
+
+    fn add(&mut self, word: u64) {
+        // The odd multiplier keeps the step a bijection, so no single changed word goes unnoticed.
+        self.0 = (self.0 ^ word)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29);
+    }
+
+    fn header(sequence: u64, kind: u64, length: u64, access: u64, value: u64) -> Self {
+        let mut mix = Self::new();
+        for word in [sequence, kind.rotate_left(32) ^ length, access, value] {
+            mix.add(word);
+        }
+        mix
+    }
+}
+
+impl StatePage {
+    /// No record; the same as a page of zeroes.
+    #[must_use]
+    pub const fn new() -> Self {
+        const fn slot() -> Slot {
+            Slot {
+                sequence: AtomicU64::new(0),
+                kind: AtomicU64::new(0),
+                length: AtomicU64::new(0),
+                access: AtomicU64::new(0),
+                value: AtomicU64::new(0),
+                checksum: AtomicU64::new(0),
+                words: [const { AtomicU64::new(0) }; SLOT_WORDS - 6],
+            }
+        }
+        Self {
+            current: AtomicU64::new(0),
+            _reserved: [const { AtomicU64::new(0) }; HEADER_WORDS - 1],
+            slots: [slot(), slot()],
+        }
+    }
+
+    fn slot(&self, sequence: u64) -> &Slot {
+        let [even, odd] = &self.slots;
+        if sequence & 1 == 0 { even } else { odd }
+    }
+
+    /// Number of the last commit; 0 if there was none. Not verified.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.current.load(Ordering::Acquire) >> 1
+    }
+
+    /// Reads and verifies the record that `current` names.
+    fn verified(&self, kind: u64, current: u64) -> Option<Record> {
+        let sequence = current >> 1;
+        let slot = self.slot(sequence);
+        let length = slot.length.load(Ordering::Relaxed);
+        let access = slot.access.load(Ordering::Relaxed);
+        let value = slot.value.load(Ordering::Relaxed);
+        let count = usize::try_from(length)
+            .ok()
+            .filter(|&count| count <= MAX_WORDS)?;
+        if sequence == 0
+            || slot.sequence.load(Ordering::Relaxed) != sequence
+            || slot.kind.load(Ordering::Relaxed) != kind
+        {
+            return None;
+        }
+        let mut mix = Mix::header(sequence, kind, length, access, value);
+        let mut words = [0; MAX_WORDS];
+        for (into, word) in words.iter_mut().zip(&slot.words).take(count) {
+            *into = word.load(Ordering::Relaxed);
+            mix.add(*into);
+        }
+        let intact = slot.checksum.load(Ordering::Relaxed) == mix.0;
+        intact.then_some(Record {
+            sequence,
+            access,
+            value,
+            length: count,
+            words,
+        })
+    }
+
+    /// The last committed record of a device of this `kind`; `None` if there is none or it is damaged.
+    #[must_use]
+    pub fn load(&self, kind: u64) -> Option<Record> {
+        // A live server may commit twice while we read; the checksum notices and the second look meets quieter days.
+        (0..4).find_map(|_| self.verified(kind, self.current.load(Ordering::Acquire)))
+    }
+
+    /// For the VMM, once the server is dead or its late reply is sure to be dropped: what became of `access`.
+    #[must_use]
+    pub fn outcome(&self, kind: u64, access: Access) -> Outcome {
+        let current = self.current.load(Ordering::Acquire);
+        match self.verified(kind, current) {
+            Some(record) if current & BEGUN == 0 && record.access == access.pack() => {
+                Outcome::Done(record.value as u32)
+            }
+            _ => Outcome::NotDone,
+        }
+    }
+}
+
+impl Default for StatePage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The device server's side: one for a page; a server with several threads keeps it under its lock.
+pub struct StateWriter<'a> {
+    page: &'a StatePage,
+    kind: u64,
+    sequence: u64,
+    access: u64,
+    value: u64,
+}
+
+impl<'a> StateWriter<'a> {
+    /// Takes the page over, and the last record if there is an intact one of the same `kind`. A kind is a constant
+    /// of the device model; it changes with the meaning of its words, so that no server takes over a layout that it
+    /// does not know.
+    #[must_use]
+    pub fn new(page: &'a StatePage, kind: u64) -> (Self, Option<Record>) {
+        let record = page.load(kind);
+        let (access, value) = record
+            .as_ref()
+            .map_or((0, 0), |record| (record.access, record.value));
+        // Goes on above whatever the page says, so that a reader never sees a sequence number twice.
+        (
+            Self {
+                page,
+                kind,
+                sequence: page.sequence(),
+                access,
+                value,
+            },
+            record,
+        )
+    }
+
+    /// Marks that an access was taken and is not yet done: one store, and the first thing to do with an access.
+    pub fn begin(&self) {
+        self.page
+            .current
+            .store(self.sequence << 1 | BEGUN, Ordering::Release);
+    }
+
+    /// Publishes the state after `access`, which returned `value`. To be called before the reply. Words beyond
+    /// [`MAX_WORDS`] are a mistake of the device's author and are not stored.
+    pub fn commit(&mut self, access: Access, value: u32, words: &[u64]) {
+        self.access = access.pack();
+        self.value = u64::from(value);
+        self.publish(words, 0);
+    }
+
+    /// Publishes the state after something that was no access (input, a timer).
+    pub fn save(&mut self, words: &[u64]) {
+        let begun = self.page.current.load(Ordering::Relaxed) & BEGUN;
+        self.publish(words, begun);
+    }
+
+    fn publish(&mut self, words: &[u64], begun: u64) {
+        debug_assert!(words.len() <= MAX_WORDS);
+        // 63 bits never run out; masking keeps a scribbled start value harmless.
+        let sequence = self.sequence.wrapping_add(1) & (u64::MAX >> 1);
+        let slot = self.page.slot(sequence);
+        let length = words.len().min(MAX_WORDS) as u64;
+        let mut mix = Mix::header(sequence, self.kind, length, self.access, self.value);
+        slot.sequence.store(sequence, Ordering::Relaxed);
+        slot.kind.store(self.kind, Ordering::Relaxed);
+        slot.length.store(length, Ordering::Relaxed);
+        slot.access.store(self.access, Ordering::Relaxed);
+        slot.value.store(self.value, Ordering::Relaxed);
+        for (cell, &word) in slot.words.iter().zip(words).take(MAX_WORDS) {
+            cell.store(word, Ordering::Relaxed);
+            mix.add(word);
+        }
+        slot.checksum.store(mix.0, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.page
+            .current
+            .store(sequence << 1 | begun, Ordering::Release);
+        self.sequence = sequence;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const KIND: u64 = 0x1655_0001;
+    const IN: Access = Access {
+        port: 0x3f8,
+        width: 1,
+        write: false,
+        value: 0,
+    };
+
+    fn cells(page: &StatePage) -> Vec<&AtomicU64> {
+        let mut all = std::vec![&page.current];
+        for slot in &page.slots {
+            all.extend([
+                &slot.sequence,
+                &slot.kind,
+                &slot.length,
+                &slot.access,
+                &slot.value,
+                &slot.checksum,
+            ]);
+            all.extend(slot.words.iter());
+        }
+        all
+    }
+
+    fn copy_of(page: &StatePage) -> Vec<u64> {
+        cells(page)
+            .iter()
+            .map(|cell| cell.load(Ordering::Relaxed))
+            .collect()
+    }
+
+    fn words_of(page: &StatePage) -> Option<Vec<u64>> {
+        page.load(KIND).map(|record| record.words().to_vec())
+    }
+
+    #[test]
+    fn a_successor_gets_the_last_commit() {
+        let page = StatePage::new();
+        let (mut writer, none) = StateWriter::new(&page, KIND);
+        assert!(none.is_none());
+        for i in 1..10u64 {
+            writer.commit(IN, i as u32, &[i, i * i, 7]);
+            assert_eq!(page.sequence(), i);
+        }
+        let (mut successor, record) = StateWriter::new(&page, KIND);
+        assert_eq!(record.unwrap().words(), [9, 81, 7]);
+        successor.save(&[1]);
+        assert_eq!((page.sequence(), words_of(&page)), (10, Some(std::vec![1])));
+        assert_eq!(
+            page.outcome(KIND, IN),
+            Outcome::Done(9),
+            "saving keeps the last access"
+        );
+        assert!(
+            page.load(KIND + 1).is_none(),
+            "another layout is not taken over"
+        );
+    }
+
+    #[test]
+    fn the_outcome_of_a_lost_access() {
+        let page = StatePage::new();
+        let (mut writer, _) = StateWriter::new(&page, KIND);
+        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
+        writer.begin();
+        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
+        writer.commit(IN, 0x41, &[]);
+        assert_eq!(page.outcome(KIND, IN), Outcome::Done(0x41));
+        assert_eq!(
+            page.outcome(KIND, Access { write: true, ..IN }),
+            Outcome::NotDone,
+            "another access"
+        );
+        // The same access again, dying before its commit; input that arrives meanwhile changes nothing.
+        writer.begin();
+        writer.save(&[3]);
+        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
+        assert_eq!(words_of(&page), Some(std::vec![3]));
+    }
+
+    proptest! {
+        /// Death after any number of a commit's stores leaves the old record or the new one.
+        #[test]
+        fn a_death_in_the_middle_tears_nothing(old: Vec<u64>, new: Vec<u64>, reordered: u64) {
+            let (old, new) = (&old[..old.len().min(MAX_WORDS)], &new[..new.len().min(MAX_WORDS)]);
+            let page = StatePage::new();
+            let (mut writer, _) = StateWriter::new(&page, KIND);
+            writer.commit(IN, 1, &[5]);
+            writer.commit(IN, 1, old);
+            let before = copy_of(&page);
+            writer.commit(IN, 2, new);
+            let after = copy_of(&page);
+            prop_assert_eq!(words_of(&page), Some(new.to_vec()));
+            // Any subset of the stores to the slot may have happened, but `current` (cell 0) comes last.
+            for (i, cell) in cells(&page).iter().enumerate() {
+                let stored = i != 0 && reordered.rotate_right(i as u32 * 7) & 1 != 0;
+                cell.store(if stored { after[i] } else { before[i] }, Ordering::Relaxed);
+            }
+            prop_assert_eq!(words_of(&page), Some(old.to_vec()));
+            prop_assert_eq!(page.outcome(KIND, IN), Outcome::Done(1));
+            let (mut successor, record) = StateWriter::new(&page, KIND);
+            prop_assert_eq!(record.map(|record| record.words().to_vec()), Some(old.to_vec()));
+            successor.commit(IN, 3, new);
+            prop_assert_eq!(words_of(&page), Some(new.to_vec()));
+        }
+
+        #[test]
+        fn a_scribble_is_noticed(words in proptest::collection::vec(any::<u64>(), 0..20), at in 0usize..26, xor in 1u64..) {
+            let page = StatePage::new();
+            let (mut writer, _) = StateWriter::new(&page, KIND);
+            writer.commit(IN, 1, &words);
+            // Slot 1 holds sequence 1; its first six cells are the header.
+            let cell = cells(&page)[1 + SLOT_WORDS + at];
+            cell.store(cell.load(Ordering::Relaxed) ^ xor, Ordering::Relaxed);
+            prop_assert_eq!(page.load(KIND).is_none(), at < 6 + words.len());
+        }
+
+        #[test]
+        fn a_page_of_noise_is_survived(noise in proptest::collection::vec(any::<u64>(), 505), lengths in 0u64..300) {
+            let page = StatePage::new();
+            for (cell, word) in cells(&page).iter().zip(&noise) {
+                cell.store(*word, Ordering::Relaxed);
+            }
+            for slot in &page.slots {
+                slot.length.store(lengths, Ordering::Relaxed);
+                slot.sequence.store(noise[0] >> 1, Ordering::Relaxed);
+                slot.kind.store(KIND, Ordering::Relaxed);
+            }
+            prop_assert!(page.load(KIND).is_none());
+            let (mut writer, _) = StateWriter::new(&page, KIND);
+            writer.commit(IN, 1, &[1, 2]);
+            prop_assert_eq!(words_of(&page), Some(std::vec![1, 2]));
+        }
+    }
+}
