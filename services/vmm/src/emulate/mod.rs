@@ -20,7 +20,7 @@ pub mod port;
 mod registers;
 mod string;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod walk;
 
 pub use length::{Expected, instruction_length};
