@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 
 /// The archive file that holds the encoded [`System`].
 pub const MANIFEST_FILE: &str = "manifest";
-/// Longest name of a VM, device, driver or server in bytes.
-pub const MAX_NAME: usize = 24;
+/// Longest name of a system, device, driver or server in bytes.
+pub const MAX_NAME: usize = 32;
+/// Longest name of a VM in bytes; names of its devices start with it.
+pub const MAX_VM_NAME: usize = 16;
 /// Memory in bytes that the machine needs beside what VMs and the boot archive take.
 pub const MACHINE_OVERHEAD: u64 = 64 << 20;
 /// Least memory of a VM in bytes.
@@ -255,7 +257,8 @@ pub enum Place {
 /// What is wrong with a description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A name is empty, longer than [`MAX_NAME`], or holds more than `a-z A-Z 0-9 - _ .`.
+    /// A name is empty, longer than [`MAX_NAME`], or holds more than `a-z A-Z 0-9 - _ .` (a VM's:
+    /// [`MAX_VM_NAME`] and no dot).
     BadName,
     /// The other place has the same name.
     DuplicateName(Place),
@@ -375,7 +378,7 @@ impl Vm {
     pub fn check(&self, index: usize) -> Result<(), CheckError> {
         let place = Place::Vm(index);
         let fail = |place, fault| Err(CheckError { place, fault });
-        if !name_ok(&self.name) {
+        if !vm_name_ok(&self.name) {
             return fail(place, Fault::BadName);
         }
         if self.memory < MIN_VM_MEMORY || !self.memory.is_multiple_of(4096) {
@@ -444,7 +447,12 @@ fn check_irq(place: Place, irq: u8) -> Result<(), CheckError> {
     Ok(())
 }
 
-/// Whether `name` is fit for a VM, device, driver or server.
+/// Whether `name` is fit for a VM: shorter, and without the dot that device names have.
+pub fn vm_name_ok(name: &str) -> bool {
+    name_ok(name) && name.len() <= MAX_VM_NAME && !name.contains('.')
+}
+
+/// Whether `name` is fit for a system, device, driver or server.
 pub fn name_ok(name: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.';
     !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(good)

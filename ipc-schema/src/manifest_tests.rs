@@ -96,6 +96,10 @@ fn a_good_system_passes() {
 fn each_fault_is_found() {
     let e = |place, fault| CheckError { place, fault };
     let vm0 = Place::Vm(0);
+    assert_eq!(
+        fault_of(|s| s.vms[0].name = "a.b".into()),
+        e(vm0, Fault::BadName)
+    );
     let dev1 = Place::Device(0, 1);
     assert_eq!(
         fault_of(|s| s.name.clear()),

@@ -1,0 +1,122 @@
+//! One system's image: boot archive and bootable disk image, under `target/systems/NAME`.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use ipc_schema::{archive, manifest::MANIFEST_FILE};
+
+use super::bare::{self, Binaries};
+use crate::{
+    description::{Description, Source},
+    host,
+    setup::{
+        guests,
+        image_maker::{Firmware, ImageMaker},
+        toolchain::Toolchain,
+    },
+};
+
+/// A built system.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// What it was built from.
+    pub description: Description,
+    /// Kernel and servers with their debug information, to decode what the machine says.
+    pub binaries: Binaries,
+    /// The boot archive.
+    pub archive: PathBuf,
+    /// The bootable disk image.
+    pub disk: PathBuf,
+    /// What it boots from.
+    pub firmware: Firmware,
+}
+
+/// Builds a system's image for one firmware.
+pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
+    let maker = ImageMaker::get()?;
+    let tc = Toolchain::get()?;
+    let system = &description.system;
+    let device_bins = system
+        .vms
+        .iter()
+        .flat_map(|vm| vm.devices.iter().map(|d| &d.binary));
+    let driver_bins = system.drivers.iter().map(|d| &d.binary);
+    let server_bins = system.servers.iter().map(|s| &s.binary);
+    let packages: Vec<&str> = device_bins
+        .chain(driver_bins)
+        .chain(server_bins)
+        .map(|file| file.strip_prefix("bin/").unwrap_or(file))
+        .collect();
+    let dir = host::target().join("systems").join(&description.stem);
+    host::make_dir(&dir)?;
+    // Two xtasks that build the same system take turns.
+    let lock = File::create(dir.join("lock")).context("creating the system's lock")?;
+    lock.lock().context("locking the system's folder")?;
+    let binaries = bare::system(&tc, &packages)?;
+    let bytes = pack(&tc, description, &binaries, true)?;
+    let kernel = host::read(&bare::stripped(&tc, &binaries.kernel)?)?;
+    let (kernel_copy, archive) = (dir.join("kernel"), dir.join("boot-archive"));
+    let disk = dir.join(format!("{}.{}", description.stem, firmware.name()));
+    let same = |path: &Path, new: &[u8]| fs::read(path).is_ok_and(|old| old == new);
+    let stale = !same(&kernel_copy, &kernel) || !same(&archive, &bytes);
+    if stale {
+        for kind in [Firmware::Bios, Firmware::Uefi] {
+            let _ = fs::remove_file(dir.join(format!("{}.{}", description.stem, kind.name())));
+        }
+        host::write_whole(&kernel_copy, &kernel)?;
+        host::write_whole(&archive, &bytes)?;
+    }
+    if !disk.exists() {
+        host::step(format!("making the {} image", firmware.name()));
+        maker.make(&kernel_copy, &archive, &disk, firmware)?;
+    }
+    Ok(Image {
+        description: description.clone(),
+        binaries,
+        archive,
+        disk,
+        firmware,
+    })
+}
+
+/// The boot archive's bytes; without the guests' files for `sizes`.
+pub fn pack(
+    tc: &Toolchain,
+    description: &Description,
+    binaries: &Binaries,
+    with_guests: bool,
+) -> Result<Vec<u8>> {
+    let manifest = description
+        .system
+        .encode()
+        .context("encoding the manifest")?;
+    let mut files: Vec<(String, Vec<u8>)> = vec![(MANIFEST_FILE.to_owned(), manifest)];
+    for (package, elf) in &binaries.servers {
+        // The kernel carries root itself.
+        if package != bare::ROOT {
+            let bytes = host::read(&bare::stripped(tc, elf)?)?;
+            files.push((ipc_schema::manifest::binary_file(package), bytes));
+        }
+    }
+    for (name, source) in description.files.iter().filter(|_| with_guests) {
+        files.push((name.clone(), fetch(tc, source)?));
+    }
+    let refs: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(n, b)| (n.as_str(), b.as_slice()))
+        .collect();
+    archive::write(&refs).context("packing the boot archive")
+}
+
+fn fetch(tc: &Toolchain, source: &Source) -> Result<Vec<u8>> {
+    let path = match source {
+        Source::DebianCloudKernel => guests::cloud_kernel()?,
+        Source::DebianBusybox => guests::busybox_initramfs()?,
+        Source::Build(package) => bare::stripped(tc, &bare::guest(tc, package)?)?,
+        Source::File(path) => path.clone(),
+    };
+    host::read(&path)
+}

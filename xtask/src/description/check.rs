@@ -1,0 +1,357 @@
+//! From the TOML as written to the schema's types; every fault gets its line and its remedy.
+
+use std::path::{Path, PathBuf};
+
+use ipc_schema::manifest::{
+    CheckError, CpuShare, Device, DeviceKind, Driver, DriverKind, Fault, Idle, MACHINE_OVERHEAD,
+    MAX_VM_NAME, Place, PortRange, Server, System, Vm, binary_file, initrd_file, kernel_file,
+    vm_name_ok,
+};
+use toml::Spanned;
+
+use super::{Description, Mistake, Source, parse_size, raw};
+use crate::build::bare::{GUESTS, SERVERS};
+
+const DEFAULT_MEMORY: u64 = 1 << 30;
+const DEFAULT_VM_MEMORY: u64 = 256 << 20;
+
+struct Context<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Context<'_> {
+    fn mistake(&self, offset: usize, what: String, remedy: impl Into<String>) -> Mistake {
+        Mistake {
+            at: raw::place(self.text, self.path, offset),
+            what,
+            remedy: remedy.into(),
+        }
+    }
+
+    fn size(&self, value: &Spanned<String>) -> Result<u64, Mistake> {
+        parse_size(value.get_ref()).ok_or_else(|| {
+            let what = format!("`{}` is not a size", value.get_ref());
+            self.mistake(
+                value.span().start,
+                what,
+                "write a number with K, M or G, as \"256M\"",
+            )
+        })
+    }
+
+    fn source(&self, value: &Spanned<String>) -> Result<Source, Mistake> {
+        let text = value.get_ref().as_str();
+        let at = value.span().start;
+        if let Some(name) = text.strip_prefix("debian:") {
+            return match name {
+                "cloud-kernel" => Ok(Source::DebianCloudKernel),
+                "busybox" => Ok(Source::DebianBusybox),
+                _ => {
+                    let what = format!("nothing is known as `{text}`");
+                    Err(self.mistake(
+                        at,
+                        what,
+                        "use debian:cloud-kernel, debian:busybox or a path",
+                    ))
+                }
+            };
+        }
+        if let Some(package) = text.strip_prefix("build:") {
+            if GUESTS.contains(&package) {
+                return Ok(Source::Build(package.to_owned()));
+            }
+            let what = format!("`{package}` is no guest of this workspace");
+            return Err(self.mistake(at, what, format!("use one of: {}", GUESTS.join(", "))));
+        }
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let file: PathBuf = folder.join(text);
+        if !file.is_file() {
+            let what = format!("there is no file {}", file.display());
+            let remedy = "give a path relative to this TOML, debian:cloud-kernel, debian:busybox or build:PACKAGE";
+            return Err(self.mistake(at, what, remedy));
+        }
+        Ok(Source::File(file))
+    }
+}
+
+/// Makes the schema's types and runs the schema's own check over them.
+pub fn lower(
+    raw: &raw::System,
+    text: &str,
+    path: &Path,
+    memory: Option<u64>,
+) -> Result<Description, Mistake> {
+    let cx = Context { text, path };
+    let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
+    let mut files = Vec::new();
+    let mut vms = Vec::new();
+    for vm in &raw.vm {
+        vms.push(lower_vm(&cx, vm.get_ref(), &mut files)?);
+    }
+    let system = System {
+        name: raw.name.get_ref().clone(),
+        memory: memory.or(described).unwrap_or(DEFAULT_MEMORY),
+        idle: match raw.idle {
+            Some(raw::Idle::Stay) => Idle::Stay,
+            Some(raw::Idle::PowerOff) | None => Idle::PowerOff,
+        },
+        vms,
+        drivers: lower_drivers(raw),
+        servers: lower_servers(&cx, raw)?,
+    };
+    system
+        .check()
+        .map_err(|error| explain(&cx, raw, &system, error))?;
+    Ok(Description {
+        system,
+        files,
+        stem: String::new(),
+    })
+}
+
+fn lower_vm(
+    cx: &Context<'_>,
+    vm: &raw::Vm,
+    files: &mut Vec<(String, Source)>,
+) -> Result<Vm, Mistake> {
+    let name = vm.name.get_ref();
+    if !vm_name_ok(name) {
+        let what = format!("`{name}` cannot be the name of a VM");
+        let remedy = format!("use at most {MAX_VM_NAME} of the characters a-z A-Z 0-9 - _");
+        return Err(cx.mistake(vm.name.span().start, what, remedy));
+    }
+    files.push((kernel_file(name), cx.source(&vm.kernel)?));
+    if let Some(initrd) = &vm.initrd {
+        files.push((initrd_file(name), cx.source(initrd)?));
+    }
+    let memory = vm.memory.as_ref().map(|m| cx.size(m)).transpose()?;
+    let devices = match &vm.device {
+        Some(list) => lower_devices(name, list.iter().map(Spanned::get_ref)),
+        None => lower_devices(name, DEFAULT_DEVICES.iter()),
+    };
+    Ok(Vm {
+        name: name.clone(),
+        memory: memory.unwrap_or(DEFAULT_VM_MEMORY),
+        vcpus: vm.vcpus.as_ref().map_or(1, |v| *v.get_ref()),
+        autostart: vm.autostart.unwrap_or(true),
+        kernel: kernel_file(name),
+        initrd: vm.initrd.as_ref().map(|_| initrd_file(name)),
+        append: vm.append.clone().unwrap_or_default(),
+        cpu: CpuShare {
+            shares: vm.shares.unwrap_or(100),
+            reservation: vm.reservation.unwrap_or(0),
+            limit: vm.limit,
+        },
+        debug_exit: vm.debug_exit.unwrap_or(false),
+        devices,
+    })
+}
+
+/// What a VM has when its TOML lists no device.
+const DEFAULT_DEVICES: [raw::Device; 2] = [
+    raw::Device {
+        kind: raw::DeviceKind::Uart,
+        port: None,
+        irq: None,
+        doorbell: None,
+    },
+    raw::Device {
+        kind: raw::DeviceKind::Rtc,
+        port: None,
+        irq: None,
+        doorbell: None,
+    },
+];
+
+fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<Device> {
+    let lower = |(i, device): (usize, &raw::Device)| {
+        let (kind, short, port, irq, bell) = match device.kind {
+            raw::DeviceKind::Uart => (DeviceKind::Uart, "uart", 0x3f8, 4, None),
+            raw::DeviceKind::Rtc => (DeviceKind::Rtc, "rtc", 0x70, 8, None),
+            raw::DeviceKind::TestDev => (DeviceKind::TestDev, "testdev", 0x5000, 5, Some(0x5010)),
+        };
+        let earlier = list
+            .clone()
+            .take(i)
+            .filter(|d| d.kind == device.kind)
+            .count();
+        Device {
+            name: format!("{vm}.{short}{earlier}"),
+            kind,
+            binary: binary_file(kind.package()),
+            ports: PortRange::new(device.port.unwrap_or(port), kind.ports()),
+            irq: device.irq.unwrap_or(irq),
+            doorbell: device.doorbell.or(bell),
+        }
+    };
+    list.clone().enumerate().map(lower).collect()
+}
+
+fn lower_drivers(raw: &raw::System) -> Vec<Driver> {
+    let default = raw::Driver {
+        kind: raw::DriverKind::Uart,
+        port: None,
+        irq: None,
+    };
+    let list: Vec<&raw::Driver> = match &raw.driver {
+        Some(list) => list.iter().map(Spanned::get_ref).collect(),
+        None => vec![&default],
+    };
+    let lower = |(i, driver): (usize, &&raw::Driver)| {
+        let (kind, port, irq) = match driver.kind {
+            raw::DriverKind::Uart => (DriverKind::Uart, 0x3f8, 4),
+        };
+        Driver {
+            name: format!("uart{i}"),
+            kind,
+            binary: binary_file(kind.package()),
+            ports: PortRange::new(driver.port.unwrap_or(port), kind.ports()),
+            irq: driver.irq.unwrap_or(irq),
+        }
+    };
+    list.iter().enumerate().map(lower).collect()
+}
+
+fn lower_servers(cx: &Context<'_>, raw: &raw::System) -> Result<Vec<Server>, Mistake> {
+    let mut servers = Vec::new();
+    for server in &raw.server {
+        let server = server.get_ref();
+        let package = server.binary.get_ref();
+        if !SERVERS.contains(&package.as_str()) {
+            let what = format!("`{package}` is no server of this workspace");
+            let remedy = format!("use one of: {}", SERVERS.join(", "));
+            return Err(cx.mistake(server.binary.span().start, what, remedy));
+        }
+        servers.push(Server {
+            name: server.name.get_ref().clone(),
+            binary: binary_file(package),
+            args: server.args.clone().unwrap_or_default(),
+        });
+    }
+    Ok(servers)
+}
+
+/// Where in the text a place of the schema's check stands.
+fn offset(raw: &raw::System, place: Place) -> usize {
+    let found = match place {
+        Place::System => None,
+        Place::Vm(i) => raw.vm.get(i).map(Spanned::span),
+        Place::Device(v, d) => raw.vm.get(v).map(|vm| {
+            let listed = vm.get_ref().device.as_ref().and_then(|list| list.get(d));
+            listed.map_or_else(|| vm.span(), Spanned::span)
+        }),
+        Place::Driver(i) => raw
+            .driver
+            .as_ref()
+            .and_then(|l| l.get(i))
+            .map(Spanned::span),
+        Place::Server(i) => raw.server.get(i).map(Spanned::span),
+    };
+    found.map_or(0, |span| span.start)
+}
+
+/// What a person calls a place.
+fn called(system: &System, place: Place) -> String {
+    let name = match place {
+        Place::System => Some(format!("system `{}`", system.name)),
+        Place::Vm(i) => system.vms.get(i).map(|v| format!("VM `{}`", v.name)),
+        Place::Device(v, d) => {
+            let device = system.vms.get(v).and_then(|v| v.devices.get(d));
+            device.map(|d| format!("device `{}`", d.name))
+        }
+        Place::Driver(i) => system
+            .drivers
+            .get(i)
+            .map(|d| format!("driver `{}`", d.name)),
+        Place::Server(i) => system
+            .servers
+            .get(i)
+            .map(|s| format!("server `{}`", s.name)),
+    };
+    name.unwrap_or_default()
+}
+
+fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: CheckError) -> Mistake {
+    let CheckError { place, fault } = error;
+    let who = called(system, place);
+    let line = |place| raw::place(cx.text, cx.path, offset(raw, place));
+    let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+    let mut at = offset(raw, place);
+    let vm = match place {
+        Place::Vm(i) => raw.vm.get(i).map(Spanned::get_ref),
+        _ => None,
+    };
+    let (what, remedy) = match fault {
+        Fault::BadName => (
+            format!("{who}: this name cannot be used"),
+            "use at most 32 of the characters a-z A-Z 0-9 - _ .".to_owned(),
+        ),
+        Fault::DuplicateName(other) => {
+            at = vm.map_or(at, |v| v.name.span().start);
+            (
+                format!("{who} has the name of another, at {}", line(other)),
+                "give it a name of its own".into(),
+            )
+        }
+        Fault::BadMemory => (
+            format!("{who}: its memory must be at least 1M and a multiple of 4K"),
+            "write for example memory = \"256M\"".to_owned(),
+        ),
+        Fault::MemoryDoesNotFit { needed, available } => (
+            format!(
+                "the VMs up to {who} need {}, but a machine with {} has {} for them",
+                mib(needed),
+                mib(system.memory),
+                mib(available)
+            ),
+            format!(
+                "give the VMs less, or the machine more: memory = \"{}M\" at the top, or --memory",
+                (needed + MACHINE_OVERHEAD).div_ceil(1 << 20)
+            ),
+        ),
+        Fault::BadVcpus => (
+            format!("{who}: there must be 1 to 64 vcpus"),
+            "write vcpus = 1".into(),
+        ),
+        Fault::BadPorts => (
+            format!("{who}: its ports end past 0xffff"),
+            "choose a lower `port`".into(),
+        ),
+        Fault::PortTaken(other) => (
+            format!(
+                "{who} uses a port that {} has, at {}",
+                called(system, other),
+                line(other)
+            ),
+            "give one of them another `port`".into(),
+        ),
+        Fault::PortOfVmm(range) => (
+            format!(
+                "{who} uses a port of {:#x} to {:#x}, which the VM's own platform has",
+                range.first,
+                range.end() - 1
+            ),
+            "choose another `port`".into(),
+        ),
+        Fault::BadIrq => (
+            format!("{who}: irq must be 0 to 15 and not 2"),
+            "choose another `irq`".into(),
+        ),
+        Fault::IrqTaken(other) => (
+            format!(
+                "{who} uses the irq that {} has, at {}",
+                called(system, other),
+                line(other)
+            ),
+            "give one of them another `irq`".into(),
+        ),
+        Fault::BadShare => (
+            format!(
+                "{who}: shares and limit must be above 0, reservation at most limit and 100 a vcpu"
+            ),
+            "correct shares, reservation or limit".into(),
+        ),
+    };
+    cx.mistake(at, what, remedy)
+}

@@ -1,0 +1,412 @@
+//! One emulated machine: start it, read and write its serial port, wait for its end.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use regex::bytes::Regex;
+
+use super::{log::LogDecoder, qemu, qemu::Options};
+use crate::{
+    build::image::{self, Image},
+    description::Description,
+    host,
+    setup::image_maker::Firmware,
+};
+
+/// First value that the platform server writes to the debug-exit port for a guest's code 0; lower
+/// values are the machine's own failures.
+const GUEST_CODE_BASE: u32 = 0x10;
+/// How many lines of serial output and of log an error shows.
+const LAST_LINES: usize = 25;
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Powered off.
+    PowerOff,
+    /// A guest wrote this code to its debug-exit port (0 to 111).
+    Guest(u8),
+    /// The kernel or a server gave up with this value (1 to 15).
+    Failure(u8),
+    /// A triple fault of the machine itself: a kernel bug.
+    TripleFault,
+    /// The emulator itself failed.
+    Emulator,
+}
+
+impl Exit {
+    /// The exit code of a command that ran this machine.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::PowerOff => 0,
+            Self::Guest(code) => code,
+            Self::Failure(value) => 120 + value.min(3),
+            Self::TripleFault => 124,
+            Self::Emulator => 125,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Serial {
+    bytes: Vec<u8>,
+    /// Where the next `expect` starts to look.
+    seen: usize,
+    closed: bool,
+    last: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Shared {
+    serial: Mutex<Serial>,
+    grown: Condvar,
+    log: Mutex<Vec<String>>,
+    stop: AtomicBool,
+}
+
+/// A running machine. Dropping it ends it.
+pub struct Machine {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    trace: PathBuf,
+    started: Instant,
+    exit: Option<Exit>,
+}
+
+impl Machine {
+    /// Builds the system that a TOML describes (a path relative to the repository) and boots it.
+    pub fn from_toml(
+        path: impl AsRef<Path>,
+        firmware: Firmware,
+        options: &Options,
+    ) -> Result<Self> {
+        let path = host::root().join(path);
+        let description = Description::load(&path, options.memory)?;
+        Self::start(&image::build(&description, firmware)?, options)
+    }
+
+    /// Boots a built system.
+    pub fn start(image: &Image, options: &Options) -> Result<Self> {
+        Self::start_with(image, options, |_| ())
+    }
+
+    /// Boots a built system; `on_serial` gets serial output as it comes.
+    pub fn start_with(
+        image: &Image,
+        options: &Options,
+        on_serial: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = host::target()
+            .join("runs")
+            .join(format!("{}-{number}", std::process::id()));
+        host::make_dir(&dir)?;
+        let (log, trace) = (dir.join("log.bin"), dir.join("qemu.log"));
+        fs::write(&log, b"")?;
+        let memory = options.memory.unwrap_or(image.description.system.memory);
+        let mut cmd = qemu::command(&image.disk, image.firmware, memory, options, &log, &trace)?;
+        cmd.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = cmd
+            .spawn()
+            .with_context(|| format!("starting `{}`", host::shown(&cmd)))?;
+        let shared = Arc::new(Shared::default());
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().context("the emulator has no output")?;
+        let reader = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || read_serial(&shared, stdout, on_serial))
+        };
+        let logger = {
+            let shared = Arc::clone(&shared);
+            let decoder = LogDecoder::new(&image.binaries);
+            let show = options.show_log;
+            std::thread::spawn(move || read_log(&shared, &log, decoder, show))
+        };
+        let threads = vec![reader, logger];
+        Ok(Self {
+            child,
+            stdin,
+            shared,
+            threads,
+            trace,
+            started: Instant::now(),
+            exit: None,
+        })
+    }
+
+    /// Types text, without anything added.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.send_bytes(text.as_bytes())
+    }
+
+    /// Types text and Enter.
+    pub fn send_line(&mut self, text: &str) -> Result<()> {
+        self.send_bytes(format!("{text}\r").as_bytes())
+    }
+
+    /// Types bytes.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.touch();
+        let Some(stdin) = &mut self.stdin else {
+            bail!("the machine's input is closed");
+        };
+        let sent = stdin.write_all(bytes).and_then(|()| stdin.flush());
+        sent.map_err(|e| self.failure(&format!("the machine takes no input: {e}")))
+    }
+
+    /// Waits until serial output after the last match fits the regular expression `pattern`; gives
+    /// what matched. An error shows the last lines of serial output and log.
+    pub fn expect(&mut self, pattern: &str, timeout: Duration) -> Result<String> {
+        let regex = Regex::new(pattern).with_context(|| format!("bad pattern `{pattern}`"))?;
+        let deadline = Instant::now() + timeout;
+        let shared = Arc::clone(&self.shared);
+        let mut serial = lock(&shared.serial);
+        loop {
+            let fresh = serial.bytes.get(serial.seen..).unwrap_or_default();
+            if let Some(found) = regex.find(fresh) {
+                let text = String::from_utf8_lossy(found.as_bytes()).into_owned();
+                serial.seen += found.end();
+                return Ok(text);
+            }
+            let closed = serial.closed;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if closed || left.is_zero() {
+                drop(serial);
+                let why = match (closed, self.wait_exit(Duration::from_secs(5))) {
+                    (true, Ok(exit)) => {
+                        format!("the machine ended ({exit:?}) before `{pattern}` was seen")
+                    }
+                    _ => format!("`{pattern}` was not seen in {timeout:.0?}"),
+                };
+                return Err(self.failure(&why));
+            }
+            let wait = shared.grown.wait_timeout(serial, left);
+            serial = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for the machine's end.
+    pub fn wait_exit(&mut self, timeout: Duration) -> Result<Exit> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(exit) = self.try_exit()? {
+                return Ok(exit);
+            }
+            if Instant::now() >= deadline {
+                return Err(self.failure(&format!("the machine did not end in {timeout:.0?}")));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// How the machine ended, if it has.
+    pub fn try_exit(&mut self) -> Result<Option<Exit>> {
+        if self.exit.is_none() {
+            if let Some(status) = self.child.try_wait().context("waiting for the emulator")? {
+                self.exit = Some(classify(status.code(), self.triple_faulted()));
+                self.join();
+            }
+        }
+        Ok(self.exit)
+    }
+
+    /// Ends the machine at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.join();
+    }
+
+    /// All serial output so far.
+    pub fn serial(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.shared.serial).bytes).into_owned()
+    }
+
+    /// All decoded log lines so far.
+    pub fn log(&self) -> Vec<String> {
+        lock(&self.shared.log).clone()
+    }
+
+    /// Waits until a log line after line number `from` fits `pattern`; gives the line.
+    pub fn expect_log(&mut self, pattern: &str, from: usize, timeout: Duration) -> Result<String> {
+        let regex =
+            regex::Regex::new(pattern).with_context(|| format!("bad pattern `{pattern}`"))?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let ended = self.try_exit()?.is_some();
+            if let Some(line) = self.log().iter().skip(from).find(|l| regex.is_match(l)) {
+                return Ok(line.clone());
+            }
+            if ended || Instant::now() >= deadline {
+                return Err(self.failure(&format!("no log line fits `{pattern}`")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// How long nothing has come from the serial port and nothing was typed.
+    pub fn silence(&self) -> Duration {
+        let last = lock(&self.shared.serial).last;
+        last.unwrap_or(self.started).elapsed()
+    }
+
+    /// A sender for the machine's input, for interactive use; `send` does not work afterwards.
+    pub fn take_input(&mut self) -> Option<ChildStdin> {
+        self.stdin.take()
+    }
+
+    /// An error with the last lines of serial output and log.
+    pub fn failure(&self, why: &str) -> anyhow::Error {
+        let mut text = format!("{why}\n--- last serial output\n");
+        for line in last(self.serial().lines()) {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text.push_str("--- last log lines (all: target/vireo.log)\n");
+        for line in last(self.log().iter().map(String::as_str)) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        if self.triple_faulted() {
+            text.push_str(&format!(
+                "--- the machine triple-faulted; registers: {}\n",
+                self.trace.display()
+            ));
+        }
+        anyhow::anyhow!(text)
+    }
+
+    fn touch(&self) {
+        lock(&self.shared.serial).last = Some(Instant::now());
+    }
+
+    fn triple_faulted(&self) -> bool {
+        fs::read_to_string(&self.trace).is_ok_and(|text| text.contains("Triple fault"))
+    }
+
+    fn join(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        let lines = self.log().join("\n");
+        let _ = host::write_whole(
+            &host::target().join("vireo.log"),
+            format!("{lines}\n").as_bytes(),
+        );
+        if !self.triple_faulted()
+            && let Some(dir) = self.trace.parent()
+        {
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// From QEMU's exit status: 0 is a power-off, isa-debug-exit gives `value << 1 | 1`.
+fn classify(status: Option<i32>, triple_fault: bool) -> Exit {
+    let value = match status.and_then(|s| u32::try_from(s).ok()) {
+        _ if triple_fault => return Exit::TripleFault,
+        Some(0) => return Exit::PowerOff,
+        Some(status) if status & 1 == 1 => status >> 1,
+        _ => return Exit::Emulator,
+    };
+    match value {
+        // QEMU itself ends with 1 when it cannot run.
+        0 => Exit::Emulator,
+        1..GUEST_CODE_BASE => Exit::Failure(value as u8),
+        _ => Exit::Guest((value - GUEST_CODE_BASE) as u8),
+    }
+}
+
+fn read_serial(shared: &Shared, mut out: ChildStdout, mut on_serial: impl FnMut(&[u8])) {
+    let mut buffer = [0; 4096];
+    loop {
+        let count = match out.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        on_serial(bytes);
+        let mut serial = lock(&shared.serial);
+        serial.bytes.extend_from_slice(bytes);
+        serial.last = Some(Instant::now());
+        drop(serial);
+        shared.grown.notify_all();
+    }
+    lock(&shared.serial).closed = true;
+    shared.grown.notify_all();
+}
+
+fn read_log(shared: &Shared, path: &Path, mut decoder: LogDecoder, show: bool) {
+    let Ok(mut file) = File::open(path) else {
+        return;
+    };
+    let mut bytes = Vec::new();
+    loop {
+        // Read once more after the stop was asked for, so that the last records are not lost.
+        let stop = shared.stop.load(Ordering::Relaxed);
+        bytes.clear();
+        let _ = file.read_to_end(&mut bytes);
+        let lines = decoder.feed(&bytes);
+        if show {
+            for line in &lines {
+                eprint!("{line}\r\n");
+            }
+        }
+        lock(&shared.log).extend(lines);
+        if stop {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(40));
+    }
+}
+
+fn last<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let all: Vec<&str> = lines.collect();
+    let skip = all.len().saturating_sub(LAST_LINES);
+    all.into_iter().skip(skip).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A reader thread that panicked leaves plain data behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_status() {
+        assert_eq!(classify(Some(0), false), Exit::PowerOff);
+        assert_eq!(classify(Some(0), true), Exit::TripleFault);
+        assert_eq!(classify(Some(0x21), false), Exit::Guest(0));
+        assert_eq!(classify(Some(0x21 + 2 * 42), false), Exit::Guest(42));
+        assert_eq!(classify(Some(3), false), Exit::Failure(1));
+        assert_eq!(classify(Some(1), false), Exit::Emulator);
+        assert_eq!(classify(None, false), Exit::Emulator);
+        assert_eq!(Exit::Guest(42).code(), 42);
+    }
+}

@@ -1,0 +1,14 @@
+//! Boots an image in QEMU, talks to its serial port, decodes its log.
+//!
+//! Job: what `run`, `bench` and the whole-system tests drive a machine with. Place: on top of
+//! `build`. Trust: the machine's output is data; patterns and decoders must survive any bytes.
+
+pub mod log;
+pub mod machine;
+pub mod qemu;
+pub mod script;
+pub mod symbols;
+pub mod terminal;
+
+pub use machine::{Exit, Machine};
+pub use qemu::Options;

@@ -1,0 +1,27 @@
+//! `setup`: installs and builds all that the other commands would install and build when needed.
+
+use anyhow::Result;
+use clap::{ArgMatches, Args};
+
+use super::Task;
+use crate::{
+    emulator::qemu,
+    host,
+    setup::{guests, image_maker::ImageMaker, toolchain::Toolchain},
+};
+
+/// Make this machine ready: toolchain, emulator, boot loader, guests (other commands do so by themselves).
+#[derive(Debug, Args)]
+pub struct Setup;
+
+impl Task for Setup {
+    fn run(self, _: &ArgMatches) -> Result<u8> {
+        Toolchain::get()?;
+        qemu::program()?;
+        ImageMaker::get()?;
+        guests::cloud_kernel()?;
+        guests::busybox_initramfs()?;
+        host::step("this machine is ready");
+        Ok(0)
+    }
+}
