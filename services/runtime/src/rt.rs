@@ -1,0 +1,75 @@
+//! From the first instruction to `main`.
+
+use alloc::boxed::Box;
+
+use crate::abi::layout;
+use crate::start::{HEADER, StartInfo};
+use crate::{elf_note::AbiNote, heap, time};
+
+/// The note that root looks for.
+#[used]
+#[unsafe(link_section = ".note.vireo")]
+static NOTE: AbiNote = AbiNote::current();
+
+/// Ends this server with an invalid-opcode fault, which its supervisor sees.
+pub fn abort() -> ! {
+    // SAFETY: UD2 raises #UD and does not come back.
+    unsafe { core::arch::asm!("ud2", options(noreturn, nomem, nostack)) }
+}
+
+/// Reads the start page, makes the heap, and enters `main`.
+///
+/// # Safety
+///
+/// To be called once, by `_start`, with the argument that the supervisor gave: the address of the start page.
+pub unsafe fn server(page: u64, main: fn(&'static StartInfo) -> !) -> ! {
+    let page = core::ptr::with_exposed_provenance::<u8>(page as usize);
+    // SAFETY: root mapped the start page, read-only and page-aligned, and it says its own length; the heap that it
+    // speaks of is mapped at `layout::HEAP` for this server alone.
+    let body = unsafe {
+        let len = page.cast::<u32>().read() as usize;
+        let heap_bytes = page.cast::<u32>().add(1).read() as usize;
+        heap::init(
+            core::ptr::with_exposed_provenance_mut(layout::HEAP as usize),
+            heap_bytes,
+        );
+        core::slice::from_raw_parts(page.add(HEADER), len)
+    };
+    match StartInfo::decode(body) {
+        Ok(start) => {
+            time::set_frequency(start.tsc_hz);
+            main(Box::leak(Box::new(start)))
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Gives root, which has no start page, its heap and its clock.
+///
+/// # Safety
+///
+/// To be called once, before the first allocation; `heap` is nobody else's.
+pub unsafe fn root(heap: *mut u8, bytes: usize, tsc_hz: u64) {
+    time::set_frequency(tsc_hz);
+    // SAFETY: the caller's obligation.
+    unsafe { heap::init(heap, bytes) };
+}
+
+/// Makes `$main: fn(&'static StartInfo) -> !` the server's entry.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        /// First instruction: rdi is the start page, rsp the top of the stack. The outermost frame has rbp = 0.
+        // SAFETY: the only `_start` of the program; the linker script's entry.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        extern "C" fn _start() -> ! {
+            core::arch::naked_asm!("xor ebp, ebp", "call {enter}", "ud2", enter = sym __enter)
+        }
+
+        extern "C" fn __enter(page: u64) -> ! {
+            // SAFETY: called once, by `_start`, with the supervisor's argument.
+            unsafe { $crate::rt::server(page, $main) }
+        }
+    };
+}
