@@ -1,2 +1,513 @@
-//! manager.
+//! The operator's console, and the manager's part in the life of VMs.
+//!
+//! Job: connects the machine's serial terminal to one VM's console at a time, or to the prompt `vireo> `, where the
+//! operator sees and rules VMs and servers. Place: the `manager` server, between `drivers/uart`, the VMs' UART models
+//! and root, which carries out what is asked for. Trust: bytes from the terminal and from VMs are hostile: all
+//! buffers are bounded. VM output is passed on as it is, so a guest can paint anything on the terminal it is attached
+//! to. Root is trusted, the manager depends on it.
+//!
+//! [`Console`] is pure: bytes, answers and events in, [`Action`]s out.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod command;
+mod editor;
+mod render;
+mod scrollback;
+#[cfg(test)]
+mod tests;
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use command::Command;
+use editor::{Editor, Typed};
+use ipc_schema::proto::{
+    LogRecord, RootEvent, RootRequest, RootResponse, ServerInfo, VmInfo, VmState,
+};
+use scrollback::Scrollback;
+
+/// The key that leads from a VM to the prompt, and back: Ctrl-].
+pub const ESCAPE_KEY: u8 = 0x1d;
+/// The prompt.
+pub const PROMPT: &str = "vireo> ";
+
+/// Bytes typed while root has not answered yet; more are dropped.
+const MAX_TYPED_AHEAD: usize = 256;
+/// Notices that wait until the operator looks; older ones are dropped.
+const MAX_NOTICES: usize = 16;
+/// Most pieces of one long answer.
+const MAX_PIECES: u32 = 256;
+
+/// What the manager is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send these bytes to the terminal.
+    Terminal(Vec<u8>),
+    /// Send these bytes to the console of the VM with this channel number.
+    ToVm(usize, Vec<u8>),
+    /// Ask root; its answer goes to [`Console::answer`].
+    Ask(RootRequest),
+}
+
+/// What an answer of root is wanted for.
+#[derive(Clone, Debug)]
+enum Wanted {
+    VmTable(Vec<VmInfo>),
+    /// Attach to this channel if its VM runs.
+    Attach(usize, Vec<VmInfo>),
+    /// Tell which VMs still run.
+    Others(Vec<VmInfo>),
+    ServerTable(Vec<ServerInfo>),
+    Death(String),
+    /// Say this when it is done.
+    Done(String),
+    Log(u32),
+}
+
+struct Channel {
+    name: String,
+    unseen: Scrollback,
+}
+
+/// The console.
+pub struct Console {
+    version: String,
+    tsc_hz: u64,
+    channels: Vec<Channel>,
+    /// The VM whose console the terminal is, or was last.
+    attached: Option<usize>,
+    /// The operator is at the prompt.
+    at_prompt: bool,
+    editor: Editor,
+    wanted: Option<Wanted>,
+    pieces: u32,
+    typed_ahead: VecDeque<u8>,
+    notices: VecDeque<String>,
+    actions: Vec<Action>,
+}
+
+impl Console {
+    /// A console attached to the first of `vms`, which are the channels; at the prompt if there is none.
+    #[must_use]
+    pub fn new(version: &str, tsc_hz: u64, vms: &[&str]) -> Self {
+        let channel = |name: &&str| Channel {
+            name: (*name).to_string(),
+            unseen: Scrollback::default(),
+        };
+        let mut console = Self {
+            version: version.to_string(),
+            tsc_hz,
+            channels: vms.iter().map(channel).collect(),
+            attached: (!vms.is_empty()).then_some(0),
+            at_prompt: vms.is_empty(),
+            editor: Editor::default(),
+            wanted: None,
+            pieces: 0,
+            typed_ahead: VecDeque::new(),
+            notices: VecDeque::new(),
+            actions: Vec::new(),
+        };
+        console.print(&format!("\r\n{version}\r\n"));
+        match vms.first() {
+            Some(name) => console.print(&format!(
+                "[console of {name}; Ctrl-] leads to the manager]\r\n"
+            )),
+            None => console.prompt(),
+        }
+        console
+    }
+
+    /// Takes the actions that are due.
+    #[must_use]
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        core::mem::take(&mut self.actions)
+    }
+
+    /// Whether output of this channel goes straight to the terminal. If not, it is kept for later, so a VM that nobody
+    /// looks at is never held up: its ring is to be emptied all the same.
+    #[must_use]
+    pub fn shows(&self, channel: usize) -> bool {
+        !self.at_prompt && self.attached == Some(channel)
+    }
+
+    /// Bytes from the terminal.
+    pub fn input(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if self.wanted.is_none() {
+                self.key(byte);
+            } else if self.typed_ahead.len() < MAX_TYPED_AHEAD {
+                self.typed_ahead.push_back(byte);
+            }
+        }
+    }
+
+    /// Bytes from a VM's console.
+    pub fn vm_output(&mut self, channel: usize, bytes: &[u8]) {
+        if self.shows(channel) {
+            self.terminal(bytes);
+        } else if let Some(channel) = self.channels.get_mut(channel) {
+            channel.unseen.push(bytes);
+        }
+    }
+
+    /// Something happened. Output that the VM still had is to be delivered first.
+    pub fn event(&mut self, event: &RootEvent) {
+        match event {
+            RootEvent::VmStopped { vm, end } => {
+                let notice = format!("[{vm} has stopped: {}]", render::end(*end));
+                let shown = self.channel(vm).is_some_and(|channel| self.shows(channel));
+                if !shown || self.wanted.is_some() {
+                    return self.notice(notice);
+                }
+                self.at_prompt = true;
+                self.print(&format!("\r\n{notice}\r\n"));
+                self.ask(RootRequest::Vms { first: 0 }, Wanted::Others(Vec::new()));
+            }
+            RootEvent::VmStarted { vm } => self.notice(format!("[{vm} has started]")),
+            RootEvent::ServerDied { server, cause } => {
+                self.notice(format!(
+                    "[{server} has died: {}; `servers {server}` tells more]",
+                    render::cause(*cause)
+                ));
+            }
+            RootEvent::ServerRestarted { server } => self.notice(format!("[{server} runs again]")),
+        }
+    }
+
+    /// Root's answer to the last [`Action::Ask`]; `None` if root could not be asked.
+    pub fn answer(&mut self, response: Option<RootResponse>) {
+        let Some(wanted) = self.wanted.take() else {
+            return;
+        };
+        match (wanted, response) {
+            (_, None) => self.print("root does not answer\r\n"),
+            (Wanted::Attach(..), Some(RootResponse::Refused(refusal))) => {
+                self.print(&format!("cannot attach: {}\r\n", render::refusal(refusal)));
+            }
+            (_, Some(RootResponse::Refused(refusal))) => {
+                self.print(&format!("refused: {}\r\n", render::refusal(refusal)));
+            }
+            (Wanted::Done(text), Some(RootResponse::Done)) => self.print(&text),
+            (Wanted::VmTable(sofar), Some(RootResponse::Vms { vms, total })) => {
+                if let Some(vms) = self.gather(sofar, vms, total, Wanted::VmTable) {
+                    self.print(&render::vms(&vms, self.attached_name(), self.tsc_hz));
+                }
+            }
+            (Wanted::Others(sofar), Some(RootResponse::Vms { vms, total })) => {
+                if let Some(vms) = self.gather(sofar, vms, total, Wanted::Others) {
+                    self.tell_others(&vms);
+                }
+            }
+            (Wanted::Attach(channel, sofar), Some(RootResponse::Vms { vms, total })) => {
+                if let Some(vms) =
+                    self.gather(sofar, vms, total, |vms| Wanted::Attach(channel, vms))
+                {
+                    self.attach_if_running(channel, &vms);
+                }
+            }
+            (Wanted::ServerTable(mut sofar), Some(RootResponse::Servers { servers, total })) => {
+                let more = !servers.is_empty();
+                sofar.extend(servers);
+                match next_piece(sofar.len(), total, more) {
+                    Some(first) => {
+                        self.ask(RootRequest::Servers { first }, Wanted::ServerTable(sofar))
+                    }
+                    None => self.print(&render::servers(&sofar, self.tsc_hz)),
+                }
+            }
+            (Wanted::Death(_), Some(RootResponse::Death(Some(record)))) => {
+                self.print(&render::death(&record, self.tsc_hz));
+            }
+            (Wanted::Death(server), Some(RootResponse::Death(None))) => {
+                self.print(&format!("{server} has not died since the start\r\n"));
+            }
+            (
+                Wanted::Log(left),
+                Some(RootResponse::Log {
+                    records,
+                    next,
+                    lost,
+                }),
+            ) => {
+                self.log(left, &records, next, lost);
+            }
+            (_, Some(_)) => self.print("root's answer makes no sense\r\n"),
+        }
+        if self.wanted.is_none() {
+            self.settle();
+        }
+    }
+
+    /// After a command: shows the prompt, and takes what was typed meanwhile.
+    fn settle(&mut self) {
+        self.pieces = 0;
+        if self.at_prompt {
+            self.show_notices();
+            self.prompt();
+        }
+        while self.wanted.is_none()
+            && let Some(byte) = self.typed_ahead.pop_front()
+        {
+            self.key(byte);
+        }
+    }
+
+    fn key(&mut self, byte: u8) {
+        if !self.at_prompt {
+            if byte == ESCAPE_KEY {
+                self.at_prompt = true;
+                self.print("\r\n");
+                self.show_notices();
+                return self.prompt();
+            }
+            if let Some(channel) = self.attached {
+                return match self.actions.last_mut() {
+                    Some(Action::ToVm(to, bytes)) if *to == channel => bytes.push(byte),
+                    _ => self.actions.push(Action::ToVm(channel, Vec::from([byte]))),
+                };
+            }
+        }
+        if byte == ESCAPE_KEY {
+            self.editor.clear();
+            self.print("\r\n");
+            return self.run(Command::Attach(None));
+        }
+        let mut echo = Vec::new();
+        let typed = self.editor.feed(byte, &mut echo);
+        self.terminal(&echo);
+        match typed {
+            Typed::Nothing => {}
+            Typed::GivenUp => self.prompt(),
+            Typed::Line(line) => match command::parse(&line) {
+                Ok(command) => self.run(command),
+                Err(text) => {
+                    self.print(&format!("{text}\r\n"));
+                    self.prompt();
+                }
+            },
+        }
+    }
+
+    fn run(&mut self, command: Command) {
+        let done = |text: String| Wanted::Done(text + "\r\n");
+        match command {
+            Command::Nothing => {}
+            Command::Help => self.print(&command::help()),
+            Command::Version => {
+                let text = format!("{}\r\n", self.version);
+                self.print(&text);
+            }
+            Command::Vms => self.ask(RootRequest::Vms { first: 0 }, Wanted::VmTable(Vec::new())),
+            Command::Attach(name) => self.attach(name.as_deref()),
+            Command::Start(vm) => {
+                let text = format!("{vm} is being started");
+                self.ask(RootRequest::Start { vm }, done(text));
+            }
+            Command::Stop(vm) => {
+                let text = format!("the power button of {vm} has been pressed");
+                self.ask(RootRequest::Stop { vm }, done(text));
+            }
+            Command::Kill(vm) => {
+                let text = format!("{vm} has been killed");
+                self.ask(RootRequest::Kill { vm }, done(text));
+            }
+            Command::Servers => self.ask(
+                RootRequest::Servers { first: 0 },
+                Wanted::ServerTable(Vec::new()),
+            ),
+            Command::Death(server) => {
+                self.ask(
+                    RootRequest::Death {
+                        server: server.clone(),
+                    },
+                    Wanted::Death(server),
+                );
+            }
+            Command::Restart(server) => {
+                let text = format!("{server} has been killed and is started again");
+                self.ask(RootRequest::Restart { server }, done(text));
+            }
+            Command::Log(records) => {
+                self.ask(RootRequest::LogTail { records }, Wanted::Log(records))
+            }
+        }
+        if self.wanted.is_none() {
+            self.settle();
+        }
+    }
+
+    fn attach(&mut self, name: Option<&str>) {
+        let channel = match name {
+            Some(name) => self.channel(name),
+            None => self.attached,
+        };
+        match (channel, name) {
+            (Some(channel), _) => {
+                self.ask(
+                    RootRequest::Vms { first: 0 },
+                    Wanted::Attach(channel, Vec::new()),
+                );
+            }
+            (None, Some(name)) => {
+                self.print(&format!("there is no VM `{name}`; `vms` lists all\r\n"))
+            }
+            (None, None) => self.print("no VM was attached before; usage: attach NAME\r\n"),
+        }
+    }
+
+    fn attach_if_running(&mut self, channel: usize, vms: &[VmInfo]) {
+        let Some(Channel { name, unseen }) = self.channels.get_mut(channel) else {
+            return;
+        };
+        let state = vms.iter().find(|vm| vm.name == *name).map(|vm| vm.state);
+        let (dropped, text) = unseen.take();
+        let intro = match state {
+            None => format!("there is no VM `{name}`; `vms` lists all\r\n"),
+            Some(VmState::Stopped | VmState::Failed) => {
+                format!("{name} does not run; `start {name}` starts it\r\n")
+            }
+            Some(_) => format!("[console of {name}; Ctrl-] leads to the manager]\r\n"),
+        };
+        let runs = !matches!(state, None | Some(VmState::Stopped | VmState::Failed));
+        self.print(&intro);
+        if runs {
+            self.attached = Some(channel);
+            self.at_prompt = false;
+        } else if !text.is_empty() {
+            self.print("its last output was:\r\n");
+        }
+        if dropped != 0 {
+            self.print(&format!("[{dropped} bytes skipped]\r\n"));
+        }
+        self.terminal(&text);
+        if !runs && !text.is_empty() {
+            self.print("\r\n");
+        }
+    }
+
+    fn tell_others(&mut self, vms: &[VmInfo]) {
+        let mut text = String::new();
+        for vm in vms
+            .iter()
+            .filter(|vm| matches!(vm.state, VmState::Starting | VmState::Running))
+        {
+            text += if text.is_empty() {
+                "[still running: "
+            } else {
+                ", "
+            };
+            text += &vm.name;
+        }
+        text += if text.is_empty() {
+            "[no VM is running now"
+        } else {
+            "; `attach NAME` shows one"
+        };
+        self.print(&(text + "]\r\n"));
+    }
+
+    fn log(&mut self, left: u32, records: &[LogRecord], next: u64, lost: u64) {
+        if lost != 0 {
+            self.print(&format!("[{lost} bytes of log were overwritten]\r\n"));
+        }
+        for record in records {
+            self.print(&render::frame(record.source, &record.frame));
+        }
+        let shown = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let left = left.saturating_sub(shown);
+        // The log goes on growing while it is shown; the number asked for is the end.
+        if left != 0 && shown != 0 {
+            self.ask(RootRequest::Log { position: next }, Wanted::Log(left));
+        }
+    }
+
+    /// Adds a piece of the list of VMs; gives the list when it is whole, asks for more otherwise.
+    fn gather(
+        &mut self,
+        mut sofar: Vec<VmInfo>,
+        piece: Vec<VmInfo>,
+        total: u32,
+        wanted: impl FnOnce(Vec<VmInfo>) -> Wanted,
+    ) -> Option<Vec<VmInfo>> {
+        let more = !piece.is_empty();
+        sofar.extend(piece);
+        match next_piece(sofar.len(), total, more) {
+            Some(first) => {
+                self.ask(RootRequest::Vms { first }, wanted(sofar));
+                None
+            }
+            None => Some(sofar),
+        }
+    }
+
+    fn ask(&mut self, request: RootRequest, wanted: Wanted) {
+        self.pieces += 1;
+        if self.pieces > MAX_PIECES {
+            return self.print("[the answer is too long]\r\n");
+        }
+        self.wanted = Some(wanted);
+        self.actions.push(Action::Ask(request));
+    }
+
+    fn channel(&self, name: &str) -> Option<usize> {
+        self.channels
+            .iter()
+            .position(|channel| channel.name == name)
+    }
+
+    fn attached_name(&self) -> Option<&str> {
+        self.channels
+            .get(self.attached?)
+            .map(|channel| channel.name.as_str())
+    }
+
+    /// Tells the operator now if he is at the prompt, else when he comes there.
+    fn notice(&mut self, notice: String) {
+        if self.notices.len() >= MAX_NOTICES {
+            self.notices.pop_front();
+        }
+        self.notices.push_back(notice);
+        if self.at_prompt && self.wanted.is_none() {
+            self.print("\r\n");
+            self.show_notices();
+            self.prompt();
+            let line = self.editor.line().to_vec();
+            self.terminal(&line);
+        }
+    }
+
+    fn show_notices(&mut self) {
+        while let Some(notice) = self.notices.pop_front() {
+            self.print(&notice);
+            self.print("\r\n");
+        }
+    }
+
+    fn prompt(&mut self) {
+        self.print(PROMPT);
+    }
+
+    fn print(&mut self, text: &str) {
+        self.terminal(text.as_bytes());
+    }
+
+    fn terminal(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        match self.actions.last_mut() {
+            Some(Action::Terminal(earlier)) => earlier.extend_from_slice(bytes),
+            _ => self.actions.push(Action::Terminal(bytes.to_vec())),
+        }
+    }
+}
+
+/// Where a list that comes in pieces goes on, unless it is whole.
+fn next_piece(have: usize, total: u32, more: bool) -> Option<u32> {
+    let have = u32::try_from(have).ok()?;
+    (more && have < total).then_some(have)
+}

@@ -1,0 +1,209 @@
+//! Answers of root as text for a terminal. Lines end with CR LF.
+
+use alloc::format;
+use alloc::string::String;
+use core::fmt::Write;
+use ipc_schema::proto::{
+    Cause, DeathRecord, Refusal, ServerInfo, ServerState, VmEnd, VmInfo, VmState,
+};
+
+/// Exception names (Intel SDM vol. 3, table 6-1).
+const EXCEPTIONS: [&str; 22] = [
+    "#DE divide error",
+    "#DB debug",
+    "NMI",
+    "#BP breakpoint",
+    "#OF overflow",
+    "#BR bound range",
+    "#UD invalid opcode",
+    "#NM device not available (an FPU instruction)",
+    "#DF double fault",
+    "coprocessor overrun",
+    "#TS invalid TSS",
+    "#NP segment not present",
+    "#SS stack fault",
+    "#GP general protection",
+    "#PF page fault",
+    "reserved",
+    "#MF x87 error",
+    "#AC alignment check",
+    "#MC machine check",
+    "#XM SIMD error",
+    "#VE virtualization",
+    "#CP control protection",
+];
+
+const REGISTERS: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8 ", "r9 ", "r10", "r11", "r12",
+    "r13", "r14", "r15",
+];
+
+/// Appends formatted text; writing to a String cannot fail.
+macro_rules! put {
+    ($text:expr, $($args:tt)*) => {{ let _ = write!($text, $($args)*); }};
+}
+
+/// Bytes in the largest unit that shows them well.
+fn bytes(count: u64) -> String {
+    match count {
+        0..=0xf_ffff => format!("{} KiB", count.div_ceil(1024)),
+        _ => format!("{}.{} MiB", count >> 20, (count >> 10 & 1023) * 10 / 1024),
+    }
+}
+
+/// TSC cycles as seconds.
+fn seconds(cycles: u64, hz: u64) -> String {
+    let milliseconds = u128::from(cycles) * 1000 / u128::from(hz.max(1));
+    format!("{}.{:03} s", milliseconds / 1000, milliseconds % 1000)
+}
+
+pub fn vms(vms: &[VmInfo], attached: Option<&str>, hz: u64) -> String {
+    let mut text = String::from("  NAME             STATE     MEMORY       VCPUS  UPTIME\r\n");
+    for vm in vms {
+        let mark = if attached == Some(&vm.name) { '*' } else { ' ' };
+        let state = match vm.state {
+            VmState::Stopped => "stopped",
+            VmState::Starting => "starting",
+            VmState::Running => "running",
+            VmState::Stopping => "stopping",
+            VmState::Failed => "failed",
+        };
+        let uptime = if vm.state == VmState::Stopped {
+            String::from("-")
+        } else {
+            seconds(vm.uptime, hz)
+        };
+        let memory = bytes(vm.memory);
+        put!(
+            text,
+            "{mark} {:<16} {state:<9} {memory:<12} {:<6} {uptime}\r\n",
+            vm.name,
+            vm.vcpus
+        );
+    }
+    text
+}
+
+pub fn servers(servers: &[ServerInfo], hz: u64) -> String {
+    let mut text = String::from(
+        " ID  NAME                     STATE       RESTARTS  MEMORY       CPU TIME\r\n",
+    );
+    for server in servers {
+        let state = match server.state {
+            ServerState::Running => "running",
+            ServerState::Restarting => "restarting",
+            ServerState::Stopped => "stopped",
+            ServerState::Dead => "dead",
+        };
+        put!(
+            text,
+            "{:>3}  {:<24} {state:<11} {:<9} {:<12} {}\r\n",
+            server.id,
+            server.name,
+            server.restarts,
+            bytes(server.memory_bytes),
+            seconds(server.cpu_time, hz)
+        );
+    }
+    text
+}
+
+pub fn cause(cause: Cause) -> String {
+    match cause {
+        Cause::Fault {
+            vector,
+            error,
+            address,
+        } => {
+            let name = EXCEPTIONS.get(usize::from(vector)).unwrap_or(&"exception");
+            let mut text = format!("{name}, vector {vector}, error code {error:#x}");
+            if vector == 14 {
+                put!(text, ", address {address:#x}");
+            }
+            text
+        }
+        Cause::Panic => String::from("panic"),
+        Cause::Hung => String::from("did not answer in time"),
+        Cause::Killed => String::from("killed"),
+        Cause::Exited(code) => format!("gave up with code {code:#x}"),
+    }
+}
+
+/// A log record for xtask: `~L<source> <hex of one defmt frame>`.
+pub fn frame(source: u8, frame: &[u8]) -> String {
+    let mut text = format!("~L{source} ");
+    for byte in frame {
+        put!(text, "{byte:02x}");
+    }
+    text + "\r\n"
+}
+
+/// A death. The backtrace is a line for xtask: `~B<source> <address> <address> ...`, innermost first.
+pub fn death(record: &DeathRecord, hz: u64) -> String {
+    let when = seconds(record.time, hz);
+    let mut text = format!(
+        "{} (server {}) died at {when}: {}\r\n",
+        record.name,
+        record.id,
+        cause(record.cause)
+    );
+    put!(
+        text,
+        "  rip {:016x}  rflags {:08x}\r\n",
+        record.registers.rip,
+        record.registers.rflags
+    );
+    let registers = REGISTERS.iter().zip(&record.registers.gpr);
+    for (i, (name, value)) in registers.enumerate() {
+        put!(
+            text,
+            "  {name} {value:016x}{}",
+            if i % 4 == 3 { "\r\n" } else { "" }
+        );
+    }
+    put!(text, "~B{}", record.id);
+    for address in &record.backtrace {
+        put!(text, " {address:#x}");
+    }
+    text.push_str("\r\n");
+    match &record.pending {
+        None => text.push_str("  no call was pending\r\n"),
+        Some(call) => {
+            let [a, b, c, d] = call.words;
+            put!(
+                text,
+                "  pending call: badge {:#x}, tag {:#x}, words {a:#x} {b:#x} {c:#x} {d:#x}\r\n",
+                call.badge,
+                call.tag
+            );
+        }
+    }
+    for line in &record.last_log {
+        text.push_str(&frame(record.id, line));
+    }
+    text
+}
+
+pub fn end(end: VmEnd) -> String {
+    match end {
+        VmEnd::PowerOff => String::from("it powered itself off"),
+        VmEnd::Reset => String::from("it asked for a reset"),
+        VmEnd::Killed => String::from("killed"),
+        VmEnd::TripleFault => String::from("triple fault; its registers are in the log"),
+        VmEnd::DebugExit(code) => format!("debug exit with code {code}"),
+        VmEnd::Failed => String::from("its VMM could not go on; the log tells why"),
+    }
+}
+
+pub fn refusal(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unknown => "there is no such VM or server",
+        Refusal::Busy => "it runs already",
+        Refusal::NotRunning => "it does not run",
+        Refusal::NoMemory => "there is not enough memory",
+        Refusal::Malformed => "the request was not understood",
+        Refusal::Forbidden => "that is not allowed",
+        Refusal::Unsupported => "this system cannot do that",
+        Refusal::Failed => "it failed; the log tells why",
+    }
+}

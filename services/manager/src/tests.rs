@@ -1,0 +1,535 @@
+//! A day at the console; then hostile terminals and guests.
+
+use super::*;
+use ipc_schema::proto::{Cause, DeathRecord, PendingCall, Refusal, Registers, ServerState, VmEnd};
+use proptest::prelude::*;
+use std::boxed::Box;
+use std::string::String;
+use std::vec;
+
+fn vm(name: &str, state: VmState) -> VmInfo {
+    VmInfo {
+        name: name.into(),
+        state,
+        memory: 256 << 20,
+        vcpus: 1,
+        uptime: 2_500_000_000,
+    }
+}
+
+fn both(a: VmState, b: VmState) -> Option<RootResponse> {
+    Some(RootResponse::Vms {
+        vms: vec![vm("a", a), vm("b", b)],
+        total: 2,
+    })
+}
+
+/// A console with the VMs a and b, and what a test has to say to it.
+struct Bench(Console);
+
+impl Bench {
+    fn new() -> Self {
+        let mut console = Console::new("Vireo 0.1", 1_000_000_000, &["a", "b"]);
+        let _ = console.take_actions();
+        Self(console)
+    }
+
+    fn at_prompt() -> Self {
+        let mut bench = Self::new();
+        assert_eq!(bench.types("\x1d"), "\r\nvireo> ");
+        bench
+    }
+
+    /// What the terminal shows; there must be no other action.
+    fn shown(&mut self) -> String {
+        let mut text = String::new();
+        for action in self.0.take_actions() {
+            match action {
+                Action::Terminal(bytes) => text += core::str::from_utf8(&bytes).unwrap(),
+                other => panic!("{other:?} after {text:?}"),
+            }
+        }
+        text
+    }
+
+    fn types(&mut self, text: &str) -> String {
+        self.0.input(text.as_bytes());
+        self.shown()
+    }
+
+    /// Types a command that must lead to this request.
+    fn asks(&mut self, line: &str, request: RootRequest) {
+        self.0.input(line.as_bytes());
+        self.0.input(b"\r");
+        assert_eq!(
+            self.0.take_actions().last(),
+            Some(&Action::Ask(request)),
+            "{line}"
+        );
+    }
+
+    fn answers(&mut self, response: Option<RootResponse>) -> String {
+        self.0.answer(response);
+        self.shown()
+    }
+}
+
+#[test]
+fn starts_at_the_first_vm_and_passes_bytes() {
+    let mut console = Console::new("Vireo 0.1", 1, &["a", "b"]);
+    let [Action::Terminal(text)] = &console.take_actions()[..] else {
+        panic!()
+    };
+    assert_eq!(
+        text,
+        b"\r\nVireo 0.1\r\n[console of a; Ctrl-] leads to the manager]\r\n"
+    );
+    console.input(b"ls\r\x03");
+    assert_eq!(
+        console.take_actions(),
+        [Action::ToVm(0, b"ls\r\x03".to_vec())]
+    );
+    console.vm_output(0, b"\x1b[1mx\xff");
+    assert_eq!(
+        console.take_actions(),
+        [Action::Terminal(b"\x1b[1mx\xff".to_vec())]
+    );
+    console.vm_output(7, b"no such channel");
+    assert_eq!(console.take_actions(), []);
+    assert_eq!(
+        Console::new("v", 1, &[]).take_actions(),
+        [Action::Terminal(b"\r\nv\r\nvireo> ".to_vec())]
+    );
+}
+
+#[test]
+fn editing() {
+    let mut bench = Bench::at_prompt();
+    assert_eq!(bench.types("hx\x7fel\x08"), "hx\x08 \x08el\x08 \x08");
+    assert_eq!(
+        bench.types("\x15\x7f"),
+        "\x08 \x08\x08 \x08",
+        "nothing to erase any more"
+    );
+    assert_eq!(bench.types("versio\x03"), "versio^C\r\nvireo> ");
+    assert_eq!(
+        bench.types("version\r\n"),
+        "version\r\nVireo 0.1\r\nvireo> ",
+        "CR LF is one end of line"
+    );
+    assert_eq!(bench.types("\n"), "\r\nvireo> ");
+    assert_eq!(bench.types("\t\u{e9}"), "\x07\x07\x07");
+    assert_eq!(bench.types("\x1b[A"), "version");
+    assert_eq!(bench.types("\x1b[A"), "\x07", "no older line");
+    assert_eq!(bench.types("\x1b[B\x1b[3~\x1bx"), "\x08 \x08".repeat(7));
+    let long = bench.types(&"y".repeat(200));
+    assert_eq!(long, "y".repeat(128) + &"\x07".repeat(72));
+}
+
+#[test]
+fn unknown_commands_and_bad_arguments() {
+    let mut bench = Bench::at_prompt();
+    for (line, text) in [
+        ("hlep", "unknown command `hlep`; `help` lists all"),
+        ("hlep x y", "unknown command `hlep`; `help` lists all"),
+        ("start", "usage: start NAME"),
+        ("kill a b", "usage: kill NAME"),
+        ("vms a", "usage: vms"),
+        ("servers a b", "usage: servers, or servers NAME"),
+        ("log x", "usage: log [COUNT]"),
+        (
+            "stop a/b",
+            "`a/b` is no name: a-z A-Z 0-9 - _ . only, at most 32",
+        ),
+        ("attach c", "there is no VM `c`; `vms` lists all"),
+    ] {
+        assert_eq!(
+            bench.types(&format!("{line}\r")),
+            format!("{line}\r\n{text}\r\nvireo> ")
+        );
+    }
+    let help = bench.types("help\r");
+    for word in [
+        "vms", "attach", "start", "stop", "kill", "servers", "restart", "log", "version",
+    ] {
+        assert!(
+            help.contains(&format!("\r\n  {word}")),
+            "{word} is missing in {help}"
+        );
+    }
+}
+
+#[test]
+fn vms_are_ruled() {
+    let mut bench = Bench::at_prompt();
+    bench.asks("vms", RootRequest::Vms { first: 0 });
+    let table = bench.answers(both(VmState::Running, VmState::Stopped));
+    assert!(
+        table.contains("* a                running   256.0 MiB    1      2.500 s\r\n"),
+        "{table}"
+    );
+    assert!(
+        table.contains("  b                stopped   256.0 MiB    1      -\r\nvireo> "),
+        "{table}"
+    );
+    bench.asks("start b", RootRequest::Start { vm: "b".into() });
+    assert_eq!(
+        bench.answers(Some(RootResponse::Done)),
+        "b is being started\r\nvireo> "
+    );
+    bench.asks("stop b", RootRequest::Stop { vm: "b".into() });
+    assert_eq!(
+        bench.answers(Some(RootResponse::Done)),
+        "the power button of b has been pressed\r\nvireo> "
+    );
+    bench.asks("kill b", RootRequest::Kill { vm: "b".into() });
+    let text = bench.answers(Some(RootResponse::Refused(Refusal::NotRunning)));
+    assert_eq!(text, "refused: it does not run\r\nvireo> ");
+    bench.asks(
+        "restart a.uart0",
+        RootRequest::Restart {
+            server: "a.uart0".into(),
+        },
+    );
+    assert_eq!(bench.answers(None), "root does not answer\r\nvireo> ");
+    bench.asks("kill b", RootRequest::Kill { vm: "b".into() });
+    let text = bench.answers(Some(RootResponse::Death(None)));
+    assert_eq!(text, "root's answer makes no sense\r\nvireo> ");
+}
+
+#[test]
+fn attaching_and_what_was_missed() {
+    let mut bench = Bench::new();
+    bench.0.vm_output(1, b"hello from b");
+    assert_eq!(bench.shown(), "");
+    assert_eq!(bench.types("\x1d"), "\r\nvireo> ");
+    bench.0.vm_output(0, b"and a");
+    bench.asks("attach b", RootRequest::Vms { first: 0 });
+    assert_eq!(
+        bench.answers(both(VmState::Running, VmState::Running)),
+        "[console of b; Ctrl-] leads to the manager]\r\nhello from b"
+    );
+    assert!(bench.0.shows(1) && !bench.0.shows(0));
+    bench.0.input(b"x");
+    assert_eq!(bench.0.take_actions(), [Action::ToVm(1, b"x".to_vec())]);
+    // Ctrl-] to and fro.
+    assert_eq!(bench.types("\x1d"), "\r\nvireo> ");
+    bench.0.vm_output(1, &[b'z'; 9000]);
+    bench.0.input(b"\x1d");
+    assert_eq!(
+        bench.0.take_actions()[1],
+        Action::Ask(RootRequest::Vms { first: 0 })
+    );
+    let text = bench.answers(both(VmState::Running, VmState::Running));
+    assert!(text.ends_with(&format!("[808 bytes skipped]\r\n{}", "z".repeat(8192))));
+    // What is typed before root has answered is not lost, and the rest goes to the VM.
+    bench.0.input(b"\x1dattach a\rls\r");
+    let _ = bench.0.take_actions();
+    bench.0.answer(both(VmState::Running, VmState::Running));
+    let actions = bench.0.take_actions();
+    assert_eq!(actions.last(), Some(&Action::ToVm(0, b"ls\r".to_vec())));
+}
+
+#[test]
+fn a_stopped_vm_is_not_attached() {
+    let mut bench = Bench::at_prompt();
+    bench.0.vm_output(1, b"bye");
+    bench.asks("attach b", RootRequest::Vms { first: 0 });
+    assert_eq!(
+        bench.answers(both(VmState::Running, VmState::Stopped)),
+        "b does not run; `start b` starts it\r\nits last output was:\r\nbye\r\nvireo> "
+    );
+}
+
+#[test]
+fn the_attached_vm_stops() {
+    let mut bench = Bench::new();
+    bench.0.event(&RootEvent::VmStopped {
+        vm: "b".into(),
+        end: VmEnd::Reset,
+    });
+    assert_eq!(bench.shown(), "", "not in the middle of a's console");
+    bench.0.event(&RootEvent::VmStopped {
+        vm: "a".into(),
+        end: VmEnd::PowerOff,
+    });
+    assert_eq!(
+        bench.0.take_actions(),
+        [
+            Action::Terminal(b"\r\n[a has stopped: it powered itself off]\r\n".to_vec()),
+            Action::Ask(RootRequest::Vms { first: 0 })
+        ]
+    );
+    assert_eq!(
+        bench.answers(both(VmState::Stopped, VmState::Running)),
+        "[still running: b; `attach NAME` shows one]\r\n[b has stopped: it asked for a reset]\r\nvireo> "
+    );
+    let mut bench = Bench::new();
+    bench.0.event(&RootEvent::VmStopped {
+        vm: "a".into(),
+        end: VmEnd::DebugExit(3),
+    });
+    let _ = bench.0.take_actions();
+    assert_eq!(
+        bench.answers(both(VmState::Stopped, VmState::Stopped)),
+        "[no VM is running now]\r\nvireo> "
+    );
+}
+
+#[test]
+fn notices_do_not_eat_the_line() {
+    let mut bench = Bench::at_prompt();
+    bench.types("serv");
+    let cause = Cause::Fault {
+        vector: 14,
+        error: 6,
+        address: 0x10,
+    };
+    bench.0.event(&RootEvent::ServerDied {
+        server: "a.uart0".into(),
+        cause,
+    });
+    assert_eq!(
+        bench.shown(),
+        "\r\n[a.uart0 has died: #PF page fault, vector 14, error code 0x6, address 0x10; `servers a.uart0` tells \
+         more]\r\nvireo> serv"
+    );
+    bench.asks("ers", RootRequest::Servers { first: 0 });
+    bench.0.event(&RootEvent::ServerRestarted {
+        server: "a.uart0".into(),
+    });
+    assert_eq!(bench.shown(), "", "not before the answer");
+    let text = bench.answers(Some(RootResponse::Servers {
+        servers: vec![],
+        total: 0,
+    }));
+    assert!(text.ends_with("\r\n[a.uart0 runs again]\r\nvireo> "));
+}
+
+#[test]
+fn servers_in_pieces() {
+    let server = |id: u8| ServerInfo {
+        id,
+        name: format!("server{id}"),
+        state: ServerState::Running,
+        restarts: 2,
+        memory_bytes: 70_000,
+        cpu_time: 1_234_567_890,
+    };
+    let mut bench = Bench::at_prompt();
+    bench.asks("servers", RootRequest::Servers { first: 0 });
+    bench.0.answer(Some(RootResponse::Servers {
+        servers: vec![server(1), server(2)],
+        total: 3,
+    }));
+    assert_eq!(
+        bench.0.take_actions(),
+        [Action::Ask(RootRequest::Servers { first: 2 })]
+    );
+    let text = bench.answers(Some(RootResponse::Servers {
+        servers: vec![server(3)],
+        total: 3,
+    }));
+    assert_eq!(text.lines().count(), 5);
+    assert!(
+        text.contains(
+            "  3  server3                  running     2         69 KiB       1.234 s\r\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_death_in_full() {
+    let mut bench = Bench::at_prompt();
+    bench.asks(
+        "servers a.uart0",
+        RootRequest::Death {
+            server: "a.uart0".into(),
+        },
+    );
+    let mut registers = Registers {
+        gpr: [0; 16],
+        rip: 0x40_1234,
+        rflags: 0x202,
+    };
+    registers.gpr[15] = 0xfeed;
+    let record = DeathRecord {
+        id: 9,
+        name: "a.uart0".into(),
+        cause: Cause::Panic,
+        time: 3_000_000_000,
+        registers,
+        backtrace: vec![0x40_1234, 0x40_2000],
+        last_log: vec![vec![1, 0xab], vec![]],
+        pending: Some(PendingCall {
+            badge: 3,
+            tag: 0x20000,
+            words: [1, 2, 3, 4],
+        }),
+    };
+    let text = bench.answers(Some(RootResponse::Death(Some(Box::new(record)))));
+    for part in [
+        "a.uart0 (server 9) died at 3.000 s: panic\r\n",
+        "  rip 0000000000401234  rflags 00000202\r\n",
+        "  r15 000000000000feed\r\n",
+        "\r\n~B9 0x401234 0x402000\r\n",
+        "  pending call: badge 0x3, tag 0x20000, words 0x1 0x2 0x3 0x4\r\n",
+        "~L9 01ab\r\n~L9 \r\nvireo> ",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    bench.asks(
+        "servers b.uart0",
+        RootRequest::Death {
+            server: "b.uart0".into(),
+        },
+    );
+    assert_eq!(
+        bench.answers(Some(RootResponse::Death(None))),
+        "b.uart0 has not died since the start\r\nvireo> "
+    );
+}
+
+#[test]
+fn the_log_comes_in_pieces_and_ends() {
+    let records = |count: u8| {
+        (0..count)
+            .map(|i| LogRecord {
+                source: i,
+                frame: vec![i, 0xff],
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut bench = Bench::at_prompt();
+    bench.asks("log 5", RootRequest::LogTail { records: 5 });
+    bench.0.answer(Some(RootResponse::Log {
+        records: records(2),
+        next: 70,
+        lost: 9,
+    }));
+    let actions = bench.0.take_actions();
+    assert_eq!(
+        actions,
+        [
+            Action::Terminal(
+                b"[9 bytes of log were overwritten]\r\n~L0 00ff\r\n~L1 01ff\r\n".to_vec()
+            ),
+            Action::Ask(RootRequest::Log { position: 70 })
+        ]
+    );
+    // More has been logged since: the number asked for is the end.
+    let text = bench.answers(Some(RootResponse::Log {
+        records: records(3),
+        next: 99,
+        lost: 0,
+    }));
+    assert_eq!(text.lines().count(), 4);
+    bench.asks("log", RootRequest::LogTail { records: 50 });
+    assert_eq!(
+        bench.answers(Some(RootResponse::Log {
+            records: vec![],
+            next: 0,
+            lost: 0
+        })),
+        "vireo> "
+    );
+}
+
+#[test]
+fn an_endless_answer_ends() {
+    let mut bench = Bench::at_prompt();
+    bench.asks("vms", RootRequest::Vms { first: 0 });
+    for round in 0..1000 {
+        bench.0.answer(Some(RootResponse::Vms {
+            vms: vec![vm("a", VmState::Running)],
+            total: u32::MAX,
+        }));
+        if !bench
+            .0
+            .take_actions()
+            .iter()
+            .any(|action| matches!(action, Action::Ask(_)))
+        {
+            assert!(round > 100);
+            bench.asks("vms", RootRequest::Vms { first: 0 });
+            return;
+        }
+    }
+    panic!("still asking");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Type(Vec<u8>),
+    Output(usize, Vec<u8>),
+    Answer(u8),
+    Event(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let line = prop_oneof![
+        "(vms|attach|attach [abc]|start a|kill b|servers|servers a|log|help|version|[ -~]{0,20})\r",
+        Just(String::from("\x1d")),
+    ];
+    prop_oneof![
+        3 => line.prop_map(|line| Step::Type(line.into_bytes())),
+        1 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(Step::Type),
+        2 => (0usize..3, proptest::collection::vec(any::<u8>(), 0..300)).prop_map(|(vm, bytes)| Step::Output(vm, bytes)),
+        4 => any::<u8>().prop_map(Step::Answer),
+        1 => any::<u8>().prop_map(Step::Event),
+    ]
+}
+
+proptest! {
+    /// Whatever comes from anywhere: no panic, one question at a time, and the console never gets stuck.
+    #[test]
+    fn survives_anything(steps in proptest::collection::vec(step(), 0..60)) {
+        let mut console = Console::new("Vireo", 0, &["a", "b"]);
+        let mut asked = 0;
+        let count = |console: &mut Console| {
+            console.take_actions().iter().filter(|action| matches!(action, Action::Ask(_))).count()
+        };
+        for step in steps {
+            match step {
+                Step::Type(bytes) => console.input(&bytes),
+                Step::Output(channel, bytes) => console.vm_output(channel, &bytes),
+                Step::Answer(kind) => {
+                    let answer = match kind % 7 {
+                        0 => None,
+                        1 => Some(RootResponse::Done),
+                        2 => Some(RootResponse::Refused(Refusal::Busy)),
+                        3 => both(VmState::Running, VmState::Failed),
+                        4 => Some(RootResponse::Servers { servers: vec![], total: 9 }),
+                        5 => Some(RootResponse::Death(None)),
+                        _ => Some(RootResponse::Log { records: vec![], next: 0, lost: 1 }),
+                    };
+                    asked = 0;
+                    console.answer(answer);
+                }
+                Step::Event(kind) => {
+                    let name = String::from(if kind & 1 == 0 { "a" } else { "b" });
+                    console.event(&match kind % 4 {
+                        0 | 1 => RootEvent::VmStopped { vm: name, end: VmEnd::Failed },
+                        2 => RootEvent::ServerDied { server: name, cause: Cause::Hung },
+                        _ => RootEvent::VmStarted { vm: name },
+                    });
+                }
+            }
+            asked += count(&mut console);
+            prop_assert!(asked <= 1, "asked again before the answer");
+            prop_assert_eq!(asked == 1, console.wanted.is_some());
+        }
+        // Ctrl-C and `version` always work once root has answered.
+        while console.wanted.is_some() {
+            console.answer(None);
+        }
+        if !console.at_prompt {
+            console.input(&[ESCAPE_KEY]);
+        }
+        console.input(b"\x1b[A\x03");
+        let _ = console.take_actions();
+        console.input(b"version\r");
+        prop_assert_eq!(console.take_actions(), [Action::Terminal(b"version\r\nVireo\r\nvireo> ".to_vec())]);
+    }
+}
