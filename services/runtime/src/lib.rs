@@ -14,7 +14,6 @@ extern crate alloc;
 
 pub mod console;
 pub mod elf_note;
-pub mod flat;
 #[cfg(target_os = "none")]
 mod heap;
 pub mod ipc;

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use crate::abi::layout;
+use crate::abi::{BootInfo, layout};
 use crate::start::{HEADER, StartInfo};
 use crate::{elf_note::AbiNote, heap, time};
 
@@ -44,15 +44,20 @@ pub unsafe fn server(page: u64, main: fn(&'static StartInfo) -> !) -> ! {
     }
 }
 
-/// Gives root, which has no start page, its heap and its clock.
+/// Enters root's `main`. Root has no start page but [`BootInfo`], and its heap is a part of its image.
 ///
 /// # Safety
 ///
-/// To be called once, before the first allocation; `heap` is nobody else's.
-pub unsafe fn root(heap: *mut u8, bytes: usize, tsc_hz: u64) {
-    time::set_frequency(tsc_hz);
-    // SAFETY: the caller's obligation.
-    unsafe { heap::init(heap, bytes) };
+/// To be called once, by `_start`, with the argument that the kernel gave; `heap` is nobody else's.
+pub unsafe fn root(boot_info: u64, heap: *mut [u8], main: fn(&'static BootInfo) -> !) -> ! {
+    // SAFETY: the kernel mapped the page for as long as root lives and does not change it; the caller vouches for the
+    // heap.
+    let boot_info = unsafe {
+        heap::init(heap.cast(), heap.len());
+        &*core::ptr::with_exposed_provenance::<BootInfo>(boot_info as usize)
+    };
+    time::set_frequency(boot_info.tsc_hz);
+    main(boot_info)
 }
 
 /// Makes `$main: fn(&'static StartInfo) -> !` the server's entry.
@@ -70,6 +75,26 @@ macro_rules! entry {
         extern "C" fn __enter(page: u64) -> ! {
             // SAFETY: called once, by `_start`, with the supervisor's argument.
             unsafe { $crate::rt::server(page, $main) }
+        }
+    };
+}
+
+/// Makes `$main: fn(&'static BootInfo) -> !` root's entry, with a heap of `$heap` bytes in `.bss`.
+#[macro_export]
+macro_rules! entry_root {
+    ($main:path, heap: $heap:expr) => {
+        /// First instruction: rdi is the `BootInfo`, rsp the top of the stack. The outermost frame has rbp = 0.
+        // SAFETY: the only `_start` of the program; the linker script's entry.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        extern "C" fn _start() -> ! {
+            core::arch::naked_asm!("xor ebp, ebp", "call {enter}", "ud2", enter = sym __enter)
+        }
+
+        extern "C" fn __enter(boot_info: u64) -> ! {
+            static mut HEAP: [u8; $heap] = [0; $heap];
+            // SAFETY: called once, by `_start`, with the kernel's argument; `HEAP` is named nowhere else.
+            unsafe { $crate::rt::root(boot_info, &raw mut HEAP, $main) }
         }
     };
 }
