@@ -69,7 +69,7 @@ macro_rules! equal {
     ($left:expr, $right:expr, $($what:tt)+) => {
         match (&$left, &$right) {
             (left, right) => $crate::check::ensure!(
-                left == right, "{}: {:#x?} is not {:#x?}", format_args!($($what)+), left, right
+                left == right, "{}: {:x?} is not {:x?} (hex)", format_args!($($what)+), left, right
             ),
         }
     };

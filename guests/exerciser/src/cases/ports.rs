@@ -170,9 +170,10 @@ fn immediate(_: &BootInfo) -> Check {
 fn straddle(_: &BootInfo) -> Check {
     outb(SCRATCH, 0x77);
     let word = inw(SCRATCH);
-    ensure!(            word == 0xff77 || word == 0xffff,
-            "16 bits at the end of the range: {word:#x}"
-        );
+    ensure!(
+        word == 0xff77 || word == 0xffff,
+        "16 bits at the end of the range: {word:#x}"
+    );
     let before = at(SCRATCH);
     probe(
         &[0x66, 0xed],

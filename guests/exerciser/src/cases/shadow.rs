@@ -3,7 +3,7 @@
 
 use exerciser::boot::BootInfo;
 use exerciser::exec::{self, Registers};
-use exerciser::{apic, idt, ioapic};
+use exerciser::{apic, cpu, idt, ioapic};
 
 use super::ports::{NOBODY, SCRATCH};
 use crate::check::{Case, Check, ensure, equal, pattern};
@@ -55,8 +55,8 @@ fn all(codes: &[&[u8]], rdx: u16) -> Check {
 }
 
 fn port(_: &BootInfo) -> Check {
-    all(&[&[0xec], &[0x66, 0xed], &[0xee]], SCRATCH)?;
-    all(&[&[0xec], &[0xed], &[0xef]], NOBODY)?;
+    all(&[&[0xec], &[0x66, 0xec], &[0xee]], SCRATCH)?;
+    all(&[&[0xec], &[0x66, 0xed], &[0xed], &[0xef]], NOBODY)?;
     all(&[&[0xec], &[0xee]], 0x61)
 }
 
@@ -99,16 +99,16 @@ fn after_exit(_: &BootInfo) -> Check {
             rdi: apic::BASE + u64::from(apic::reg::ICR),
             ..pattern()
         };
-        exec::run(
-            &[0xfb, 0x90, 0x90, 0x89, 0x07, 0x90, 0x90, 0xfa],
-            &mut registers,
-        )?;
+        // The jump is for QEMU, which looks at interrupts between its translated blocks only.
+        let code = [0xfb, 0x90, 0x90, 0x89, 0x07, 0xeb, 0x00, 0x90, 0x90, 0xfa];
+        exec::run(&code, &mut registers)?;
         let came = idt::event(0).map(|event| (event.vector, event.rip - exec::base()));
-        equal!(
-            (came, idt::logged()),
-            (Some((0x50, 5)), 1),
-            "self-IPI by a store"
+        let late = !cpu::on_vireo() && came == Some((0x50, 7));
+        ensure!(
+            came == Some((0x50, 5)) || late,
+            "self-IPI by a store: {came:x?}"
         );
+        equal!(idt::logged(), 1, "interrupts");
     }
     Ok(())
 }

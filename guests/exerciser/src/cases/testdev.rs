@@ -60,7 +60,11 @@ fn scratch(_: &BootInfo) -> Check {
     present()?;
     for value in [0u32, 0x1234_5678, 0xfedc_ba98] {
         outl(SCRATCH, value);
-        equal!((inl(SCRATCH), inw(SCRATCH), inb(SCRATCH)), (value, value as u16, value as u8), "scratch");
+        equal!(
+            (inl(SCRATCH), inw(SCRATCH), inb(SCRATCH)),
+            (value, value as u16, value as u8),
+            "scratch"
+        );
     }
     outw(SCRATCH, 0xabcd);
     equal!(inw(SCRATCH), 0xabcd, "16 bits");
@@ -103,7 +107,11 @@ fn line(_: &BootInfo) -> Check {
     outl(LINE, 0);
     equal!(came, 20, "interrupts for 20 rises of the line");
     equal!(after, 20, "interrupts with the line low");
-    equal!(entry & ioapic::REMOTE_IRR, 0, "remote IRR after the end of interrupt");
+    equal!(
+        entry & ioapic::REMOTE_IRR,
+        0,
+        "remote IRR after the end of interrupt"
+    );
     // A line that stays high comes again after each end of interrupt.
     idt::clear_log();
     ioapic::route(GSI, VECTOR, ioapic::LEVEL);
@@ -111,7 +119,11 @@ fn line(_: &BootInfo) -> Check {
     let again = clock::wait_open(1000, || idt::logged() >= 3);
     outl(LINE, 0);
     ioapic::mask(GSI);
-    ensure!(again, "{} interrupts while the line stays high", idt::logged());
+    ensure!(
+        again,
+        "{} interrupts while the line stays high",
+        idt::logged()
+    );
     Ok(())
 }
 
@@ -154,7 +166,11 @@ fn dies(command: u32) -> Check {
     }
     // The rest of the machine went on.
     outb(super::ports::SCRATCH, 0x39);
-    equal!(inb(super::ports::SCRATCH), 0x39, "the UART's scratch register");
+    equal!(
+        inb(super::ports::SCRATCH),
+        0x39,
+        "the UART's scratch register"
+    );
     Ok(())
 }
 
