@@ -23,7 +23,11 @@ pub struct OutOfRange {
 
 impl fmt::Display for OutOfRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "guest-physical {:#x} (+{:#x} bytes) is not RAM", self.gpa, self.len)
+        write!(
+            f,
+            "guest-physical {:#x} (+{:#x} bytes) is not RAM",
+            self.gpa, self.len
+        )
     }
 }
 
@@ -92,11 +96,19 @@ impl GuestMemory {
         let mut list: Vec<Region> = regions.iter().copied().filter(|r| r.len != 0).collect();
         list.sort_by_key(|r| r.gpa);
         let first = if list.is_empty() {
-            Region { gpa: 0, len: 0, host: core::ptr::NonNull::dangling().as_ptr() }
+            Region {
+                gpa: 0,
+                len: 0,
+                host: core::ptr::NonNull::dangling().as_ptr(),
+            }
         } else {
             list.remove(0)
         };
-        Self { first, others: list, owned: Vec::new() }
+        Self {
+            first,
+            others: list,
+            owned: Vec::new(),
+        }
     }
 
     /// Memory of its own at the given `(gpa, len)` runs, zeroed: for tests and tools. Lengths are rounded up to 8.
@@ -107,7 +119,11 @@ impl GuestMemory {
             let words = usize::try_from(len.div_ceil(8)).unwrap_or(0);
             let raw = Box::into_raw(alloc::vec![0u64; words].into_boxed_slice());
             owned.push(raw);
-            regions.push(Region { gpa, len: words as u64 * 8, host: raw.cast::<u8>() });
+            regions.push(Region {
+                gpa,
+                len: words as u64 * 8,
+                host: raw.cast::<u8>(),
+            });
         }
         // SAFETY: each region is an allocation of its own of that length, freed only when the value is dropped.
         let mut memory = unsafe { Self::new(&regions) };
@@ -124,7 +140,10 @@ impl GuestMemory {
 
     /// The regions as `(gpa, len)`, lowest first.
     pub fn regions(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        core::iter::once(&self.first).filter(|r| r.len != 0).chain(self.others.iter()).map(|r| (r.gpa, r.len))
+        core::iter::once(&self.first)
+            .filter(|r| r.len != 0)
+            .chain(self.others.iter())
+            .map(|r| (r.gpa, r.len))
     }
 
     /// True if all `len` bytes at `gpa` are RAM of one region.
@@ -151,7 +170,8 @@ impl GuestMemory {
     #[inline(never)]
     fn host_elsewhere(&self, gpa: u64, len: u64) -> Result<*mut u8, OutOfRange> {
         for region in &self.others {
-            if let (Some(offset), Some(room)) = (gpa.checked_sub(region.gpa), region.len.checked_sub(len))
+            if let (Some(offset), Some(room)) =
+                (gpa.checked_sub(region.gpa), region.len.checked_sub(len))
                 && offset <= room
             {
                 // SAFETY: as in `host`.
@@ -191,7 +211,9 @@ impl GuestMemory {
         for i in 0..words {
             // SAFETY: `8 * words <= len` bytes from `to` are inside the region.
             unsafe {
-                to.add(8 * i).cast::<Unaligned<u64>>().write_volatile(Unaligned(u64::from(byte) * 0x0101_0101_0101_0101))
+                to.add(8 * i)
+                    .cast::<Unaligned<u64>>()
+                    .write_volatile(Unaligned(u64::from(byte) * 0x0101_0101_0101_0101))
             };
         }
         for i in words * 8..len as usize {
@@ -210,7 +232,9 @@ impl GuestMemory {
         }
         // SAFETY: in range by `host`, aligned by the check; accessed by others only with atomic or volatile accesses.
         let word = unsafe { AtomicU64::from_ptr(at.cast()) };
-        Ok(word.compare_exchange(old, old | bits, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+        Ok(word
+            .compare_exchange(old, old | bits, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok())
     }
 
     /// As [`Self::set_bits_u64`], for a 32-bit word.
@@ -221,7 +245,9 @@ impl GuestMemory {
         }
         // SAFETY: as in `set_bits_u64`.
         let word = unsafe { AtomicU32::from_ptr(at.cast()) };
-        Ok(word.compare_exchange(old, old | bits, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+        Ok(word
+            .compare_exchange(old, old | bits, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok())
     }
 }
 
@@ -283,7 +309,10 @@ mod tests {
         assert!(m.write_u32(0x1_0000_0FFD, 0).is_err());
         assert!(m.write_u8(0xFFFF_FFFF, 0).is_err());
         assert!(m.contains(0, 0x1000) && !m.contains(0, 0x1001) && !m.contains(1, u64::MAX));
-        assert_eq!(m.regions().collect::<Vec<_>>(), [(0, 0x1000), (0x1_0000_0000, 0x1000)]);
+        assert_eq!(
+            m.regions().collect::<Vec<_>>(),
+            [(0, 0x1000), (0x1_0000_0000, 0x1000)]
+        );
     }
 
     #[test]

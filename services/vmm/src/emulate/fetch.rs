@@ -21,7 +21,9 @@ impl Fetched {
     /// The bytes that count.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
+        self.bytes
+            .get(..usize::from(self.len))
+            .unwrap_or(&self.bytes)
     }
 
     /// The error that names this instruction.
@@ -29,14 +31,23 @@ impl Fetched {
     pub fn unsupported(&self, state: &VcpuState, why: Why) -> EmulateError {
         let mut bytes = [0; 15];
         bytes.copy_from_slice(&self.bytes[..15]);
-        EmulateError::Unsupported(Unsupported { why, rip: state.rip, bytes, len: self.len })
+        EmulateError::Unsupported(Unsupported {
+            why,
+            rip: state.rip,
+            bytes,
+            len: self.len,
+        })
     }
 }
 
 /// Linear address of the next instruction.
 #[inline]
 pub(super) fn linear_rip(state: &VcpuState) -> u64 {
-    if Mode::of(state) == Mode::Long { state.rip } else { state.cs.base.wrapping_add(state.rip) & 0xFFFF_FFFF }
+    if Mode::of(state) == Mode::Long {
+        state.rip
+    } else {
+        state.cs.base.wrapping_add(state.rip) & 0xFFFF_FFFF
+    }
 }
 
 /// Reads the instruction at rip.
@@ -52,21 +63,38 @@ pub(super) fn fetch(memory: &GuestMemory, state: &VcpuState) -> Result<Fetched, 
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&low.to_le_bytes());
         bytes[8..].copy_from_slice(&high.to_le_bytes());
-        return Ok(Fetched { bytes, len: MAX_LENGTH as u8 });
+        return Ok(Fetched {
+            bytes,
+            len: MAX_LENGTH as u8,
+        });
     }
     fetch_across(memory, state, linear, gpa)
 }
 
 /// As [`fetch`], near the end of a page or of RAM.
 #[cold]
-fn fetch_across(memory: &GuestMemory, state: &VcpuState, linear: u64, gpa: u64) -> Result<Fetched, EmulateError> {
-    let mut fetched = Fetched { bytes: [0; 16], len: 0 };
+fn fetch_across(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    linear: u64,
+    gpa: u64,
+) -> Result<Fetched, EmulateError> {
+    let mut fetched = Fetched {
+        bytes: [0; 16],
+        len: 0,
+    };
     let mut at = gpa;
     for i in 0..MAX_LENGTH {
         let here = linear.wrapping_add(i as u64);
         if i != 0 && here & 0xFFF == 0 {
-            let here = if Mode::of(state) == Mode::Long { here } else { here & 0xFFFF_FFFF };
-            let Ok(next) = walk::code(memory, state, here) else { break };
+            let here = if Mode::of(state) == Mode::Long {
+                here
+            } else {
+                here & 0xFFFF_FFFF
+            };
+            let Ok(next) = walk::code(memory, state, here) else {
+                break;
+            };
             at = next;
         }
         let Ok(byte) = memory.read_u8(at) else { break };

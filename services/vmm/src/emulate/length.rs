@@ -76,7 +76,11 @@ impl Expected {
 /// # Errors
 /// [`EmulateError::Retry`] if the code no longer holds it or is no longer mapped; `Unsupported` for code outside RAM.
 #[inline]
-pub fn instruction_length(memory: &GuestMemory, state: &VcpuState, expected: Expected) -> Result<u8, EmulateError> {
+pub fn instruction_length(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    expected: Expected,
+) -> Result<u8, EmulateError> {
     let linear = linear_rip(state);
     if linear & 0xFFF <= 0xFF8
         && let Ok(gpa) = walk::code(memory, state, linear)
@@ -93,7 +97,11 @@ pub fn instruction_length(memory: &GuestMemory, state: &VcpuState, expected: Exp
 /// Any prefixes, page ends and mismatches.
 #[cold]
 #[inline(never)]
-fn with_prefixes(memory: &GuestMemory, state: &VcpuState, expected: Expected) -> Result<u8, EmulateError> {
+fn with_prefixes(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    expected: Expected,
+) -> Result<u8, EmulateError> {
     let fetched = fetch(memory, state)?;
     let bytes = fetched.bytes();
     let long = Mode::of(state) == Mode::Long;

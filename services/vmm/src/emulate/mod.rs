@@ -43,16 +43,32 @@ pub struct Exception {
 
 impl Exception {
     /// #GP(0).
-    pub const GENERAL_PROTECTION: Self = Self { vector: 13, error: Some(0), cr2: None };
+    pub const GENERAL_PROTECTION: Self = Self {
+        vector: 13,
+        error: Some(0),
+        cr2: None,
+    };
     /// #SS(0).
-    pub const STACK: Self = Self { vector: 12, error: Some(0), cr2: None };
+    pub const STACK: Self = Self {
+        vector: 12,
+        error: Some(0),
+        cr2: None,
+    };
     /// #UD.
-    pub const INVALID_OPCODE: Self = Self { vector: 6, error: None, cr2: None };
+    pub const INVALID_OPCODE: Self = Self {
+        vector: 6,
+        error: None,
+        cr2: None,
+    };
 
     /// #PF at `address`.
     #[must_use]
     pub const fn page_fault(address: u64, error: u32) -> Self {
-        Self { vector: 14, error: Some(error), cr2: Some(address) }
+        Self {
+            vector: 14,
+            error: Some(error),
+            cr2: Some(address),
+        }
     }
 
     /// What `run` takes to deliver it.
@@ -92,7 +108,10 @@ pub struct Unsupported {
 
 impl fmt::Debug for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes);
+        let bytes = self
+            .bytes
+            .get(..usize::from(self.len))
+            .unwrap_or(&self.bytes);
         write!(f, "{:?} at {:#x}: {bytes:02x?}", self.why, self.rip)
     }
 }
@@ -129,9 +148,16 @@ const RF: u64 = 1 << 16;
 #[inline]
 pub fn retire(state: &mut VcpuState, len: u8) -> Retired {
     let next = state.rip.wrapping_add(u64::from(len));
-    state.rip = if Mode::of(state) == Mode::Long { next } else { next & 0xFFFF_FFFF };
+    state.rip = if Mode::of(state) == Mode::Long {
+        next
+    } else {
+        next & 0xFFFF_FFFF
+    };
     state.shadow = 0;
     let single_step = state.rflags & TF != 0;
     state.rflags &= !RF;
-    Retired { single_step, complete: true }
+    Retired {
+        single_step,
+        complete: true,
+    }
 }

@@ -59,13 +59,21 @@ pub(super) const RSP: u8 = 4;
 /// A general register by its architectural number.
 #[inline]
 pub(super) fn get(state: &VcpuState, number: u8) -> u64 {
-    if number == RSP { state.rsp } else { state.gpr[usize::from(number & 15)] }
+    if number == RSP {
+        state.rsp
+    } else {
+        state.gpr[usize::from(number & 15)]
+    }
 }
 
 /// Sets all 64 bits of a general register.
 #[inline]
 pub(super) fn set(state: &mut VcpuState, number: u8, value: u64) {
-    if number == RSP { state.rsp = value } else { state.gpr[usize::from(number & 15)] = value }
+    if number == RSP {
+        state.rsp = value
+    } else {
+        state.gpr[usize::from(number & 15)] = value
+    }
 }
 
 /// The low `width` bytes of a mask.
@@ -93,15 +101,27 @@ pub(super) struct Register {
 impl Register {
     /// A plain register.
     pub const fn new(number: u8, width: u8) -> Self {
-        Self { number, width, high: false }
+        Self {
+            number,
+            width,
+            high: false,
+        }
     }
 
     /// The byte register that an encoding without REX names: 4 to 7 are AH, CH, DH, BH.
     pub const fn legacy_byte(number: u8) -> Self {
         if number >= 4 && number < 8 {
-            Self { number: number - 4, width: 1, high: true }
+            Self {
+                number: number - 4,
+                width: 1,
+                high: true,
+            }
         } else {
-            Self { number, width: 1, high: false }
+            Self {
+                number,
+                width: 1,
+                high: false,
+            }
         }
     }
 
@@ -109,7 +129,11 @@ impl Register {
     #[inline]
     pub fn read(self, state: &VcpuState) -> u64 {
         let value = get(state, self.number);
-        if self.high { (value >> 8) & 0xFF } else { value & mask(self.width) }
+        if self.high {
+            (value >> 8) & 0xFF
+        } else {
+            value & mask(self.width)
+        }
     }
 
     /// Writes it: 32-bit writes clear the upper half, narrower ones keep the rest (Intel SDM vol. 1, 3.4.1.1).

@@ -41,5 +41,6 @@ pub(crate) fn state() -> alloc::boxed::Box<VcpuState> {
         dr7: 0,
         xcr0: 0,
         tsc_offset: 0,
+        tsc_aux: 0,
     })
 }

@@ -101,7 +101,12 @@ struct Path {
 
 impl Path {
     const fn new() -> Self {
-        Self { entries: [(0, 0); 5], len: 0, wide: true, rights: WRITABLE | USER }
+        Self {
+            entries: [(0, 0); 5],
+            len: 0,
+            wide: true,
+            rights: WRITABLE | USER,
+        }
     }
 
     /// Notes one entry; `None` keeps rights as they are (PAE's top level has none).
@@ -116,7 +121,9 @@ impl Path {
 
 /// A present entry of `T` bits at `at`, noted in the path.
 fn noted64(memory: &GuestMemory, at: u64, path: &mut Path) -> Result<u64, WalkError> {
-    let entry = memory.read_u64(at).map_err(|_| WalkError::TableOutsideRam)?;
+    let entry = memory
+        .read_u64(at)
+        .map_err(|_| WalkError::TableOutsideRam)?;
     if entry & PRESENT == 0 {
         return Err(WalkError::NotPresent);
     }
@@ -125,7 +132,12 @@ fn noted64(memory: &GuestMemory, at: u64, path: &mut Path) -> Result<u64, WalkEr
 }
 
 /// 4- and 5-level paging, noting each entry.
-fn long(memory: &GuestMemory, state: &VcpuState, linear: u64, path: &mut Path) -> Result<u64, WalkError> {
+fn long(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    linear: u64,
+    path: &mut Path,
+) -> Result<u64, WalkError> {
     let levels = if state.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
     let mut table = state.cr3 & FRAME;
     for level in (0..levels).rev() {
@@ -141,7 +153,12 @@ fn long(memory: &GuestMemory, state: &VcpuState, linear: u64, path: &mut Path) -
 }
 
 /// 32-bit and PAE paging, noting each entry that has rights and accessed bits.
-fn legacy(memory: &GuestMemory, state: &VcpuState, linear: u32, path: &mut Path) -> Result<u64, WalkError> {
+fn legacy(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    linear: u32,
+    path: &mut Path,
+) -> Result<u64, WalkError> {
     let linear = u64::from(linear);
     if state.cr4 & CR4_PAE != 0 {
         // PAE: the four top entries hold no rights and no accessed bit (Intel SDM vol. 3, 4.4.1).
@@ -160,7 +177,11 @@ fn legacy(memory: &GuestMemory, state: &VcpuState, linear: u32, path: &mut Path)
     }
     path.wide = false;
     let mut noted32 = |at: u64| {
-        let entry = u64::from(memory.read_u32(at).map_err(|_| WalkError::TableOutsideRam)?);
+        let entry = u64::from(
+            memory
+                .read_u32(at)
+                .map_err(|_| WalkError::TableOutsideRam)?,
+        );
         if entry & PRESENT == 0 {
             return Err(WalkError::NotPresent);
         }
@@ -180,7 +201,12 @@ fn legacy(memory: &GuestMemory, state: &VcpuState, linear: u32, path: &mut Path)
 ///
 /// Protection keys, shadow stacks and reserved bits are not looked at: the guest is shown no keys and no shadow stacks,
 /// and the processor meets reserved bits by itself on the next access.
-pub fn data(memory: &GuestMemory, state: &VcpuState, linear: u64, intent: Intent) -> Result<u64, Exception> {
+pub fn data(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    linear: u64,
+    intent: Intent,
+) -> Result<u64, Exception> {
     if state.cr0 & CR0_PG == 0 {
         return Ok(linear & 0xFFFF_FFFF);
     }
@@ -216,7 +242,11 @@ pub fn data(memory: &GuestMemory, state: &VcpuState, linear: u64, intent: Intent
 /// Sets accessed bits, and the last entry's dirty bit for a write. False if an entry changed meanwhile.
 fn mark(memory: &GuestMemory, path: &Path, write: bool) -> bool {
     for (i, &(at, entry)) in path.entries.iter().take(path.len).enumerate() {
-        let wanted = if write && i + 1 == path.len { ACCESSED | DIRTY } else { ACCESSED };
+        let wanted = if write && i + 1 == path.len {
+            ACCESSED | DIRTY
+        } else {
+            ACCESSED
+        };
         if entry & wanted == wanted {
             continue;
         }

@@ -27,7 +27,9 @@ impl From<ParseError> for LoadError {
             ParseError::UnsupportedElfClass(_) => "neither 32-bit nor 64-bit",
             ParseError::UnsupportedElfEndianness(_) => "not little-endian",
             ParseError::UnsupportedVersion(_) => "unknown version",
-            ParseError::BadOffset(_) | ParseError::SliceReadError(_) => "a table or segment lies outside the file",
+            ParseError::BadOffset(_) | ParseError::SliceReadError(_) => {
+                "a table or segment lies outside the file"
+            }
             ParseError::IntegerOverflow => "sizes or offsets overflow",
             ParseError::BadEntsize(_) => "table entries of the wrong size",
             _ => "inconsistent headers",
@@ -43,7 +45,10 @@ pub(super) fn is_elf(kernel: &[u8]) -> bool {
 impl<'a> Image<'a> {
     /// Parses the headers.
     pub fn parse(file: &'a [u8]) -> Result<Self, LoadError> {
-        Ok(Self { elf: ElfBytes::minimal_parse(file)?, file })
+        Ok(Self {
+            elf: ElfBytes::minimal_parse(file)?,
+            file,
+        })
     }
 
     fn loads(&self) -> Result<Vec<ProgramHeader>, LoadError> {
@@ -68,7 +73,9 @@ impl<'a> Image<'a> {
             if header.p_type != PT_NOTE {
                 continue;
             }
-            let Ok(notes) = self.elf.segment_data_as_notes(&header) else { continue };
+            let Ok(notes) = self.elf.segment_data_as_notes(&header) else {
+                continue;
+            };
             for note in notes {
                 if let Note::Unknown(note) = note
                     && note.n_type == kind
@@ -86,22 +93,36 @@ impl<'a> Image<'a> {
         let loads = self.loads()?;
         for header in &loads {
             if header.p_filesz > header.p_memsz {
-                return Err(LoadError::Elf("a segment with more bytes in the file than in memory"));
+                return Err(LoadError::Elf(
+                    "a segment with more bytes in the file than in memory",
+                ));
             }
             placement.take_kernel(header.p_paddr, header.p_memsz)?;
         }
         for header in &loads {
             // `take_kernel` has found all of `p_memsz` to be RAM, so these sums do not overflow.
-            let offset = usize::try_from(header.p_offset).map_err(|_| LoadError::Elf("sizes or offsets overflow"))?;
-            memory.write(header.p_paddr, file::bytes(self.file, offset, header.p_filesz as usize)?)?;
-            memory.fill(header.p_paddr + header.p_filesz, header.p_memsz - header.p_filesz, 0)?;
+            let offset = usize::try_from(header.p_offset)
+                .map_err(|_| LoadError::Elf("sizes or offsets overflow"))?;
+            memory.write(
+                header.p_paddr,
+                file::bytes(self.file, offset, header.p_filesz as usize)?,
+            )?;
+            memory.fill(
+                header.p_paddr + header.p_filesz,
+                header.p_memsz - header.p_filesz,
+                0,
+            )?;
         }
         Ok(())
     }
 
     /// True if the physical address is in a loaded segment.
     pub fn holds(&self, address: u64) -> bool {
-        self.loads().is_ok_and(|loads| loads.iter().any(|h| address.wrapping_sub(h.p_paddr) < h.p_memsz))
+        self.loads().is_ok_and(|loads| {
+            loads
+                .iter()
+                .any(|h| address.wrapping_sub(h.p_paddr) < h.p_memsz)
+        })
     }
 
     /// The ELF header's entry point as a physical address: it may be given as a virtual one.
@@ -113,6 +134,10 @@ impl<'a> Image<'a> {
                 return Ok(header.p_paddr.wrapping_add(offset));
             }
         }
-        if self.holds(address) { Ok(address) } else { Err(LoadError::BadEntry { address }) }
+        if self.holds(address) {
+            Ok(address)
+        } else {
+            Err(LoadError::BadEntry { address })
+        }
     }
 }

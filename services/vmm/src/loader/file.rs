@@ -5,14 +5,22 @@ use super::LoadError;
 /// `len` bytes at `at`.
 pub(super) fn bytes(file: &[u8], at: usize, len: usize) -> Result<&[u8], LoadError> {
     let end = at.saturating_add(len);
-    file.get(at..end).ok_or(LoadError::Truncated { what: "a part of it", end: end as u64, have: file.len() as u64 })
+    file.get(at..end).ok_or(LoadError::Truncated {
+        what: "a part of it",
+        end: end as u64,
+        have: file.len() as u64,
+    })
 }
 
 fn array<const N: usize>(file: &[u8], at: usize) -> Result<[u8; N], LoadError> {
     let end = at.saturating_add(N);
     file.get(at..end)
         .and_then(|b| b.try_into().ok())
-        .ok_or(LoadError::Truncated { what: "its header", end: end as u64, have: file.len() as u64 })
+        .ok_or(LoadError::Truncated {
+            what: "its header",
+            end: end as u64,
+            have: file.len() as u64,
+        })
 }
 
 /// A byte.

@@ -87,20 +87,33 @@ fn parse(kernel: &[u8]) -> Result<Header, LoadError> {
     // In units of 16 bytes, the last of which the file may hold in part. What follows (a signature) is not loaded.
     let wanted = file::u32(kernel, at::SYSSIZE)? as usize * 16;
     if wanted == 0 {
-        return Err(LoadError::BadField { field: "syssize", value: 0 });
+        return Err(LoadError::BadField {
+            field: "syssize",
+            value: 0,
+        });
     }
     if wanted > rest + 15 {
         let end = (payload + wanted) as u64;
-        return Err(LoadError::Truncated { what: "the protected-mode kernel", end, have: kernel.len() as u64 });
+        return Err(LoadError::Truncated {
+            what: "the protected-mode kernel",
+            end,
+            have: kernel.len() as u64,
+        });
     }
     let alignment = u64::from(file::u32(kernel, at::KERNEL_ALIGNMENT)?);
     if !alignment.is_power_of_two() {
-        return Err(LoadError::BadField { field: "kernel_alignment", value: alignment });
+        return Err(LoadError::BadField {
+            field: "kernel_alignment",
+            value: alignment,
+        });
     }
     let init_size = u64::from(file::u32(kernel, at::INIT_SIZE)?);
     let len = wanted.min(rest);
     if init_size < len as u64 {
-        return Err(LoadError::BadField { field: "init_size", value: init_size });
+        return Err(LoadError::BadField {
+            field: "init_size",
+            value: init_size,
+        });
     }
     Ok(Header {
         version,
@@ -112,7 +125,8 @@ fn parse(kernel: &[u8]) -> Result<Header, LoadError> {
         cmdline_max: u64::from(file::u32(kernel, at::CMDLINE_SIZE)?),
         preferred: file::u64(kernel, at::PREF_ADDRESS)?,
         init_size,
-        header_end: (at::MAGIC + usize::from(file::u8(kernel, at::JUMP_LENGTH)?)).min(at::HEADER_END),
+        header_end: (at::MAGIC + usize::from(file::u8(kernel, at::JUMP_LENGTH)?))
+            .min(at::HEADER_END),
     })
 }
 
@@ -124,16 +138,23 @@ fn place_kernel(header: &Header, placement: &mut Placement) -> Result<u64, LoadE
         Some(header.preferred)
     };
     if let Some(base) = preferred
-        && base.checked_add(header.init_size).is_some_and(|end| end <= FOUR_GIB)
+        && base
+            .checked_add(header.init_size)
+            .is_some_and(|end| end <= FOUR_GIB)
         && placement.take_kernel(base, header.init_size).is_ok()
     {
         return Ok(base);
     }
-    let no_room = LoadError::NoRoomForKernel { address: header.preferred, size: header.init_size };
+    let no_room = LoadError::NoRoomForKernel {
+        address: header.preferred,
+        size: header.init_size,
+    };
     if !header.relocatable {
         return Err(no_room);
     }
-    placement.take_low(header.init_size, header.alignment, LOWEST_LOAD, FOUR_GIB).ok_or(no_room)
+    placement
+        .take_low(header.init_size, header.alignment, LOWEST_LOAD, FOUR_GIB)
+        .ok_or(no_room)
 }
 
 /// Loads a bzImage.
@@ -142,7 +163,10 @@ pub(super) fn load(memory: &GuestMemory, request: &Request<'_>) -> Result<EntryS
     let header = parse(kernel)?;
     let len = request.cmdline.len() as u64;
     if len > header.cmdline_max {
-        return Err(LoadError::CommandLineTooLong { len, max: header.cmdline_max });
+        return Err(LoadError::CommandLineTooLong {
+            len,
+            max: header.cmdline_max,
+        });
     }
     let map = place::memory_map(memory);
     let mut placement = Placement::new(&map);
@@ -155,7 +179,11 @@ pub(super) fn load(memory: &GuestMemory, request: &Request<'_>) -> Result<EntryS
     long_mode_tables(memory, tables)?;
 
     memory.fill(params, 0x1000, 0)?;
-    let setup = file::bytes(kernel, at::SETUP_SECTS, header.header_end.saturating_sub(at::SETUP_SECTS))?;
+    let setup = file::bytes(
+        kernel,
+        at::SETUP_SECTS,
+        header.header_end.saturating_sub(at::SETUP_SECTS),
+    )?;
     memory.write(params + at::SETUP_SECTS as u64, setup)?;
     memory.write_u8(params + at::LOADER_TYPE, UNREGISTERED_LOADER)?;
     memory.write_u32(params + at::CMD_LINE_PTR, cmdline as u32)?;
@@ -179,5 +207,10 @@ pub(super) fn load(memory: &GuestMemory, request: &Request<'_>) -> Result<EntryS
         count += 1;
     }
     memory.write_u8(params + at::E820_ENTRIES, count)?;
-    Ok(EntryState::long64(Format::LinuxBzImage, base + ENTRY_64, tables, params))
+    Ok(EntryState::long64(
+        Format::LinuxBzImage,
+        base + ENTRY_64,
+        tables,
+        params,
+    ))
 }

@@ -37,14 +37,17 @@ pub(super) struct Header {
 
 /// Finds the header: magic, flags and checksum.
 pub(super) fn find(kernel: &[u8]) -> Option<Header> {
-    (0..SEARCH.min(kernel.len()).saturating_sub(11)).step_by(4).find_map(|at| {
-        if file::u32(kernel, at) != Ok(HEADER_MAGIC) {
-            return None;
-        }
-        let flags = file::u32(kernel, at + 4).ok()?;
-        let checksum = file::u32(kernel, at + 8).ok()?;
-        (HEADER_MAGIC.wrapping_add(flags).wrapping_add(checksum) == 0).then_some(Header { at, flags })
-    })
+    (0..SEARCH.min(kernel.len()).saturating_sub(11))
+        .step_by(4)
+        .find_map(|at| {
+            if file::u32(kernel, at) != Ok(HEADER_MAGIC) {
+                return None;
+            }
+            let flags = file::u32(kernel, at + 4).ok()?;
+            let checksum = file::u32(kernel, at + 8).ok()?;
+            (HEADER_MAGIC.wrapping_add(flags).wrapping_add(checksum) == 0)
+                .then_some(Header { at, flags })
+        })
 }
 
 /// Loads by the header's address fields (3.1.3); gives the entry point.
@@ -55,23 +58,35 @@ fn load_flat(
     placement: &mut Placement,
 ) -> Result<u64, LoadError> {
     let field = |i: usize| file::u32(kernel, header.at + 12 + 4 * i).map(u64::from);
-    let (header_addr, load_addr, load_end, bss_end, entry) = (field(0)?, field(1)?, field(2)?, field(3)?, field(4)?);
+    let (header_addr, load_addr, load_end, bss_end, entry) =
+        (field(0)?, field(1)?, field(2)?, field(3)?, field(4)?);
     // The byte of the file that goes to `load_addr`.
     let start = header_addr
         .checked_sub(load_addr)
         .and_then(|before| (header.at as u64).checked_sub(before))
-        .ok_or(LoadError::BadField { field: "load_addr", value: load_addr })?;
+        .ok_or(LoadError::BadField {
+            field: "load_addr",
+            value: load_addr,
+        })?;
     let have = kernel.len() as u64;
     let size = if load_end == 0 {
         have.saturating_sub(start)
     } else {
-        load_end.checked_sub(load_addr).ok_or(LoadError::BadField { field: "load_end_addr", value: load_end })?
+        load_end.checked_sub(load_addr).ok_or(LoadError::BadField {
+            field: "load_end_addr",
+            value: load_end,
+        })?
     };
     let whole = if bss_end == 0 {
         size
     } else {
-        let whole = bss_end.checked_sub(load_addr).filter(|&whole| whole >= size);
-        whole.ok_or(LoadError::BadField { field: "bss_end_addr", value: bss_end })?
+        let whole = bss_end
+            .checked_sub(load_addr)
+            .filter(|&whole| whole >= size);
+        whole.ok_or(LoadError::BadField {
+            field: "bss_end_addr",
+            value: bss_end,
+        })?
     };
     if entry.wrapping_sub(load_addr) >= whole {
         return Err(LoadError::BadEntry { address: entry });
@@ -85,12 +100,23 @@ fn load_flat(
 
 /// KiB of memory below and above 1 MiB, up to the first hole.
 fn mem_fields(map: &[Entry]) -> (u32, u32) {
-    let ram = |base: u64| map.iter().find(|e| e.kind == Kind::Ram && e.base == base).map_or(0, |e| e.len / 1024);
-    (ram(0) as u32, ram(0x10_0000).min(u64::from(u32::MAX)) as u32)
+    let ram = |base: u64| {
+        map.iter()
+            .find(|e| e.kind == Kind::Ram && e.base == base)
+            .map_or(0, |e| e.len / 1024)
+    };
+    (
+        ram(0) as u32,
+        ram(0x10_0000).min(u64::from(u32::MAX)) as u32,
+    )
 }
 
 /// Loads a Multiboot kernel.
-pub(super) fn load(memory: &GuestMemory, request: &Request<'_>, header: Header) -> Result<EntryState, LoadError> {
+pub(super) fn load(
+    memory: &GuestMemory,
+    request: &Request<'_>,
+    header: Header,
+) -> Result<EntryState, LoadError> {
     let unknown = header.flags & FLAGS_REQUIRED & !FLAGS_UNDERSTOOD;
     if unknown != 0 {
         return Err(LoadError::MultibootFeature { flags: unknown });
@@ -104,12 +130,16 @@ pub(super) fn load(memory: &GuestMemory, request: &Request<'_>, header: Header) 
         image.load(memory, &mut placement)?;
         image.physical_entry()?
     } else {
-        return Err(LoadError::BadField { field: "Multiboot flags (no ELF and no address fields)", value: header.flags.into() });
+        return Err(LoadError::BadField {
+            field: "Multiboot flags (no ELF and no address fields)",
+            value: header.flags.into(),
+        });
     };
     let entry = u32::try_from(entry).map_err(|_| LoadError::BadEntry { address: entry })?;
 
     let entries = map.len() as u64;
-    let info = placement.take_info(INFO_SIZE + MODULE_SIZE + NAME_ROOM + entries * MAP_ENTRY_SIZE)?;
+    let info =
+        placement.take_info(INFO_SIZE + MODULE_SIZE + NAME_ROOM + entries * MAP_ENTRY_SIZE)?;
     let module = info + INFO_SIZE;
     let name = module + MODULE_SIZE;
     let mmap = name + NAME_ROOM;
@@ -143,5 +173,10 @@ pub(super) fn load(memory: &GuestMemory, request: &Request<'_>, header: Header) 
         memory.write_u32(module + 8, (name + NAME_ROOM - 1) as u32)?;
     }
     memory.write_u32(info, flags)?;
-    Ok(EntryState::protected32(Format::Multiboot, entry, BOOT_MAGIC, info as u32))
+    Ok(EntryState::protected32(
+        Format::Multiboot,
+        entry,
+        BOOT_MAGIC,
+        info as u32,
+    ))
 }

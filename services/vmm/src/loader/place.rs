@@ -39,7 +39,11 @@ pub fn memory_map(memory: &GuestMemory) -> Vec<Entry> {
     let mut map = Vec::new();
     let mut ram = |base: u64, end: u64| {
         if base < end {
-            map.push(Entry { base, len: end - base, kind: Kind::Ram });
+            map.push(Entry {
+                base,
+                len: end - base,
+                kind: Kind::Ram,
+            });
         }
     };
     for (gpa, len) in memory.regions() {
@@ -47,8 +51,16 @@ pub fn memory_map(memory: &GuestMemory) -> Vec<Entry> {
         ram(gpa, end.min(LOW_END));
         ram(gpa.max(HIGH_START), end);
     }
-    map.push(Entry { base: LOW_END, len: BIOS_HOLE - LOW_END, kind: Kind::Reserved });
-    map.push(Entry { base: BIOS_HOLE, len: HIGH_START - BIOS_HOLE, kind: Kind::Reserved });
+    map.push(Entry {
+        base: LOW_END,
+        len: BIOS_HOLE - LOW_END,
+        kind: Kind::Reserved,
+    });
+    map.push(Entry {
+        base: BIOS_HOLE,
+        len: HIGH_START - BIOS_HOLE,
+        kind: Kind::Reserved,
+    });
     map.sort_by_key(|entry| entry.base);
     map
 }
@@ -62,19 +74,30 @@ pub(super) struct Placement {
 impl Placement {
     /// All RAM of the map is free, but for the first page: a null pointer in boot information must mean "none".
     pub fn new(map: &[Entry]) -> Self {
-        let ram = map.iter().filter(|e| e.kind == Kind::Ram).map(|e| (e.base, e.base.saturating_add(e.len))).collect();
-        Self { ram, used: alloc::vec![(0, 0x1000)] }
+        let ram = map
+            .iter()
+            .filter(|e| e.kind == Kind::Ram)
+            .map(|e| (e.base, e.base.saturating_add(e.len)))
+            .collect();
+        Self {
+            ram,
+            used: alloc::vec![(0, 0x1000)],
+        }
     }
 
     /// True if `len` bytes at `base` are RAM; they may be taken.
     fn is_ram(&self, base: u64, len: u64) -> bool {
-        base.checked_add(len).is_some_and(|end| self.ram.iter().any(|&(from, to)| from <= base && end <= to))
+        base.checked_add(len)
+            .is_some_and(|end| self.ram.iter().any(|&(from, to)| from <= base && end <= to))
     }
 
     /// Takes `len` bytes at `base` for the kernel. Parts of the kernel may overlap each other.
     pub fn take_kernel(&mut self, base: u64, len: u64) -> Result<(), LoadError> {
         if !self.is_ram(base, len) {
-            return Err(LoadError::NoRoomForKernel { address: base, size: len });
+            return Err(LoadError::NoRoomForKernel {
+                address: base,
+                size: len,
+            });
         }
         self.used.push((base, base + len));
         Ok(())
@@ -82,7 +105,10 @@ impl Placement {
 
     /// The first used range that overlaps `[base, end)`.
     fn conflict(&self, base: u64, end: u64) -> Option<(u64, u64)> {
-        self.used.iter().copied().find(|&(from, to)| from < end && base < to)
+        self.used
+            .iter()
+            .copied()
+            .find(|&(from, to)| from < end && base < to)
     }
 
     /// Takes the lowest free `len` bytes from `from` on that are RAM, end at or below `below`, and begin at a multiple of
@@ -126,14 +152,22 @@ impl Placement {
 
     /// Takes room for boot information of `len` bytes: below 1 MiB if it fits there, else anywhere below 4 GiB.
     pub fn take_info(&mut self, len: u64) -> Result<u64, LoadError> {
-        self.take_low(len, 0x1000, 0x1000, FOUR_GIB).ok_or(LoadError::NoRoomForBootInformation)
+        self.take_low(len, 0x1000, 0x1000, FOUR_GIB)
+            .ok_or(LoadError::NoRoomForBootInformation)
     }
 
     /// Copies a RAM disk as high as it goes below `below`, on a page boundary; gives its address.
-    pub fn initrd(&mut self, memory: &GuestMemory, initrd: &[u8], below: u64) -> Result<u64, LoadError> {
+    pub fn initrd(
+        &mut self,
+        memory: &GuestMemory,
+        initrd: &[u8],
+        below: u64,
+    ) -> Result<u64, LoadError> {
         let size = initrd.len() as u64;
         let below = below.min(FOUR_GIB);
-        let base = self.take_high(size, 0x1000, below).ok_or(LoadError::NoRoomForInitrd { size, below })?;
+        let base = self
+            .take_high(size, 0x1000, below)
+            .ok_or(LoadError::NoRoomForInitrd { size, below })?;
         memory.write(base, initrd)?;
         Ok(base)
     }
@@ -162,15 +196,29 @@ mod tests {
     fn map_leaves_out_the_bios_area() {
         let memory = GuestMemory::owned(&[(0, 4 << 20), (FOUR_GIB, 1 << 20)]);
         let map = memory_map(&memory);
-        let ram: Vec<_> = map.iter().filter(|e| e.kind == Kind::Ram).map(|e| (e.base, e.len)).collect();
-        assert_eq!(ram, [(0, LOW_END), (HIGH_START, 3 << 20), (FOUR_GIB, 1 << 20)]);
+        let ram: Vec<_> = map
+            .iter()
+            .filter(|e| e.kind == Kind::Ram)
+            .map(|e| (e.base, e.len))
+            .collect();
+        assert_eq!(
+            ram,
+            [(0, LOW_END), (HIGH_START, 3 << 20), (FOUR_GIB, 1 << 20)]
+        );
         assert!(map.windows(2).all(|w| w[0].base + w[0].len <= w[1].base));
     }
 
     #[test]
     fn a_tiny_guest_has_only_low_memory() {
         let map = memory_map(&GuestMemory::owned(&[(0, 0x8000)]));
-        assert_eq!(map[0], Entry { base: 0, len: 0x8000, kind: Kind::Ram });
+        assert_eq!(
+            map[0],
+            Entry {
+                base: 0,
+                len: 0x8000,
+                kind: Kind::Ram
+            }
+        );
         assert_eq!(map.iter().filter(|e| e.kind == Kind::Ram).count(), 1);
     }
 

@@ -18,7 +18,9 @@ const MAP_ENTRY_SIZE: u64 = 24;
 
 /// The 32-bit entry point of the PVH note, if the file has one.
 pub(super) fn entry(image: &Image<'_>) -> Result<Option<u64>, LoadError> {
-    let Some(descriptor) = image.note(b"Xen", NOTE_PHYS32_ENTRY).or_else(|| image.note(b"Xen\0", NOTE_PHYS32_ENTRY))
+    let Some(descriptor) = image
+        .note(b"Xen", NOTE_PHYS32_ENTRY)
+        .or_else(|| image.note(b"Xen\0", NOTE_PHYS32_ENTRY))
     else {
         return Ok(None);
     };
@@ -30,7 +32,10 @@ pub(super) fn entry(image: &Image<'_>) -> Result<Option<u64>, LoadError> {
             }
             Ok(Some(u64::from_le_bytes(bytes)))
         }
-        len => Err(LoadError::BadField { field: "length of the PVH note", value: len as u64 }),
+        len => Err(LoadError::BadField {
+            field: "length of the PVH note",
+            value: len as u64,
+        }),
     }
 }
 
@@ -54,7 +59,10 @@ pub(super) fn load(
     let modules = info + START_INFO_SIZE;
     let memmap = modules + MODULE_SIZE;
     let initrd = match request.initrd.filter(|initrd| !initrd.is_empty()) {
-        Some(initrd) => Some((placement.initrd(memory, initrd, FOUR_GIB)?, initrd.len() as u64)),
+        Some(initrd) => Some((
+            placement.initrd(memory, initrd, FOUR_GIB)?,
+            initrd.len() as u64,
+        )),
         None => None,
     };
     memory.fill(info, START_INFO_SIZE + MODULE_SIZE, 0)?;
@@ -78,5 +86,10 @@ pub(super) fn load(
         memory.write_u32(slot + 16, entry.kind as u32)?;
         memory.write_u32(slot + 20, 0)?;
     }
-    Ok(EntryState::protected32(Format::Pvh, entry32, 0, info as u32))
+    Ok(EntryState::protected32(
+        Format::Pvh,
+        entry32,
+        0,
+        info as u32,
+    ))
 }

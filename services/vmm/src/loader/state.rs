@@ -72,7 +72,12 @@ pub struct EntryState {
 }
 
 const fn flat(selector: u16, attributes: u16) -> Segment {
-    Segment { selector, attributes, limit: 0xFFFF_FFFF, base: 0 }
+    Segment {
+        selector,
+        attributes,
+        limit: 0xFFFF_FFFF,
+        base: 0,
+    }
 }
 
 impl EntryState {
@@ -92,10 +97,30 @@ impl EntryState {
             efer: 0,
             cs: flat(CODE_SELECTOR, CODE32),
             data: flat(DATA_SELECTOR, DATA),
-            tr: Segment { selector: TASK_SELECTOR, attributes: TASK, limit: 0x67, base: 0 },
-            ldtr: Segment { selector: 0, attributes: LDT, limit: 0xFFFF, base: 0 },
-            gdtr: Segment { selector: 0, attributes: 0, limit: 0, base: 0 },
-            idtr: Segment { selector: 0, attributes: 0, limit: 0, base: 0 },
+            tr: Segment {
+                selector: TASK_SELECTOR,
+                attributes: TASK,
+                limit: 0x67,
+                base: 0,
+            },
+            ldtr: Segment {
+                selector: 0,
+                attributes: LDT,
+                limit: 0xFFFF,
+                base: 0,
+            },
+            gdtr: Segment {
+                selector: 0,
+                attributes: 0,
+                limit: 0,
+                base: 0,
+            },
+            idtr: Segment {
+                selector: 0,
+                attributes: 0,
+                limit: 0,
+                base: 0,
+            },
         }
     }
 
@@ -133,7 +158,13 @@ impl EntryState {
         state.cr4 = self.cr4;
         state.efer = self.efer;
         state.cs = self.cs;
-        for segment in [&mut state.es, &mut state.ss, &mut state.ds, &mut state.fs, &mut state.gs] {
+        for segment in [
+            &mut state.es,
+            &mut state.ss,
+            &mut state.ds,
+            &mut state.fs,
+            &mut state.gs,
+        ] {
             *segment = self.data;
         }
         state.ldtr = self.ldtr;
@@ -141,7 +172,12 @@ impl EntryState {
         state.gdtr = self.gdtr;
         state.idtr = self.idtr;
         (state.star, state.lstar, state.cstar, state.sfmask) = (0, 0, 0, 0);
-        (state.kernel_gs_base, state.sysenter_cs, state.sysenter_esp, state.sysenter_eip) = (0, 0, 0, 0);
+        (
+            state.kernel_gs_base,
+            state.sysenter_cs,
+            state.sysenter_esp,
+            state.sysenter_eip,
+        ) = (0, 0, 0, 0);
         // Reset values: Intel SDM vol. 3, 10.1.1 and 12.12.4; AMD APM vol. 2, 14.1.3.
         state.pat = 0x0007_0406_0007_0406;
         state.dr = [0; 4];
@@ -155,7 +191,14 @@ impl EntryState {
 pub(super) const LONG_MODE_TABLES_SIZE: u64 = 7 * 0x1000;
 const GDT_OFFSET: u64 = 6 * 0x1000;
 /// Null, null, code, data, TSS (busy, 16 bytes, at 0).
-const GDT: [u64; 6] = [0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x0000_8B00_0000_0067, 0];
+const GDT: [u64; 6] = [
+    0,
+    0,
+    0x00AF_9B00_0000_FFFF,
+    0x00CF_9300_0000_FFFF,
+    0x0000_8B00_0000_0067,
+    0,
+];
 
 /// Builds identity page tables of 2 MiB pages for the first 4 GiB, and a GDT, at `tables`.
 pub(super) fn long_mode_tables(memory: &GuestMemory, tables: u64) -> Result<(), OutOfRange> {

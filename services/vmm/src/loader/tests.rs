@@ -77,11 +77,23 @@ fn note(kind: u32, descriptor: &[u8]) -> Segment {
     data.extend_from_slice(&kind.to_le_bytes());
     data.extend_from_slice(b"Xen\0");
     data.extend_from_slice(descriptor);
-    Segment { vaddr: 0, paddr: 0, memsz: data.len() as u64, kind: 4, data }
+    Segment {
+        vaddr: 0,
+        paddr: 0,
+        memsz: data.len() as u64,
+        kind: 4,
+        data,
+    }
 }
 
 fn text(vaddr: u64, paddr: u64, memsz: u64, data: &[u8]) -> Segment {
-    Segment { vaddr, paddr, memsz, kind: 1, data: data.to_vec() }
+    Segment {
+        vaddr,
+        paddr,
+        memsz,
+        kind: 1,
+        data: data.to_vec(),
+    }
 }
 
 fn pvh() -> Vec<u8> {
@@ -118,14 +130,25 @@ fn multiboot_flat() -> Vec<u8> {
 
 fn multiboot_elf() -> Vec<u8> {
     let mut data = alloc::vec![0x90u8; 0x400];
-    for (i, w) in [0x1BAD_B002u32, 0, 0u32.wrapping_sub(0x1BAD_B002)].iter().enumerate() {
+    for (i, w) in [0x1BAD_B002u32, 0, 0u32.wrapping_sub(0x1BAD_B002)]
+        .iter()
+        .enumerate()
+    {
         put(&mut data, 0x40 + 4 * i, &w.to_le_bytes());
     }
-    elf64(0xFFFF_8000_0010_0010, &[text(0xFFFF_8000_0010_0000, 0x10_0000, 0x1000, &data)])
+    elf64(
+        0xFFFF_8000_0010_0010,
+        &[text(0xFFFF_8000_0010_0000, 0x10_0000, 0x1000, &data)],
+    )
 }
 
 fn request<'a>(kernel: &'a [u8], initrd: Option<&'a [u8]>) -> Request<'a> {
-    Request { kernel, initrd, cmdline: "console=ttyS0 quiet", rsdp: 0xE_0000 }
+    Request {
+        kernel,
+        initrd,
+        cmdline: "console=ttyS0 quiet",
+        rsdp: 0xE_0000,
+    }
 }
 
 fn string(memory: &GuestMemory, mut at: u64) -> alloc::string::String {
@@ -157,7 +180,10 @@ fn linux_is_loaded_as_its_protocol_says() {
     assert_eq!(u32_at(0x202), u32::from_le_bytes(*b"HdrS"));
     assert_eq!(memory.read_u8(params + 0x210).unwrap(), 0xFF);
     assert_eq!(memory.read_u64(params + 0x70).unwrap(), 0xE_0000);
-    assert_eq!(string(&memory, u64::from(u32_at(0x228))), "console=ttyS0 quiet");
+    assert_eq!(
+        string(&memory, u64::from(u32_at(0x228))),
+        "console=ttyS0 quiet"
+    );
     let (image, size) = (u64::from(u32_at(0x218)), u32_at(0x21C));
     assert_eq!((image, size), (64 * MIB - 0x2000, 0x1234));
     assert_eq!((u32_at(0xC0), u32_at(0xC4), u32_at(0xC8)), (0, 0, 0));
@@ -177,22 +203,39 @@ fn linux_is_loaded_as_its_protocol_says() {
             memory.read_u32(at + 16).unwrap(),
         ));
     }
-    assert_eq!(map, [(0, 0x9_FC00, 1), (0x9_FC00, 0x400, 2), (0xA_0000, 0x6_0000, 2), (MIB, 63 * MIB, 1)]);
+    assert_eq!(
+        map,
+        [
+            (0, 0x9_FC00, 1),
+            (0x9_FC00, 0x400, 2),
+            (0xA_0000, 0x6_0000, 2),
+            (MIB, 63 * MIB, 1)
+        ]
+    );
 
     // 64-bit mode, identity-mapped: judged by the page walker, not by our own constants.
     let mut state = crate::emulate::testing::state();
     entry.apply(&mut state);
     for address in [0u64, 0x1234, 0x100_0200, 0xFFFF_FFFF] {
-        assert_eq!(crate::emulate::walk::code(&memory, &state, address), Ok(address));
+        assert_eq!(
+            crate::emulate::walk::code(&memory, &state, address),
+            Ok(address)
+        );
     }
     assert!(crate::emulate::walk::code(&memory, &state, 1 << 32).is_err());
     assert_eq!(crate::emulate::Mode::of(&state), crate::emulate::Mode::Long);
     assert_eq!(state.gpr[6], params);
     // The descriptors in memory say what the segment registers hold.
     let descriptor = memory.read_u64(entry.gdtr.base + 0x10).unwrap();
-    assert_eq!((descriptor >> 40 & 0xFF | descriptor >> 44 & 0xF00) as u16, entry.cs.attributes);
+    assert_eq!(
+        (descriptor >> 40 & 0xFF | descriptor >> 44 & 0xF00) as u16,
+        entry.cs.attributes
+    );
     let descriptor = memory.read_u64(entry.gdtr.base + 0x18).unwrap();
-    assert_eq!((descriptor >> 40 & 0xFF | descriptor >> 44 & 0xF00) as u16, entry.data.attributes);
+    assert_eq!(
+        (descriptor >> 40 & 0xFF | descriptor >> 44 & 0xF00) as u16,
+        entry.data.attributes
+    );
 }
 
 #[test]
@@ -206,7 +249,10 @@ fn linux_moves_when_its_place_is_not_there() {
     fixed[0x234] = 0;
     assert_eq!(
         load(&memory, &request(&fixed, None)),
-        Err(LoadError::NoRoomForKernel { address: 0x100_0000, size: 0x40_0000 })
+        Err(LoadError::NoRoomForKernel {
+            address: 0x100_0000,
+            size: 0x40_0000
+        })
     );
 }
 
@@ -220,7 +266,10 @@ fn linux_initrd_stays_below_the_kernels_limit_and_off_the_kernel() {
     // The kernel takes 0x1000000..0x1400000, so the RAM disk goes below it.
     assert_eq!(memory.read_u32(entry.rsi + 0x218).unwrap(), 0xFF_F000);
     let initrd = alloc::vec![1; 0x100_0000];
-    assert!(matches!(load(&memory, &request(&kernel, Some(&initrd))), Err(LoadError::NoRoomForInitrd { .. })));
+    assert!(matches!(
+        load(&memory, &request(&kernel, Some(&initrd))),
+        Err(LoadError::NoRoomForInitrd { .. })
+    ));
 }
 
 #[test]
@@ -231,15 +280,43 @@ fn linux_errors_name_the_cause() {
         change(&mut kernel);
         load(&memory, &request(&kernel, None)).unwrap_err()
     };
-    assert_eq!(fails(&|k| put(k, 0x206, &[0x0B, 0x02])), LoadError::LinuxTooOld { version: 0x20B });
+    assert_eq!(
+        fails(&|k| put(k, 0x206, &[0x0B, 0x02])),
+        LoadError::LinuxTooOld { version: 0x20B }
+    );
     assert_eq!(fails(&|k| k[0x236] = 0), LoadError::LinuxNot64Bit);
-    assert!(matches!(fails(&|k| k.truncate(0x8000)), LoadError::Truncated { .. }));
-    assert!(matches!(fails(&|k| k.truncate(0x210)), LoadError::Truncated { .. }));
-    assert!(matches!(fails(&|k| k[0x230] = 3), LoadError::BadField { field: "kernel_alignment", .. }));
-    assert!(matches!(fails(&|k| put(k, 0x260, &[0; 4])), LoadError::BadField { field: "init_size", .. }));
-    assert_eq!(fails(&|k| k[0x238..0x23C].fill(0)), LoadError::CommandLineTooLong { len: 19, max: 0 });
+    assert!(matches!(
+        fails(&|k| k.truncate(0x8000)),
+        LoadError::Truncated { .. }
+    ));
+    assert!(matches!(
+        fails(&|k| k.truncate(0x210)),
+        LoadError::Truncated { .. }
+    ));
+    assert!(matches!(
+        fails(&|k| k[0x230] = 3),
+        LoadError::BadField {
+            field: "kernel_alignment",
+            ..
+        }
+    ));
+    assert!(matches!(
+        fails(&|k| put(k, 0x260, &[0; 4])),
+        LoadError::BadField {
+            field: "init_size",
+            ..
+        }
+    ));
+    assert_eq!(
+        fails(&|k| k[0x238..0x23C].fill(0)),
+        LoadError::CommandLineTooLong { len: 19, max: 0 }
+    );
     assert_eq!(fails(&|k| k[0x202] = b'h'), LoadError::UnknownFormat);
-    assert!(fails(&|k| put(k, 0x206, &[0x0B, 0x02])).to_string().contains("2.11"));
+    assert!(
+        fails(&|k| put(k, 0x206, &[0x0B, 0x02]))
+            .to_string()
+            .contains("2.11")
+    );
 }
 
 #[test]
@@ -250,7 +327,10 @@ fn pvh_gets_its_start_info() {
     memory.fill(0x100_0000, 0x4000, 0xEE).unwrap();
     let entry = load(&memory, &request(&kernel, Some(&initrd))).unwrap();
     assert_eq!((entry.format, entry.rip), (Format::Pvh, 0x100_0800));
-    assert_eq!((entry.cr0, entry.cr4, entry.efer, entry.rflags), (0x11, 0, 0, 2));
+    assert_eq!(
+        (entry.cr0, entry.cr4, entry.efer, entry.rflags),
+        (0x11, 0, 0, 2)
+    );
     assert_eq!(memory.read_u32(0x100_0FFC).unwrap(), 0xABAB_ABAB);
     // bss is cleared, and nothing behind it.
     assert_eq!(memory.read_u64(0x100_1000).unwrap(), 0);
@@ -258,7 +338,10 @@ fn pvh_gets_its_start_info() {
     assert_eq!(memory.read_u8(0x100_3000).unwrap(), 0xEE);
     let u64_at = |o: u64| memory.read_u64(entry.rbx + o).unwrap();
     let u32_at = |o: u64| memory.read_u32(entry.rbx + o).unwrap();
-    assert_eq!((u32_at(0), u32_at(4), u32_at(8), u32_at(12)), (0x336E_C578, 1, 0, 1));
+    assert_eq!(
+        (u32_at(0), u32_at(4), u32_at(8), u32_at(12)),
+        (0x336E_C578, 1, 0, 1)
+    );
     assert_eq!(string(&memory, u64_at(24)), "console=ttyS0 quiet");
     assert_eq!(u64_at(32), 0xE_0000);
     let module = u64_at(16);
@@ -275,23 +358,39 @@ fn pvh_gets_its_start_info() {
 #[test]
 fn pvh_errors_name_the_cause() {
     let memory = GuestMemory::owned(&[(0, 32 * MIB)]);
-    let load_of = |segments: &[Segment]| load(&memory, &request(&elf64(0, segments), None)).unwrap_err();
+    let load_of =
+        |segments: &[Segment]| load(&memory, &request(&elf64(0, segments), None)).unwrap_err();
     let entry = note(18, &0x20_0000u32.to_le_bytes());
-    assert_eq!(load_of(&[note(18, &0x20_0000u32.to_le_bytes())]), LoadError::Elf("no segment to load"));
     assert_eq!(
-        load_of(&[text(0, 0xE_0000, 0x1000, &[1]), entry]),
-        LoadError::NoRoomForKernel { address: 0xE_0000, size: 0x1000 }
+        load_of(&[note(18, &0x20_0000u32.to_le_bytes())]),
+        LoadError::Elf("no segment to load")
     );
     assert_eq!(
-        load_of(&[text(0, 0x10_0000, 0x1000, &[1]), note(18, &0x20_0000u32.to_le_bytes())]),
+        load_of(&[text(0, 0xE_0000, 0x1000, &[1]), entry]),
+        LoadError::NoRoomForKernel {
+            address: 0xE_0000,
+            size: 0x1000
+        }
+    );
+    assert_eq!(
+        load_of(&[
+            text(0, 0x10_0000, 0x1000, &[1]),
+            note(18, &0x20_0000u32.to_le_bytes())
+        ]),
         LoadError::BadEntry { address: 0x20_0000 }
     );
     assert!(matches!(
         load_of(&[text(0, u64::MAX - 5, 0x1000, &[1]), note(18, &[0; 4])]),
         LoadError::NoRoomForKernel { .. }
     ));
-    assert!(matches!(load_of(&[text(0, 0x10_0000, 1, &[1, 2]), note(18, &[0; 4])]), LoadError::Elf(_)));
-    assert!(matches!(load_of(&[note(18, &[0; 3])]), LoadError::BadField { .. }));
+    assert!(matches!(
+        load_of(&[text(0, 0x10_0000, 1, &[1, 2]), note(18, &[0; 4])]),
+        LoadError::Elf(_)
+    ));
+    assert!(matches!(
+        load_of(&[note(18, &[0; 3])]),
+        LoadError::BadField { .. }
+    ));
     // A guest with no RAM left beside its kernel.
     let small = GuestMemory::owned(&[(0, 2 * MIB)]);
     let file = elf64(
@@ -302,7 +401,10 @@ fn pvh_errors_name_the_cause() {
             note(18, &0x10_0000u32.to_le_bytes()),
         ],
     );
-    assert_eq!(load(&small, &request(&file, None)), Err(LoadError::NoRoomForBootInformation));
+    assert_eq!(
+        load(&small, &request(&file, None)),
+        Err(LoadError::NoRoomForBootInformation)
+    );
 }
 
 #[test]
@@ -312,7 +414,10 @@ fn multiboot_by_address_fields() {
     memory.fill(0x20_0000, 0x4000, 0xEE).unwrap();
     let initrd = [9; 10];
     let entry = load(&memory, &request(&kernel, Some(&initrd))).unwrap();
-    assert_eq!((entry.format, entry.rip, entry.rax), (Format::Multiboot, 0x20_0040, 0x2BAD_B002));
+    assert_eq!(
+        (entry.format, entry.rip, entry.rax),
+        (Format::Multiboot, 0x20_0040, 0x2BAD_B002)
+    );
     assert_eq!(memory.read_u32(0x20_0100).unwrap(), 0x1BAD_B002);
     assert_eq!(memory.read_u8(0x20_0FFF).unwrap(), 0xCC);
     assert_eq!(memory.read_u8(0x20_1000).unwrap(), 0);
@@ -324,12 +429,21 @@ fn multiboot_by_address_fields() {
     assert_eq!(string(&memory, u32_at(16).into()), "console=ttyS0 quiet");
     assert_eq!(u32_at(20), 1);
     let module = u64::from(u32_at(24));
-    let (from, to) = (memory.read_u32(module).unwrap(), memory.read_u32(module + 4).unwrap());
+    let (from, to) = (
+        memory.read_u32(module).unwrap(),
+        memory.read_u32(module + 4).unwrap(),
+    );
     assert_eq!((from % 4096, to - from), (0, 10));
-    assert_eq!(string(&memory, memory.read_u32(module + 8).unwrap().into()), "");
+    assert_eq!(
+        string(&memory, memory.read_u32(module + 8).unwrap().into()),
+        ""
+    );
     assert_eq!(string(&memory, u32_at(64).into()), "Vireo");
     // Walk the map as a kernel does.
-    let (mut at, end) = (u64::from(u32_at(48)), u64::from(u32_at(48)) + u64::from(u32_at(44)));
+    let (mut at, end) = (
+        u64::from(u32_at(48)),
+        u64::from(u32_at(48)) + u64::from(u32_at(44)),
+    );
     let mut ram = 0;
     while at < end {
         if memory.read_u32(at + 20).unwrap() == 1 {
@@ -365,8 +479,18 @@ fn multiboot_header_rules() {
     let mut unknown = good;
     let flags = 0x1_0008u32;
     put(&mut unknown, 0x204, &flags.to_le_bytes());
-    put(&mut unknown, 0x208, &0u32.wrapping_sub(0x1BAD_B002).wrapping_sub(flags).to_le_bytes());
-    assert_eq!(load(&memory, &request(&unknown, None)), Err(LoadError::MultibootFeature { flags: 8 }));
+    put(
+        &mut unknown,
+        0x208,
+        &0u32
+            .wrapping_sub(0x1BAD_B002)
+            .wrapping_sub(flags)
+            .to_le_bytes(),
+    );
+    assert_eq!(
+        load(&memory, &request(&unknown, None)),
+        Err(LoadError::MultibootFeature { flags: 8 })
+    );
 }
 
 /// The newest kernel that xtask has fetched, or the one that `VIREO_TEST_KERNEL` names.
@@ -374,7 +498,8 @@ fn real_kernel() -> Option<Vec<u8>> {
     if let Ok(path) = std::env::var("VIREO_TEST_KERNEL") {
         return Some(std::fs::read(path).expect("VIREO_TEST_KERNEL"));
     }
-    let mut folders = alloc::vec![std::path::PathBuf::from(std::env::var("HOME").ok()?).join(".cache/vireo")];
+    let mut folders =
+        alloc::vec![std::path::PathBuf::from(std::env::var("HOME").ok()?).join(".cache/vireo")];
     let mut depth = 0;
     while let Some(folder) = folders.pop() {
         depth += 1;
@@ -402,7 +527,11 @@ fn a_real_kernel_if_there_is_one() {
         Format::LinuxBzImage => {
             // startup_64 begins with CLD (FC) and CLI (FA), perhaps behind ENDBR64.
             let code = memory.read_u64(entry.rip).unwrap();
-            let code = if code as u32 == 0xFA1E_0FF3 { code >> 32 } else { code };
+            let code = if code as u32 == 0xFA1E_0FF3 {
+                code >> 32
+            } else {
+                code
+            };
             assert_eq!(code & 0xFFFF, 0xFAFC);
         }
         Format::Pvh => assert_eq!(memory.read_u8(entry.rip).unwrap(), 0xFC),
