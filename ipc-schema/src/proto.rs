@@ -109,6 +109,19 @@ pub enum RootRequest {
     /// Takes what has happened since the last time; root signals the manager when there is something. Answer:
     /// [`RootResponse::Events`].
     Events,
+    /// A VM's VMM has reported its end: root takes the VM's servers down and follows the system's idle policy.
+    /// Answer: [`RootResponse::Done`].
+    Ended {
+        /// Its name.
+        vm: String,
+        /// How it ended.
+        end: VmEnd,
+    },
+    /// Switches the machine off, with this code for an emulator. Answered only if it failed.
+    PowerOff {
+        /// The code.
+        code: u32,
+    },
 }
 
 /// What root answers.
@@ -327,6 +340,24 @@ pub enum RootEvent {
     },
 }
 
+/// What a VMM reports to the manager, whose Endpoint it calls; the badge is the VM's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmmReport {
+    /// The guest is about to run.
+    Running,
+    /// The guest has ended.
+    Ended(VmEnd),
+}
+
+/// What the manager answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmmReportResponse {
+    /// Noted.
+    Done,
+    /// Not noted.
+    Refused(Refusal),
+}
+
 /// What one asks the platform server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PlatformRequest {
@@ -350,6 +381,16 @@ pub enum PlatformRequest {
     },
     /// Starts the machine again. Answered only if it failed.
     Reset,
+    /// Routes a global system interrupt to a processor's vector, which root took for it. Answer:
+    /// [`PlatformResponse::Irq`].
+    RouteIrq {
+        /// The global system interrupt; ISA interrupts are translated by their overrides.
+        gsi: u32,
+        /// The vector.
+        vector: u8,
+        /// The processor's local APIC id.
+        apic_id: u32,
+    },
 }
 
 /// What the platform server answers.

@@ -31,6 +31,20 @@ fn root_requests() {
     golden(RootRequest::LogTail { records: 7 }, &[7, 7]);
     golden(RootRequest::Log { position: 9 }, &[8, 9]);
     golden(RootRequest::Events, &[9]);
+    let end = VmEnd::DebugExit(7);
+    golden(
+        RootRequest::Ended { vm: name(), end },
+        b"\x0a\x02ab\x04\x07",
+    );
+    golden(RootRequest::PowerOff { code: 3 }, &[11, 3]);
+}
+
+#[test]
+fn vmm_reports() {
+    golden(VmmReport::Running, &[0]);
+    golden(VmmReport::Ended(VmEnd::TripleFault), &[1, 3]);
+    golden(VmmReportResponse::Done, &[0]);
+    golden(VmmReportResponse::Refused(Refusal::Unknown), &[1, 0]);
 }
 
 #[test]
@@ -220,6 +234,14 @@ fn platform() {
     golden(PlatformRequest::Describe, &[2]);
     golden(PlatformRequest::Unmask { gsi: 4 }, &[3, 4]);
     golden(PlatformRequest::Reset, &[4]);
+    golden(
+        PlatformRequest::RouteIrq {
+            gsi: 4,
+            vector: 0x40,
+            apic_id: 1,
+        },
+        &[5, 4, 0x40, 1],
+    );
     golden(PlatformResponse::Done, &[0]);
     golden(PlatformResponse::Refused(Refusal::Busy), &[1, 1]);
     golden(

@@ -16,6 +16,18 @@
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::abi::vm::PortAccess;
+
+/// Kinds of records: which device wrote it, and in which layout. A number changes with the meaning of the words.
+pub mod kind {
+    /// `device-uart`.
+    pub const UART: u64 = u64::from_le_bytes(*b"16550\0\0\x01");
+    /// `device-rtc`.
+    pub const RTC: u64 = u64::from_le_bytes(*b"146818\0\x01");
+    /// `device-testdev`.
+    pub const TESTDEV: u64 = u64::from_le_bytes(*b"testdev\x01");
+}
+
 /// Most words of state that a record holds.
 pub const MAX_WORDS: usize = 240;
 const BEGUN: u64 = 1;
@@ -52,7 +64,7 @@ const _: () = assert!(size_of::<StatePage>() == 4096 && MAX_WORDS <= SLOT_WORDS 
 /// A port access as the exit route reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The absolute port number, or an offset, as long as writer and reader agree.
+    /// The absolute port number.
     pub port: u16,
     /// Bytes: 1, 2 or 4.
     pub width: u8,
@@ -63,6 +75,25 @@ pub struct Access {
 }
 
 impl Access {
+    /// A routed access, from what the kernel tells the server and, with `RouteLost`, the VMM: the absolute port, and
+    /// the value of an OUT.
+    #[must_use]
+    pub const fn of(access: PortAccess, value: u32) -> Self {
+        let write = !access.input();
+        let mask = match access.width() {
+            1 => 0xff,
+            2 => 0xffff,
+            _ => u32::MAX,
+        };
+        let value = if write { value & mask } else { 0 };
+        Self {
+            port: access.port(),
+            width: access.width(),
+            write,
+            value,
+        }
+    }
+
     /// Never 0, which stands for "no access yet".
     fn pack(self) -> u64 {
         u64::from(self.value) << 32
