@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{bail, Context, Result};
-use bootloader::DiskImageBuilder;
+use bootloader::{BootConfig, DiskImageBuilder};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -15,6 +15,10 @@ fn main() -> Result<()> {
     };
     let mut builder = DiskImageBuilder::new(PathBuf::from(kernel));
     builder.set_ramdisk(PathBuf::from(ramdisk));
+    // Warnings only: the loader writes to the same serial port that becomes the terminal.
+    let mut config = BootConfig::default();
+    config.log_level = bootloader_boot_config::LevelFilter::Warn;
+    builder.set_boot_config(&config);
     let out = PathBuf::from(out);
     match kind.as_str() {
         "bios" => builder.create_bios_image(&out),
