@@ -1,5 +1,8 @@
 //! What a case is, how it says why it fails, and the loop over all of them.
 
+use core::cell::UnsafeCell;
+use core::fmt;
+
 use exerciser::boot::BootInfo;
 use exerciser::exec::{self, Fault, Registers};
 use exerciser::text::Text;
@@ -9,8 +12,8 @@ use crate::cases;
 
 /// Why a case did not pass.
 pub enum Stop {
-    /// The machine is wrong.
-    Fail(Text),
+    /// The machine is wrong; [`fail`] keeps the reason.
+    Fail,
     /// The machine does not have what the case is about.
     Skip(&'static str),
 }
@@ -18,9 +21,22 @@ pub enum Stop {
 /// A case's result.
 pub type Check = Result<(), Stop>;
 
+/// The reason of the last failure: kept here, so that a [`Check`] is small.
+struct Why(UnsafeCell<Text>);
+// SAFETY: touched by the main flow only.
+unsafe impl Sync for Why {}
+static WHY: Why = Why(UnsafeCell::new(Text::new()));
+
+/// A failure with its reason.
+pub fn fail(why: fmt::Arguments<'_>) -> Stop {
+    // SAFETY: the main flow alone uses it, and no borrow outlives this statement.
+    unsafe { *WHY.0.get() = Text::from_fmt(why) };
+    Stop::Fail
+}
+
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
-        Self::Fail(Text::from_fmt(format_args!("unexpected {fault:x?}")))
+        fail(format_args!("unexpected {fault:x?}"))
     }
 }
 
@@ -58,7 +74,7 @@ impl Case {
 macro_rules! ensure {
     ($condition:expr, $($why:tt)+) => {
         if !$condition {
-            return Err($crate::check::Stop::Fail(exerciser::text::Text::from_fmt(format_args!($($why)+))));
+            return Err($crate::check::fail(format_args!($($why)+)));
         }
     };
 }
@@ -211,7 +227,9 @@ pub fn run_all(info: &BootInfo) -> u32 {
                 say!("PASS {}", case.name);
                 passed += 1;
             }
-            Err(Stop::Fail(why)) => {
+            Err(Stop::Fail) => {
+                // SAFETY: as in `fail`.
+                let why = unsafe { *WHY.0.get() };
                 say!("FAIL {}: {}", case.name, why.as_str());
                 failed += 1;
             }

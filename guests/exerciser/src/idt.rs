@@ -175,9 +175,9 @@ pub fn init() {
         words[9] = stack as u32;
         words[10] = (stack >> 32) as u32;
         words[25] = 104 << 16;
-        let gdt = &mut *(&raw mut boot_gdt);
-        gdt[3] = 103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
-        gdt[4] = tss >> 32;
+        let gdt = &raw mut boot_gdt;
+        (*gdt)[3] = 103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+        (*gdt)[4] = tss >> 32;
         asm!("ltr {0:x}", in(reg) 0x18u16, options(nostack, preserves_flags));
     }
     let stubs = &raw const isr_table as u64;

@@ -58,7 +58,9 @@ fn descend(entry: &mut u64) -> Option<&mut [u64; 512]> {
 pub fn map(address: u64, physical: Option<u64>, large: bool) -> bool {
     let index = |level: u64| (address >> (12 + 9 * level) & 511) as usize;
     // SAFETY: the main flow alone uses the tables.
-    let root = unsafe { &mut *(&raw mut boot_pml4) };
+    let Some(root) = (unsafe { (&raw mut boot_pml4).as_mut() }) else {
+        return false;
+    };
     let Some(table) = descend(&mut root[index(3)]) else {
         return false;
     };
