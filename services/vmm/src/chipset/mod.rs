@@ -7,6 +7,8 @@
 //! Timers are functions of the TSC. [`Chipset::next_deadline`] is when the host must call [`Chipset::tick`]; a timer
 //! whose interrupt nobody would see has none, and periods missed while the guest was descheduled become one interrupt.
 
+#![forbid(unsafe_code)]
+
 mod bus;
 mod ioapic;
 mod lapic;

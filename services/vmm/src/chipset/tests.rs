@@ -144,6 +144,21 @@ fn the_timer_works_through_pin_0() {
     assert_eq!((platform.take(0), platform.take(1)), (None, Some(0x30)));
 }
 
+/// The same pin as an ordinary, edge-triggered input: one interrupt whenever the 8259 pair's output rises.
+#[test]
+fn pin_0_may_have_a_vector_of_its_own() {
+    let mut platform = platform(1);
+    platform.x2apic(0);
+    platform.start_pic(0xEF);
+    platform.redirect(0, 0x55, 0);
+    for level in [true, false] {
+        platform.set_line(4, level);
+    }
+    assert_eq!(platform.take(0), Some(0x55));
+    platform.eoi(0, 0);
+    assert_eq!(platform.take(0), None);
+}
+
 #[test]
 fn a_pit_that_nobody_sees_wakes_nobody_and_counts_on() {
     let mut platform = platform(1);
@@ -227,6 +242,17 @@ fn the_power_button_is_a_level_triggered_sci() {
         platform.pio_write(map::PM1A_EVENT, 2, 0x100, 0),
         Effect::None
     );
+    platform.eoi(0, 0);
+    assert_eq!(platform.take(0), None);
+    // However often the registers are looked at meanwhile.
+    platform.power_button();
+    assert_eq!(platform.take(0), Some(0x59));
+    for _ in 0..2 {
+        assert_eq!(platform.inb(map::PM1A_EVENT + 1, 0), 1);
+        platform.eoi(0, 0);
+        assert_eq!(platform.take(0), Some(0x59));
+    }
+    platform.outbs(&[(map::PM1A_EVENT + 1, 1)], 0);
     platform.eoi(0, 0);
     assert_eq!(platform.take(0), None);
     // The same line at the 8259 pair.

@@ -203,6 +203,15 @@ fn x2apic_reserved_bits_fault() {
     assert_eq!(lapic.rdmsr(0x835, 0), Ok(0x1_0700));
 }
 
+/// 11.12.6: the upper half of the ICR does not survive the change to x2APIC mode.
+#[test]
+fn x2apic_mode_clears_the_destination() {
+    let mut lapic = xapic();
+    lapic.set(0x310, 0x0500_0000);
+    assert!(lapic.wrmsr(0x1B, lapic.base | BASE_X2APIC, 0).is_ok());
+    assert_eq!(lapic.rdmsr(0x830, 0), Ok(0));
+}
+
 #[test]
 fn x2apic_identity() {
     let mut lapic = x2apic(0x25);

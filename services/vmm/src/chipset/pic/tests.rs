@@ -125,6 +125,18 @@ fn elcr_takes_only_what_may_be_level() {
 }
 
 #[test]
+fn an_input_that_becomes_level_forgets_its_edge() {
+    let mut pic = pair();
+    pic.set_line(5, true);
+    pic.set_line(5, false);
+    assert_eq!(pic.pending(), Some(0x35));
+    pic.write(0x4D0, 0x20);
+    assert_eq!(pic.pending(), None);
+    pic.set_line(5, true);
+    assert_eq!(pic.pending(), Some(0x35));
+}
+
+#[test]
 fn masks_and_special_mask_mode() {
     let mut pic = pair();
     pic.write(0x21, 0x10);

@@ -164,6 +164,12 @@ fn the_gate_pauses_mode_0_and_restarts_mode_2() {
     assert_eq!(pit.latched(2, 9000), 600);
     pit.out8(0x61, 1, 9000);
     assert_eq!(pit.latched(2, 9100), 500);
+    // A count written while the gate is low waits there.
+    pit.out8(0x61, 0, 9200);
+    pit.program(2, 0, 700, 9200);
+    assert_eq!(pit.latched(2, 9900), 700);
+    pit.out8(0x61, 1, 9900);
+    assert_eq!(pit.latched(2, 9950), 650);
     pit.program(2, 2, 1000, 10_000);
     pit.out8(0x61, 0, 10_401);
     assert_eq!(pit.latched(2, 12_000), 600);
