@@ -1,7 +1,17 @@
 //! MMIO: the instruction that made a nested page fault on a device's address.
+//!
+//! The processor has translated and checked the operand before it faulted, and told its guest-physical address; so a
+//! plain instruction needs no address arithmetic here, only its kind, its width and its register. What the exit said
+//! about the access (read or write) must agree with the code now at rip: a second processor may have rewritten it, and
+//! must not turn a read that the guest's page tables allow into a write that they do not.
 
-use super::{EmulateError, Retired};
+use super::alu::Operation;
+use super::fetch::{Fetched, fetch};
+use super::registers::{Mode, Register, mask};
+use super::string::StringOperation;
+use super::{EmulateError, Retired, Why, fast, retire, string};
 use crate::memory::GuestMemory;
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use ipc_schema::abi::vm::VcpuState;
 
 /// The devices behind guest-physical addresses that are not RAM. Widths are 1, 2, 4 or 8 bytes.
@@ -12,18 +22,401 @@ pub trait Bus {
     fn write(&mut self, gpa: u64, width: u8, value: u64);
 }
 
-/// Carries out the instruction at rip, which faulted at the guest-physical address `gpa` of a device.
-///
-/// A REP instruction goes on for at most [`CHUNK`] elements.
+/// Elements of a REP instruction that one exit carries out.
+pub const CHUNK: u32 = 256;
+
+/// Error code of a nested page fault (information 1 of the exit): it was a write.
+const ERROR_WRITE: u64 = 1 << 1;
+/// An instruction fetch.
+const ERROR_FETCH: u64 = 1 << 4;
+/// In the guest's page tables.
+const ERROR_TABLES: u64 = 1 << 33;
+
+/// What the device is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Read, then [`Access::complete`] with the value.
+    Read,
+    /// Write this value, then [`Access::complete`] (its argument is ignored).
+    Write(u64),
+    /// Nothing: a REP instruction with no elements left, or one whose operand is RAM by now.
+    None,
+}
+
+/// A write that follows a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteBack {
+    /// Where.
+    pub gpa: u64,
+    /// The value.
+    pub value: u64,
+}
+
+/// What is to happen with the value that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing: a store.
+    Store,
+    /// It goes to a register, sign-extended from the access's width if so.
+    Load { to: Register, signed: bool },
+    /// Memory is the first operand.
+    AluMemory { operation: Operation, operand: u64 },
+    /// A register is the first operand.
+    AluRegister { operation: Operation, to: Register },
+    /// Memory and register change places.
+    Exchange { with: Register },
+    /// One element of a string instruction.
+    String(StringOperation),
+}
+
+/// One device access of an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Access {
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// Bytes: 1, 2, 4 or 8.
+    pub width: u8,
+    /// What the device is to do.
+    pub kind: Kind,
+    /// Length of the instruction.
+    pub(super) len: u8,
+    pub(super) effect: Effect,
+}
+
+impl Access {
+    /// True if the operand is written in the end.
+    fn writes(&self) -> bool {
+        match self.effect {
+            Effect::Store | Effect::Exchange { .. } => true,
+            Effect::AluMemory { operation, .. } => operation.writes(),
+            Effect::Load { .. } | Effect::AluRegister { .. } => false,
+            Effect::String(_) => matches!(self.kind, Kind::Write(_)),
+        }
+    }
+
+    /// Finishes the instruction (or the element) with the `value` that the device gave: registers, flags and rip. A
+    /// write that this asks for is still to be carried out.
+    ///
+    /// # Errors
+    /// Only for strings: the RAM operand is no longer there.
+    pub fn complete(
+        self,
+        memory: &GuestMemory,
+        state: &mut VcpuState,
+        value: u64,
+    ) -> Result<(Option<WriteBack>, Retired), EmulateError> {
+        let value = value & mask(self.width);
+        let mut back = None;
+        match self.effect {
+            Effect::Store => {}
+            Effect::Load { to, signed } => {
+                let bits = 64 - 8 * u32::from(self.width);
+                let value = if signed {
+                    ((value << bits) as i64 >> bits) as u64
+                } else {
+                    value
+                };
+                to.write(state, value);
+            }
+            Effect::AluMemory { operation, operand } => {
+                let (result, flags) = operation.apply(self.width, value, operand, state.rflags);
+                state.rflags = flags;
+                back = operation.writes().then_some(result);
+            }
+            Effect::AluRegister { operation, to } => {
+                let (result, flags) =
+                    operation.apply(self.width, to.read(state), value, state.rflags);
+                state.rflags = flags;
+                if operation.writes() {
+                    to.write(state, result);
+                }
+            }
+            Effect::Exchange { with } => {
+                back = Some(with.read(state));
+                with.write(state, value);
+            }
+            Effect::String(operation) => {
+                return string::complete(memory, state, operation, &self, value);
+            }
+        }
+        let back = back.map(|value| WriteBack {
+            gpa: self.gpa,
+            value,
+        });
+        Ok((back, retire(state, self.len)))
+    }
+}
+
+/// Carries out the instruction at rip, which faulted at the guest-physical address `gpa` of a device with the exit's
+/// error code `error`. A REP instruction goes on for at most [`CHUNK`] elements.
+#[inline]
 pub fn emulate<B: Bus>(
     memory: &GuestMemory,
     state: &mut VcpuState,
     gpa: u64,
+    error: u64,
     bus: &mut B,
 ) -> Result<Retired, EmulateError> {
-    let _ = (memory, state, gpa, bus);
-    Err(EmulateError::Retry)
+    let access = decode(memory, state, gpa, error)?;
+    let retired = perform(memory, state, bus, access)?;
+    match access.effect {
+        Effect::String(operation) => more(memory, state, bus, operation, retired),
+        _ => Ok(retired),
+    }
 }
 
-/// Elements of a REP instruction that one exit carries out.
-pub const CHUNK: u32 = 256;
+/// One access.
+#[inline]
+fn perform<B: Bus>(
+    memory: &GuestMemory,
+    state: &mut VcpuState,
+    bus: &mut B,
+    access: Access,
+) -> Result<Retired, EmulateError> {
+    let value = match access.kind {
+        Kind::Read => bus.read(access.gpa, access.width),
+        Kind::Write(value) => {
+            bus.write(access.gpa, access.width, value);
+            0
+        }
+        Kind::None => 0,
+    };
+    let (back, retired) = access.complete(memory, state, value)?;
+    if let Some(back) = back {
+        bus.write(back.gpa, access.width, back.value);
+    }
+    Ok(retired)
+}
+
+/// The further elements of a REP instruction.
+#[cold]
+fn more<B: Bus>(
+    memory: &GuestMemory,
+    state: &mut VcpuState,
+    bus: &mut B,
+    operation: StringOperation,
+    mut retired: Retired,
+) -> Result<Retired, EmulateError> {
+    for _ in 1..CHUNK {
+        if retired.complete || retired.single_step {
+            break;
+        }
+        let access = string::element(memory, state, operation)?;
+        retired = perform(memory, state, bus, access)?;
+    }
+    Ok(retired)
+}
+
+/// Decodes the instruction at rip, which faulted at `gpa` with the exit's error code `error`: the step by step form of
+/// [`emulate`]. A REP instruction gives one element a time.
+#[inline]
+pub fn decode(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    gpa: u64,
+    error: u64,
+) -> Result<Access, EmulateError> {
+    let fetched = fetch(memory, state)?;
+    if error & (ERROR_FETCH | ERROR_TABLES) != 0 {
+        let why = if error & ERROR_FETCH != 0 {
+            Why::CodeOutsideRam
+        } else {
+            Why::PageTables
+        };
+        return Err(fetched.unsupported(state, why));
+    }
+    let access = match fast::decode(&fetched, state, gpa) {
+        Some(access) => access,
+        None => full(memory, &fetched, state, gpa)?,
+    };
+    if matches!(access.effect, Effect::String(_)) {
+        return Ok(access);
+    }
+    if access.writes() != (error & ERROR_WRITE != 0) {
+        return Err(EmulateError::Retry);
+    }
+    if gpa & 0xFFF > 0x1000 - u64::from(access.width) {
+        return Err(fetched.unsupported(state, Why::Straddles));
+    }
+    Ok(access)
+}
+
+/// Decodes with the full decoder.
+pub(super) fn instruction(
+    fetched: &Fetched,
+    state: &VcpuState,
+) -> Result<Instruction, EmulateError> {
+    let mut decoder = Decoder::with_ip(
+        Mode::of(state).bitness(),
+        fetched.bytes(),
+        state.rip,
+        DecoderOptions::NONE,
+    );
+    let instruction = decoder.decode();
+    if instruction.is_invalid() {
+        return Err(fetched.unsupported(state, Why::Undecodable));
+    }
+    Ok(instruction)
+}
+
+/// A decoder's general register.
+pub(super) fn general(register: iced_x86::Register) -> Option<Register> {
+    use iced_x86::Register as R;
+    let from = |first: R, width| Register::new((register as u32 - first as u32) as u8, width);
+    let n = register as u32;
+    Some(match n {
+        _ if (R::AL as u32..=R::BL as u32).contains(&n) => from(R::AL, 1),
+        _ if (R::AH as u32..=R::BH as u32).contains(&n) => Register {
+            high: true,
+            ..from(R::AH, 1)
+        },
+        // SPL is number 4.
+        _ if (R::SPL as u32..=R::R15L as u32).contains(&n) => {
+            let low = from(R::SPL, 1);
+            Register {
+                number: low.number + 4,
+                ..low
+            }
+        }
+        _ if (R::AX as u32..=R::R15W as u32).contains(&n) => from(R::AX, 2),
+        _ if (R::EAX as u32..=R::R15D as u32).contains(&n) => from(R::EAX, 4),
+        _ if (R::RAX as u32..=R::R15 as u32).contains(&n) => from(R::RAX, 8),
+        _ => return None,
+    })
+}
+
+/// What the second operand is.
+enum Source {
+    Register(Register),
+    Immediate(u64),
+}
+
+/// Operand `number`, if it is a general register or an immediate.
+fn source(instruction: &Instruction, number: u32) -> Option<Source> {
+    match instruction.op_kind(number) {
+        OpKind::Register => general(instruction.op_register(number)).map(Source::Register),
+        OpKind::Immediate8
+        | OpKind::Immediate16
+        | OpKind::Immediate32
+        | OpKind::Immediate64
+        | OpKind::Immediate8to16
+        | OpKind::Immediate8to32
+        | OpKind::Immediate8to64
+        | OpKind::Immediate32to64 => Some(Source::Immediate(instruction.immediate(number))),
+        _ => None,
+    }
+}
+
+/// The full decoder's way.
+#[cold]
+#[inline(never)]
+pub(super) fn full(
+    memory: &GuestMemory,
+    fetched: &Fetched,
+    state: &VcpuState,
+    gpa: u64,
+) -> Result<Access, EmulateError> {
+    let instruction = instruction(fetched, state)?;
+    if let Some(operation) = StringOperation::of(&instruction) {
+        let operation = operation.map_err(|why| fetched.unsupported(state, why))?;
+        return string::element(memory, state, operation);
+    }
+    plain(&instruction, state, gpa).ok_or_else(|| fetched.unsupported(state, Why::Instruction))
+}
+
+/// An instruction with one memory operand; `None` if it is not emulated.
+fn plain(instruction: &Instruction, state: &VcpuState, gpa: u64) -> Option<Access> {
+    use Mnemonic as M;
+    use iced_x86::MemorySize as S;
+    let width = match instruction.memory_size() {
+        S::UInt8 | S::Int8 => 1,
+        S::UInt16 | S::Int16 => 2,
+        S::UInt32 | S::Int32 => 4,
+        S::UInt64 | S::Int64 => 8,
+        _ => return None,
+    };
+    let in_memory = |number: u32| {
+        instruction.op_count() > number && instruction.op_kind(number) == OpKind::Memory
+    };
+    let (first, second) = (in_memory(0), in_memory(1));
+    let operation = match instruction.mnemonic() {
+        M::Add => Some(Operation::Add),
+        M::Adc => Some(Operation::Adc),
+        M::Sub => Some(Operation::Sub),
+        M::Sbb => Some(Operation::Sbb),
+        M::Cmp => Some(Operation::Cmp),
+        M::And => Some(Operation::And),
+        M::Test => Some(Operation::Test),
+        M::Or => Some(Operation::Or),
+        M::Xor => Some(Operation::Xor),
+        M::Inc => Some(Operation::Inc),
+        M::Dec => Some(Operation::Dec),
+        M::Neg => Some(Operation::Neg),
+        M::Not => Some(Operation::Not),
+        M::Bt => Some(Operation::Bt),
+        M::Bts => Some(Operation::Bts),
+        M::Btr => Some(Operation::Btr),
+        M::Btc => Some(Operation::Btc),
+        _ => None,
+    };
+    let value = |number: u32| match source(instruction, number)? {
+        Source::Register(register) => Some(register.read(state)),
+        Source::Immediate(value) => Some(value),
+    };
+    let register = |number: u32| match source(instruction, number)? {
+        Source::Register(register) => Some(register),
+        Source::Immediate(_) => None,
+    };
+    let (kind, effect) = match (instruction.mnemonic(), operation) {
+        (M::Mov | M::Movnti, _) if first => (Kind::Write(value(1)? & mask(width)), Effect::Store),
+        (M::Mov | M::Movzx, _) if second => (
+            Kind::Read,
+            Effect::Load {
+                to: register(0)?,
+                signed: false,
+            },
+        ),
+        (M::Movsx | M::Movsxd, _) if second => (
+            Kind::Read,
+            Effect::Load {
+                to: register(0)?,
+                signed: true,
+            },
+        ),
+        (M::Xchg, _) if first => (Kind::Read, Effect::Exchange { with: register(1)? }),
+        (M::Xchg, _) if second => (Kind::Read, Effect::Exchange { with: register(0)? }),
+        (_, Some(operation)) if first => {
+            let operand = if instruction.op_count() > 1 {
+                value(1)?
+            } else {
+                0
+            };
+            (
+                Kind::Read,
+                Effect::AluMemory {
+                    operation,
+                    operand: operand & mask(width),
+                },
+            )
+        }
+        (_, Some(operation)) if second => (
+            Kind::Read,
+            Effect::AluRegister {
+                operation,
+                to: register(0)?,
+            },
+        ),
+        _ => return None,
+    };
+    Some(Access {
+        gpa,
+        width,
+        kind,
+        len: instruction.len() as u8,
+        effect,
+    })
+}
+
+#[cfg(test)]
+mod tests;

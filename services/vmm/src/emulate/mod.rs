@@ -91,6 +91,8 @@ pub enum Why {
     Straddles,
     /// A string instruction through FS or GS.
     Segment,
+    /// The guest's page tables lie in a device.
+    PageTables,
 }
 
 /// An instruction that cannot be emulated: the VM stops, with this in its log.
