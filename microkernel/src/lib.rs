@@ -1,2 +1,23 @@
-//! microkernel.
-#![cfg_attr(not(test), no_std)]
+//! Vireo's kernel: VM entry and exit, IPC, and the objects they need. Nothing else runs in ring 0.
+//!
+//! Job: keep protection domains apart, pass messages and exits between them, enforce time. Place: below every server; the loader
+//! hands it the machine, it hands it on to `root`. Trust: everyone trusts it, it trusts nobody: each argument, capability and page that
+//! comes from user level or a guest is checked before it is used.
+//!
+//! Principles:
+//! - Decode, then commit: an operation checks everything first, and can't fail any more once it changes something.
+//! - No allocation but out of Pools, which user level donated; no panic on anything that user level does.
+//! - On one processor, with interrupts off, on one stack; a thread's state is in its object, never on the kernel's stack.
+//! - What is destroyed is unlinked from everything that refers to it by pointer; what refers to it by capability finds out.
+#![cfg_attr(target_os = "none", no_std)]
+
+pub mod arch;
+#[cfg(target_os = "none")]
+pub mod boot;
+pub mod exit;
+pub mod ipc;
+pub mod list;
+pub mod mem;
+pub mod object;
+pub mod sched;
+pub mod virt;

@@ -141,6 +141,8 @@ pub enum Kind {
     Cpu = 13,
     /// The log ring.
     Log = 14,
+    /// A mapped range: the kernel's own record, which no capability names.
+    Mapping = 15,
 }
 
 /// Rights in a capability; which ones an operation needs is written at the operation.

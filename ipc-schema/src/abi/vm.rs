@@ -28,7 +28,7 @@ impl Groups {
     pub const PAT: u64 = 32;
     /// dr0 to dr3, dr6, dr7.
     pub const DR: u64 = 64;
-    /// xcr0.
+    /// xcr0, tsc_aux.
     pub const XCR: u64 = 128;
     /// tsc_offset.
     pub const TSC: u64 = 256;
@@ -124,6 +124,8 @@ pub struct VcpuState {
     pub xcr0: u64,
     /// Group TSC: added to the TSC that the guest reads.
     pub tsc_offset: u64,
+    /// Group XCR.
+    pub tsc_aux: u64,
 }
 
 /// Numbers of the general registers in [`VcpuState::gpr`].

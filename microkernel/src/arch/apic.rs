@@ -1,0 +1,80 @@
+//! The local APIC in its memory-mapped form (Intel SDM vol. 3, 11.4): end of interrupt, id, one-shot timer.
+
+use super::{SPURIOUS_VECTOR, TIMER_VECTOR};
+use crate::mem::{self, Global};
+use core::cell::Cell;
+
+/// Physical address of the registers (their reset place; the kernel puts them there).
+pub const BASE: u64 = 0xfee0_0000;
+const ID: u64 = 0x20;
+const EOI: u64 = 0xb0;
+const SPURIOUS: u64 = 0xf0;
+const LVT_TIMER: u64 = 0x320;
+const LVT_LINT0: u64 = 0x350;
+const TIMER_INITIAL: u64 = 0x380;
+const TIMER_CURRENT: u64 = 0x390;
+const TIMER_DIVIDE: u64 = 0x3e0;
+
+/// Ticks of the APIC timer in 2^32 TSC cycles, and the TSC frequency.
+struct Rate {
+    ticks: Cell<u64>,
+}
+static RATE: Global<Rate> = Global(Rate { ticks: Cell::new(0) });
+
+fn register(offset: u64) -> *mut u32 {
+    mem::virt(BASE + offset) as *mut u32
+}
+fn read(offset: u64) -> u32 {
+    // SAFETY: a register of the local APIC, which is mapped uncached (MTRR default for this range, and `boot` sets PCD).
+    unsafe { register(offset).read_volatile() }
+}
+fn write(offset: u64, value: u32) {
+    // SAFETY: as for `read`; the registers written here affect interrupt delivery to this kernel only.
+    unsafe { register(offset).write_volatile(value) }
+}
+
+/// Switches it on, timer stopped.
+pub fn init() {
+    write(SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
+    write(LVT_LINT0, 1 << 16);
+    write(LVT_TIMER, u32::from(TIMER_VECTOR));
+    // Divide by 1.
+    write(TIMER_DIVIDE, 0b1011);
+    write(TIMER_INITIAL, 0);
+}
+
+/// Starts the timer at its longest, for calibration.
+pub fn start_counting() {
+    write(LVT_TIMER, 1 << 16 | u32::from(TIMER_VECTOR));
+    write(TIMER_INITIAL, u32::MAX);
+}
+
+/// Ticks since [`start_counting`]; stops the timer.
+pub fn stop_counting() -> u32 {
+    let ticks = u32::MAX - read(TIMER_CURRENT);
+    write(TIMER_INITIAL, 0);
+    write(LVT_TIMER, u32::from(TIMER_VECTOR));
+    ticks
+}
+
+/// Sets the rate: `ticks` of the timer passed in `cycles` of the TSC.
+pub fn set_rate(ticks: u64, cycles: u64) {
+    RATE.ticks.set((ticks << 32) / cycles.max(1));
+}
+
+/// Lets the timer fire at TSC `at`; a far one fires early, and whoever gets it looks at the time and programs again.
+pub fn program(at: u64) {
+    let cycles = at.saturating_sub(super::now()).min(1 << 31);
+    let ticks = ((cycles * RATE.ticks.get()) >> 32).clamp(1, u64::from(u32::MAX));
+    write(TIMER_INITIAL, ticks as u32);
+}
+
+/// End of interrupt.
+pub fn eoi() {
+    write(EOI, 0);
+}
+
+/// The id that interrupt controllers address it by.
+pub fn id() -> u32 {
+    read(ID) >> 24
+}

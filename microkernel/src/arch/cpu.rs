@@ -1,0 +1,89 @@
+//! What belongs to one processor: all that IPC and VM exits touch.
+
+use super::IRQS;
+use crate::mem::Obj;
+use crate::object::irq::Irq;
+use crate::object::{Budget, Thread, Vcpu};
+use crate::sched::Ready;
+use crate::sched::timer::Timers;
+use core::cell::Cell;
+use ipc_schema::abi::NEVER;
+
+/// A processor. Its address is in the GS base while the kernel runs on it.
+#[repr(C)]
+pub struct Cpu {
+    /// The thread that runs, or ran last.
+    pub current: Cell<Option<Obj<Thread>>>,
+    /// Top of the kernel stack.
+    pub stack: Cell<u64>,
+    /// Page-table root that is loaded.
+    pub root: Cell<u64>,
+    /// Physical address of the VMCB that holds the host's own FS to SYSENTER state.
+    pub host_control: Cell<u64>,
+    /// Number, from 0.
+    pub number: u32,
+    /// Somebody with precedence may be ready.
+    pub reschedule: Cell<bool>,
+    /// The Budget that runs.
+    pub budget: Cell<Option<Obj<Budget>>>,
+    /// When it ends; [`NEVER`] while nobody else wants the processor.
+    pub budget_end: Cell<u64>,
+    /// Until when time has been booked.
+    pub booked: Cell<u64>,
+    /// TSC cycles idle.
+    pub idle_cycles: Cell<u64>,
+    /// When the hardware timer comes.
+    pub programmed: Cell<u64>,
+    /// Budgets that could run.
+    pub ready: Ready,
+    /// Deadlines.
+    pub timers: Timers,
+    /// Whose FPU state and debug registers are in the processor.
+    pub fpu_owner: Cell<Option<Obj<Vcpu>>>,
+    /// Next address space identifier.
+    pub next_asid: Cell<u32>,
+    /// Round of identifiers: a vCPU of an earlier round takes a new one.
+    pub asid_round: Cell<u64>,
+    /// Identifiers there are.
+    pub asids: Cell<u32>,
+    /// Who has which vector.
+    pub irqs: [Cell<Option<Obj<Irq>>>; IRQS],
+    /// NMIs seen.
+    pub nmis: Cell<u64>,
+}
+
+impl Cpu {
+    /// Processor `number`, with nothing to do.
+    #[must_use]
+    pub fn new(number: u32) -> Self {
+        Self {
+            current: Cell::new(None),
+            stack: Cell::new(0),
+            root: Cell::new(0),
+            host_control: Cell::new(0),
+            number,
+            reschedule: Cell::new(false),
+            budget: Cell::new(None),
+            budget_end: Cell::new(NEVER),
+            booked: Cell::new(0),
+            idle_cycles: Cell::new(0),
+            programmed: Cell::new(NEVER),
+            ready: Ready::default(),
+            timers: Timers::default(),
+            fpu_owner: Cell::new(None),
+            next_asid: Cell::new(1),
+            asid_round: Cell::new(1),
+            asids: Cell::new(2),
+            irqs: [const { Cell::new(None) }; IRQS],
+            nmis: Cell::new(0),
+        }
+    }
+
+    /// `t` is being destroyed: it is not what runs any more.
+    pub fn forget(&self, t: Obj<Thread>) {
+        if self.current.get() == Some(t) {
+            self.current.set(None);
+            self.reschedule.set(true);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! In and out of the kernel: system calls, interrupts, exceptions; all on one stack a processor, interrupts off.
+
+use super::cpu::Cpu;
+use super::{FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors};
+use crate::mem::{Global, Obj};
+use crate::object::thread::{Regs, Resume};
+use crate::object::{Notification, Thread};
+use crate::{exit, ipc, sched};
+use core::arch::global_asm;
+use core::cell::Cell;
+use core::mem::offset_of;
+use core::ops::Deref;
+use ipc_schema::abi::{Status, layout, rights};
+
+/// The boot processor. `new` is not `const` (its queues aren't), so it is built in place before first use.
+pub struct Boot(Cell<core::mem::MaybeUninit<Cpu>>);
+/// The boot processor's data.
+pub static CPU0: Global<Boot> = Global(Boot(Cell::new(core::mem::MaybeUninit::uninit())));
+
+impl Deref for Boot {
+    type Target = Cpu;
+    #[inline(always)]
+    fn deref(&self) -> &Cpu {
+        // SAFETY: `init` ran before anything else in the kernel (`boot::start` calls it first).
+        unsafe { &*self.0.as_ptr().cast::<Cpu>() }
+    }
+}
+
+/// Bytes of the kernel stack.
+const STACK_SIZE: usize = 32 * 1024;
+#[repr(C, align(4096))]
+struct Stack(Cell<[u8; STACK_SIZE]>);
+static STACK: Global<Stack> = Global(Stack(Cell::new([0; STACK_SIZE])));
+
+/// Builds the boot processor's data and points the GS base at it.
+pub fn init() {
+    (CPU0.0).0.set(core::mem::MaybeUninit::new(Cpu::new(0)));
+    let cpu: &Cpu = &CPU0;
+    cpu.stack.set(core::ptr::from_ref(&STACK.0) as u64 + STACK_SIZE as u64);
+    descriptors::init(cpu);
+    // SAFETY: the MSRs of the kernel's own entry: GS bases, SYSCALL target (APM vol. 2, 6.1), flags cleared on entry.
+    unsafe {
+        use x86_64::registers::model_specific::Msr;
+        Msr::new(0xc000_0101).write(core::ptr::from_ref(cpu) as u64);
+        Msr::new(0xc000_0102).write(0);
+        Msr::new(0xc000_0081).write(0x10 << 48 | 0x08 << 32);
+        Msr::new(0xc000_0082).write(vireo_syscall_entry as *const () as u64);
+        // IF, TF, DF, IOPL, NT, AC.
+        Msr::new(0xc000_0084).write(0x4_7700);
+    }
+}
+
+unsafe extern "C" {
+    fn vireo_syscall_entry();
+    /// Never returns: lets a thread go on.
+    #[allow(improper_ctypes, reason = "a transparent pointer")]
+    pub fn vireo_resume(t: Obj<Thread>) -> !;
+    static vireo_stub: [u8; 16];
+}
+
+/// The code of the stub page.
+pub fn stub_code() -> &'static [u8] {
+    // SAFETY: a constant in the kernel's read-only data.
+    unsafe { &vireo_stub }
+}
+
+const RETURN_TO: u64 = layout::STUB + 2;
+
+global_asm!(r#"
+    .section .rodata
+    .globl vireo_stub
+vireo_stub:
+    syscall
+    ret
+    .balign 16, 0xcc
+
+    .section .text
+    .balign 64
+    .globl vireo_syscall_entry
+# rcx (return address: always the stub page's) and r11 (flags: always the same) are not kept.
+vireo_syscall_entry:
+    swapgs
+    mov rcx, gs:[{CURRENT}]
+    mov [rcx + {GPR} + 4*8], rsp
+    mov rsp, gs:[{STACK}]
+    mov [rcx + {GPR} + 3*8], rbx
+    mov [rcx + {GPR} + 5*8], rbp
+    mov [rcx + {GPR} + 6*8], rsi
+    mov [rcx + {GPR} + 7*8], rdi
+    mov [rcx + {GPR} + 8*8], r8
+    mov [rcx + {GPR} + 9*8], r9
+    mov [rcx + {GPR} + 10*8], r10
+    mov [rcx + {GPR} + 12*8], r12
+    mov [rcx + {GPR} + 13*8], r13
+    mov [rcx + {GPR} + 14*8], r14
+    mov [rcx + {GPR} + 15*8], r15
+    mov byte ptr [rcx + {RESUME}], 0
+    mov rdi, rcx
+    mov rsi, rax
+    call vireo_syscall
+    .globl vireo_leave
+vireo_leave:
+    cmp byte ptr [rax + {RESUME}], 0
+    jne 2f
+    mov rsp, [rax + {GPR} + 4*8]
+    mov rbx, [rax + {GPR} + 3*8]
+    mov rbp, [rax + {GPR} + 5*8]
+    mov rsi, [rax + {GPR} + 6*8]
+    mov rdi, [rax + {GPR} + 7*8]
+    mov r8, [rax + {GPR} + 8*8]
+    mov r9, [rax + {GPR} + 9*8]
+    mov r10, [rax + {GPR} + 10*8]
+    mov r12, [rax + {GPR} + 12*8]
+    mov r14, [rax + {GPR} + 14*8]
+    mov r15, [rax + {GPR} + 15*8]
+    mov rax, [rax + {GPR}]
+    # Nothing of the kernel's stays in a register.
+    xor edx, edx
+    xor r13d, r13d
+    mov ecx, {RETURN}
+    mov r11d, 0x202
+    swapgs
+    sysretq
+2:
+    mov rdi, rax
+    cmp byte ptr [rax + {RESUME}], 1
+    je 3f
+    call vireo_enter_guest
+    jmp vireo_leave
+3:
+    push {USER_DATA}
+    push qword ptr [rdi + {GPR} + 4*8]
+    push qword ptr [rdi + {RFLAGS}]
+    push {USER_CODE}
+    push qword ptr [rdi + {RIP}]
+    mov rax, [rdi + {GPR}]
+    mov rcx, [rdi + {GPR} + 1*8]
+    mov rdx, [rdi + {GPR} + 2*8]
+    mov rbx, [rdi + {GPR} + 3*8]
+    mov rbp, [rdi + {GPR} + 5*8]
+    mov rsi, [rdi + {GPR} + 6*8]
+    mov r8, [rdi + {GPR} + 8*8]
+    mov r9, [rdi + {GPR} + 9*8]
+    mov r10, [rdi + {GPR} + 10*8]
+    mov r11, [rdi + {GPR} + 11*8]
+    mov r12, [rdi + {GPR} + 12*8]
+    mov r13, [rdi + {GPR} + 13*8]
+    mov r14, [rdi + {GPR} + 14*8]
+    mov r15, [rdi + {GPR} + 15*8]
+    mov rdi, [rdi + {GPR} + 7*8]
+    swapgs
+    iretq
+
+    .globl vireo_resume
+vireo_resume:
+    mov rax, rdi
+    mov rsp, gs:[{STACK}]
+    jmp vireo_leave
+
+    .balign 16
+    .globl vireo_nmi
+vireo_nmi:
+    # Own stack; touches neither GS nor anything that the interrupted code may be changing.
+    lock inc qword ptr [rip + {NMIS}]
+    iretq
+
+    .balign 4096
+    .globl vireo_vectors
+vireo_vectors:
+    .rept 256
+    .balign 16
+    call vireo_trap_entry
+    .endr
+    .balign 16
+vireo_trap_entry:
+    # Stack: address in the table (tells the vector), error code for some, rip, cs, rflags, rsp, ss.
+    push rax
+    push rcx
+    mov rax, [rsp + 16]
+    lea rcx, [rip + vireo_vectors]
+    sub rax, rcx
+    shr eax, 4
+    lea rcx, [rsp + 24]
+    cmp eax, 31
+    ja 4f
+    bt dword ptr [rip + 9f], eax
+    jnc 4f
+    add rcx, 8
+4:
+    # rcx: at rip; eax: vector.
+    test byte ptr [rcx + 8], 3
+    jz 6f
+    swapgs
+    push rdx
+    mov rdx, gs:[{CURRENT}]
+    mov [rdx + {GPR} + 3*8], rbx
+    mov [rdx + {GPR} + 5*8], rbp
+    mov [rdx + {GPR} + 6*8], rsi
+    mov [rdx + {GPR} + 7*8], rdi
+    mov [rdx + {GPR} + 8*8], r8
+    mov [rdx + {GPR} + 9*8], r9
+    mov [rdx + {GPR} + 10*8], r10
+    mov [rdx + {GPR} + 11*8], r11
+    mov [rdx + {GPR} + 12*8], r12
+    mov [rdx + {GPR} + 13*8], r13
+    mov [rdx + {GPR} + 14*8], r14
+    mov [rdx + {GPR} + 15*8], r15
+    mov r8, [rcx]
+    mov [rdx + {RIP}], r8
+    mov r8, [rcx + 16]
+    mov [rdx + {RFLAGS}], r8
+    mov r8, [rcx + 24]
+    mov [rdx + {GPR} + 4*8], r8
+    mov rsi, [rcx - 8]
+    mov edi, eax
+    pop rax
+    mov [rdx + {GPR} + 2*8], rax
+    pop rax
+    mov [rdx + {GPR} + 1*8], rax
+    pop rax
+    mov [rdx + {GPR}], rax
+    mov byte ptr [rdx + {RESUME}], 1
+    mov rsp, gs:[{STACK}]
+    cld
+    call vireo_trap
+    jmp vireo_leave
+6:
+    # From the kernel: an interrupt in one of its windows, or its own mistake.
+    push rdx
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbp
+    mov rbp, rsp
+    and rsp, -16
+    cld
+    mov edi, eax
+    mov rsi, [rcx - 8]
+    mov rdx, rcx
+    call vireo_kernel_trap
+    mov rsp, rbp
+    pop rbp
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rax
+    add rsp, 8
+    iretq
+
+    .section .rodata
+    .balign 4
+9:  .long 0x60227d00
+"#,
+    CURRENT = const offset_of!(Cpu, current),
+    STACK = const offset_of!(Cpu, stack),
+    GPR = const offset_of!(Thread, regs) + offset_of!(Regs, gpr),
+    RIP = const offset_of!(Thread, regs) + offset_of!(Regs, rip),
+    RFLAGS = const offset_of!(Thread, regs) + offset_of!(Regs, rflags),
+    RESUME = const offset_of!(Thread, resume),
+    RETURN = const RETURN_TO,
+    USER_DATA = const descriptors::USER_DATA,
+    USER_CODE = const descriptors::USER_CODE,
+    NMIS = sym NMIS,
+);
+
+/// NMIs taken.
+pub static NMIS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+/// A system call: the thread's registers are saved; answers who goes on.
+#[unsafe(no_mangle)]
+extern "sysv64" fn vireo_syscall(t: Obj<Thread>, number: u64) -> Obj<Thread> {
+    let cpu = Cpu::current();
+    match number {
+        0 => ipc::call(cpu, t),
+        1 => ipc::reply_recv(cpu, t),
+        2 => ipc::signal_call(cpu, t),
+        3 => ipc::wait(cpu, t),
+        4 => exit::run(cpu, t),
+        5 => {
+            t.finish(Status::Ok);
+            sched::yield_now(cpu, t)
+        }
+        _ => {
+            t.finish(Status::BadOperation);
+            t
+        }
+    }
+}
+
+/// A thread whose next step is its guest.
+#[unsafe(no_mangle)]
+extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> Obj<Thread> {
+    exit::enter(Cpu::current(), t)
+}
+
+/// An interrupt or exception at user level.
+#[unsafe(no_mangle)]
+extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
+    let cpu = Cpu::current();
+    debug_assert!(t.resume.get() == Resume::Interrupt);
+    if vector >= 32 {
+        interrupt(cpu, vector as u8);
+        return sched::current_or_better(cpu, t);
+    }
+    let has_error = (0x6022_7d00_u32 >> vector) & 1 == 1;
+    let address = if vector == 14 { x86_64::registers::control::Cr2::read_raw() } else { 0 };
+    ipc::fault(cpu, t, vector, if has_error { error } else { 0 }, address)
+}
+
+/// An interrupt in a window of the kernel's, or an exception of the kernel's own. `frame`: rip, cs, rflags, rsp, ss.
+#[unsafe(no_mangle)]
+extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) {
+    if vector >= 32 {
+        return interrupt(Cpu::current(), vector as u8);
+    }
+    let cr2 = x86_64::registers::control::Cr2::read_raw();
+    let [rip, _, flags, rsp, _] = *frame;
+    console::fatal(format_args!(
+        "the kernel faulted: vector {vector}, error {error:#x}, rip {rip:#x}, rsp {rsp:#x}, flags {flags:#x}, cr2 {cr2:#x}. \
+         This is a bug in Vireo; please report it."
+    ));
+}
+
+/// A device's or the timer's interrupt.
+fn interrupt(cpu: &Cpu, vector: u8) {
+    if vector == SPURIOUS_VECTOR {
+        return;
+    }
+    apic::eoi();
+    if vector == TIMER_VECTOR {
+        return sched::tick(cpu);
+    }
+    let i = usize::from(vector.wrapping_sub(FIRST_IRQ));
+    if i < IRQS {
+        if let Some(irq) = cpu.irqs[i].get() {
+            let cap = irq.target.get();
+            if let Ok(n) = cap.typed::<Notification>(rights::SEND) {
+                ipc::signal(cpu, n, cap.badge.max(1));
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the rest of the kernel needs of the processor.
+
+use super::{Cpu, apic, console};
+use crate::mem::{self, Global, Obj};
+use crate::object::Thread;
+use core::arch::asm;
+use core::cell::Cell;
+use x86_64::instructions::{interrupts, port::Port, tlb};
+
+/// Physical addresses fixed at boot.
+pub(super) struct Boot {
+    /// The kernel's own root page.
+    pub root: Cell<u64>,
+    /// The stub page.
+    pub stub: Cell<u64>,
+    /// SVM with nested paging is there and on.
+    pub virtualisation: Cell<bool>,
+    /// A debug console answers at port 0xe9.
+    pub debug_port: Cell<bool>,
+}
+pub(super) static BOOT: Global<Boot> = Global(Boot {
+    root: Cell::new(0),
+    stub: Cell::new(0),
+    virtualisation: Cell::new(false),
+    debug_port: Cell::new(false),
+});
+
+impl Cpu {
+    /// The processor that runs this.
+    #[inline(always)]
+    #[must_use]
+    pub fn current() -> &'static Self {
+        &super::entry::CPU0
+    }
+}
+
+/// The TSC.
+#[inline(always)]
+#[must_use]
+pub fn now() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Loads a page-table root.
+#[inline(always)]
+pub fn load_root(root: u64) {
+    // SAFETY: a Space's root, whose upper half is the kernel's.
+    unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
+}
+
+/// Makes sure that the timer interrupt comes at `at` or before.
+#[inline(always)]
+pub fn timer_at_most(cpu: &Cpu, at: u64) {
+    if at < cpu.programmed.get() {
+        cpu.programmed.set(at);
+        apic::program(at);
+    }
+}
+
+/// Waits for an interrupt, and takes it.
+pub fn idle(_: &Cpu) {
+    interrupts::enable_and_hlt();
+    interrupts::disable();
+}
+
+/// Takes interrupts that are pending; their handlers only mark what is to be done.
+#[inline(always)]
+pub fn take_interrupts() {
+    // SAFETY: the handlers run on this stack and return; STI holds interrupts back for one instruction.
+    unsafe { asm!("sti", "nop", "cli") };
+}
+
+/// Drops translations of the space with this root.
+pub fn flush_space(root: u64) {
+    if Cpu::current().root.get() == root {
+        tlb::flush_all();
+    }
+}
+
+/// The tables under `root` are about to be freed: this processor must not be in them.
+pub fn leave_space(root: u64) {
+    let cpu = Cpu::current();
+    if cpu.root.get() == root {
+        cpu.root.set(BOOT.root.get());
+        load_root(BOOT.root.get());
+    }
+}
+
+/// Gives a new root page the kernel's half.
+pub fn share_kernel_half(root: u64) {
+    // SAFETY: both are root pages of the kernel's.
+    let (from, to) = unsafe { (mem::page(BOOT.root.get()), mem::page(root)) };
+    for (f, t) in from.0.iter().zip(&to.0).skip(256) {
+        t.set(f.get());
+    }
+}
+
+/// The page of code through which user level enters.
+#[must_use]
+pub fn stub_page() -> u64 {
+    BOOT.stub.get()
+}
+
+/// This processor's local APIC id.
+#[must_use]
+pub fn apic_id() -> u32 {
+    apic::id()
+}
+
+/// Whether vCPUs can run here.
+#[must_use]
+pub fn can_virtualise() -> bool {
+    BOOT.virtualisation.get()
+}
+
+/// IN.
+#[must_use]
+pub fn port_in(port: u16, width: u8) -> u64 {
+    // SAFETY: the caller holds a Ports capability for it, which no port of the kernel's own is left out of: user level may program
+    // any device, and memory is protected from devices by the IOMMU's DmaSpaces, not here.
+    unsafe {
+        match width {
+            1 => u64::from(Port::<u8>::new(port).read()),
+            2 => u64::from(Port::<u16>::new(port).read()),
+            _ => u64::from(Port::<u32>::new(port).read()),
+        }
+    }
+}
+
+/// OUT.
+pub fn port_out(port: u16, width: u8, value: u64) {
+    // SAFETY: as for `port_in`.
+    unsafe {
+        match width {
+            1 => Port::<u8>::new(port).write(value as u8),
+            2 => Port::<u16>::new(port).write(value as u16),
+            _ => Port::<u32>::new(port).write(value as u32),
+        }
+    }
+}
+
+/// Sends bytes to the emulator's debug console, if there is one.
+pub fn debug_bytes(bytes: impl Iterator<Item = u8>) {
+    if BOOT.debug_port.get() {
+        for b in bytes {
+            port_out(console::DEBUG_PORT, 1, u64::from(b));
+        }
+    }
+}
+
+/// A thread without a supervisor (root) faulted: nobody is left to decide anything.
+pub fn orphan_fault(t: Obj<Thread>, vector: u64, error: u64, address: u64) {
+    let r = &t.get().regs;
+    console::fatal(format_args!(
+        "root faulted: vector {vector}, error {error:#x}, address {address:#x}, rip {:#x}, rsp {:#x}. \
+         The system cannot go on; report this with the log.",
+        r.rip.get(),
+        r.gpr[4].get()
+    ));
+}
+
+/// Boot: the kernel's own root page.
+pub fn set_root(root: u64) {
+    BOOT.root.set(root);
+}
+/// Boot: the stub page.
+pub fn set_stub(stub: u64) {
+    BOOT.stub.set(stub);
+}
+/// Boot: vCPUs can run.
+pub fn set_can_virtualise() {
+    BOOT.virtualisation.set(true);
+}

@@ -1,0 +1,39 @@
+//! The processor: descriptor tables, entry stubs, local APIC and timer, per-CPU data.
+//!
+//! Everything that touches hardware has two forms: the real one, and for host tests one that only remembers.
+
+pub mod cpu;
+pub mod paging;
+
+#[cfg(target_os = "none")]
+pub mod apic;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod descriptors;
+#[cfg(target_os = "none")]
+pub mod entry;
+#[cfg(target_os = "none")]
+mod hardware;
+#[cfg(target_os = "none")]
+pub use hardware::*;
+
+#[cfg(not(target_os = "none"))]
+mod host;
+#[cfg(not(target_os = "none"))]
+pub use host::*;
+
+pub use cpu::Cpu;
+
+/// Processors at most.
+pub const MAX_CPUS: usize = 8;
+/// RFLAGS of user level: interrupts on, and the bit that is always 1.
+pub const USER_FLAGS: u64 = 0x202;
+/// First vector that an [`crate::object::irq::Irq`] can have.
+pub const FIRST_IRQ: u8 = 0x30;
+/// How many there are.
+pub const IRQS: usize = 160;
+/// Vector of the local APIC's timer.
+pub const TIMER_VECTOR: u8 = 0xf0;
+/// Vector of spurious interrupts.
+pub const SPURIOUS_VECTOR: u8 = 0xff;

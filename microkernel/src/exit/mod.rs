@@ -1,0 +1,88 @@
+//! `run`: from the VMM into the guest and back; what both vendors share.
+
+pub mod route;
+
+use crate::arch::{self, Cpu};
+use crate::mem::Obj;
+use crate::object::thread::{Resume, reg};
+use crate::object::{Thread, Vcpu, lookup};
+use crate::sched;
+use crate::virt::{Left, Virt, virt};
+use ipc_schema::abi::vm::{Exit, ExitWord, Groups};
+use ipc_schema::abi::{NEVER, Status, rights};
+
+/// System call `run`: decodes, loads what the VMM changed, and turns the thread into the guest (at its next resume).
+#[inline(always)]
+pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    let th = t.get();
+    let v = match lookup::<Vcpu>(th, th.get(reg::RDI), rights::CONTROL) {
+        Ok((_, v)) => v,
+        Err(e) => {
+            th.finish(e);
+            return t;
+        }
+    };
+    if v.runner.get() != Some(t) {
+        if let Err(e) = v.get().adopt(t) {
+            th.finish(e);
+            return t;
+        }
+    }
+    let dirty = th.get(reg::RSI) & Groups::ALL;
+    virt().load(v.get(), dirty);
+    virt().arm(v.get(), th.get(reg::R8), th.get(reg::R9));
+    let deadline = th.get(reg::R13);
+    th.expired.set(false);
+    th.run_deadline.set(deadline);
+    sched::set_deadline(cpu, t, deadline);
+    th.resume.set(Resume::Guest);
+    t
+}
+
+/// `t` is picked and in its guest: enters it, and deals with the exit. Answers who goes on.
+#[inline(always)]
+pub fn enter(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    let Some(v) = t.vcpu.get() else {
+        t.finish(Status::Dead);
+        return t;
+    };
+    // Latched while the guest could not be left; nothing comes in between here and the entry, since interrupts are off and then exit
+    // the guest at once.
+    if let Some(n) = t.bound.get() {
+        if n.bits.get() != 0 {
+            let bits = n.bits.take();
+            return leave(t, v, Exit::Signal, [bits, 0, 0, 0]);
+        }
+    }
+    if t.expired.get() {
+        return leave(t, v, Exit::Timeout, [0; 4]);
+    }
+    if cpu.fpu_owner.get() != Some(v) {
+        virt().switch_extended(cpu, v.get());
+    }
+    match virt().enter(cpu, v.get()) {
+        Left::Interrupt => {
+            arch::take_interrupts();
+            sched::current_or_better(cpu, t)
+        }
+        Left::Port { access, value, next } => route::port(cpu, t, v, access, value, next),
+        Left::Exit(exit, info) => leave(t, v, exit, info),
+    }
+}
+
+/// Back to the VMM.
+#[inline(always)]
+pub fn leave(t: Obj<Thread>, v: Obj<Vcpu>, exit: Exit, info: [u64; 4]) -> Obj<Thread> {
+    let groups = v.on_exit[exit as usize % Exit::COUNT].get();
+    let (word, event) = virt().left(v.get(), u64::from(groups));
+    let th = t.get();
+    th.set(reg::RSI, ExitWord(word | exit as u64).0);
+    th.set(reg::RDI, event);
+    th.set(reg::R8, info[0]);
+    th.set(reg::R9, info[1]);
+    th.set(reg::R10, info[2]);
+    th.set(reg::R12, info[3]);
+    th.deadline.set(NEVER);
+    th.finish(Status::Ok);
+    t
+}

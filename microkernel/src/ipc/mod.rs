@@ -1,0 +1,354 @@
+//! Calls, replies, signals: the fast paths, and all ways in which they end early.
+
+pub mod transfer;
+
+use crate::arch::Cpu;
+use crate::mem::Obj;
+use crate::object::thread::{Resume, State, reg};
+use crate::object::{Endpoint, Notification, Thread, cap, lookup};
+use crate::sched;
+use ipc_schema::abi::{NEVER, Status, Tag, rights};
+
+/// Calls that may follow on one another: bounds every walk along a chain.
+const MAX_DEPTH: u8 = 16;
+
+/// Returns from `t`'s system call with `status`; `t` goes on running.
+#[inline(always)]
+fn done(t: Obj<Thread>, status: Status) -> Obj<Thread> {
+    t.get().finish(status);
+    t
+}
+
+/// System call `call`.
+#[inline(always)]
+pub fn call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    let cap = match cap::cap_at(t.get(), t.get().get(reg::RDI)) {
+        Ok(cap) => cap,
+        Err(e) => return done(t, e),
+    };
+    if cap.kind() != ipc_schema::abi::Kind::Endpoint as u32 {
+        return crate::object::invoke::invoke(cpu, t, cap);
+    }
+    match cap.typed::<Endpoint>(rights::SEND) {
+        Ok(ep) => send(cpu, t, ep, cap.badge, t.get().get(reg::R13)),
+        Err(e) => done(t, e),
+    }
+}
+
+/// `t`, which is running, calls `ep`. Its message is in its registers, or in `message` if the kernel calls for it.
+#[inline(always)]
+pub fn send(cpu: &Cpu, t: Obj<Thread>, ep: Obj<Endpoint>, badge: u64, deadline: u64) -> Obj<Thread> {
+    t.badge.set(badge);
+    sched::set_deadline(cpu, t, deadline);
+    let q = ep.get().queue(cpu);
+    if let Some(s) = q.receivers.first() {
+        if t.depth.get() < MAX_DEPTH {
+            q.receivers.remove(s);
+            serve(t, s);
+            // `t` was running, on its Budget, which now is the server's.
+            sched::switch_to(cpu, s);
+            return s;
+        }
+    }
+    enqueue(cpu, t, ep)
+}
+
+#[inline(never)]
+fn enqueue(cpu: &Cpu, t: Obj<Thread>, ep: Obj<Endpoint>) -> Obj<Thread> {
+    if t.depth.get() >= MAX_DEPTH {
+        give_up(cpu, t, Status::Busy);
+        return sched::pick(cpu);
+    }
+    t.state.set(State::Queued);
+    t.endpoint.set(Some(ep));
+    ep.get().queue(cpu).callers.push_back(t);
+    sched::pick(cpu)
+}
+
+/// Server `s`, in no queue, takes `t`'s call and its Budget.
+#[inline(always)]
+fn serve(t: Obj<Thread>, s: Obj<Thread>) {
+    t.state.set(State::Calling);
+    t.callee.set(Some(s));
+    s.state.set(State::Ready);
+    s.caller.set(Some(t));
+    s.depth.set(t.depth.get() + 1);
+    s.endpoint.set(None);
+    s.deadline.set(NEVER);
+    let budget = t.budget.get();
+    s.budget.set(budget);
+    if let Some(b) = budget {
+        b.thread.set(Some(s));
+    }
+    let (from, to) = (t.get(), s.get());
+    to.set(reg::RAX, Status::Ok as u64);
+    to.set(reg::RDI, from.badge.get());
+    if from.resume.get() == Resume::Syscall {
+        let tag = Tag(from.get(reg::RSI));
+        to.set(reg::RSI, tag.0);
+        copy_words(from, to);
+        if tag.0 & 0xffff != 0 {
+            transfer::transfer(from, to, tag);
+        }
+    } else {
+        to.set(reg::RSI, from.message[0].get());
+        to.set(reg::R8, from.message[1].get());
+        to.set(reg::R9, from.message[2].get());
+        to.set(reg::R10, from.message[3].get());
+        to.set(reg::R12, from.message[4].get());
+    }
+}
+
+#[inline(always)]
+fn copy_words(from: &Thread, to: &Thread) {
+    for r in [reg::R8, reg::R9, reg::R10, reg::R12] {
+        to.set(r, from.get(r));
+    }
+}
+
+/// System call `reply_recv`.
+#[inline(always)]
+pub fn reply_recv(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    let slot = t.get().get(reg::RDI);
+    let ep = if slot == 0 {
+        None
+    } else {
+        match lookup::<Endpoint>(t.get(), slot, rights::RECV) {
+            Ok((_, ep)) => Some(ep),
+            Err(e) => return done(t, e),
+        }
+    };
+    let Some(c) = t.caller.take() else { return receive(cpu, t, ep, true) };
+    reply(t, c);
+    if cpu.budget.get() != c.budget.get() {
+        // The caller's time had run out: `t` has been running on its own.
+        sched::make_ready(cpu, c);
+        return receive(cpu, t, ep, true);
+    }
+    // The Budget goes back to the caller, which runs at once.
+    t.budget.set(t.own_budget.get());
+    if let Some(b) = c.budget.get() {
+        b.thread.set(Some(c));
+    }
+    if c.suspended.get() || c.state.get() != State::Ready {
+        if c.suspended.get() {
+            c.state.set(State::Stopped);
+        }
+        return receive(cpu, t, ep, true);
+    }
+    let waiting = t.bound.get().is_none_or(|n| n.bits.get() == 0);
+    if let (Some(ep), true, NEVER) = (ep, waiting, t.get().get(reg::R13)) {
+        let q = ep.get().queue(cpu);
+        if q.callers.is_empty() && !t.suspended.get() {
+            t.state.set(State::Receiving);
+            t.endpoint.set(Some(ep));
+            q.receivers.push_front(t);
+            sched::switch_to(cpu, c);
+            return c;
+        }
+    }
+    receive(cpu, t, ep, false);
+    sched::switch_to(cpu, c);
+    sched::current_or_better(cpu, c)
+}
+
+/// Gives `c` the reply in `t`'s registers. The loan of its Budget is the caller's to end.
+#[inline(always)]
+fn reply(t: Obj<Thread>, c: Obj<Thread>) {
+    let (from, to) = (t.get(), c.get());
+    to.callee.set(None);
+    to.state.set(State::Ready);
+    to.deadline.set(NEVER);
+    from.depth.set(0);
+    let tag = Tag(from.get(reg::RSI));
+    match to.resume.get() {
+        Resume::Syscall => {
+            to.set(reg::RAX, Status::Ok as u64);
+            to.set(reg::RSI, tag.0);
+            copy_words(from, to);
+            if tag.0 & 0xffff != 0 {
+                transfer::transfer(from, to, tag);
+            }
+        }
+        Resume::Guest => crate::exit::route::complete(c, from.get(reg::R8)),
+        Resume::Interrupt => {
+            // The supervisor's answer to a fault: label 0 lets the thread go on.
+            if tag.label() == 0 {
+                to.faulted.set(false);
+            } else {
+                to.state.set(State::Stopped);
+            }
+        }
+    }
+}
+
+/// The receiving half of `reply_recv`. `running`: `t` is what runs now; otherwise it is only made ready when something is there.
+#[inline(never)]
+fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) -> Obj<Thread> {
+    let th = t.get();
+    if t.suspended.get() {
+        th.finish(Status::Timeout);
+        t.state.set(State::Stopped);
+        return sched::pick(cpu);
+    }
+    if let Some(bits) = th.bound.get().map(|n| n.bits.take()).filter(|&b| b != 0) {
+        th.set(reg::RDI, bits);
+        th.finish(Status::Signal);
+        if running && t.budget.get() == cpu.budget.get() {
+            return sched::current_or_better(cpu, t);
+        }
+        sched::make_ready(cpu, t);
+        return if running { sched::pick(cpu) } else { t };
+    }
+    if let Some(c) = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front()) {
+        serve(c, t);
+        sched::make_ready(cpu, t);
+        return if running { sched::pick(cpu) } else { t };
+    }
+    t.state.set(State::Receiving);
+    t.endpoint.set(ep);
+    if let Some(ep) = ep {
+        ep.get().queue(cpu).receivers.push_front(t);
+    }
+    sched::set_deadline(cpu, t, th.get(reg::R13));
+    if running { sched::pick(cpu) } else { t }
+}
+
+/// System call `signal`.
+#[inline(always)]
+pub fn signal_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    match lookup::<Notification>(t.get(), t.get().get(reg::RDI), rights::SEND) {
+        Ok((cap, n)) => {
+            t.finish(Status::Ok);
+            signal(cpu, n, cap.badge.max(1));
+            sched::current_or_better(cpu, t)
+        }
+        Err(e) => done(t, e),
+    }
+}
+
+/// Sets bits and wakes who waits for them.
+#[inline(always)]
+pub fn signal(cpu: &Cpu, n: Obj<Notification>, bits: u64) {
+    n.bits.set(n.bits.get() | bits);
+    let woken = n.waiter.get().or_else(|| n.bound.get().filter(|t| t.state.get() == State::Receiving));
+    if let Some(t) = woken {
+        leave(cpu, t);
+        t.get().set(reg::RDI, n.bits.take());
+        give_up(cpu, t, Status::Signal);
+    }
+    // A bound thread in its guest looks at the bits before each entry.
+}
+
+/// System call `wait`.
+pub fn wait(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    let th = t.get();
+    let n = match lookup::<Notification>(th, th.get(reg::RDI), rights::RECV) {
+        Ok((_, n)) => n,
+        Err(e) => return done(t, e),
+    };
+    let bits = n.bits.take();
+    if bits != 0 {
+        th.set(reg::RDI, bits);
+        return done(t, Status::Signal);
+    }
+    if n.waiter.get().is_some() {
+        return done(t, Status::Busy);
+    }
+    n.waiter.set(Some(t));
+    th.waits_for.set(Some(n));
+    t.state.set(State::Waiting);
+    sched::set_deadline(cpu, t, th.get(reg::R13));
+    sched::pick(cpu)
+}
+
+/// Takes `t` out of whatever it waits in. Its state is the caller's to set.
+pub fn leave(cpu: &Cpu, t: Obj<Thread>) {
+    match t.state.get() {
+        State::Queued => {
+            if let Some(ep) = t.endpoint.take() {
+                ep.get().queue(cpu).callers.remove(t);
+            }
+        }
+        State::Receiving => {
+            if let Some(ep) = t.endpoint.take() {
+                ep.get().queue(cpu).receivers.remove(t);
+            }
+        }
+        State::Waiting => {
+            if let Some(n) = t.waits_for.take() {
+                n.waiter.set(None);
+            }
+        }
+        State::Calling => {
+            if let Some(s) = t.callee.take() {
+                s.caller.set(None);
+                sched::end_loan(cpu, s, t.budget.get());
+            }
+        }
+        State::Ready | State::Stopped => {}
+    }
+}
+
+/// What `t` was waiting for, which it has left, won't come: it goes on with `status`.
+pub fn give_up(cpu: &Cpu, t: Obj<Thread>, status: Status) {
+    t.deadline.set(NEVER);
+    match t.resume.get() {
+        Resume::Syscall => t.finish(status),
+        Resume::Guest => crate::exit::route::lost(t),
+        Resume::Interrupt => {
+            // A fault that nobody will answer.
+            t.state.set(State::Stopped);
+            return;
+        }
+    }
+    sched::make_ready(cpu, t);
+}
+
+/// The server `s` is going away: the call that it serves gets no answer.
+pub fn fail_caller(cpu: &Cpu, s: Obj<Thread>) {
+    if let Some(c) = s.caller.take() {
+        c.callee.set(None);
+        sched::end_loan(cpu, s, c.budget.get());
+        c.taken_lost();
+        give_up(cpu, c, Status::Dead);
+    }
+}
+
+/// `t`'s deadline has come.
+pub fn timeout(cpu: &Cpu, t: Obj<Thread>) {
+    match t.state.get() {
+        State::Stopped => {}
+        State::Ready => {
+            if t.resume.get() == Resume::Guest {
+                t.expired.set(true);
+            }
+        }
+        State::Calling => {
+            t.taken_lost();
+            leave(cpu, t);
+            give_up(cpu, t, Status::Timeout);
+        }
+        State::Queued | State::Receiving | State::Waiting => {
+            leave(cpu, t);
+            give_up(cpu, t, Status::Timeout);
+        }
+    }
+}
+
+/// `t`, which is running, has faulted: the kernel calls its supervisor for it.
+pub fn fault(cpu: &Cpu, t: Obj<Thread>, vector: u64, error: u64, address: u64) -> Obj<Thread> {
+    t.faulted.set(true);
+    t.resume.set(Resume::Interrupt);
+    for (m, v) in t.message.iter().zip([Tag::new(Tag::FAULT).0, vector, error, address, t.regs.rip.get()]) {
+        m.set(v);
+    }
+    match t.supervisor.get().typed::<Endpoint>(rights::SEND) {
+        Ok(ep) => send(cpu, t, ep, t.supervisor_badge.get(), NEVER),
+        Err(_) => {
+            crate::arch::orphan_fault(t, vector, error, address);
+            t.state.set(State::Stopped);
+            sched::pick(cpu)
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Physical memory as the kernel sees it, and references to objects in it.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// Where all physical memory is mapped, not executable.
+#[cfg(target_os = "none")]
+pub const PHYS_BASE: u64 = 0xffff_8000_0000_0000;
+
+/// On the host "physical" memory is a buffer of the test's, whose address this is.
+#[cfg(not(target_os = "none"))]
+pub static HOST_PHYS_BASE: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+/// The kernel's address of a physical address.
+#[inline(always)]
+#[must_use]
+pub fn virt(phys: u64) -> u64 {
+    #[cfg(target_os = "none")]
+    {
+        phys + PHYS_BASE
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        phys + HOST_PHYS_BASE.load(core::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A reference to something in a Pool: a plain pointer that is copied freely.
+///
+/// Whoever stores one has it taken out again when the object is destroyed (each object's `destroy` says how), or keeps a
+/// [`crate::object::Cap`] instead, which is checked at each use. The objects consist of `Cell`s, so that shared references suffice.
+#[repr(transparent)]
+pub struct Obj<T>(NonNull<T>, PhantomData<Cell<T>>);
+
+impl<T> Clone for Obj<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Obj<T> {}
+impl<T> PartialEq for Obj<T> {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+impl<T> Eq for Obj<T> {}
+
+impl<T> Obj<T> {
+    /// # Safety
+    /// `ptr` points to a live, initialised `T` that stays where it is until nothing refers to it.
+    #[inline(always)]
+    #[must_use]
+    pub const unsafe fn from_ptr(ptr: NonNull<T>) -> Self {
+        Self(ptr, PhantomData)
+    }
+    /// The reference as an `Obj`: for objects, which all live in Pools.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(r: &T) -> Self {
+        Self(NonNull::from(r), PhantomData)
+    }
+    /// The address.
+    #[inline(always)]
+    #[must_use]
+    pub fn addr(self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+    /// The pointer.
+    #[inline(always)]
+    #[must_use]
+    pub fn ptr(self) -> *mut T {
+        self.0.as_ptr()
+    }
+    /// The object, for as long as the kernel stays inside this system call.
+    #[inline(always)]
+    #[must_use]
+    pub fn get<'a>(self) -> &'a T {
+        // SAFETY: an `Obj` exists only while its object lives (type invariant); objects are never moved, and never borrowed
+        // mutably, since all their fields are cells.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Deref for Obj<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        self.get()
+    }
+}
+
+/// A page of words: a page table, a bitmap, a message page.
+#[repr(C, align(4096))]
+pub struct Words(pub [Cell<u64>; 512]);
+
+/// The page at a physical address.
+///
+/// # Safety
+/// `phys` is a page of RAM that belongs to the kernel (a page of a Pool).
+#[inline(always)]
+#[must_use]
+pub unsafe fn page<'a>(phys: u64) -> &'a Words {
+    // SAFETY: mapped by the physical map; all access to it is through cells; the caller vouches for the rest.
+    unsafe { &*(virt(phys) as *const Words) }
+}
+
+/// State of the kernel as a whole. It is only touched with interrupts off.
+///
+/// One processor runs the kernel today. Everything on the paths of IPC and VM exits is in [`crate::arch::Cpu`] or in objects bound
+/// to one processor; what stays global is here, so that the lock it needs for more processors has one place.
+pub struct Global<T>(pub T);
+
+// SAFETY: only the boot processor runs kernel code, with interrupts off, and handlers that interrupt the kernel (NMI) touch none of it.
+unsafe impl<T> Sync for Global<T> {}
+
+impl<T> Deref for Global<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

@@ -1,0 +1,131 @@
+//! Capabilities and their look-up.
+
+use super::pool::{MAX_POOLS, POOLS};
+use super::{Header, Thread};
+use crate::mem::Obj;
+use core::cell::Cell;
+use core::ptr::NonNull;
+use ipc_schema::abi::{Kind, Status, rights};
+
+/// A capability: names an object by place and generation, never by a bare pointer.
+///
+/// It is dead as soon as its Pool's or its object's generation has moved on; nothing has to find and erase it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Cap {
+    /// The object's header word when the capability was made: kind << 32 | generation.
+    pub word: u64,
+    /// The Pool's generation then; 0 in an empty slot (no Pool ever has it).
+    pub pool_generation: u64,
+    /// Badge, given to whom a message or signal reaches.
+    pub badge: u64,
+    /// Place in the Pool, in units of 64 bytes.
+    pub slot: u32,
+    /// Pool number.
+    pub pool: u16,
+    /// [`rights`].
+    pub rights: u16,
+}
+
+const _: () = assert!(core::mem::size_of::<Cap>() == 32);
+
+impl Cap {
+    /// The empty slot.
+    pub const EMPTY: Self = Self { word: 0, pool_generation: 0, badge: 0, slot: 0, pool: 0, rights: 0 };
+
+    /// A capability with all rights for a live object.
+    #[must_use]
+    pub fn new(header: &Header) -> Self {
+        let generation = POOLS.get(header.pool as usize).map_or(0, |p| p.generation.get());
+        Self {
+            word: header.word.get(),
+            pool_generation: generation,
+            badge: 0,
+            slot: header.slot,
+            pool: header.pool,
+            rights: rights::ALL as u16,
+        }
+    }
+
+    /// Whether the slot is empty, or what it named is gone.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.object().is_err()
+    }
+
+    /// The header of the object, if it still lives: the Pool's generation is compared before a byte of the object is read.
+    #[inline(always)]
+    pub fn object(&self) -> Result<Obj<Header>, Status> {
+        let pool = &POOLS[self.pool as usize & (MAX_POOLS - 1)];
+        if pool.generation.get() != self.pool_generation {
+            return Err(Status::InvalidCap);
+        }
+        let at = pool.virt.get() + u64::from(self.slot) * 64;
+        // SAFETY: the generations agree, so the Pool's memory is still kernel memory, and `slot` was a slot of this Pool when the
+        // capability was made; slots keep their header for as long as their Pool lives (slab pages never become anything else).
+        let header = unsafe { Obj::from_ptr(NonNull::new_unchecked(at as *mut Header)) };
+        if header.word.get() != self.word {
+            return Err(Status::InvalidCap);
+        }
+        Ok(header)
+    }
+
+    /// The kind it was made for (0 if empty).
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(&self) -> u32 {
+        (self.word >> 32) as u32
+    }
+
+    /// The object as a `T`, if it is one, with `need` among the rights.
+    #[inline(always)]
+    pub fn typed<T: super::Object>(&self, need: u32) -> Result<Obj<T>, Status> {
+        let header = self.object()?;
+        if self.kind() != T::KIND as u32 {
+            return Err(Status::WrongType);
+        }
+        if u32::from(self.rights) & need != need {
+            return Err(Status::MissingRight);
+        }
+        // SAFETY: the header's kind says that a live `T` starts here.
+        Ok(unsafe { Obj::from_ptr(NonNull::new_unchecked(header.ptr().cast())) })
+    }
+}
+
+/// The capability in a slot of the thread's table.
+#[inline(always)]
+pub fn cap_at(t: &Thread, slot: u64) -> Result<Cap, Status> {
+    cell_at(t.caps.get(), t.caps_len.get(), slot).map(Cell::get)
+}
+
+/// A slot of a table.
+#[inline(always)]
+pub fn cell_at<'a>(table: u64, len: u64, slot: u64) -> Result<&'a Cell<Cap>, Status> {
+    if slot >= len {
+        return Err(Status::InvalidCap);
+    }
+    // SAFETY: the table is `len` capabilities long, in pages of the Space's Pool, and lives as long as the Space, whose
+    // threads are stopped before it goes.
+    Ok(unsafe { &*(table as *const Cell<Cap>).add(slot as usize) })
+}
+
+/// Looks up a slot as an object of type `T`.
+#[inline(always)]
+pub fn lookup<T: super::Object>(t: &Thread, slot: u64, need: u32) -> Result<(Cap, Obj<T>), Status> {
+    let cap = cap_at(t, slot)?;
+    Ok((cap, cap.typed(need)?))
+}
+
+/// The number of an object kind as the ABI writes it.
+pub fn kind_from_raw(raw: u64) -> Result<Kind, Status> {
+    Ok(match raw {
+        3 => Kind::Space,
+        4 => Kind::Thread,
+        5 => Kind::Budget,
+        6 => Kind::Endpoint,
+        7 => Kind::Notification,
+        8 => Kind::GuestSpace,
+        9 => Kind::Vcpu,
+        _ => return Err(Status::InvalidArg),
+    })
+}

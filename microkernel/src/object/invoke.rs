@@ -1,0 +1,463 @@
+//! Operations on kernel objects: each is decoded in full, where every check can fail, and then carried out, where nothing can.
+
+use super::cap::{Cap, cap_at, kind_from_raw};
+use super::cpu::CpuObject;
+use super::guest_space::{GUEST_END, Way};
+use super::irq::Irq;
+use super::log::{LogObject, RING};
+use super::mapping::{Mapping, Request};
+use super::ports::Ports;
+use super::{
+    Budget, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space, Thread, Vcpu, lookup,
+};
+use crate::arch::{self, Cpu};
+use crate::ipc;
+use crate::mem::Obj;
+use crate::object::thread::{Resume, State, reg};
+use crate::sched;
+use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, READ, RECV, SEND, WRITE};
+use ipc_schema::abi::{Kind, NEVER, Status, Tag, ThreadRegs, Utcb, layout, op, thread_state};
+
+const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
+
+/// The arguments of an operation, and who asks.
+struct Args<'a> {
+    cpu: &'a Cpu,
+    t: Obj<Thread>,
+    w: [u64; 4],
+    tag: Tag,
+}
+
+/// Result: words of the reply and bytes of payload.
+type Answer = Result<([u64; 4], usize), Status>;
+const NONE: Answer = Ok(([0; 4], 0));
+
+fn words(w: [u64; 4]) -> Answer {
+    Ok((w, 0))
+}
+
+impl<'a> Args<'a> {
+    fn obj<T: Object>(&self, slot: u64, need: u32) -> Result<Obj<T>, Status> {
+        lookup::<T>(self.t.get(), slot, need).map(|(_, o)| o)
+    }
+    fn optional<T: Object>(&self, slot: u64, need: u32) -> Result<Option<Obj<T>>, Status> {
+        if slot == 0 { Ok(None) } else { self.obj(slot, need).map(Some) }
+    }
+    /// A capability of type `T`, to be kept (0: none).
+    fn keep<T: Object>(&self, slot: u64, need: u32) -> Result<Cap, Status> {
+        if slot == 0 { Ok(Cap::EMPTY) } else { lookup::<T>(self.t.get(), slot, need).map(|(c, _)| c) }
+    }
+    fn pool(&self, slot: u64) -> Result<&'static Pool, Status> {
+        Pool::from_cap(&cap_at(self.t.get(), slot)?, CONTROL)
+    }
+    fn space(&self) -> &'a Space {
+        self.t.get().space.get()
+    }
+    /// The slot for a new capability.
+    fn dest(&self, slot: u64) -> Result<&'a core::cell::Cell<Cap>, Status> {
+        self.space().empty_slot(slot)
+    }
+}
+
+/// Carries out `call` on anything but an Endpoint.
+#[inline(never)]
+pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
+    let th = t.get();
+    let a = Args {
+        cpu,
+        t,
+        w: [th.get(reg::R8), th.get(reg::R9), th.get(reg::R10), th.get(reg::R12)],
+        tag: Tag(th.get(reg::RSI)),
+    };
+    let answer = cap.object().and_then(|_| dispatch(&a, &cap));
+    // The thread may have been stopped or destroyed by its own operation.
+    if cpu.current.get() != Some(t) {
+        return sched::pick(cpu);
+    }
+    match answer {
+        Ok((w, bytes)) => {
+            th.set(reg::RSI, Tag::default().with_payload(bytes).0);
+            for (r, v) in [reg::R8, reg::R9, reg::R10, reg::R12].into_iter().zip(w) {
+                th.set(r, v);
+            }
+            th.finish(Status::Ok);
+        }
+        Err(e) => th.finish(e),
+    }
+    if t.state.get() != State::Ready {
+        return sched::pick(cpu);
+    }
+    sched::current_or_better(cpu, t)
+}
+
+fn dispatch(a: &Args, cap: &Cap) -> Answer {
+    match cap.kind() {
+        k if k == Kind::Pool as u32 => pool(a, cap),
+        k if k == Kind::Memory as u32 => memory(a, cap),
+        k if k == Kind::Space as u32 => space(a, cap.typed::<Space>(CONTROL)?.get()),
+        k if k == Kind::Thread as u32 => thread(a, cap.typed::<Thread>(CONTROL)?),
+        k if k == Kind::Budget as u32 => budget(a, cap.typed::<Budget>(CONTROL)?.get()),
+        k if k == Kind::GuestSpace as u32 => guest_space(a, cap.typed::<GuestSpace>(CONTROL)?.get()),
+        k if k == Kind::Vcpu as u32 => vcpu(a, cap.typed::<Vcpu>(CONTROL)?.get()),
+        k if k == Kind::Irq as u32 => irq(a, cap.typed::<Irq>(CONTROL)?.get()),
+        k if k == Kind::Ports as u32 => ports(a, cap.typed::<Ports>(CONTROL)?.get()),
+        k if k == Kind::Cpu as u32 => cpu(a, cap.typed::<CpuObject>(CONTROL)?.get()),
+        k if k == Kind::Log as u32 => log(a, cap),
+        _ => Err(Status::WrongType),
+    }
+}
+
+fn pool(a: &Args, cap: &Cap) -> Answer {
+    match a.tag.label() {
+        op::pool::CREATE => {
+            let pool = Pool::from_cap(cap, CONTROL)?;
+            let kind = kind_from_raw(a.w[0] & 0xffff_ffff)?;
+            let dest = a.dest(a.w[1])?;
+            fn named<T: Object>(o: Obj<T>) -> Cap {
+                Cap::new(o.get().header())
+            }
+            dest.set(match kind {
+                Kind::Space => named(Space::create(pool, a.w[2])?),
+                Kind::Thread => named(Thread::create(pool, a.obj::<Space>(a.w[2], CONTROL)?, a.w[3])?),
+                Kind::Budget => named(Budget::create(pool)?),
+                Kind::Endpoint => named(Endpoint::create(pool)?),
+                Kind::Notification => named(Notification::create(pool)?),
+                Kind::GuestSpace => named(GuestSpace::create(pool)?),
+                _ => {
+                    let guest = a.obj::<GuestSpace>(a.w[0] >> 32, CONTROL)?;
+                    named(Vcpu::create(pool, guest, a.obj::<Space>(a.w[2], CONTROL)?, a.w[3])?)
+                }
+            });
+            NONE
+        }
+        op::pool::STAT => {
+            let (free, all) = Pool::from_cap(cap, CONTROL)?.stat();
+            words([free, all, 0, 0])
+        }
+        op::pool::DESTROY => {
+            let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
+            let pool = super::pool::pool_of(object.get().header());
+            match pool.destroy_step(destroy) {
+                Status::Ok => NONE,
+                s => Err(s),
+            }
+        }
+        _ => Err(Status::BadOperation),
+    }
+}
+
+/// Ends any object but a Pool.
+fn destroy(header: Obj<Header>) {
+    let cap = Cap::new(header.get());
+    let kind = cap.kind();
+    macro_rules! ends {
+        ($($t:ty: $m:ident),*) => {
+            $(if kind == <$t>::KIND as u32 {
+                if let Ok(o) = cap.typed::<$t>(0) {
+                    o.get().$m();
+                }
+            })*
+        };
+    }
+    ends!(Thread: destroy, Vcpu: destroy, GuestSpace: destroy, Space: destroy, Mapping: destroy, Budget: destroy,
+        Endpoint: destroy, Notification: destroy, Irq: destroy, Ports: destroy, Memory: destroy_with_pool);
+}
+
+fn memory(a: &Args, cap: &Cap) -> Answer {
+    match a.tag.label() {
+        op::memory::DIVIDE => {
+            let m = cap.typed::<Memory>(CONTROL)?;
+            let dest = a.dest(a.w[2])?;
+            let part = m.get().divide(a.w[0], a.w[1], a.pool(a.w[3])?)?;
+            dest.set(Cap { rights: cap.rights, ..Cap::new(part.get().header()) });
+            NONE
+        }
+        op::memory::REVOKE => {
+            cap.typed::<Memory>(CONTROL)?.get().revoke();
+            NONE
+        }
+        op::memory::MAKE_POOL => {
+            let m = cap.typed::<Memory>(CONTROL | READ | WRITE)?;
+            let dest = a.dest(a.w[0])?;
+            dest.set(m.get().make_pool()?);
+            NONE
+        }
+        op::memory::INFO => {
+            let m = cap.typed::<Memory>(0)?;
+            let phys = if u32::from(cap.rights) & CONTROL != 0 { m.phys } else { 0 };
+            words([m.len, u64::from(m.device), phys, 0])
+        }
+        _ => Err(Status::BadOperation),
+    }
+}
+
+/// Decodes a `MAP`.
+fn map_request(a: &Args, end: u64) -> Result<Request, Status> {
+    let (cap, memory) = lookup::<Memory>(a.t.get(), a.w[1] & 0xffff_ffff, 0)?;
+    let r = Request { memory, at: a.w[0], offset: a.w[2], len: a.w[3], rights: (a.w[1] >> 32) as u32 };
+    r.check(u32::from(cap.rights), end)?;
+    if r.rights & (WRITE | EXEC) == WRITE | EXEC && end != GUEST_END {
+        return Err(Status::InvalidArg);
+    }
+    Ok(r)
+}
+
+fn space(a: &Args, s: &Space) -> Answer {
+    match a.tag.label() {
+        op::space::MAP => s.map(&map_request(a, layout::USER_END)?)?,
+        op::space::UNMAP => Mapping::find(&s.mappings, a.w[0]).ok_or(Status::InvalidArg)?.get().destroy(),
+        op::space::COPY_CAP => {
+            let source = cap_at(a.t.get(), a.w[0])?;
+            source.object()?;
+            let copy = ipc::transfer::derive(source, a.w[2] as u32, a.w[3]).ok_or(Status::MissingRight)?;
+            s.empty_slot(a.w[1])?.set(copy);
+        }
+        op::space::DROP_CAP => s.slot(a.w[0])?.set(Cap::EMPTY),
+        op::space::DESTROY_OBJECT => {
+            let cap = cap_at(a.t.get(), a.w[0])?;
+            let header = cap.object()?;
+            if u32::from(cap.rights) & DESTROY == 0 {
+                return Err(Status::MissingRight);
+            }
+            match cap.kind() {
+                k if k == Kind::Memory as u32 => cap.typed::<Memory>(DESTROY)?.get().destroy()?,
+                k if [Kind::Pool as u32, Kind::Cpu as u32, Kind::Log as u32].contains(&k) => {
+                    return Err(Status::WrongType);
+                }
+                _ => destroy(header),
+            }
+        }
+        _ => return Err(Status::BadOperation),
+    }
+    NONE
+}
+
+fn thread(a: &Args, o: Obj<Thread>) -> Answer {
+    let t = o.get();
+    match a.tag.label() {
+        op::thread::CONFIGURE => {
+            let budget = a.optional::<Budget>(a.w[0], CONTROL)?;
+            let supervisor = a.keep::<Endpoint>(a.w[1], SEND)?;
+            let bound = a.optional::<Notification>(a.w[3], RECV)?;
+            if bound.is_some_and(|n| n.bound.get().is_some_and(|b| b != o)) {
+                return Err(Status::Busy);
+            }
+            t.set_own_budget(a.cpu, budget)?;
+            t.bind(bound)?;
+            t.supervisor.set(supervisor);
+            t.supervisor_badge.set(a.w[2]);
+        }
+        op::thread::START => {
+            if t.state.get() != State::Stopped || t.suspended.get() {
+                return Err(Status::Busy);
+            }
+            if a.w[0] >= layout::USER_END || a.w[1] >= layout::USER_END {
+                return Err(Status::OutOfRange);
+            }
+            t.regs.gpr.iter().for_each(|r| r.set(0));
+            t.regs.rip.set(a.w[0]);
+            t.set(reg::RSP, a.w[1]);
+            t.set(reg::RDI, a.w[2]);
+            t.regs.rflags.set(arch::USER_FLAGS);
+            t.resume.set(Resume::Interrupt);
+            sched::make_ready(a.cpu, o);
+        }
+        op::thread::SUSPEND => {
+            t.suspended.set(true);
+            if matches!(t.state.get(), State::Ready | State::Receiving | State::Waiting) {
+                let waiting = t.state.get() != State::Ready;
+                ipc::leave(a.cpu, o);
+                if waiting {
+                    t.finish(Status::Timeout);
+                }
+                t.state.set(State::Stopped);
+                if a.cpu.current.get() == Some(o) {
+                    a.cpu.reschedule.set(true);
+                }
+            }
+        }
+        op::thread::RESUME => {
+            if t.suspended.replace(false) && t.state.get() == State::Stopped {
+                sched::make_ready(a.cpu, o);
+            }
+        }
+        op::thread::READ_REGS => {
+            let out = &a.t.get().utcb().0[PAYLOAD_WORD..];
+            let regs = t.regs.gpr.iter().chain([&t.regs.rip, &t.regs.rflags]);
+            out.iter().zip(regs).for_each(|(o, r)| o.set(r.get()));
+            let state = match t.state.get() {
+                _ if t.faulted.get() => thread_state::FAULTED,
+                State::Stopped => thread_state::STOPPED,
+                State::Ready => thread_state::READY,
+                State::Queued | State::Calling => thread_state::CALLING,
+                State::Receiving | State::Waiting => thread_state::WAITING,
+            };
+            let serving = u64::from(t.caller.get().is_some());
+            return Ok(([state, serving, 0, 0], ThreadRegs::WORDS * 8));
+        }
+        op::thread::WRITE_REGS => {
+            if !t.faulted.get() && t.state.get() != State::Stopped {
+                return Err(Status::Busy);
+            }
+            let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
+            if input[16].get() >= layout::USER_END {
+                return Err(Status::OutOfRange);
+            }
+            t.regs.gpr.iter().zip(input).for_each(|(r, i)| r.set(i.get()));
+            t.regs.rip.set(input[16].get());
+            t.regs.rflags.set((input[17].get() & 0xcd5) | arch::USER_FLAGS);
+            t.resume.set(Resume::Interrupt);
+        }
+        _ => return Err(Status::BadOperation),
+    }
+    NONE
+}
+
+fn budget(a: &Args, b: &Budget) -> Answer {
+    match a.tag.label() {
+        op::budget::CONFIGURE => {
+            a.obj::<CpuObject>(a.w[0], CONTROL)?;
+            sched::charge(a.cpu);
+            b.configure(a.cpu, a.w[1], a.w[2], a.w[3], arch::now())?;
+            NONE
+        }
+        op::budget::STAT => {
+            sched::charge(a.cpu);
+            words([b.used.get(), u64::from(b.priority.get()), b.budget.get(), b.period.get()])
+        }
+        op::budget::BIND_EVENT => {
+            b.event.set(a.keep::<Notification>(a.w[0], SEND)?);
+            NONE
+        }
+        _ => Err(Status::BadOperation),
+    }
+}
+
+fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
+    match a.tag.label() {
+        op::guest_space::MAP => g.map(&map_request(a, GUEST_END)?)?,
+        op::guest_space::UNMAP => Mapping::find(&g.mappings, a.w[0]).ok_or(Status::InvalidArg)?.get().destroy(),
+        op::guest_space::ROUTE => {
+            let (first, count) = (a.w[0] & 0xffff, (a.w[0] >> 16) & 0xffff);
+            let (way, target) = match (a.w[0] >> 32) & 0xff {
+                1 => (Way::Endpoint, a.keep::<Endpoint>(a.w[1], SEND)?),
+                2 => {
+                    let only = ((a.w[0] >> 40) & 1 == 1).then_some(a.w[2]);
+                    (Way::Doorbell(only), a.keep::<Notification>(a.w[1], SEND)?)
+                }
+                _ => return Err(Status::InvalidArg),
+            };
+            if target == Cap::EMPTY {
+                return Err(Status::InvalidCap);
+            }
+            g.add_route(first, count, way, target, a.w[2])?;
+        }
+        op::guest_space::UNROUTE => g.remove_route(a.w[0] & 0xffff)?,
+        _ => return Err(Status::BadOperation),
+    }
+    NONE
+}
+
+fn vcpu(a: &Args, v: &Vcpu) -> Answer {
+    match a.tag.label() {
+        op::vcpu::ON_EXIT => {
+            let groups = (a.w[1] & ipc_schema::abi::vm::Groups::ALL) as u16;
+            if a.w[0] == !0 {
+                v.on_exit.iter().for_each(|e| e.set(groups));
+            } else {
+                v.on_exit.get(a.w[0] as usize).ok_or(Status::OutOfRange)?.set(groups);
+            }
+            NONE
+        }
+        _ => Err(Status::BadOperation),
+    }
+}
+
+fn irq(a: &Args, i: &Irq) -> Answer {
+    match a.tag.label() {
+        op::irq::BIND => {
+            i.target.set(a.keep::<Notification>(a.w[0], SEND)?);
+            NONE
+        }
+        op::irq::INFO => words([u64::from(i.vector), 0, 0, 0]),
+        _ => Err(Status::BadOperation),
+    }
+}
+
+fn ports(a: &Args, p: &Ports) -> Answer {
+    match a.tag.label() {
+        op::ports::IN => {
+            let (port, width) = p.decode(a.w[0])?;
+            words([arch::port_in(port, width), 0, 0, 0])
+        }
+        op::ports::OUT => {
+            let (port, width) = p.decode(a.w[0])?;
+            arch::port_out(port, width, a.w[1]);
+            NONE
+        }
+        op::ports::OUT_BYTES => {
+            let (port, _) = p.decode((a.w[0] & 0xffff) | 1 << 16)?;
+            let bytes = a.tag.payload().min(Utcb::PAYLOAD);
+            let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
+            for i in 0..bytes {
+                arch::port_out(port, 1, (input[i / 8].get() >> (i % 8 * 8)) & 0xff);
+            }
+            NONE
+        }
+        op::ports::DIVIDE => {
+            let dest = a.dest(a.w[2])?;
+            let part = p.divide(a.w[0], a.w[1], a.pool(a.w[3])?)?;
+            dest.set(Cap::new(part.get().header()));
+            NONE
+        }
+        _ => Err(Status::BadOperation),
+    }
+}
+
+fn cpu(a: &Args, c: &CpuObject) -> Answer {
+    match a.tag.label() {
+        op::cpu::CREATE_IRQ => {
+            let dest = a.dest(a.w[0])?;
+            let irq = Irq::create(a.cpu, a.pool(a.w[1])?)?;
+            dest.set(Cap::new(irq.get().header()));
+            words([u64::from(irq.vector), u64::from(arch::apic_id()), 0, 0])
+        }
+        op::cpu::INFO => {
+            sched::charge(a.cpu);
+            words([u64::from(c.number), u64::from(arch::apic_id()), a.cpu.idle_cycles.get(), 0])
+        }
+        _ => Err(Status::BadOperation),
+    }
+}
+
+fn log(a: &Args, cap: &Cap) -> Answer {
+    let payload = &a.t.get().utcb().0[PAYLOAD_WORD..];
+    match a.tag.label() {
+        op::log::WRITE => {
+            cap.typed::<LogObject>(WRITE)?;
+            let len = super::log::check_len(a.tag.payload())?;
+            RING.add(cap.badge as u8, (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8));
+            if let Ok(n) = RING.reader().typed::<Notification>(SEND) {
+                ipc::signal(a.cpu, n, RING.reader().badge.max(1));
+            }
+            NONE
+        }
+        op::log::READ => {
+            cap.typed::<LogObject>(READ)?;
+            let (next, lost, bytes) = RING.read(a.w[0], Utcb::PAYLOAD, |i, b| {
+                let word = &payload[i / 8];
+                let shift = i % 8 * 8;
+                word.set((word.get() & !(0xff << shift)) | u64::from(b) << shift);
+            });
+            Ok(([next, lost, 0, 0], bytes))
+        }
+        op::log::BIND => {
+            cap.typed::<LogObject>(READ)?;
+            RING.bind(a.keep::<Notification>(a.w[0], SEND)?);
+            NONE
+        }
+        _ => Err(Status::BadOperation),
+    }
+}
+
+const _: () = assert!(NEVER == u64::MAX);

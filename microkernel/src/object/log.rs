@@ -1,0 +1,112 @@
+//! The log ring: records from the kernel and every server, one source number each.
+
+use super::{Cap, Header, Pool, object};
+use crate::mem::{Global, Obj};
+use core::cell::Cell;
+use ipc_schema::abi::{Kind, Status};
+
+/// Bytes kept; a power of two.
+const SIZE: usize = 1 << 16;
+/// Longest record.
+pub const RECORD: usize = 255;
+/// Source number of the kernel.
+pub const KERNEL: u8 = 0;
+
+/// The ring. Positions count bytes since boot.
+pub struct Ring {
+    bytes: [Cell<u8>; SIZE],
+    /// Position after the newest record.
+    end: Cell<u64>,
+    /// Position of the oldest record that is whole.
+    start: Cell<u64>,
+    /// Signalled when records are added.
+    reader: Cell<Cap>,
+}
+
+/// The only one.
+pub static RING: Global<Ring> = Global(Ring {
+    bytes: [const { Cell::new(0) }; SIZE],
+    end: Cell::new(0),
+    start: Cell::new(0),
+    reader: Cell::new(Cap::EMPTY),
+});
+
+/// What a Log capability names.
+#[repr(C)]
+pub struct LogObject {
+    header: Header,
+}
+object!(LogObject, Kind::Log);
+
+impl LogObject {
+    /// The Log (boot).
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn create(pool: &Pool) -> Result<Obj<Self>, Status> {
+        pool.create_object(|header| Self { header })
+    }
+}
+
+impl Ring {
+    fn at(&self, position: u64) -> &Cell<u8> {
+        &self.bytes[position as usize % SIZE]
+    }
+
+    /// Adds a record {u16 length, u8 source, bytes}; the oldest make room.
+    pub fn add(&self, source: u8, bytes: impl ExactSizeIterator<Item = u8> + Clone) {
+        let len = bytes.len().min(RECORD);
+        let need = len as u64 + 3;
+        while self.end.get() + need - self.start.get() > SIZE as u64 {
+            let s = self.start.get();
+            let old = u64::from(self.at(s).get()) | u64::from(self.at(s + 1).get()) << 8;
+            self.start.set(s + old + 3);
+        }
+        let head = [len as u8, (len >> 8) as u8, source];
+        crate::arch::debug_bytes(head.iter().copied().chain(bytes.clone().take(len)));
+        let mut p = self.end.get();
+        for b in head.into_iter().chain(bytes.take(len)) {
+            self.at(p).set(b);
+            p += 1;
+        }
+        self.end.set(p);
+    }
+
+    /// Copies whole records from `position` on into `out`; answers the next position, the bytes lost, and the bytes copied.
+    pub fn read(&self, position: u64, room: usize, mut out: impl FnMut(usize, u8)) -> (u64, u64, usize) {
+        let mut p = position.clamp(self.start.get(), self.end.get());
+        let lost = p.saturating_sub(position);
+        let mut copied = 0;
+        while p < self.end.get() {
+            let len = usize::from(self.at(p).get()) | usize::from(self.at(p + 1).get()) << 8;
+            if copied + len + 3 > room {
+                break;
+            }
+            for i in 0..len + 3 {
+                out(copied + i, self.at(p + i as u64).get());
+            }
+            copied += len + 3;
+            p += len as u64 + 3;
+        }
+        (p, lost, copied)
+    }
+
+    /// Whom to tell of new records.
+    pub fn bind(&self, cap: Cap) {
+        self.reader.set(cap);
+    }
+
+    /// Who is to be told.
+    #[must_use]
+    pub fn reader(&self) -> Cap {
+        self.reader.get()
+    }
+}
+
+/// Checks what a `WRITE` announces.
+///
+/// # Errors
+/// `OutOfRange`.
+pub fn check_len(len: usize) -> Result<usize, Status> {
+    if len == 0 || len > RECORD { Err(Status::OutOfRange) } else { Ok(len) }
+}

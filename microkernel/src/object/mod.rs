@@ -1,0 +1,71 @@
+//! Kernel objects: one file each, with its state, its operations (decode everything, then commit) and its destruction.
+
+pub mod budget;
+pub mod cap;
+pub mod cpu;
+pub mod endpoint;
+pub mod guest_space;
+pub mod invoke;
+pub mod irq;
+pub mod log;
+pub mod mapping;
+pub mod memory;
+pub mod notification;
+pub mod pool;
+pub mod ports;
+pub mod space;
+pub mod thread;
+pub mod vcpu;
+
+pub use budget::Budget;
+pub use cap::{Cap, lookup};
+pub use endpoint::Endpoint;
+pub use guest_space::GuestSpace;
+pub use mapping::Mapping;
+pub use memory::Memory;
+pub use notification::Notification;
+pub use pool::Pool;
+pub use space::Space;
+pub use thread::Thread;
+pub use vcpu::Vcpu;
+
+use core::cell::Cell;
+use ipc_schema::abi::Kind;
+
+/// What every slot begins with.
+#[repr(C)]
+pub struct Header {
+    /// Kind << 32 | generation; kind 0: free.
+    pub word: Cell<u64>,
+    /// Its own place, in units of 64 bytes from the start of the Pool.
+    pub slot: u32,
+    /// Its Pool.
+    pub pool: u16,
+    /// Free for the kind.
+    pub flags: Cell<u16>,
+}
+
+/// A type of kernel object.
+///
+/// It is `repr(C)` with the `Header` first: what has a slot is found by its header alone.
+pub trait Object {
+    /// Its kind.
+    const KIND: Kind;
+    /// Its header.
+    fn header(&self) -> &Header {
+        // SAFETY: every object is `repr(C)` and begins with its `Header` (checked by `object!`).
+        unsafe { &*core::ptr::from_ref(self).cast::<Header>() }
+    }
+}
+
+/// Declares `$t` a kernel object of kind `$k`, its first field named `header`.
+macro_rules! object {
+    ($t:ty, $k:expr) => {
+        const _: () = assert!(core::mem::offset_of!($t, header) == 0);
+        impl crate::object::Object for $t {
+            const KIND: ipc_schema::abi::Kind = $k;
+        }
+    };
+}
+pub(crate) use object;
+object!(pool::PoolObject, Kind::Pool);

@@ -1,0 +1,288 @@
+//! Threads: an execution context, bound to one processor at a time.
+
+use super::{Budget, Cap, Endpoint, Header, Notification, Pool, Space, Vcpu, object, pool::pool_of};
+use crate::arch::Cpu;
+use crate::list::{Link, Linked};
+use crate::mem::{self, Obj};
+use crate::sched::timer::Timer;
+use core::cell::Cell;
+use ipc_schema::abi::{Kind, NEVER, Status, Utcb};
+
+/// Registers as saved at kernel entry. After a system call only those that the ABI preserves or uses are current.
+#[repr(C)]
+#[derive(Default)]
+pub struct Regs {
+    /// Architectural numbers: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15.
+    pub gpr: [Cell<u64>; 16],
+    /// Instruction pointer (after an interrupt or exception).
+    pub rip: Cell<u64>,
+    /// Flags (after an interrupt or exception).
+    pub rflags: Cell<u64>,
+}
+
+/// Numbers of registers in [`Regs::gpr`].
+#[allow(missing_docs, reason = "they are the architecture's names")]
+pub mod reg {
+    pub const RAX: usize = 0;
+    pub const RBX: usize = 3;
+    pub const RSP: usize = 4;
+    pub const RBP: usize = 5;
+    pub const RSI: usize = 6;
+    pub const RDI: usize = 7;
+    pub const R8: usize = 8;
+    pub const R9: usize = 9;
+    pub const R10: usize = 10;
+    pub const R12: usize = 12;
+    pub const R13: usize = 13;
+    pub const R14: usize = 14;
+    pub const R15: usize = 15;
+}
+
+/// How the thread goes on when it is next picked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Resume {
+    /// Returns from its system call.
+    Syscall = 0,
+    /// Goes on where an interrupt or exception stopped it.
+    Interrupt = 1,
+    /// Enters its guest.
+    Guest = 2,
+}
+
+/// What the thread is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// Not started, or suspended.
+    Stopped,
+    /// Running, or ready to.
+    Ready,
+    /// In a queue of an Endpoint: its call has not been taken.
+    Queued,
+    /// Its call has been taken and not been answered.
+    Calling,
+    /// Waits in `reply_recv`.
+    Receiving,
+    /// Waits in `wait`.
+    Waiting,
+}
+
+/// A thread.
+#[repr(C)]
+pub struct Thread {
+    header: Header,
+    /// Its registers.
+    pub regs: Regs,
+    /// Root of its Space's page table.
+    pub root: Cell<u64>,
+    /// How it goes on.
+    pub resume: Cell<Resume>,
+    /// What it does.
+    pub state: Cell<State>,
+    /// It faulted, and its call to the supervisor carries the fault.
+    pub faulted: Cell<bool>,
+    /// Its call is a routed port access of its guest.
+    pub routed: Cell<bool>,
+    /// The deadline of `run` came while the guest could not be left.
+    pub expired: Cell<bool>,
+    /// Calls that lead to it: bounds the chain that a donated Budget may go along.
+    pub depth: Cell<u8>,
+    /// Suspended while in a call: goes to `Stopped` instead of running.
+    pub suspended: Cell<bool>,
+    /// Its capability table: kernel address and slots (a copy of the Space's).
+    pub caps: Cell<u64>,
+    /// Slots of it.
+    pub caps_len: Cell<u64>,
+    /// Kernel address of its UTCB.
+    pub utcb: u64,
+    /// The Budget that it runs on now.
+    pub budget: Cell<Option<Obj<Budget>>>,
+    /// Its own Budget.
+    pub own_budget: Cell<Option<Obj<Budget>>>,
+    /// Whose call it is serving.
+    pub caller: Cell<Option<Obj<Thread>>>,
+    /// Who serves its call.
+    pub callee: Cell<Option<Obj<Thread>>>,
+    /// The Endpoint in whose queue it is.
+    pub endpoint: Cell<Option<Obj<Endpoint>>>,
+    /// The Endpoint's badge in the capability that it called by.
+    pub badge: Cell<u64>,
+    /// The message of the call that the kernel makes for it (fault, routed port access): tag and four words.
+    pub message: [Cell<u64>; 5],
+    /// The Notification that ends its `reply_recv` and `run`.
+    pub bound: Cell<Option<Obj<Notification>>>,
+    /// The Notification that it waits for in `wait`.
+    pub waits_for: Cell<Option<Obj<Notification>>>,
+    /// When what it does now ends by itself.
+    pub deadline: Cell<u64>,
+    /// The deadline of its `run`.
+    pub run_deadline: Cell<u64>,
+    /// The queue element that brings the deadline about.
+    pub timer: Timer,
+    /// The guest that it is in.
+    pub vcpu: Cell<Option<Obj<Vcpu>>>,
+    /// Its Space.
+    pub space: Obj<Space>,
+    /// Who gets its faults.
+    pub supervisor: Cell<Cap>,
+    /// And under which badge.
+    pub supervisor_badge: Cell<u64>,
+    queue: Link<Thread>,
+    in_space: Link<Thread>,
+    utcb_at: u64,
+    utcb_phys: u64,
+}
+object!(Thread, Kind::Thread);
+impl Linked<0> for Thread {
+    #[inline(always)]
+    fn link(&self) -> &Link<Self> {
+        &self.queue
+    }
+}
+impl Linked<1> for Thread {
+    fn link(&self) -> &Link<Self> {
+        &self.in_space
+    }
+}
+
+impl Thread {
+    /// A stopped thread in `space`, with its UTCB mapped at `utcb_at`.
+    ///
+    /// # Errors
+    /// As [`Space::share_page`].
+    pub fn create(pool: &Pool, space: Obj<Space>, utcb_at: u64) -> Result<Obj<Self>, Status> {
+        let utcb_phys = pool.take_pages(1)?;
+        let made = space.share_page(utcb_at, utcb_phys).and_then(|()| {
+            pool.create_object(|header| Self {
+                header,
+                regs: Regs::default(),
+                root: Cell::new(space.table.root),
+                resume: Cell::new(Resume::Interrupt),
+                state: Cell::new(State::Stopped),
+                faulted: Cell::new(false),
+                routed: Cell::new(false),
+                expired: Cell::new(false),
+                depth: Cell::new(0),
+                suspended: Cell::new(false),
+                caps: Cell::new(space.caps),
+                caps_len: Cell::new(space.caps_len),
+                utcb: mem::virt(utcb_phys),
+                budget: Cell::new(None),
+                own_budget: Cell::new(None),
+                caller: Cell::new(None),
+                callee: Cell::new(None),
+                endpoint: Cell::new(None),
+                badge: Cell::new(0),
+                message: Default::default(),
+                bound: Cell::new(None),
+                waits_for: Cell::new(None),
+                deadline: Cell::new(NEVER),
+                run_deadline: Cell::new(NEVER),
+                timer: Timer::default(),
+                vcpu: Cell::new(None),
+                space,
+                supervisor: Cell::new(Cap::EMPTY),
+                supervisor_badge: Cell::new(0),
+                queue: Link::default(),
+                in_space: Link::default(),
+                utcb_at,
+                utcb_phys,
+            })
+            .inspect_err(|_| space.unshare_page(utcb_at))
+        });
+        let t = made.inspect_err(|_| pool.give_pages(utcb_phys, 1))?;
+        space.threads.push_back(t);
+        Ok(t)
+    }
+
+    /// Its UTCB.
+    #[must_use]
+    pub fn utcb(&self) -> &mem::Words {
+        const { assert!(core::mem::size_of::<Utcb>() == core::mem::size_of::<mem::Words>()) };
+        // SAFETY: a page of the thread's Pool for as long as the thread lives; user level writes it too, so it is read and written in cells.
+        unsafe { &*(self.utcb as *const mem::Words) }
+    }
+
+    /// A register.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(&self, r: usize) -> u64 {
+        self.regs.gpr[r].get()
+    }
+    /// Sets a register.
+    #[inline(always)]
+    pub fn set(&self, r: usize, value: u64) {
+        self.regs.gpr[r].set(value);
+    }
+    /// Sets the result of its system call, which it then returns from.
+    #[inline(always)]
+    pub fn finish(&self, status: Status) {
+        self.set(reg::RAX, status as u64);
+        self.resume.set(Resume::Syscall);
+    }
+
+    /// Binds a Notification, or none.
+    ///
+    /// # Errors
+    /// `Busy`: another thread has it.
+    pub fn bind(&self, n: Option<Obj<Notification>>) -> Result<(), Status> {
+        let this = Obj::of(self);
+        if let Some(n) = n {
+            if n.bound.get().is_some_and(|t| t != this) {
+                return Err(Status::Busy);
+            }
+        }
+        if let Some(old) = self.bound.replace(n) {
+            old.bound.set(None);
+        }
+        if let Some(n) = n {
+            n.bound.set(Some(this));
+        }
+        Ok(())
+    }
+
+    /// Gives it a Budget of its own, or none.
+    ///
+    /// # Errors
+    /// `Busy`: another thread has it.
+    pub fn set_own_budget(&self, cpu: &Cpu, b: Option<Obj<Budget>>) -> Result<(), Status> {
+        let this = Obj::of(self);
+        if b.is_some_and(|b| b.owner.get().is_some_and(|t| t != this)) {
+            return Err(Status::Busy);
+        }
+        let old = self.own_budget.replace(b);
+        if let Some(old) = old {
+            old.owner.set(None);
+        }
+        if let Some(b) = b {
+            b.owner.set(Some(this));
+        }
+        if self.budget.get() == old {
+            crate::sched::change_budget(cpu, this, b);
+        }
+        Ok(())
+    }
+
+    /// Ends it: out of every queue, its call dropped, the call it serves answered `Dead`.
+    pub fn destroy(&self) {
+        let cpu = Cpu::current();
+        let this = Obj::of(self);
+        crate::ipc::leave(cpu, this);
+        crate::ipc::fail_caller(cpu, this);
+        crate::sched::stop(cpu, this);
+        self.state.set(State::Stopped);
+        let _ = self.set_own_budget(cpu, None);
+        let _ = self.bind(None);
+        cpu.timers.cancel(&self.timer);
+        if let Some(v) = self.vcpu.take() {
+            v.runner.set(None);
+        }
+        self.space.threads.remove(this);
+        self.space.unshare_page(self.utcb_at);
+        cpu.forget(this);
+        let pool = pool_of(&self.header);
+        pool.give_pages(self.utcb_phys, 1);
+        pool.free_object(this);
+    }
+}

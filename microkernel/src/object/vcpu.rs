@@ -1,0 +1,168 @@
+//! Vcpus: the registers of a guest processor. Passive: a thread runs it.
+
+use super::{Cap, GuestSpace, Header, Pool, Space, Thread, object, pool::pool_of};
+use crate::arch::Cpu;
+use crate::list::{Link, Linked};
+use crate::mem::{self, Obj};
+use core::cell::Cell;
+use ipc_schema::abi::vm::{Exit, Groups, VcpuState, gpr};
+use ipc_schema::abi::{Kind, Status};
+
+/// A virtual processor.
+#[repr(C)]
+pub struct Vcpu {
+    header: Header,
+    /// Physical address of the VMCB (VMX: VMCS).
+    pub control_phys: u64,
+    /// Kernel address of the state page shared with the VMM.
+    pub state_virt: u64,
+    /// Physical address of the area for extended state.
+    pub extended_phys: u64,
+    /// Its VM.
+    pub guest: Obj<GuestSpace>,
+    /// The one thread that runs it.
+    pub runner: Cell<Option<Obj<Thread>>>,
+    /// Address of the instruction after the routed one.
+    pub next_rip: Cell<u64>,
+    /// Address space identifier, and the round of identifiers that it belongs to.
+    pub asid: Cell<u32>,
+    /// Round of identifiers.
+    pub asid_round: Cell<u64>,
+    /// [`GuestSpace::flushes`] when it last entered.
+    pub flushes: Cell<u64>,
+    /// XCR0 of the guest.
+    pub xcr0: Cell<u64>,
+    /// TSC_AUX of the guest.
+    pub tsc_aux: Cell<u64>,
+    /// DR0 to DR3 of the guest while another vCPU has the processor's.
+    pub dr: [Cell<u64>; 4],
+    /// Groups copied to the state page, by exit.
+    pub on_exit: [Cell<u16>; Exit::COUNT],
+    siblings: Link<Vcpu>,
+    state_phys: u64,
+    state_at: u64,
+    /// The VMM's Space, for as long as it lives.
+    space: Cap,
+}
+object!(Vcpu, Kind::Vcpu);
+impl Linked<0> for Vcpu {
+    fn link(&self) -> &Link<Self> {
+        &self.siblings
+    }
+}
+
+/// Pages of a Vcpu: control structure, state page, extended state (AVX-512 needs 2,696 bytes).
+const PAGES: usize = 3;
+
+impl Vcpu {
+    /// A vCPU of `guest` in its reset state, its state page mapped in `space` at `at`.
+    ///
+    /// # Errors
+    /// `NoMemory`, `Unsupported` (no virtualisation here), as [`Space::share_page`].
+    pub fn create(pool: &Pool, guest: Obj<GuestSpace>, space: Obj<Space>, at: u64) -> Result<Obj<Self>, Status> {
+        if !crate::arch::can_virtualise() {
+            return Err(Status::Unsupported);
+        }
+        let mut pages = [0; PAGES];
+        for i in 0..PAGES {
+            match pool.take_pages(1) {
+                Ok(p) => pages[i] = p,
+                Err(e) => {
+                    pages[..i].iter().for_each(|&p| pool.give_pages(p, 1));
+                    return Err(e);
+                }
+            }
+        }
+        let [control_phys, state_phys, extended_phys] = pages;
+        let made = space.share_page(at, state_phys).and_then(|()| {
+            pool.create_object(|header| Self {
+                header,
+                control_phys,
+                state_virt: mem::virt(state_phys),
+                extended_phys,
+                guest,
+                runner: Cell::new(None),
+                next_rip: Cell::new(0),
+                asid: Cell::new(0),
+                asid_round: Cell::new(0),
+                flushes: Cell::new(0),
+                xcr0: Cell::new(1),
+                tsc_aux: Cell::new(0),
+                dr: Default::default(),
+                on_exit: [const { Cell::new(Groups::RIP as u16) }; Exit::COUNT],
+                siblings: Link::default(),
+                state_phys,
+                state_at: at,
+                space: Cap::new(super::Object::header(space.get())),
+            })
+            .inspect_err(|_| space.unshare_page(at))
+        });
+        let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
+        crate::virt::svm::vmcb::reset(v.get());
+        guest.vcpus.push_back(v);
+        Ok(v)
+    }
+
+    /// A word of the state page at `offset` bytes ([`VcpuState`]); the VMM writes the page too.
+    #[inline(always)]
+    #[must_use]
+    pub fn state(&self, offset: usize) -> &Cell<u64> {
+        debug_assert!(offset < core::mem::size_of::<VcpuState>());
+        // SAFETY: inside the state page, which is the kernel's (shared with the VMM) for as long as the vCPU lives.
+        unsafe { &*((self.state_virt + offset as u64) as *const Cell<u64>) }
+    }
+
+    /// A general register of the guest.
+    #[inline(always)]
+    #[must_use]
+    pub fn gpr(&self, n: usize) -> &Cell<u64> {
+        self.state(n * 8)
+    }
+
+    /// The result of an IN of `width` bytes: 32 bits clear the upper half of rax, fewer leave the rest of it.
+    #[inline(always)]
+    pub fn merge_rax(&self, width: u8, value: u64) {
+        let rax = self.gpr(gpr::RAX);
+        rax.set(match width {
+            1 => (rax.get() & !0xff) | (value & 0xff),
+            2 => (rax.get() & !0xffff) | (value & 0xffff),
+            _ => value & 0xffff_ffff,
+        });
+    }
+
+    /// Makes `t` the thread that runs it.
+    ///
+    /// # Errors
+    /// `Busy`: another thread runs it.
+    pub fn adopt(&self, t: Obj<Thread>) -> Result<(), Status> {
+        if self.runner.get().is_some() {
+            return Err(Status::Busy);
+        }
+        if let Some(old) = t.vcpu.replace(Some(Obj::of(self))) {
+            old.runner.set(None);
+        }
+        self.runner.set(Some(t));
+        Ok(())
+    }
+
+    /// Ends it; its registers are disowned first, so that nobody else's state is saved over them or taken for them.
+    pub fn destroy(&self) {
+        let cpu = Cpu::current();
+        let this = Obj::of(self);
+        if cpu.fpu_owner.get() == Some(this) {
+            cpu.fpu_owner.set(None);
+        }
+        if let Some(t) = self.runner.take() {
+            t.vcpu.set(None);
+        }
+        if let Ok(space) = self.space.typed::<Space>(0) {
+            space.get().unshare_page(self.state_at);
+        }
+        self.guest.vcpus.remove(this);
+        let pool = pool_of(&self.header);
+        for p in [self.control_phys, self.state_phys, self.extended_phys] {
+            pool.give_pages(p, 1);
+        }
+        pool.free_object(this);
+    }
+}

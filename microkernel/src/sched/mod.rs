@@ -1,0 +1,334 @@
+//! Enforcement of what the scheduler server decided: priority queues, budgets, deadlines. No policy.
+//!
+//! What is queued are Budgets; each knows the thread that runs on it (the tip of a chain of calls). The Budget that is running is in
+//! no queue.
+
+pub mod timer;
+
+use crate::arch::{self, Cpu};
+use crate::list::List;
+use crate::mem::Obj;
+use crate::object::budget::PRIORITIES;
+use crate::object::thread::{Resume, State};
+use crate::object::{Budget, Notification, Thread};
+use core::cell::Cell;
+use ipc_schema::abi::{NEVER, rights};
+use timer::Owner;
+
+/// A processor's Budgets that could run, by priority.
+pub struct Ready {
+    queues: [List<Budget, 0>; PRIORITIES],
+    bitmap: Cell<u32>,
+}
+
+impl Default for Ready {
+    fn default() -> Self {
+        Self { queues: core::array::from_fn(|_| List::default()), bitmap: Cell::new(0) }
+    }
+}
+
+impl Ready {
+    fn add(&self, b: Obj<Budget>, front: bool) {
+        if b.queued.replace(true) {
+            return;
+        }
+        let p = usize::from(b.priority.get()) % PRIORITIES;
+        if front { self.queues[p].push_front(b) } else { self.queues[p].push_back(b) }
+        self.bitmap.set(self.bitmap.get() | 1 << p);
+    }
+
+    /// Takes `b` out, if it is in.
+    pub fn remove(&self, b: Obj<Budget>) {
+        if b.queued.replace(false) {
+            let p = usize::from(b.priority.get()) % PRIORITIES;
+            self.queues[p].remove(b);
+            if self.queues[p].is_empty() {
+                self.bitmap.set(self.bitmap.get() & !(1 << p));
+            }
+        }
+    }
+
+    fn highest(&self) -> Option<usize> {
+        self.bitmap.get().checked_ilog2().map(|p| p as usize)
+    }
+
+    fn pop(&self) -> Option<Obj<Budget>> {
+        let b = self.queues[self.highest()?].first()?;
+        self.remove(b);
+        Some(b)
+    }
+}
+
+/// Whether `b` grants time now.
+#[inline(always)]
+fn can_run(b: Obj<Budget>) -> bool {
+    !b.exhausted.get()
+}
+
+/// The thread that would run on `b` now. A thread that has gone over to another Budget is not run on this one.
+#[inline(always)]
+fn tip(b: Obj<Budget>) -> Option<Obj<Thread>> {
+    b.thread.get().filter(|t| t.state.get() == State::Ready && t.budget.get() == Some(b))
+}
+
+/// `t` can go on: its Budget is queued, and the processor told if it has precedence over what runs.
+pub fn make_ready(cpu: &Cpu, t: Obj<Thread>) {
+    if t.suspended.get() {
+        t.state.set(State::Stopped);
+        return;
+    }
+    t.state.set(State::Ready);
+    if let Some(b) = t.budget.get() {
+        b.thread.set(Some(t));
+        budget_ready(cpu, b);
+    }
+}
+
+/// `b` may have become able to run.
+pub fn budget_ready(cpu: &Cpu, b: Obj<Budget>) {
+    if cpu.budget.get() == Some(b) || !can_run(b) || tip(b).is_none() {
+        return;
+    }
+    cpu.ready.add(b, false);
+    // What runs alone at its priority has no end of its time slice: it gets one now.
+    let alone = |c: Obj<Budget>| c.priority.get() == b.priority.get() && cpu.budget_end.get() == NEVER;
+    if cpu.budget.get().is_none_or(|c| c.priority.get() < b.priority.get() || alone(c)) {
+        cpu.reschedule.set(true);
+    }
+}
+
+/// `t` goes over to Budget `b`.
+pub fn change_budget(cpu: &Cpu, t: Obj<Thread>, b: Option<Obj<Budget>>) {
+    if let Some(old) = t.budget.replace(b) {
+        if old.thread.get() == Some(t) {
+            detach(cpu, old);
+        }
+    }
+    if t.state.get() == State::Ready {
+        make_ready(cpu, t);
+    }
+}
+
+/// `b` has no thread any more.
+fn detach(cpu: &Cpu, b: Obj<Budget>) {
+    b.thread.set(None);
+    cpu.ready.remove(b);
+    if cpu.budget.get() == Some(b) {
+        charge(cpu);
+        cpu.budget.set(None);
+        cpu.reschedule.set(true);
+    }
+}
+
+/// `t` stops for good or for now: nobody picks it any more.
+pub fn stop(cpu: &Cpu, t: Obj<Thread>) {
+    let lent = t.budget.get() != t.own_budget.get();
+    if let Some(b) = t.budget.get() {
+        if b.thread.get() == Some(t) {
+            detach(cpu, b);
+        }
+    }
+    if lent {
+        t.budget.set(t.own_budget.get());
+    }
+    if cpu.current.get() == Some(t) {
+        cpu.reschedule.set(true);
+    }
+}
+
+/// `b` is being destroyed, or its owner took it back: whoever runs on it falls back to a Budget of its own.
+pub fn disown(cpu: &Cpu, b: Obj<Budget>) {
+    let tip = b.thread.get();
+    detach(cpu, b);
+    let mut t = tip;
+    // From the tip back along the chain of calls: each server there had it lent.
+    while let Some(o) = t {
+        if o.budget.get() == Some(b) {
+            let own = o.own_budget.get().filter(|&own| own != b);
+            o.budget.set(own);
+            if o.state.get() == State::Ready {
+                make_ready(cpu, o);
+            }
+        }
+        t = o.caller.get();
+    }
+}
+
+/// The chain that starts at server `s` loses the Budget it was lent (its caller left): each member goes on with its own.
+pub fn end_loan(cpu: &Cpu, s: Obj<Thread>, lent: Option<Obj<Budget>>) {
+    if let Some(b) = lent {
+        detach(cpu, b);
+    }
+    let mut t = Some(s);
+    while let Some(o) = t {
+        if o.budget.get() == lent {
+            let own = o.own_budget.get().filter(|&own| Some(own) != lent);
+            o.budget.set(own);
+        }
+        // The tip is who runs: everything behind it waits for it, so it runs on the nearest Budget of the chain.
+        t = o.callee.get();
+        if t.is_none() {
+            let b = o.budget.get().or(s.budget.get());
+            o.budget.set(b);
+            if let Some(b) = b {
+                b.thread.set(Some(o));
+            }
+            if o.state.get() == State::Ready {
+                make_ready(cpu, o);
+            }
+        }
+    }
+}
+
+/// Books the time since the last booking on the Budget that runs.
+pub fn charge(cpu: &Cpu) {
+    let now = arch::now();
+    let used = now.wrapping_sub(cpu.booked.replace(now));
+    match cpu.budget.get() {
+        Some(b) => {
+            b.used.set(b.used.get() + used);
+            b.left.set(b.left.get().saturating_sub(used));
+        }
+        None => cpu.idle_cycles.set(cpu.idle_cycles.get() + used),
+    }
+}
+
+/// The running thread has blocked, or must make way: picks what runs next. Idles here if there is nothing.
+#[inline(never)]
+pub fn pick(cpu: &Cpu) -> Obj<Thread> {
+    cpu.reschedule.set(false);
+    charge(cpu);
+    if let Some(b) = cpu.budget.take() {
+        after_running(cpu, b);
+    }
+    loop {
+        if let Some(b) = cpu.ready.pop() {
+            if let Some(t) = tip(b) {
+                cpu.budget.set(Some(b));
+                let end = if b.budget.get() == b.period.get() && cpu.ready.highest().is_none() {
+                    NEVER
+                } else {
+                    cpu.booked.get().saturating_add(b.left.get())
+                };
+                cpu.budget_end.set(end);
+                arch::timer_at_most(cpu, end.min(cpu.timers.next()));
+                switch_to(cpu, t);
+                return t;
+            }
+        } else {
+            cpu.current.set(None);
+            arch::timer_at_most(cpu, cpu.timers.next());
+            arch::idle(cpu);
+            charge(cpu);
+            cpu.reschedule.set(false);
+        }
+    }
+}
+
+/// `b` has left the processor: queued again, or exhausted.
+fn after_running(cpu: &Cpu, b: Obj<Budget>) {
+    let runnable = tip(b).is_some();
+    if b.left.get() > 0 {
+        if runnable {
+            cpu.ready.add(b, true);
+        }
+        return;
+    }
+    let now = cpu.booked.get();
+    let next = b.began.get().saturating_add(b.period.get());
+    if b.budget.get() == b.period.get() || next <= now {
+        // Never exhausted: the end of a time slice, the others of its priority are next. Or a new period has begun already.
+        b.left.set(b.budget.get());
+        b.began.set(now);
+        if runnable {
+            cpu.ready.add(b, false);
+        }
+        return;
+    }
+    b.exhausted.set(true);
+    cpu.timers.arm(&b.timer, next, Owner::Budget(b));
+    // A server does not wait for its client's next period: it goes on with its own time.
+    if let Some(t) = b.thread.get() {
+        if t.own_budget.get() != Some(b) && t.own_budget.get().is_some_and(can_run) {
+            b.thread.set(t.caller.get());
+            t.budget.set(t.own_budget.get());
+            if runnable {
+                make_ready(cpu, t);
+            }
+        }
+    }
+    if let Ok(n) = b.event.get().typed::<Notification>(rights::SEND) {
+        crate::ipc::signal(cpu, n, b.event.get().badge.max(1));
+    }
+}
+
+/// Makes `t` the thread that runs.
+#[inline(always)]
+pub fn switch_to(cpu: &Cpu, t: Obj<Thread>) {
+    cpu.current.set(Some(t));
+    if cpu.root.get() != t.root.get() {
+        cpu.root.set(t.root.get());
+        arch::load_root(t.root.get());
+    }
+}
+
+/// After an operation that may have made others ready: the current thread, or who has precedence.
+#[inline(always)]
+pub fn current_or_better(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    if cpu.reschedule.get() { pick(cpu) } else { t }
+}
+
+/// The timer interrupt: brings about what is due.
+pub fn tick(cpu: &Cpu) {
+    let now = arch::now();
+    while let Some(owner) = cpu.timers.due(now) {
+        match owner {
+            Owner::Budget(b) => {
+                b.exhausted.set(false);
+                b.left.set(b.budget.get());
+                b.began.set(now);
+                budget_ready(cpu, b);
+            }
+            Owner::Thread(t) => {
+                let d = t.deadline.get();
+                if d > now {
+                    if d != NEVER {
+                        cpu.timers.arm(&t.timer, d, Owner::Thread(t));
+                    }
+                } else {
+                    crate::ipc::timeout(cpu, t);
+                }
+            }
+        }
+    }
+    if cpu.budget_end.get() <= now {
+        cpu.reschedule.set(true);
+    }
+    cpu.programmed.set(NEVER);
+    let end = if cpu.budget.get().is_some() { cpu.budget_end.get().max(now) } else { NEVER };
+    arch::timer_at_most(cpu, end.min(cpu.timers.next()));
+}
+
+/// Gives `t` a deadline for what it is going to wait for.
+#[inline(always)]
+pub fn set_deadline(cpu: &Cpu, t: Obj<Thread>, at: u64) {
+    t.deadline.set(at);
+    if at != NEVER {
+        cpu.timers.arm(&t.get().timer, at, Owner::Thread(t));
+        arch::timer_at_most(cpu, at);
+    }
+}
+
+/// A thread that yields goes behind the others of its priority.
+pub fn yield_now(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    t.resume.set(Resume::Syscall);
+    charge(cpu);
+    if let Some(b) = cpu.budget.take() {
+        if b.left.get() > 0 {
+            cpu.ready.add(b, false);
+        } else {
+            after_running(cpu, b);
+        }
+    }
+    pick(cpu)
+}

@@ -1,0 +1,202 @@
+//! What VMRUN does not switch: x87/SSE/AVX state, XCR0, DR0 to DR3, TSC_AUX. It stays in the processor until another vCPU needs it.
+//!
+//! The kernel and the servers use none of it (soft-float, CR0.TS set), so nothing of theirs can be there.
+
+use crate::arch::Cpu;
+use crate::mem::Obj;
+use crate::object::Vcpu;
+use core::mem::offset_of;
+use ipc_schema::abi::vm::{Groups, VcpuState as S};
+
+const DR_OFFSET: usize = offset_of!(S, dr);
+
+/// State page to vCPU (and to the processor, if it is the owner).
+pub fn load(v: &Vcpu, groups: u64) {
+    if groups & Groups::XCR != 0 {
+        // x87 always; AVX only with SSE; the AVX-512 trio together. Anything else would make XSETBV fault in the kernel.
+        let mut x = v.state(offset_of!(S, xcr0)).get() & hw::supported() | 1;
+        if x & 2 == 0 {
+            x &= !4;
+        }
+        if x & 4 == 0 || x & 0xe0 != 0xe0 {
+            x &= !0xe0;
+        }
+        v.xcr0.set(x);
+        v.tsc_aux.set(v.state(offset_of!(S, tsc_aux)).get() & 0xffff_ffff);
+    }
+    if groups & Groups::DR != 0 {
+        for (i, d) in v.dr.iter().enumerate() {
+            d.set(v.state(DR_OFFSET + 8 * i).get());
+        }
+    }
+    if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
+        if groups & Groups::XCR != 0 {
+            hw::set_xcr0(v.xcr0.get());
+            hw::set_tsc_aux(v.tsc_aux.get());
+        }
+        if groups & Groups::DR != 0 {
+            hw::set_dr(core::array::from_fn(|i| v.dr[i].get()));
+        }
+    }
+}
+
+/// vCPU to state page.
+pub fn save(v: &Vcpu, groups: u64) {
+    if groups & Groups::XCR != 0 {
+        v.state(offset_of!(S, xcr0)).set(v.xcr0.get());
+        v.state(offset_of!(S, tsc_aux)).set(v.tsc_aux.get());
+    }
+    if groups & Groups::DR != 0 {
+        keep_dr(v);
+        for (i, d) in v.dr.iter().enumerate() {
+            v.state(DR_OFFSET + 8 * i).set(d.get());
+        }
+    }
+}
+
+fn keep_dr(v: &Vcpu) {
+    if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
+        for (d, value) in v.dr.iter().zip(hw::dr()) {
+            d.set(value);
+        }
+    }
+}
+
+/// Makes `v` the owner.
+#[inline(never)]
+pub fn switch(cpu: &Cpu, v: &Vcpu) {
+    if let Some(old) = cpu.fpu_owner.get() {
+        keep_dr(old.get());
+        hw::save(old.extended_phys);
+    }
+    hw::restore(v.extended_phys, v.xcr0.get());
+    hw::set_dr(core::array::from_fn(|i| v.dr[i].get()));
+    hw::set_tsc_aux(v.tsc_aux.get());
+    cpu.fpu_owner.set(Some(Obj::of(v)));
+}
+
+/// Finds out what there is to switch (boot).
+pub fn init() {
+    hw::init();
+}
+
+#[cfg(target_os = "none")]
+mod hw {
+    use crate::mem::{self, Global};
+    use core::arch::asm;
+    use core::cell::Cell;
+    use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+    use x86_64::registers::model_specific::Msr;
+
+    /// XCR0 bits that the kernel switches (0: no XSAVE, FXSAVE is used), and whether there is TSC_AUX.
+    static HAVE: Global<Have> = Global(Have { xcr0: Cell::new(0), tsc_aux: Cell::new(false) });
+
+    struct Have {
+        xcr0: Cell<u64>,
+        tsc_aux: Cell<bool>,
+    }
+
+    /// x87, SSE, AVX, AVX-512: what fits the one page of the save area (APM vol. 2, 11.5; 2,696 bytes).
+    const KNOWN: u64 = 0xe7;
+
+    pub fn init() {
+        let id = raw_cpuid::CpuId::new();
+        // SAFETY: FXSR is part of x86-64; the kernel itself never uses SSE.
+        unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE)) };
+        if id.get_feature_info().is_some_and(|f| f.has_xsave()) {
+            // SAFETY: XSAVE is there.
+            unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSXSAVE)) };
+            let leaf = raw_cpuid::cpuid!(0xd, 0);
+            HAVE.xcr0.set((u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & KNOWN);
+            set_xcr0(HAVE.xcr0.get());
+        }
+        HAVE.tsc_aux.set(id.get_extended_processor_and_feature_identifiers().is_some_and(|f| f.has_rdtscp()));
+        // SAFETY: an FPU instruction at user level, or in the kernel, is to fault.
+        unsafe { Cr0::update(|c| c.insert(Cr0Flags::TASK_SWITCHED | Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::NUMERIC_ERROR)) };
+    }
+    pub fn supported() -> u64 {
+        HAVE.xcr0.get()
+    }
+    pub fn set_xcr0(value: u64) {
+        if HAVE.xcr0.get() != 0 {
+            // SAFETY: a subset of what CPUID shows, in a legal combination (`load`).
+            unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack)) };
+        }
+    }
+    pub fn set_tsc_aux(value: u64) {
+        if HAVE.tsc_aux.get() {
+            // SAFETY: only RDTSCP and RDPID read it, and no server has a use for it.
+            unsafe { Msr::new(0xc000_0103).write(value) };
+        }
+    }
+    /// Saves the processor's state, all of it, whatever XCR0 its owner runs with.
+    pub fn save(phys: u64) {
+        let area = mem::virt(phys);
+        set_xcr0(HAVE.xcr0.get());
+        // SAFETY: the area is a page of the vCPU's own, large enough for KNOWN; TS is clear only here.
+        unsafe {
+            asm!("clts", options(nostack));
+            if HAVE.xcr0.get() == 0 {
+                asm!("fxsave64 [{}]", in(reg) area, options(nostack));
+            } else {
+                asm!("xsave64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+            }
+            Cr0::update(|c| c.insert(Cr0Flags::TASK_SWITCHED));
+        }
+    }
+    /// Loads state saved before, or (a cleared page) the initial state; then `xcr0`.
+    pub fn restore(phys: u64, xcr0: u64) {
+        let area = mem::virt(phys);
+        set_xcr0(HAVE.xcr0.get());
+        // SAFETY: as for `save`. The area's header was written by XSAVE, or is zero: initial state for all components. For the legacy
+        // form a cleared area has FCW and MXCSR 0, so those are set; MXCSR 0 is legal for XRSTOR too, but not the reset value.
+        unsafe {
+            let legacy = area as *mut u8;
+            if legacy.add(24).cast::<u32>().read() == 0 {
+                legacy.cast::<u16>().write(0x37f);
+                legacy.add(24).cast::<u32>().write(0x1f80);
+            }
+            asm!("clts", options(nostack));
+            if HAVE.xcr0.get() == 0 {
+                asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
+            } else {
+                asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+            }
+            Cr0::update(|c| c.insert(Cr0Flags::TASK_SWITCHED));
+        }
+        set_xcr0(xcr0);
+    }
+    pub fn set_dr(d: [u64; 4]) {
+        // SAFETY: DR7 of the host enables none of them; the guest's DR7 is in its VMCB.
+        unsafe {
+            asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) d[0], in(reg) d[1], in(reg) d[2],
+                in(reg) d[3], options(nostack, nomem));
+        }
+    }
+    pub fn dr() -> [u64; 4] {
+        let mut d = [0; 4];
+        // SAFETY: reads.
+        unsafe {
+            asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) d[0], out(reg) d[1], out(reg) d[2],
+                out(reg) d[3], options(nostack, nomem));
+        }
+        d
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+mod hw {
+    //! No processor state to switch on the host.
+    pub fn init() {}
+    pub fn supported() -> u64 {
+        7
+    }
+    pub fn set_xcr0(_: u64) {}
+    pub fn set_tsc_aux(_: u64) {}
+    pub fn save(_: u64) {}
+    pub fn restore(_: u64, _: u64) {}
+    pub fn set_dr(_: [u64; 4]) {}
+    pub fn dr() -> [u64; 4] {
+        [0; 4]
+    }
+}

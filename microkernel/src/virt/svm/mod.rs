@@ -1,0 +1,233 @@
+//! AMD SVM (APM vol. 2, chapter 15).
+
+pub mod exit;
+pub mod extended;
+pub mod state;
+pub mod vmcb;
+
+use super::{Left, Virt};
+use crate::arch::Cpu;
+use crate::mem::{self, Global};
+use crate::object::Vcpu;
+use core::cell::Cell;
+use ipc_schema::abi::vm::gpr;
+use vmcb::{field as f, word};
+
+/// The back end.
+pub struct Svm;
+
+/// Physical addresses of the I/O permission map (all ports intercepted: routes are looked up in software) and of the MSR permission
+/// map; the same for every VM.
+static MAPS: Global<Maps> = Global(Maps { io: Cell::new(0), msr: Cell::new(0) });
+
+struct Maps {
+    io: Cell<u64>,
+    msr: Cell<u64>,
+}
+
+/// See [`MAPS`].
+pub fn maps() -> (u64, u64) {
+    (MAPS.io.get(), MAPS.msr.get())
+}
+
+/// MSRs that belong to the guest alone, since VMRUN, VMLOAD and VMSAVE switch them: STAR to SFMASK, FS, GS and kernel GS base, SYSENTER.
+const PASSED: [u32; 10] = [
+    0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102, 0x174, 0x175, 0x176,
+];
+
+/// Fills the permission maps: `io` is three pages, `msr` two (APM vol. 2, 15.10.1, 15.11).
+///
+/// # Safety
+/// Both are runs of kernel pages that are nothing else's.
+pub unsafe fn init_maps(io: u64, msr: u64) {
+    for (first, pages) in [(io, 3), (msr, 2)] {
+        for i in 0..pages {
+            // SAFETY: the caller's pages.
+            unsafe { mem::page(first + i * mem::PAGE) }.0.iter().for_each(|w| w.set(!0));
+        }
+    }
+    for m in PASSED {
+        // Two bits an MSR: 0000_0000 to 0000_1fff at byte 0, c000_0000 to c000_1fff at byte 0x800.
+        let bit = u64::from(m & 0x1fff) * 2 + if m >= 0xc000_0000 { 0x800 * 8 } else { 0 };
+        // SAFETY: the caller's pages; both ranges are in the first.
+        let w = unsafe { &mem::page(msr).0[(bit / 64) as usize] };
+        w.set(w.get() & !(3 << (bit % 64)));
+    }
+    MAPS.io.set(io);
+    MAPS.msr.set(msr);
+}
+
+/// V_INTR bits that `arm` keeps: V_TPR and V_INTR_MASKING.
+const MASKING: u64 = 1 << 24;
+
+impl Virt for Svm {
+    #[inline(always)]
+    fn load(&self, v: &Vcpu, groups: u64) {
+        if groups != 0 {
+            state::load(v, groups);
+        }
+    }
+
+    #[inline(always)]
+    fn arm(&self, v: &Vcpu, post: u64, event: u64) {
+        let old = word(v, f::V_INTR).get();
+        let tpr = if post & (1 << 44) != 0 { (post >> 40) & 15 } else { old & 15 };
+        let mut new = MASKING | tpr;
+        if post & (1 << 31) != 0 {
+            new |= 1 << 8 | ((post >> 8) & 15) << 16 | ((post >> 32) & 1) << 20 | (post & 0xff) << 32;
+        }
+        word(v, f::V_INTR).set(new);
+        word(v, f::EVENTINJ).set(event);
+    }
+
+    fn switch_extended(&self, cpu: &Cpu, v: &Vcpu) {
+        extended::switch(cpu, v);
+    }
+
+    #[inline(always)]
+    fn enter(&self, cpu: &Cpu, v: &Vcpu) -> Left {
+        if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
+            self.new_asid(cpu, v);
+        }
+        word(v, f::RAX).set(v.gpr(gpr::RAX).get());
+        vmrun(cpu, v);
+        v.gpr(gpr::RAX).set(word(v, f::RAX).get());
+        // An event whose delivery the exit interrupted is delivered again at the next entry, or told to the VMM (`left`).
+        let event = word(v, f::EXITINTINFO).get();
+        word(v, f::EVENTINJ).set(if event & (1 << 31) != 0 { event } else { 0 });
+        exit::decode(v)
+    }
+
+    #[inline(always)]
+    fn left(&self, v: &Vcpu, groups: u64) -> (u64, u64) {
+        state::save(v, groups);
+        let event = word(v, f::EVENTINJ).replace(0);
+        let intr = word(v, f::V_INTR).get();
+        // V_IRQ to POST_PENDING (bit 32), V_TPR to bits 40 to 43.
+        ((intr & (1 << 8)) << 24 | (intr & 15) << 40, event)
+    }
+
+    #[inline(always)]
+    fn advance(&self, v: &Vcpu, next: u64) {
+        word(v, f::RIP).set(next);
+        word(v, f::INTERRUPT_SHADOW).set(0);
+        // Single step: the trap comes after the instruction that was carried out (APM vol. 2, 13.1.4). RF ends with it too.
+        let flags = word(v, f::RFLAGS).get();
+        if flags & (1 << 8 | 1 << 16) != 0 {
+            word(v, f::RFLAGS).set(flags & !(1 << 16));
+            if flags & (1 << 8) != 0 {
+                let dr6 = word(v, f::DR6);
+                dr6.set(dr6.get() | 1 << 14);
+                word(v, f::EVENTINJ).set(1 | 3 << 8 | 1 << 31);
+            }
+        }
+    }
+}
+
+impl Svm {
+    /// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
+    /// processor knows; it is only needed when the round begins, since each identifier is given once in a round.
+    #[inline(never)]
+    fn new_asid(&self, cpu: &Cpu, v: &Vcpu) {
+        let mut asid = cpu.next_asid.get();
+        let mut flush = 0;
+        if asid >= cpu.asids.get() {
+            cpu.asid_round.set(cpu.asid_round.get() + 1);
+            asid = 1;
+            flush = 1;
+        }
+        cpu.next_asid.set(asid + 1);
+        v.asid.set(asid);
+        v.asid_round.set(cpu.asid_round.get());
+        v.flushes.set(v.guest.flushes.get());
+        word(v, f::ASID_TLB).set(u64::from(asid) | flush << 32);
+    }
+}
+
+/// Enters the guest; returns at its exit.
+#[cfg(target_os = "none")]
+#[inline(always)]
+fn vmrun(cpu: &Cpu, v: &Vcpu) {
+    // SAFETY: the VMCB was validated field by field where the processor would not (`state::load`), the intercepts are the kernel's,
+    // nested paging confines the guest to what was mapped for it; `vireo_vmrun` keeps the kernel's registers.
+    unsafe { entry::vireo_vmrun(v.control_phys, v.state_virt, cpu.host_control.get()) };
+    // Flush only once.
+    word(v, f::ASID_TLB).set(u64::from(v.asid.get()));
+}
+#[cfg(not(target_os = "none"))]
+fn vmrun(_: &Cpu, v: &Vcpu) {
+    word(v, f::EXITCODE).set(0x78);
+}
+
+#[cfg(target_os = "none")]
+mod entry {
+    core::arch::global_asm!(r#"
+    .section .text
+    .balign 64
+    .globl vireo_vmrun
+# rdi: VMCB, rsi: the guest's general registers, rdx: VMCB with the host's VMLOAD state. Interrupts are off; a pending one ends
+# the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts.
+vireo_vmrun:
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    push rdx
+    push rsi
+    clgi
+    mov rax, rdi
+    vmload rax
+    mov rcx, [rsi + 8]
+    mov rdx, [rsi + 16]
+    mov rbx, [rsi + 24]
+    mov rbp, [rsi + 40]
+    mov rdi, [rsi + 56]
+    mov r8, [rsi + 64]
+    mov r9, [rsi + 72]
+    mov r10, [rsi + 80]
+    mov r11, [rsi + 88]
+    mov r12, [rsi + 96]
+    mov r13, [rsi + 104]
+    mov r14, [rsi + 112]
+    mov r15, [rsi + 120]
+    mov rsi, [rsi + 48]
+    sti
+    vmrun rax
+    cli
+    vmsave rax
+    push rsi
+    mov rsi, [rsp + 8]
+    mov [rsi + 8], rcx
+    mov [rsi + 16], rdx
+    mov [rsi + 24], rbx
+    mov [rsi + 40], rbp
+    mov [rsi + 56], rdi
+    mov [rsi + 64], r8
+    mov [rsi + 72], r9
+    mov [rsi + 80], r10
+    mov [rsi + 88], r11
+    mov [rsi + 96], r12
+    mov [rsi + 104], r13
+    mov [rsi + 112], r14
+    mov [rsi + 120], r15
+    pop rdx
+    mov [rsi + 48], rdx
+    mov rax, [rsp + 8]
+    vmload rax
+    stgi
+    add rsp, 16
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    cld
+    ret
+"#);
+    unsafe extern "sysv64" {
+        pub fn vireo_vmrun(vmcb: u64, registers: u64, host: u64);
+    }
+}

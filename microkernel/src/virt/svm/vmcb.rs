@@ -1,0 +1,114 @@
+//! The virtual machine control block (AMD APM vol. 2, appendix B): layout and initial contents.
+
+use crate::mem;
+use crate::object::Vcpu;
+use core::cell::Cell;
+
+/// Offsets of fields in bytes. Control area below 0x400, state save area from there on.
+#[allow(missing_docs, reason = "they are the manual's names")]
+pub mod field {
+    pub const INTERCEPT_DR: usize = 0x004;
+    pub const INTERCEPT_EXCEPTIONS: usize = 0x008;
+    pub const INTERCEPT_1: usize = 0x00c;
+    pub const INTERCEPT_2: usize = 0x010;
+    pub const IOPM_BASE: usize = 0x040;
+    pub const MSRPM_BASE: usize = 0x048;
+    pub const TSC_OFFSET: usize = 0x050;
+    /// ASID in the lower half, TLB_CONTROL in bits 32 to 39.
+    pub const ASID_TLB: usize = 0x058;
+    /// V_TPR 0..8, V_IRQ 8, V_INTR_PRIO 16..20, V_IGN_TPR 20, V_INTR_MASKING 24, V_INTR_VECTOR 32..40.
+    pub const V_INTR: usize = 0x060;
+    pub const INTERRUPT_SHADOW: usize = 0x068;
+    pub const EXITCODE: usize = 0x070;
+    pub const EXITINFO1: usize = 0x078;
+    pub const EXITINFO2: usize = 0x080;
+    pub const EXITINTINFO: usize = 0x088;
+    pub const NP_ENABLE: usize = 0x090;
+    pub const EVENTINJ: usize = 0x0a8;
+    pub const N_CR3: usize = 0x0b0;
+    pub const CLEAN: usize = 0x0c0;
+    pub const NEXT_RIP: usize = 0x0c8;
+    pub const ES: usize = 0x400;
+    pub const CS: usize = 0x410;
+    pub const SS: usize = 0x420;
+    pub const DS: usize = 0x430;
+    pub const FS: usize = 0x440;
+    pub const GS: usize = 0x450;
+    pub const GDTR: usize = 0x460;
+    pub const LDTR: usize = 0x470;
+    pub const IDTR: usize = 0x480;
+    pub const TR: usize = 0x490;
+    /// CPL is byte 3 of this word.
+    pub const CPL_WORD: usize = 0x4c8;
+    pub const EFER: usize = 0x4d0;
+    pub const CR4: usize = 0x548;
+    pub const CR3: usize = 0x550;
+    pub const CR0: usize = 0x558;
+    pub const DR7: usize = 0x560;
+    pub const DR6: usize = 0x568;
+    pub const RFLAGS: usize = 0x570;
+    pub const RIP: usize = 0x578;
+    pub const RSP: usize = 0x5d8;
+    pub const RAX: usize = 0x5f8;
+    pub const STAR: usize = 0x600;
+    pub const LSTAR: usize = 0x608;
+    pub const CSTAR: usize = 0x610;
+    pub const SFMASK: usize = 0x618;
+    pub const KERNEL_GS_BASE: usize = 0x620;
+    pub const SYSENTER_CS: usize = 0x628;
+    pub const SYSENTER_ESP: usize = 0x630;
+    pub const SYSENTER_EIP: usize = 0x638;
+    pub const CR2: usize = 0x640;
+    pub const G_PAT: usize = 0x668;
+}
+
+/// EFER.SVME: must be set while a guest runs; the guest never sees it.
+pub const SVME: u64 = 1 << 12;
+
+/// A word of a vCPU's VMCB.
+#[inline(always)]
+pub fn word(v: &Vcpu, offset: usize) -> &Cell<u64> {
+    debug_assert!(offset < 4096 && offset % 8 == 0);
+    // SAFETY: the VMCB is a page of the vCPU's own; offsets are the constants above.
+    unsafe { &*((mem::virt(v.control_phys) + offset as u64) as *const Cell<u64>) }
+}
+
+/// Physical interrupts, NMI, SMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, all ports, MSRs by map, task switches, shutdown
+/// (bits of intercept vector 3).
+const INTERCEPTS_1: u64 =
+    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 31;
+/// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, conditional MWAIT, XSETBV (vector 4).
+const INTERCEPTS_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13;
+/// #DB, #AC and #MC: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
+const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
+
+/// The state after reset (APM vol. 2, 14.1.3), and the intercepts that every guest has.
+pub fn reset(v: &Vcpu) {
+    use field::*;
+    let set = |at, value| word(v, at).set(value);
+    set(INTERCEPT_EXCEPTIONS, EXCEPTIONS | INTERCEPTS_1 << 32);
+    set(INTERCEPT_2, INTERCEPTS_2);
+    let (io, msr) = super::maps();
+    set(IOPM_BASE, io);
+    set(MSRPM_BASE, msr);
+    set(V_INTR, 1 << 24);
+    set(NP_ENABLE, 1);
+    set(N_CR3, v.guest.table.root);
+    let segment = |selector: u64, attributes: u64| selector | attributes << 16 | 0xffff << 32;
+    for s in [ES, SS, DS, FS, GS] {
+        set(s, segment(0, 0x93));
+    }
+    set(CS, segment(0xf000, 0x9b));
+    set(CS + 8, 0xffff_0000);
+    set(GDTR, 0xffff << 32);
+    set(IDTR, 0xffff << 32);
+    set(LDTR, segment(0, 0x82));
+    set(TR, segment(0, 0x8b));
+    set(EFER, SVME);
+    set(CR0, 0x6000_0010);
+    set(DR7, 0x400);
+    set(DR6, 0xffff_0ff0);
+    set(RFLAGS, 2);
+    set(RIP, 0xfff0);
+    set(G_PAT, 0x0007_0406_0007_0406);
+}
