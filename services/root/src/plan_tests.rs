@@ -1,0 +1,210 @@
+//! Plans of a system with two VMs.
+
+use super::*;
+use ipc_schema::manifest::{CpuShare, Device, DriverKind, Idle, Server};
+use std::collections::BTreeSet;
+
+fn vm(name: &str, memory: u64) -> Vm {
+    let device = |what: &str, kind: DeviceKind, first, irq| Device {
+        name: format!("{name}.{what}"),
+        kind,
+        binary: binary_file(kind.package()),
+        ports: PortRange::new(first, kind.ports()),
+        irq,
+        doorbell: None,
+    };
+    Vm {
+        name: name.into(),
+        memory,
+        vcpus: 2,
+        autostart: true,
+        kernel: format!("vm/{name}/kernel"),
+        initrd: Some(format!("vm/{name}/initrd")),
+        append: String::new(),
+        cpu: CpuShare { shares: 7, reservation: 10, limit: Some(50) },
+        debug_exit: false,
+        devices: vec![
+            device("uart0", DeviceKind::Uart, 0x3f8, 4),
+            device("uart1", DeviceKind::Uart, 0x2f8, 3),
+            device("rtc0", DeviceKind::Rtc, 0x70, 8),
+        ],
+    }
+}
+
+fn sample() -> System {
+    System {
+        name: "test".into(),
+        memory: 16 << 30,
+        idle: Idle::PowerOff,
+        vms: vec![vm("one", 64 << 20), vm("two", 5 << 30)],
+        drivers: vec![Driver {
+            name: "serial".into(),
+            kind: DriverKind::Uart,
+            binary: "bin/driver-uart".into(),
+            ports: PortRange::new(0x3f8, 8),
+            irq: 4,
+        }],
+        servers: vec![Server { name: "probe".into(), binary: "bin/bench".into(), args: String::new() }],
+    }
+}
+
+fn plans_of(system: &System) -> Result<Vec<Plan>, PlanError> {
+    let ranges = [("acpi:0".to_string(), 0x1000, 0x2000, 30), ("device:0".to_string(), 0xfec0_0000, 0x1000, 31)];
+    let file = |name: &str| (!name.contains("missing")).then_some(5_000_001);
+    self::system(&Machine { system, file: &file, ranges: &ranges, rsdp: 99 })
+}
+
+fn find<'a>(plans: &'a [Plan], instance: &str) -> &'a Plan {
+    plans.iter().find(|p| p.instance == instance).unwrap()
+}
+
+fn grant<'a>(plan: &'a Plan, name: &str) -> &'a Grant {
+    plan.grants.iter().find(|g| g.place == Place::Named(name.into())).unwrap()
+}
+
+#[test]
+fn order_and_names() {
+    let plans = plans_of(&sample()).unwrap();
+    let names: Vec<&str> = plans.iter().map(|p| p.instance.as_str()).collect();
+    assert_eq!(names[..5], ["platform", "scheduler", "serial", "manager", "probe"]);
+    assert_eq!(names[5..9], ["one.uart0", "one.uart1", "one.rtc0", "one.vmm"]);
+    assert_eq!(plans.len(), 13);
+}
+
+#[test]
+fn nobody_gets_a_name_or_an_address_twice() {
+    for plan in plans_of(&sample()).unwrap() {
+        let mut places = BTreeSet::new();
+        for g in &plan.grants {
+            assert!(places.insert(format!("{:?}", g.place)), "{} {:?}", plan.instance, g.place);
+        }
+        let mut ends: Vec<(u64, u64)> = plan.mapped.iter().map(|m| (m.va, m.va + m.len)).collect();
+        ends.sort_unstable();
+        assert!(ends.windows(2).all(|w| w[0].1 <= w[1].0), "{}", plan.instance);
+        let names: BTreeSet<&str> = plan.mapped.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names.len(), plan.mapped.len());
+    }
+}
+
+#[test]
+fn every_partner_exists_and_rings_join_two() {
+    let plans = plans_of(&sample()).unwrap();
+    for plan in &plans {
+        for g in &plan.grants {
+            if let Object::Endpoint(i) | Object::Notification(i) = &g.object {
+                assert!(plans.iter().any(|p| p.instance == *i), "{i}");
+            }
+        }
+    }
+    let users = |key: &str| plans.iter().filter(|p| p.pages().any(|k| k == key)).count();
+    for key in ["serial/up", "serial/down", "one.uart0/up", "one.uart0/down", "two.rtc0/irq", "two.rtc0/state"] {
+        assert_eq!(users(key), 2, "{key}");
+    }
+    assert_eq!(users("one.uart1/up"), 1, "a second UART is nobody's console");
+}
+
+/// What one writes the other reads (the direction that the servers' wiring fixes).
+#[test]
+fn rings_have_a_direction() {
+    let plans = plans_of(&sample()).unwrap();
+    let key = |instance: &str, name: &str| {
+        let plan = find(&plans, instance);
+        let m = plan.mapped.iter().find(|m| m.name == name).unwrap();
+        m.memory.clone()
+    };
+    assert_eq!(key("manager", "tx:one"), key("one.uart0", "rx"));
+    assert_eq!(key("manager", "rx:one"), key("one.uart0", "tx"));
+    assert_eq!(key("manager", "serial-tx"), key("serial", "rx"));
+    assert_eq!(key("manager", "serial-rx"), key("serial", "tx"));
+}
+
+#[test]
+fn least_privilege() {
+    let plans = plans_of(&sample()).unwrap();
+    for plan in &plans {
+        let has = |f: &dyn Fn(&Object) -> bool| plan.grants.iter().any(|g| f(&g.object));
+        let extra = matches!(plan.role, Role::Extra(_));
+        assert_eq!(has(&|o| *o == Object::Cpu), plan.role == Role::Scheduler || extra);
+        assert_eq!(has(&|o| *o == Object::Root), plan.role == Role::Manager || extra);
+        assert_eq!(has(&|o| matches!(o, Object::Boot(_))), plan.role == Role::Platform);
+        assert_eq!(has(&|o| *o == Object::GuestSpace), matches!(plan.role, Role::Vmm(_)));
+        assert_eq!(has(&|o| matches!(o, Object::Ports(..))), matches!(plan.role, Role::Platform | Role::Driver(_)));
+        assert_eq!(has(&|o| *o == Object::Thread), extra);
+        // A server receives only on its own Endpoint, and keeps no VM's badge changeable.
+        for g in &plan.grants {
+            if let Object::Endpoint(i) | Object::Notification(i) = &g.object {
+                assert!(g.rights & RECV == 0 || *i == plan.instance);
+                assert!(g.rights & GRANT == 0 || extra);
+            }
+            let log = if plan.role == Role::Manager { READ | WRITE } else { WRITE };
+            assert!(g.object != Object::Log || g.rights == log);
+        }
+        for m in &plan.mapped {
+            let writable = m.rights & WRITE != 0;
+            assert!(!matches!(m.memory, Memory::File(_)) || !writable);
+            assert!(!(m.name.starts_with("state:")) || !writable);
+        }
+    }
+    let acpi = grant(find(&plans, "platform"), "acpi:0");
+    assert_eq!((acpi.rights, &acpi.object), (READ, &Object::Boot(30)));
+}
+
+#[test]
+fn ports_are_split() {
+    assert_eq!(other_ports(&[]), [(0, 0x1_0000)]);
+    let mut drivers = sample().drivers;
+    assert_eq!(other_ports(&drivers), [(0, 0x3f8), (0x400, 0xfc00)]);
+    let mut second = drivers[0].clone();
+    second.ports = PortRange::new(0, 8);
+    drivers.push(second.clone());
+    second.ports = PortRange::new(0xfff8, 8);
+    drivers.push(second);
+    assert_eq!(other_ports(&drivers), [(8, 0x3f0), (0x400, 0xfbf8)]);
+    let plans = plans_of(&sample()).unwrap();
+    let config: PlatformConfig = postcard::from_bytes(&find(&plans, "platform").config).unwrap();
+    assert_eq!(config.rsdp, 99);
+    assert_eq!(config.ports[1], ("ports:1".into(), 0x400, 0xfc00));
+    assert_eq!(config.memories[1], ("device:0".into(), 0xfec0_0000, 0x1000));
+}
+
+#[test]
+fn a_vmm() {
+    let plans = plans_of(&sample()).unwrap();
+    let plan = find(&plans, "two.vmm");
+    assert_eq!((plan.vcpus, plan.share.shares, plan.share.limit), (2, 7, Some(50)));
+    let at = |name: &str| {
+        let m = plan.mapped.iter().find(|m| m.name == name).unwrap();
+        (m.va, m.len, m.memory.clone())
+    };
+    assert_eq!(at("guest"), (layout::GUEST, LOW_RAM_END, Memory::GuestRam(0)));
+    assert_eq!(at("guest-high"), (layout::GUEST + HIGH_RAM, 2 << 30, Memory::GuestRam(LOW_RAM_END)));
+    assert_eq!(at("kernel").0 % 4096, 0);
+    assert!(at("initrd").0 >= at("kernel").0 + 5_000_001);
+    assert_eq!(grant(plan, "manager").badge, 1);
+    assert_eq!(grant(plan, "dev:2").object, Object::Endpoint("two.rtc0".into()));
+    assert!(find(&plans, "one.vmm").mapped.iter().all(|m| m.name != "guest-high"));
+    assert_eq!(volatile_pages(&sample().vms[0]).len(), 6);
+}
+
+#[test]
+fn each_error() {
+    let mut system = sample();
+    system.servers[0].name = "manager".into();
+    assert_eq!(plans_of(&system), Err(PlanError::Name("manager".into())));
+    let mut system = sample();
+    system.vms[1].initrd = Some("missing".into());
+    assert_eq!(plans_of(&system), Err(PlanError::NoFile("missing".into())));
+    let mut system = sample();
+    system.servers[0].binary = "bin/missing".into();
+    assert_eq!(plans_of(&system), Err(PlanError::NoFile("bin/missing".into())));
+    let mut system = sample();
+    let server = system.servers[0].clone();
+    system.servers = (0..300).map(|i| Server { name: format!("s{i}"), ..server.clone() }).collect();
+    assert!(matches!(plans_of(&system), Err(PlanError::TooMany(312))));
+}
+
+#[test]
+fn bits_of_many_vms_stay_in_a_word() {
+    assert_eq!(manager_bits::uart(0), 256);
+    assert_eq!(manager_bits::uart(500), 1 << 63);
+}
