@@ -134,12 +134,17 @@ pub fn guest(tc: &Toolchain, package: &str) -> Result<PathBuf> {
 
 /// Root in flat form; rewritten only when it differs, so that the kernel is not relinked for nothing.
 fn flat_root(root: &Path) -> Result<PathBuf> {
-    let out = folder("servers").join("root.flat");
+    let out = flat_root_path();
     let flat = elf::flatten(&host::read(root)?).context("flattening root")?;
     if !fs::read(&out).is_ok_and(|old| old == flat) {
         host::write_whole(&out, &flat)?;
     }
     Ok(out)
+}
+
+/// Where the flat form of root is, once the servers are compiled.
+pub fn flat_root_path() -> PathBuf {
+    folder("servers").join("root.flat")
 }
 
 /// A copy of an ELF without symbols and debug information, beside it.

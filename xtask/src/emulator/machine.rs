@@ -215,11 +215,11 @@ impl Machine {
 
     /// How the machine ended, if it has.
     pub fn try_exit(&mut self) -> Result<Option<Exit>> {
-        if self.exit.is_none() {
-            if let Some(status) = self.child.try_wait().context("waiting for the emulator")? {
-                self.exit = Some(classify(status.code(), self.triple_faulted()));
-                self.join();
-            }
+        if self.exit.is_none()
+            && let Some(status) = self.child.try_wait().context("waiting for the emulator")?
+        {
+            self.exit = Some(classify(status.code(), self.triple_faulted()));
+            self.join();
         }
         Ok(self.exit)
     }

@@ -71,7 +71,7 @@ pub fn play(machine: &mut Machine, steps: &[Step], timeout: Duration) -> Result<
         }
     }
     if !matches!(steps.last(), Some(Step::Send(_))) {
-        return Ok(machine.try_exit()?);
+        return machine.try_exit();
     }
     loop {
         if let Some(exit) = machine.try_exit()? {

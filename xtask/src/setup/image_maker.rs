@@ -3,9 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::toolchain::Toolchain;
 use crate::host;
@@ -80,20 +81,14 @@ impl ImageMaker {
         fs::rename(&tmp, out).with_context(|| format!("writing {}", out.display()))
     }
 
-    /// `cargo metadata` of the mkimage sources, written when it was built.
-    pub fn stage_metadata(&self) -> Result<Vec<PathBuf>> {
-        let files: Vec<PathBuf> = STAGES
-            .iter()
-            .map(|s| self.dir.join(format!("{s}.json")))
-            .collect();
-        if let Some(absent) = files.iter().find(|f| !f.exists()) {
-            bail!(
-                "{} is missing; remove {} and run again",
-                absent.display(),
-                self.dir.display()
-            );
-        }
-        Ok(files)
+    /// The crates that a stage of the boot loader is linked from, as [`linked_crates`] gives them.
+    pub fn stage_crates(&self, stage: &str) -> Result<String> {
+        let path = self.crate_list(stage);
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    fn crate_list(&self, stage: &str) -> PathBuf {
+        self.dir.join(format!("{stage}.crates"))
     }
 
     fn program(&self) -> PathBuf {
@@ -102,7 +97,9 @@ impl ImageMaker {
 
     fn complete(&self) -> bool {
         let same = fs::read_to_string(self.dir.join("src/main.rs")).is_ok_and(|s| s == SOURCE);
-        same && self.program().exists()
+        let lists = STAGES.iter().all(|stage| self.crate_list(stage).exists());
+        same && lists
+            && self.program().exists()
             && fs::read_to_string(self.dir.join("Cargo.toml")).is_ok_and(|s| s == MANIFEST)
     }
 
@@ -127,7 +124,7 @@ impl ImageMaker {
             host::step("that failed; trying once more");
             build()?;
         }
-        self.save_metadata(tc)
+        self.save_crate_lists(tc)
             .context("recording the boot loader's licences")?;
         fs::copy(self.dir.join("target/release/mkimage"), self.program())?;
         fs::remove_dir_all(self.dir.join("target"))?;
@@ -135,7 +132,7 @@ impl ImageMaker {
     }
 
     /// The stages' sources lie in the registry now; later they may not. Their licences are for `audit`.
-    fn save_metadata(&self, tc: &Toolchain) -> Result<()> {
+    fn save_crate_lists(&self, tc: &Toolchain) -> Result<()> {
         for stage in STAGES {
             let source = registry_source(stage)?;
             // A copy, because cargo may want to write beside the manifest.
@@ -148,26 +145,47 @@ impl ImageMaker {
             if !text.contains("[workspace]") {
                 fs::write(&manifest, format!("{text}\n[workspace]\n"))?;
             }
-            let text = host::output(
-                tc.cargo()
-                    .current_dir(&copy)
-                    .env("RUSTC_BOOTSTRAP", "1")
-                    .args([
-                        "metadata",
-                        "--format-version=1",
-                        "--filter-platform",
-                        if stage.ends_with("uefi") {
-                            "x86_64-unknown-uefi"
-                        } else {
-                            super::toolchain::TARGET
-                        },
-                    ]),
-            )?;
-            host::write_whole(&self.dir.join(format!("{stage}.json")), text.as_bytes())?;
+            let target = match stage.ends_with("uefi") {
+                true => "x86_64-unknown-uefi",
+                false => super::toolchain::TARGET,
+            };
+            let mut cargo = tc.cargo();
+            cargo.current_dir(&copy).env("RUSTC_BOOTSTRAP", "1");
+            let text = linked_crates(&mut cargo, &[stage], target)?;
+            host::write_whole(&self.crate_list(stage), text.as_bytes())?;
         }
         fs::remove_dir_all(self.dir.join("stages"))?;
         Ok(())
     }
+}
+
+/// The crates that `packages` are linked from, one a line: name, version, licence, separated by `|`.
+/// Procedural macros and build scripts run in the compiler and are left out.
+pub fn linked_crates(cargo: &mut Command, packages: &[&str], target: &str) -> Result<String> {
+    cargo.args([
+        "tree",
+        "--prefix=none",
+        "--no-dedupe",
+        "--edges=normal,no-proc-macro",
+    ]);
+    cargo.args(["--format={p}|{l}", "--target", target]);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    let text = host::output(cargo)?;
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines().filter(|l| !l.trim().is_empty()) {
+        let (package, licence) = line.split_once('|').unwrap_or((line, ""));
+        let mut words = package.split_whitespace();
+        let (name, version) = (words.next().unwrap_or("?"), words.next().unwrap_or("?"));
+        lines.push(format!(
+            "{name}|{}|{licence}",
+            version.trim_start_matches('v')
+        ));
+    }
+    lines.sort();
+    lines.dedup();
+    Ok(format!("{}\n", lines.join("\n")))
 }
 
 fn registry_source(package: &str) -> Result<PathBuf> {

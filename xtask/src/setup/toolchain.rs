@@ -74,6 +74,14 @@ impl Toolchain {
         }
     }
 
+    /// This toolchain's compiler.
+    pub fn rustc(&self) -> Command {
+        match &self.sysroot {
+            Some(dir) => host::command(dir.join("bin/rustc")),
+            None => host::command("rustc"),
+        }
+    }
+
     /// A clippy command that checks with this toolchain.
     pub fn clippy(&self) -> Command {
         let Some(dir) = &self.sysroot else {

@@ -1,12 +1,221 @@
-//! stub
-use super::Task;
-use anyhow::Result;
+//! `bench`: boots `guests/bench.toml` deterministically and reports what things cost.
+//!
+//! The bench server and its guest write lines `BENCH <name> <unit> <min> <median> <max>`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args};
-/// x
+use serde::{Deserialize, Serialize};
+
+use super::Task;
+use crate::{
+    build::image,
+    description::Description,
+    emulator::{Exit, Machine, Options},
+    host,
+    setup::image_maker::Firmware,
+};
+
+/// How much a median may grow over the committed figure, in percent.
+const TOLERANCE: u64 = 3;
+
+/// What a figure must not exceed, and what others take, in instructions under the same emulator.
+const REFERENCES: [(&str, u64, &str); 5] = [
+    ("ipc_call_reply", 450, "seL4 with budgets 521"),
+    ("exit_port_routed", 700, "KVM to user space 2892"),
+    ("exit_cpuid_vmm", 550, "KVM in kernel 2436"),
+    ("exit_mmio_vmm", 1600, "KVM to user space 4916"),
+    ("exit_doorbell", 320, ""),
+];
+
+/// Measure costs in instructions and compare them with the committed figures.
 #[derive(Debug, Args)]
-pub struct Bench;
+pub struct Bench {
+    /// Write the figures here too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Make these figures the committed ones (xtask/bench-baseline.json)
+    #[arg(long)]
+    update: bool,
+    /// Seconds that the run may take
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    timeout: u64,
+}
+
+/// All figures of a run.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Figures {
+    rows: Vec<Row>,
+}
+
+/// One figure.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct Row {
+    name: String,
+    unit: String,
+    min: u64,
+    median: u64,
+    max: u64,
+}
+
 impl Task for Bench {
     fn run(self, _: &ArgMatches) -> Result<u8> {
-        Ok(1)
+        let description = Description::load(&host::root().join("guests/bench.toml"), None)?;
+        let image = image::build(&description, Firmware::Bios)?;
+        host::step("measuring, with time counted in instructions");
+        let options = Options {
+            icount: true,
+            ..Options::default()
+        };
+        let mut machine = Machine::start(&image, &options)?;
+        let exit = machine.wait_exit(Duration::from_secs(self.timeout))?;
+        if exit.code() != 0 || !matches!(exit, Exit::PowerOff | Exit::Guest(0)) {
+            return Err(machine.failure(&format!("the bench ended with {exit:?}")));
+        }
+        let rows: Vec<Row> = machine.serial().lines().filter_map(parse).collect();
+        if rows.is_empty() {
+            return Err(machine.failure("the bench reported no figure"));
+        }
+        let figures = Figures { rows };
+        let baseline_path = host::root().join("xtask/bench-baseline.json");
+        let baseline = load(&baseline_path)?;
+        print!("{}", table(&figures.rows, &baseline.rows));
+        let json = format!("{}\n", serde_json::to_string_pretty(&figures)?);
+        if let Some(path) = &self.json {
+            host::write_whole(path, json.as_bytes())?;
+        }
+        if self.update {
+            host::write_whole(&baseline_path, json.as_bytes())?;
+            return Ok(0);
+        }
+        let worse = regressions(&figures.rows, &baseline.rows);
+        for line in &worse {
+            eprintln!("error: {line}");
+        }
+        if !worse.is_empty() {
+            bail!(
+                "figures are worse than the committed ones; if that is meant: cargo xtask bench --update"
+            );
+        }
+        Ok(0)
+    }
+}
+
+fn load(path: &Path) -> Result<Figures> {
+    if !path.exists() {
+        host::step("there are no committed figures yet");
+        return Ok(Figures::default());
+    }
+    serde_json::from_slice(&host::read(path)?)
+        .with_context(|| format!("reading {}", path.display()))
+}
+
+/// A figure out of a line of serial output, which may have something else before it.
+fn parse(line: &str) -> Option<Row> {
+    let (_, rest) = line.split_once("BENCH ")?;
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let [name, unit, min, median, max] = words.as_slice() else {
+        return None;
+    };
+    Some(Row {
+        name: (*name).to_owned(),
+        unit: (*unit).to_owned(),
+        min: min.parse().ok()?,
+        median: median.parse().ok()?,
+        max: max.parse().ok()?,
+    })
+}
+
+fn table(rows: &[Row], baseline: &[Row]) -> String {
+    let mut text = format!(
+        "{:<28} {:>8} {:>8} {:>8} {:>9} {:>8}  {}\n",
+        "operation", "min", "median", "max", "committed", "goal", "others"
+    );
+    for row in rows {
+        let committed = find(baseline, row).map_or_else(String::new, |b| b.median.to_string());
+        let reference = REFERENCES.iter().find(|(name, ..)| *name == row.name);
+        let (goal, others) = reference.map_or((String::new(), ""), |(_, goal, others)| {
+            let mark = if row.median > *goal { "!" } else { "" };
+            (format!("{mark}{goal}"), *others)
+        });
+        text.push_str(&format!(
+            "{:<28} {:>8} {:>8} {:>8} {:>9} {:>8}  {}\n",
+            row.name, row.min, row.median, row.max, committed, goal, others
+        ));
+    }
+    text
+}
+
+fn find<'a>(baseline: &'a [Row], row: &Row) -> Option<&'a Row> {
+    baseline
+        .iter()
+        .find(|b| b.name == row.name && b.unit == row.unit)
+}
+
+fn regressions(rows: &[Row], baseline: &[Row]) -> Vec<String> {
+    let mut worse = Vec::new();
+    for row in rows {
+        let Some(old) = find(baseline, row) else {
+            continue;
+        };
+        if row.median * 100 > old.median * (100 + TOLERANCE) {
+            worse.push(format!(
+                "{}: {} {}, committed {}",
+                row.name, row.median, row.unit, old.median
+            ));
+        }
+    }
+    for old in baseline
+        .iter()
+        .filter(|b| !rows.iter().any(|r| r.name == b.name))
+    {
+        worse.push(format!("{} was not measured", old.name));
+    }
+    worse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, median: u64) -> Row {
+        Row {
+            name: name.into(),
+            unit: "instructions".into(),
+            min: 1,
+            median,
+            max: 999,
+        }
+    }
+
+    #[test]
+    fn lines() {
+        let line = "\r[bench] BENCH ipc_call_reply instructions 400 410 999\r";
+        let want = Row {
+            min: 400,
+            ..row("ipc_call_reply", 410)
+        };
+        assert_eq!(parse(line), Some(want));
+        assert_eq!(parse("BENCH x instructions 1 2"), None);
+        assert_eq!(parse("BENCH x instructions 1 2 z"), None);
+    }
+
+    #[test]
+    fn three_percent() {
+        let old = [row("a", 100), row("gone", 1)];
+        assert_eq!(
+            regressions(&[row("a", 103), row("gone", 1)], &old),
+            Vec::<String>::new()
+        );
+        assert_eq!(regressions(&[row("a", 104), row("gone", 1)], &old).len(), 1);
+        assert_eq!(
+            regressions(&[row("a", 100), row("new", 5)], &old),
+            ["gone was not measured"]
+        );
+        assert!(table(&[row("exit_doorbell", 400)], &[]).contains("!320"));
     }
 }

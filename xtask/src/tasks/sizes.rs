@@ -1,12 +1,153 @@
-//! stub
-use super::Task;
-use anyhow::Result;
+//! `sizes`: how much code the kernel is, and how large the image.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
 use clap::{ArgMatches, Args};
-/// x
+
+use super::Task;
+use crate::{
+    build::{bare, elf, image},
+    description::Description,
+    host,
+    setup::{
+        image_maker::{Firmware, ImageMaker},
+        toolchain::Toolchain,
+    },
+};
+
+/// Report sizes; fails when the kernel or the image is larger than agreed.
 #[derive(Debug, Args)]
 pub struct Sizes;
+
 impl Task for Sizes {
     fn run(self, _: &ArgMatches) -> Result<u8> {
-        Ok(1)
+        let tc = Toolchain::get()?;
+        let description = Description::load(&host::root().join("guests/linux.toml"), None)?;
+        let packages: Vec<&str> = vec!["device-uart", "device-rtc", "driver-uart"];
+        let binaries = bare::system(&tc, &packages)?;
+        let lines = kernel_lines(&host::root().join("microkernel/src"))?;
+        let text = elf::text_size(&host::read(&binaries.kernel)?)?;
+        let mut good = true;
+        let mut report = |name: &str, value: u64, unit: &str, limit: u64| {
+            good &= value <= limit;
+            let mark = if value <= limit { "" } else { "  TOO LARGE" };
+            println!("{name:<32} {value:>9} {unit}, at most {limit}{mark}");
+        };
+        report("kernel code", lines, "lines", 6000);
+        report("kernel text", text, "bytes", 128 << 10);
+        let dir = host::target().join("sizes");
+        host::make_dir(&dir)?;
+        let archive = dir.join("boot-archive");
+        let bytes = image::pack(&tc, &description, &binaries, false)?;
+        host::write_whole(&archive, &bytes)?;
+        let kernel = bare::stripped(&tc, &binaries.kernel)?;
+        let maker = ImageMaker::get()?;
+        for firmware in [Firmware::Bios, Firmware::Uefi] {
+            let disk = dir.join(format!("image.{}", firmware.name()));
+            maker.make(&kernel, &archive, &disk, firmware)?;
+            let name = format!("{} image without guests", firmware.name());
+            report(&name, fs::metadata(&disk)?.len(), "bytes", 4 << 20);
+        }
+        println!(
+            "{:<32} {:>9} bytes",
+            "kernel file, stripped",
+            fs::metadata(&kernel)?.len()
+        );
+        for (package, elf_path) in &binaries.servers {
+            let file = bare::stripped(&tc, elf_path)?;
+            let code = elf::text_size(&host::read(elf_path)?)?;
+            println!(
+                "{package:<32} {:>9} bytes, text {code}",
+                fs::metadata(&file)?.len()
+            );
+        }
+        Ok(u8::from(!good))
+    }
+}
+
+fn kernel_lines(dir: &Path) -> Result<u64> {
+    let mut total = 0;
+    let mut dirs: Vec<PathBuf> = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+            let path = entry?.path();
+            let stem = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let test = stem == "tests" || stem == "test" || stem.ends_with("_tests");
+            if path.is_dir() && !test {
+                dirs.push(path);
+            } else if !test
+                && path
+                    .extension()
+                    .is_some_and(|e| e == "rs" || e == "s" || e == "S")
+            {
+                total += code_lines(&fs::read_to_string(&path)?);
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// Lines that are neither blank nor comment nor inside a module that is only for tests.
+fn code_lines(text: &str) -> u64 {
+    let mut count = 0;
+    let mut in_comment = false;
+    let mut test_attribute = false;
+    // The indentation of the `mod` line, whose closing brace has the same (rustfmt sees to that).
+    let mut test_module: Option<usize> = None;
+    for line in text.lines() {
+        let code = line.trim();
+        let indent = line.len() - line.trim_start().len();
+        if let Some(outer) = test_module {
+            if indent == outer && code == "}" {
+                test_module = None;
+            }
+            continue;
+        }
+        if in_comment {
+            in_comment = !code.contains("*/");
+            continue;
+        }
+        if code.is_empty() || code.starts_with("//") {
+            continue;
+        }
+        if code.starts_with("/*") {
+            in_comment = !code.contains("*/");
+            continue;
+        }
+        if code == "#[cfg(test)]" {
+            test_attribute = true;
+            continue;
+        }
+        if test_attribute {
+            if code.starts_with('#') {
+                continue;
+            }
+            test_attribute = false;
+            if code.ends_with('{') {
+                test_module = Some(indent);
+            }
+            continue;
+        }
+        count += 1;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_code_only() {
+        let text = "//! doc\n\nuse x;\n/* a\n b */\nfn f() {\n    // c\n    g(); // d\n}\n\n#[cfg(test)]\n#[path = \"t.rs\"]\nmod t;\n#[cfg(test)]\nmod tests {\n    fn x() {\n    }\n}\nconst A: u8 = 1;\n";
+        assert_eq!(code_lines(text), 5);
     }
 }
