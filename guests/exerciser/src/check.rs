@@ -190,11 +190,8 @@ pub fn faults(code: &[u8], before: Registers, vector: u8) -> Check {
     Ok(())
 }
 
-/// Puts the interrupt hardware where every case may expect it.
+/// Puts the interrupt hardware where every case may expect it; xAPIC or x2APIC mode stays.
 pub fn quiet() {
-    if apic::is_x2apic() && apic::enable_xapic().is_err() {
-        say!("NOTE cannot go back to xAPIC mode");
-    }
     cpu::set_cr8(0);
     apic::init();
     ioapic::mask_all();

@@ -2,7 +2,7 @@
 //!
 //! - a fault inside [`crate::exec`] ends that run and is its result;
 //! - #DB, #BP and every vector from 0x20 up are logged, then acknowledged by who delivers them:
-//!   [`PIC`] vectors to the PICs, [`SOFTWARE`] vectors to no one, the others to the local APIC;
+//!   [`PIC`] vectors to the PICs, [`SOFTWARE`] vectors and [`SPURIOUS`] to no one, the others to the local APIC;
 //! - a vector may have a handler of its own ([`set_handler`]);
 //! - anything else is the end.
 
@@ -16,6 +16,9 @@ use crate::{apic, cpu, exec, legacy, say};
 pub const PIC: u8 = 0x20;
 /// Sixteen vectors for INT n: nobody needs an end of interrupt.
 pub const SOFTWARE: u8 = 0x80;
+
+/// The local APIC's spurious vector, which takes no end of interrupt (SDM vol. 3, 11.9).
+pub const SPURIOUS: u8 = 0xff;
 
 /// The interrupted program's registers.
 #[repr(C)]
@@ -129,7 +132,7 @@ extern "C" fn idt_dispatch(frame: &mut Frame) {
         handler(frame);
     }
     match vector {
-        0..0x20 | SOFTWARE..=0x8f => {}
+        0..0x20 | SOFTWARE..=0x8f | SPURIOUS => {}
         PIC..=0x2f => legacy::acknowledge(vector - PIC),
         _ => apic::acknowledge(),
     }

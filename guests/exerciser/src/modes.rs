@@ -105,7 +105,8 @@ fn reset(info: &BootInfo) -> ! {
 
 /// A write breakpoint on the very stack slot that the processor writes when it delivers #DB:
 /// the delivery causes the next #DB, without end (CVE-2015-8104). The guest may hang; its
-/// machine must not. If the processor does not go round, the guest says so.
+/// machine must not. If the processor does not go round, the guest says so. QEMU 7.2 stops at an
+/// assertion of its own, with or without a hypervisor in between: this is for Bochs and hardware.
 fn debug_storm() -> ! {
     say!("STORM");
     serial::drain();

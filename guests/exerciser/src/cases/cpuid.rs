@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case::new("cpuid-rewritten", rewritten),
     Case::new("cpuid-alias", alias),
     Case::new("cpuid-page", page),
+    Case::new("cpuid-page-remapped", page_remapped),
 ];
 
 /// CPUID behind every kind of prefix that is legal there.
@@ -71,7 +72,6 @@ fn leaves(_: &BootInfo) -> Check {
     equal!(features.edx & 1 << 9, 1 << 9, "APIC bit");
     equal!(features.edx & 1 << 4, 1 << 4, "TSC bit");
     equal!(features.ebx >> 24, 0, "initial APIC ID");
-    ensure!(features.ecx & 1 << 31 != 0, "no hypervisor bit");
     ensure!(
         cpuid(0x8000_0000, 0).eax >= 0x8000_0008,
         "extended leaves end too early"
@@ -104,6 +104,7 @@ fn leaves(_: &BootInfo) -> Check {
 }
 
 fn hypervisor(_: &BootInfo) -> Check {
+    ensure!(cpuid(1, 0).ecx & 1 << 31 != 0, "no hypervisor bit");
     let highest = cpuid(0x4000_0000, 0).eax;
     ensure!(
         (0x4000_0010..0x4000_1000).contains(&highest),
@@ -265,7 +266,17 @@ fn page(_: &BootInfo) -> Check {
             }
         }
     }
-    // The same first byte, continued by frames with other lengths.
+    Ok(())
+}
+
+/// The same first byte, continued by frames with other lengths. (Bochs 2.7 fails this: it keeps
+/// what it decoded across two pages.)
+fn page_remapped(_: &BootInfo) -> Check {
+    ensure!(
+        paging::map(HERE, Some(paging::frame(0)), false),
+        "no page tables left"
+    );
+    paging::invalidate(HERE);
     paging::fill(0, 4095, &[0x66]);
     place(2, 0, &[0x0f, 0xa2]);
     place(4, 0, &[0x67, 0x66, 0x0f, 0xa2]);

@@ -36,6 +36,9 @@ pub const ALL: &[&[Case]] = &[
     timers::CASES,
     clocks::CASES,
     testdev::CASES,
+    apic_modes::X2APIC_CASES,
+    timers::X2APIC_CASES,
+    apic_modes::SWITCH_CASES,
 ];
 
 /// Causes `rounds` of exits of each common kind: CPUID, a device's port, a port of the VMM's, a
