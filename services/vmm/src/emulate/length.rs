@@ -141,3 +141,6 @@ fn with_prefixes(
         _ => Err(EmulateError::Retry),
     }
 }
+
+#[cfg(test)]
+mod tests;

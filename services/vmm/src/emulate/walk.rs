@@ -261,3 +261,6 @@ fn mark(memory: &GuestMemory, path: &Path, write: bool) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests;
