@@ -4,6 +4,7 @@
 //! - `skip=a,b*`: leave those out
 //! - `mode=NAME`: do that instead of the cases
 //! - `verbose`: say which case starts, before it does
+//! - `vireo`: this is Vireo, whatever CPUID says: run its cases too
 
 /// A command line, as the boot loader handed it over.
 #[derive(Clone, Copy)]

@@ -202,6 +202,17 @@ pub fn set_entry(vector: u8, entry: u64) {
     }
 }
 
+/// Delivers a vector on the stack of #DF and NMI from now on; the address of the first word that
+/// each delivery writes there (SS).
+pub fn use_fault_stack(vector: u8) -> u64 {
+    // SAFETY: one processor, and every caller has interrupts off.
+    let gates = unsafe { &mut *IDT.0.get() };
+    if let Some([low, _]) = gates.get_mut(usize::from(vector)) {
+        *low |= 1 << 32;
+    }
+    FAULT_STACK.0.get() as u64 + 8192 - 8
+}
+
 /// LIDT with this limit: 4095 for the table that [`init`] made, 0 to make any event fatal.
 pub fn load(limit: u16) {
     let base = IDT.0.get() as u64;

@@ -105,6 +105,11 @@ fn leaves(_: &BootInfo) -> Check {
 
 fn hypervisor(_: &BootInfo) -> Check {
     ensure!(cpuid(1, 0).ecx & 1 << 31 != 0, "no hypervisor bit");
+    ensure!(
+        cpu::on_vireo(),
+        "the signature is {:x?}",
+        cpuid(0x4000_0000, 0)
+    );
     let highest = cpuid(0x4000_0000, 0).eax;
     ensure!(
         (0x4000_0010..0x4000_1000).contains(&highest),

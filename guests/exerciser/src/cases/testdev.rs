@@ -6,7 +6,9 @@ use exerciser::boot::BootInfo;
 use exerciser::cpu::{inb, inl, inw, outb, outl, outw};
 use exerciser::{clock, idt, ioapic};
 
-use crate::check::{Case, Check, Stop, ensure, equal};
+use exerciser::exec::Registers;
+
+use crate::check::{Case, Check, Stop, ensure, equal, pattern, probe};
 
 pub const CASES: &[Case] = &[
     Case::new("testdev-scratch", scratch),
@@ -65,6 +67,29 @@ fn scratch(_: &BootInfo) -> Check {
             (value, value as u16, value as u8),
             "scratch"
         );
+    }
+    // Every width merges or extends into RAX as it should, from a routed port.
+    outl(SCRATCH, 0x89ab_cdef);
+    let before = Registers {
+        rax: 0x1122_3344_5566_7788,
+        rdx: u64::from(SCRATCH),
+        ..pattern()
+    };
+    for (form, rax) in [
+        (&[0xec][..], 0x1122_3344_5566_77ef),
+        (&[0x66, 0xed], 0x1122_3344_5566_cdef),
+        (&[0xed], 0x89ab_cdef),
+        (&[0x48, 0xed], 0x89ab_cdef),
+    ] {
+        probe(form, before, Registers { rax, ..before })?;
+    }
+    for (form, value) in [
+        (&[0xee][..], 0x89ab_cd88),
+        (&[0x66, 0xef], 0x89ab_7788),
+        (&[0xef], 0x5566_7788),
+    ] {
+        probe(form, before, before)?;
+        equal!(inl(SCRATCH), value, "scratch after {form:02x?}");
     }
     outw(SCRATCH, 0xabcd);
     equal!(inw(SCRATCH), 0xabcd, "16 bits");
