@@ -14,12 +14,13 @@
 
 mod alarm;
 mod calendar;
+pub mod server;
 mod state;
 #[cfg(test)]
 mod tests;
 mod time;
 
-pub use state::{KIND, STATE_WORDS};
+pub use state::STATE_WORDS;
 pub use time::Clock;
 use time::TICKS_PER_SECOND;
 

@@ -2,8 +2,6 @@
 
 use crate::{CMOS_BYTES, Clock, Rtc};
 
-/// Identifies the layout of the words; changes with it.
-pub const KIND: u64 = u64::from_le_bytes(*b"146818\0\x01");
 /// Words of state.
 pub const STATE_WORDS: usize = 6 + CMOS_BYTES / 8;
 

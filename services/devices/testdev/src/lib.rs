@@ -15,10 +15,10 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod server;
+
 /// Ports of the device.
 pub const PORTS: u16 = 16;
-/// Identifies the layout of the state words; changes with it.
-pub const KIND: u64 = u64::from_le_bytes(*b"testdev\x01");
 /// Words of state.
 pub const STATE_WORDS: usize = 2;
 

@@ -13,12 +13,13 @@
 #![forbid(unsafe_code)]
 
 mod fifo;
+pub mod server;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use fifo::{DEPTH, Fifo};
-pub use state::{KIND, STATE_WORDS};
+pub use state::STATE_WORDS;
 
 /// Ports that a UART occupies.
 pub const PORTS: u16 = 8;

@@ -3,8 +3,6 @@
 use crate::fifo::Fifo;
 use crate::{FCR_ENABLE, FCR_KEPT, IER_MASK, MCR_MASK, Uart};
 
-/// Identifies the layout of the words; changes with it.
-pub const KIND: u64 = u64::from_le_bytes(*b"16550\0\0\x01");
 /// Words of state.
 pub const STATE_WORDS: usize = 6;
 

@@ -20,6 +20,12 @@ pub trait Ports {
     fn inb(&mut self, offset: u8) -> u8;
     /// Writes the port at `offset`.
     fn outb(&mut self, offset: u8, value: u8);
+    /// Writes bytes to the port at `offset`, one after the other.
+    fn outb_all(&mut self, offset: u8, bytes: &[u8]) {
+        for &byte in bytes {
+            self.outb(offset, byte);
+        }
+    }
 }
 
 const DATA: u8 = 0;
@@ -85,7 +91,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn merge(self, other: Self) -> Self {
+    /// What either achieved.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
         Self {
             received: self.received | other.received,
             sent: self.sent | other.sent,
@@ -98,6 +106,8 @@ impl Progress {
 pub struct Driver<P> {
     ports: P,
     figures: Figures,
+    /// Bytes have been given to the transmitter, and its interrupt will say that they are gone.
+    busy: bool,
 }
 
 impl<P: Ports> Driver<P> {
@@ -125,6 +135,7 @@ impl<P: Ports> Driver<P> {
         Ok(Self {
             ports,
             figures: Figures::default(),
+            busy: false,
         })
     }
 
@@ -166,6 +177,13 @@ impl<P: Ports> Driver<P> {
         drained.merge(sent)
     }
 
+    /// The transmitter's interrupt will come. If not, the caller announces its sleep on the output ring, and calls
+    /// [`Driver::kick`] when it is woken.
+    #[must_use]
+    pub fn busy(&self) -> bool {
+        self.busy
+    }
+
     /// What happened on the line so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
@@ -203,10 +221,11 @@ impl<P: Ports> Driver<P> {
     fn send(&mut self, output: &mut Consumer<'_>) -> Progress {
         let mut bytes = [0; FIFO_BYTES];
         let count = output.peek(&mut bytes);
-        for &byte in bytes.iter().take(count) {
-            self.ports.outb(DATA, byte);
+        if count != 0 {
+            self.ports.outb_all(DATA, bytes.get(..count).unwrap_or(&[]));
         }
         output.advance(count);
+        self.busy = count != 0;
         self.figures.sent += count as u64;
         Progress {
             received: false,

@@ -76,7 +76,8 @@ fn a_long_text_goes_out_by_interrupts_alone() {
     assert!(!model.irq(), "idle");
     let text: Vec<u8> = (0..1000).map(|i| i as u8).collect();
     assert_eq!(manager.push(&text), 1000);
-    assert!(driver.kick(&mut to_manager, &mut from_manager).sent);
+    assert!(!driver.busy());
+    assert!(driver.kick(&mut to_manager, &mut from_manager).sent && driver.busy());
     assert!(
         !driver.kick(&mut to_manager, &mut from_manager).sent,
         "busy: nothing is lost by a second kick"
@@ -89,6 +90,7 @@ fn a_long_text_goes_out_by_interrupts_alone() {
         line.extend(bytes);
     }
     assert_eq!(line, text);
+    assert!(!driver.busy());
     assert_eq!(driver.figures().sent, 1000);
 }
 

@@ -1,0 +1,252 @@
+//! The server around the model: pages shared with VMM, manager and successor; still pure.
+//!
+//! An access is taken in the order: mark it begun, carry it out, move bytes, set the line, commit. A death before the
+//! commit means that the access did not happen, but a byte that had already left is then sent twice: rather that than
+//! losing one.
+//!
+//! Bytes do not leave one by one: a burst of writes is collected in the transmit FIFO until it is full, the guest looks
+//! whether it is empty, or [`LINGER`] has passed. So a driver that fills the FIFO 16 bytes at a time costs one signal
+//! and one interrupt, not 16.
+
+use ipc_schema::abi::NEVER;
+use ipc_schema::abi::vm::PortAccess;
+use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
+use ipc_schema::ring::{Consumer, Producer, RingPage};
+use ipc_schema::state_page::{Access, StatePage, StateWriter, kind};
+
+use crate::fifo::DEPTH;
+use crate::{Uart, register};
+
+/// How long bytes wait for more, in microseconds. 16 bytes take 1,389 at 115,200 baud, so nobody will notice.
+pub const LINGER: u64 = 100;
+
+/// Most rounds in which a peer that works at the same time, or a hostile one, can keep us from going on. After these
+/// the deadline is now, so that calls are served first.
+const ROUNDS: usize = 8;
+
+/// The pages of one UART.
+pub struct Pages<'a> {
+    /// Interrupt line, shared with the VMM.
+    pub irq: &'a InterruptPage,
+    /// State, for a successor and the VMM.
+    pub state: &'a StatePage,
+    /// Bytes that the guest sends.
+    pub tx: &'a RingPage,
+    /// Bytes that the guest receives.
+    pub rx: &'a RingPage,
+}
+
+/// What is fixed for one UART.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The guest's first port.
+    pub base: u16,
+    /// The guest's interrupt line.
+    pub gsi: u32,
+    /// [`LINGER`] in TSC cycles.
+    pub linger: u64,
+}
+
+/// Whom to signal now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Signals {
+    /// The line has risen.
+    pub vmm: bool,
+    /// The manager waits for bytes or for room.
+    pub manager: bool,
+}
+
+/// A UART with its surroundings.
+pub struct Server<'a> {
+    uart: Uart,
+    config: Config,
+    irq: InterruptWriter<'a>,
+    state: StateWriter<'a>,
+    tx: Producer<'a>,
+    rx: Consumer<'a>,
+    /// Bytes of `rx` that the model has taken but the ring has not given up, until they are committed.
+    taken: usize,
+    /// Bytes have gone into `tx`, or out of `rx`, and the manager may have to be signalled.
+    pushed: bool,
+    popped: bool,
+    /// The manager knows that it must signal when bytes come.
+    announced: bool,
+    /// When bytes in the FIFO must leave.
+    flush_at: Option<u64>,
+}
+
+impl<'a> Server<'a> {
+    /// Takes the pages over from a predecessor, or begins with a UART after reset. True if there was a predecessor.
+    /// Both neighbours are to be signalled once at the start, for its last signals may have been lost.
+    #[must_use]
+    pub fn new(config: Config, pages: &Pages<'a>) -> (Self, bool) {
+        let (state, record) = StateWriter::new(pages.state, kind::UART);
+        let restored = record.and_then(|record| Uart::restore(record.words()));
+        let was = restored.is_some();
+        let server = Self {
+            uart: restored.unwrap_or_default(),
+            config,
+            irq: InterruptWriter::new(pages.irq),
+            state,
+            tx: Producer::new(pages.tx),
+            rx: Consumer::new(pages.rx),
+            taken: 0,
+            pushed: false,
+            popped: false,
+            announced: false,
+            flush_at: None,
+        };
+        (server, was)
+    }
+
+    /// A routed port access; gives the value of an IN.
+    pub fn access(
+        &mut self,
+        port: PortAccess,
+        value: u32,
+        now: impl Fn() -> u64,
+    ) -> (u32, Signals) {
+        self.state.begin();
+        let offset = u8::try_from(port.port().wrapping_sub(self.config.base)).unwrap_or(u8::MAX);
+        let value = if port.input() {
+            if offset != register::DATA {
+                // The guest may look whether the transmitter is empty: that it is.
+                self.flush();
+            }
+            self.uart.read_wide(offset, port.width())
+        } else {
+            self.uart.write_wide(offset, port.width(), value);
+            self.collect(now);
+            value
+        };
+        self.receive();
+        let vmm = self.set_line();
+        if self.uart.take_dirty() {
+            self.state
+                .commit(Access::of(port, value), value, &self.uart.state());
+        }
+        (value, self.finish(vmm))
+    }
+
+    /// A signal came, or the deadline has passed.
+    pub fn wake(&mut self, now: impl Fn() -> u64) -> Signals {
+        // Whatever the manager announced to us is used up.
+        self.announced = false;
+        if self.flush_at.is_none_or(|at| at <= now()) {
+            self.flush();
+        }
+        self.receive();
+        let vmm = self.set_line();
+        if self.uart.take_dirty() {
+            self.state.save(&self.uart.state());
+        }
+        self.finish(vmm)
+    }
+
+    /// Until when to wait (absolute TSC).
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
+        self.flush_at.unwrap_or(NEVER)
+    }
+
+    /// After a write: lets bytes leave now, or gives them a little time.
+    fn collect(&mut self, now: impl Fn() -> u64) {
+        let waiting = self.uart.output_len();
+        if waiting == 0 {
+            return;
+        }
+        if waiting >= usize::from(DEPTH) || !self.uart.fifos_enabled() {
+            self.flush();
+        } else if self.flush_at.is_none() {
+            self.flush_at = Some(now().saturating_add(self.config.linger));
+        }
+    }
+
+    /// Moves bytes from the transmit FIFO to the ring, as many as there is room for.
+    fn flush(&mut self) {
+        self.flush_at = None;
+        for _ in 0..ROUNDS {
+            if self.uart.output_len() == 0 {
+                return;
+            }
+            let mut bytes = [0; DEPTH as usize];
+            let room = bytes.len().min(self.tx.room());
+            if room == 0 {
+                // The guest waits with us: the manager signals when there is room, or there is some by now.
+                if self.tx.prepare_sleep() {
+                    return;
+                }
+                continue;
+            }
+            let count = self
+                .uart
+                .take_output(bytes.get_mut(..room).unwrap_or(&mut []));
+            self.tx.push(bytes.get(..count).unwrap_or(&[]));
+            self.pushed = true;
+        }
+        self.flush_at = Some(0);
+    }
+
+    /// Moves bytes from the ring to the receiver, as many as it has room for. They leave the ring after the commit.
+    fn receive(&mut self) {
+        // Announced and not signalled since: the ring is empty.
+        if self.announced {
+            return;
+        }
+        let mut bytes = [0; DEPTH as usize];
+        let room = bytes.len().min(self.uart.input_room());
+        let count = self.rx.peek(bytes.get_mut(..room).unwrap_or(&mut []));
+        self.taken = self.uart.input(bytes.get(..count).unwrap_or(&[]));
+    }
+
+    /// Drives the line; true if it rose. The VMM learns of a fall when it next looks.
+    fn set_line(&mut self) -> bool {
+        let level = self.uart.irq();
+        self.irq.set_level(self.config.gsi, level) && level
+    }
+
+    /// After the commit: gives the ring its room back, and finds out whom to signal.
+    fn finish(&mut self, mut vmm: bool) -> Signals {
+        self.release();
+        // With the receiver full there is no use in being woken: the guest's next read looks at the ring again.
+        for _ in 0..ROUNDS {
+            if self.announced || self.uart.input_room() == 0 {
+                break;
+            }
+            self.announced = self.rx.prepare_sleep();
+            if !self.announced {
+                // More has come since.
+                self.receive();
+                vmm |= self.set_line();
+                if self.uart.take_dirty() {
+                    self.state.save(&self.uart.state());
+                }
+                self.release();
+            }
+        }
+        if !self.announced && self.uart.input_room() != 0 {
+            self.flush_at = Some(0);
+        }
+        // Only who has changed a ring asks: the peer's announcement is taken by asking.
+        let pushed = core::mem::take(&mut self.pushed) && self.tx.needs_signal();
+        let popped = core::mem::take(&mut self.popped) && self.rx.needs_signal();
+        Signals {
+            vmm,
+            manager: pushed || popped,
+        }
+    }
+
+    /// Gives the room of committed bytes back to the ring.
+    fn release(&mut self) {
+        let taken = core::mem::take(&mut self.taken);
+        if taken != 0 {
+            self.rx.advance(taken);
+            self.popped = true;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
