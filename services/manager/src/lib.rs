@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod command;
 mod editor;
+pub mod relay;
 mod render;
 mod scrollback;
 #[cfg(test)]

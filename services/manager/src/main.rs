@@ -1,3 +1,152 @@
-//! manager.
+//! The manager: wires [`manager::relay::Relay`] to the kernel.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
 #[cfg(not(target_os = "none"))]
 fn main() {}
+
+#[cfg(target_os = "none")]
+mod bare {
+    extern crate alloc;
+
+    use alloc::format;
+    use alloc::vec::Vec;
+    use ipc_schema::manifest::System;
+    use ipc_schema::proto::{Refusal, RootRequest, RootResponse, VmmReport, VmmReportResponse};
+    use manager::relay::{Pages, Relay};
+    use runtime::abi::{NEVER, layout::slot};
+    use runtime::start::StartError;
+    use runtime::{Endpoint, Notification, ReplyCaps, Service, StartInfo, serve, time};
+
+    runtime::entry!(main);
+
+    const VERSION: &str = concat!("Vireo ", env!("CARGO_PKG_VERSION"));
+    /// The longest wait for root's answer, in microseconds: it may be starting a VM.
+    const PATIENCE: u64 = 30_000_000;
+
+    struct Manager {
+        relay: Relay<'static>,
+        root: Endpoint,
+        driver: Notification,
+        /// The Notification of each VM's UART.
+        uarts: Vec<Option<Notification>>,
+        /// There is more to do at once.
+        more: bool,
+    }
+
+    /// Asks root; `None` if there is no answer.
+    fn ask(root: Endpoint, request: &RootRequest) -> Option<RootResponse> {
+        match root.call_postcard_with(request, &[], time::after(PATIENCE)) {
+            Ok(response) => Some(response),
+            Err(error) => {
+                defmt::warn!("root does not answer: {=str}", format!("{error}").as_str());
+                None
+            }
+        }
+    }
+
+    fn set_up(start: &'static StartInfo) -> Result<Manager, StartError> {
+        let system: System = start.config()?;
+        let root = start.endpoint("root")?;
+        let driver = start.notification("driver")?;
+        let terminal = Pages {
+            tx: start.ring("serial-tx")?,
+            rx: start.ring("serial-rx")?,
+        };
+        let mut vms = Vec::new();
+        let mut uarts = Vec::new();
+        for vm in &system.vms {
+            let name = vm.name.as_str();
+            // A VM without a UART has no rings, and no console.
+            let uart = start.notification(&format!("uart:{name}")).ok();
+            let pages = match uart {
+                None => None,
+                Some(_) => Some(Pages {
+                    tx: start.ring(&format!("tx:{name}"))?,
+                    rx: start.ring(&format!("rx:{name}"))?,
+                }),
+            };
+            vms.push((name, pages));
+            uarts.push(uart);
+        }
+        let relay = Relay::new(VERSION, start.tsc_hz, &terminal, &vms);
+        defmt::info!(
+            "{=usize} VMs in system {=str}",
+            system.vms.len(),
+            system.name.as_str()
+        );
+        Ok(Manager {
+            relay,
+            root,
+            driver,
+            uarts,
+            more: false,
+        })
+    }
+
+    impl Manager {
+        fn work(&mut self) {
+            let root = self.root;
+            self.more = self.relay.work(|request| ask(root, request));
+            let signals = self.relay.take_signals();
+            // A neighbour that is gone needs no signal; its successor looks by itself.
+            if signals.terminal {
+                let _ = self.driver.signal();
+            }
+            for vm in signals.vms {
+                if let Some(Some(uart)) = self.uarts.get(vm) {
+                    let _ = uart.signal();
+                }
+            }
+        }
+    }
+
+    /// The bit with which root says that it has events.
+    const ROOT_BIT: u64 = 2;
+
+    impl Service for Manager {
+        type Request = VmmReport;
+        type Response = VmmReportResponse;
+
+        fn request(
+            &mut self,
+            badge: u64,
+            report: VmmReport,
+            _: u64,
+            _: &mut ReplyCaps,
+        ) -> VmmReportResponse {
+            let root = self.root;
+            let known = self
+                .relay
+                .report(badge, report, |request| ask(root, request));
+            self.work();
+            if known {
+                VmmReportResponse::Done
+            } else {
+                VmmReportResponse::Refused(Refusal::Unknown)
+            }
+        }
+
+        fn signal(&mut self, bits: u64) {
+            if bits & ROOT_BIT != 0 {
+                let root = self.root;
+                self.relay.events(|request| ask(root, request));
+            }
+            self.work();
+        }
+
+        fn timeout(&mut self) {
+            self.work();
+        }
+
+        fn deadline(&self) -> u64 {
+            if self.more { time::now() } else { NEVER }
+        }
+    }
+
+    fn main(start: &'static StartInfo) -> ! {
+        let mut manager = set_up(start).unwrap_or_else(|e| panic!("{e}"));
+        manager.work();
+        let status = serve(Endpoint(slot::ENDPOINT), &mut manager);
+        panic!("reply_recv: {}", status as u64);
+    }
+}
