@@ -17,13 +17,21 @@ pub fn cause(words: [u64; 4], code: Option<[u8; 2]>) -> Cause {
     if vector == INVALID_OPCODE && code == Some(UD2) {
         return Cause::Panic;
     }
-    Cause::Fault { vector: vector as u8, error, address }
+    Cause::Fault {
+        vector: vector as u8,
+        error,
+        address,
+    }
 }
 
 /// The same registers in the protocol's type.
 #[must_use]
 pub fn registers(regs: &ThreadRegs) -> Registers {
-    Registers { gpr: regs.gpr, rip: regs.rip, rflags: regs.rflags }
+    Registers {
+        gpr: regs.gpr,
+        rip: regs.rip,
+        rflags: regs.rflags,
+    }
 }
 
 /// Number of rbp in [`ThreadRegs::gpr`].
@@ -91,7 +99,10 @@ mod tests {
     const TOP: u64 = layout::STACK_TOP;
 
     fn regs(rbp: u64) -> ThreadRegs {
-        let mut regs = ThreadRegs { rip: 0x40_1234, ..ThreadRegs::default() };
+        let mut regs = ThreadRegs {
+            rip: 0x40_1234,
+            ..ThreadRegs::default()
+        };
         regs.gpr[RBP] = rbp;
         regs
     }
@@ -107,7 +118,10 @@ mod tests {
             8 => Some(0x40_0030),
             _ => None,
         };
-        assert_eq!(backtrace(&regs(TOP - 96), word), [0x40_1234, 0x40_0010, 0x40_0020, 0x40_0030]);
+        assert_eq!(
+            backtrace(&regs(TOP - 96), word),
+            [0x40_1234, 0x40_0010, 0x40_0020, 0x40_0030]
+        );
         assert_eq!(backtrace(&regs(0), word), [0x40_1234]);
         assert_eq!(backtrace(&regs(TOP - 8), word), [0x40_1234]);
         assert_eq!(backtrace(&regs(u64::MAX - 7), word), [0x40_1234]);
@@ -115,18 +129,33 @@ mod tests {
 
     #[test]
     fn a_ring_of_frames_ends() {
-        let all = backtrace(&regs(TOP - 96), |at| Some(if at % 16 == 0 { TOP - 96 } else { 1 }));
+        let all = backtrace(&regs(TOP - 96), |at| {
+            Some(if at % 16 == 0 { TOP - 96 } else { 1 })
+        });
         assert_eq!(all.len(), 2);
-        let deep = backtrace(&regs(TOP - 4096), |at| Some(if at % 16 == 0 { at + 16 } else { 1 }));
+        let deep = backtrace(&regs(TOP - 4096), |at| {
+            Some(if at % 16 == 0 { at + 16 } else { 1 })
+        });
         assert_eq!(deep.len(), MAX_BACKTRACE);
     }
 
     #[test]
     fn panics_are_told_from_faults() {
         assert_eq!(cause([6, 0, 0, 0], Some(UD2)), Cause::Panic);
-        let fault = Cause::Fault { vector: 6, error: 0, address: 0 };
+        let fault = Cause::Fault {
+            vector: 6,
+            error: 0,
+            address: 0,
+        };
         assert_eq!(cause([6, 0, 0, 0], Some([0x0f, 0x0c])), fault);
-        assert_eq!(cause([14, 6, 99, 0], None), Cause::Fault { vector: 14, error: 6, address: 99 });
+        assert_eq!(
+            cause([14, 6, 99, 0], None),
+            Cause::Fault {
+                vector: 14,
+                error: 6,
+                address: 99
+            }
+        );
     }
 
     proptest! {

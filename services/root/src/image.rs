@@ -93,10 +93,17 @@ impl<'a> Image<'a> {
             match header.p_type {
                 PT_LOAD if header.p_memsz > 0 => {
                     let data = elf.segment_data(&header).map_err(|_| ImageError::NotElf)?;
-                    segments.push(segment(header.p_vaddr, header.p_memsz, header.p_flags, data)?);
+                    segments.push(segment(
+                        header.p_vaddr,
+                        header.p_memsz,
+                        header.p_flags,
+                        data,
+                    )?);
                 }
                 PT_NOTE => {
-                    let notes = elf.segment_data_as_notes(&header).map_err(|_| ImageError::NotElf)?;
+                    let notes = elf
+                        .segment_data_as_notes(&header)
+                        .map_err(|_| ImageError::NotElf)?;
                     version = version.or(notes.into_iter().find_map(|n| abi_version(&n)));
                 }
                 PT_INTERP | PT_DYNAMIC => return Err(ImageError::NotStatic),
@@ -115,19 +122,31 @@ impl<'a> Image<'a> {
             }
         }
         let entry = elf.ehdr.e_entry;
-        let code = |s: &&Segment<'_>| s.rights & rights::EXEC != 0 && entry.wrapping_sub(s.va) < s.len;
+        let code =
+            |s: &&Segment<'_>| s.rights & rights::EXEC != 0 && entry.wrapping_sub(s.va) < s.len;
         if !segments.iter().any(|s| code(&s)) {
             return Err(ImageError::BadEntry(entry));
         }
         let size = segments.last().map_or(0, |s| s.va + s.len - layout::IMAGE);
-        Ok(Self { entry, segments, size })
+        Ok(Self {
+            entry,
+            segments,
+            size,
+        })
     }
 }
 
 fn segment(va: u64, mem_len: u64, flags: u32, data: &[u8]) -> Result<Segment<'_>, ImageError> {
     let bad = ImageError::BadSegment(va);
-    let end = va.checked_add(mem_len).and_then(|e| e.checked_next_multiple_of(PAGE)).ok_or(bad)?;
-    if va < layout::IMAGE || end > layout::IMAGE + MAX_SIZE || data.len() as u64 > mem_len || flags & PF_R == 0 {
+    let end = va
+        .checked_add(mem_len)
+        .and_then(|e| e.checked_next_multiple_of(PAGE))
+        .ok_or(bad)?;
+    if va < layout::IMAGE
+        || end > layout::IMAGE + MAX_SIZE
+        || data.len() as u64 > mem_len
+        || flags & PF_R == 0
+    {
         return Err(bad);
     }
     if flags & PF_W != 0 && flags & PF_X != 0 {
@@ -141,7 +160,13 @@ fn segment(va: u64, mem_len: u64, flags: u32, data: &[u8]) -> Result<Segment<'_>
     if flags & PF_X != 0 {
         allowed |= rights::EXEC;
     }
-    Ok(Segment { va: va - lead, len: end - (va - lead), lead, data, rights: allowed })
+    Ok(Segment {
+        va: va - lead,
+        len: end - (va - lead),
+        lead,
+        data,
+        rights: allowed,
+    })
 }
 
 fn abi_version(note: &Note<'_>) -> Option<u32> {

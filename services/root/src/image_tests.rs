@@ -46,11 +46,20 @@ fn a_good_one() {
     let data = (PT_LOAD, PF_R | PF_W, 0x40_3010, b"data".to_vec(), 0x2000);
     let bytes = file(0x40_0002, &[data, text(), note(ABI_VERSION)]);
     let image = Image::parse(&bytes).unwrap();
-    assert_eq!((image.entry, image.size, image.segments.len()), (0x40_0002, 0x6000, 2));
+    assert_eq!(
+        (image.entry, image.size, image.segments.len()),
+        (0x40_0002, 0x6000, 2)
+    );
     let code = image.segments[0];
-    assert_eq!((code.va, code.len, code.data, code.rights), (0x40_0000, 0x2000, &b"code"[..], rights::READ | rights::EXEC));
+    assert_eq!(
+        (code.va, code.len, code.data, code.rights),
+        (0x40_0000, 0x2000, &b"code"[..], rights::READ | rights::EXEC)
+    );
     let data = image.segments[1];
-    assert_eq!((data.va, data.len, data.lead, data.rights), (0x40_3000, 0x3000, 0x10, rights::READ | rights::WRITE));
+    assert_eq!(
+        (data.va, data.len, data.lead, data.rights),
+        (0x40_3000, 0x3000, 0x10, rights::READ | rights::WRITE)
+    );
 }
 
 #[test]
@@ -61,17 +70,32 @@ fn each_error() {
     assert_eq!(with(good, &[text(), note(ABI_VERSION)]), Ok(()));
     assert_eq!(with(good, &[text()]), Err(ImageError::NoAbiNote));
     assert_eq!(with(good, &[text(), note(7)]), Err(ImageError::Abi(7)));
-    assert_eq!(with(0x40_2000, &[text(), note(ABI_VERSION)]), Err(ImageError::BadEntry(0x40_2000)));
-    assert_eq!(with(good, &[note(ABI_VERSION)]), Err(ImageError::BadEntry(good)));
+    assert_eq!(
+        with(0x40_2000, &[text(), note(ABI_VERSION)]),
+        Err(ImageError::BadEntry(0x40_2000))
+    );
+    assert_eq!(
+        with(good, &[note(ABI_VERSION)]),
+        Err(ImageError::BadEntry(good))
+    );
     let cases = [
-        (load(PF_R | PF_W | PF_X, 0x41_0000, 4), ImageError::WritableCode(0x41_0000)),
+        (
+            load(PF_R | PF_W | PF_X, 0x41_0000, 4),
+            ImageError::WritableCode(0x41_0000),
+        ),
         (load(PF_R, 0x40_1ff0, 4), ImageError::SharedPage(0x40_1000)),
         (load(PF_R, 0x3f_f000, 4), ImageError::BadSegment(0x3f_f000)),
         (load(PF_R, 0x41_0000, 3), ImageError::BadSegment(0x41_0000)),
-        (load(PF_R, 0x41_0000, MAX_SIZE), ImageError::BadSegment(0x41_0000)),
+        (
+            load(PF_R, 0x41_0000, MAX_SIZE),
+            ImageError::BadSegment(0x41_0000),
+        ),
         (load(PF_R, u64::MAX, 4), ImageError::BadSegment(u64::MAX)),
         (load(PF_W, 0x41_0000, 4), ImageError::BadSegment(0x41_0000)),
-        ((PT_INTERP, PF_R, 0x41_0000, vec![], 0), ImageError::NotStatic),
+        (
+            (PT_INTERP, PF_R, 0x41_0000, vec![], 0),
+            ImageError::NotStatic,
+        ),
     ];
     for (header, error) in cases {
         assert_eq!(with(good, &[text(), header, note(ABI_VERSION)]), Err(error));
@@ -85,9 +109,15 @@ fn each_error() {
 #[test]
 fn parts_do_not_overlap() {
     let parts = Parts::new(0x3001, 0x1_0001, 0);
-    assert_eq!((parts.image, parts.stack, parts.heap), (0x4000, 0x4000, 0x4000 + layout::STACK_SIZE));
+    assert_eq!(
+        (parts.image, parts.stack, parts.heap),
+        (0x4000, 0x4000, 0x4000 + layout::STACK_SIZE)
+    );
     assert_eq!((parts.heap_len, parts.start_len), (0x1_1000, 0x1000));
-    assert_eq!(parts.total(), 0x4000 + layout::STACK_SIZE + 0x1_1000 + 0x1000);
+    assert_eq!(
+        parts.total(),
+        0x4000 + layout::STACK_SIZE + 0x1_1000 + 0x1000
+    );
 }
 
 proptest! {

@@ -10,11 +10,14 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use ipc_schema::abi::ABI_VERSION;
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{CONTROL, EXEC, GRANT, READ, RECV, SEND, WRITE};
 use ipc_schema::manifest::{DeviceKind, Driver, PortRange, System, Vm, binary_file};
 use ipc_schema::proto::Class;
-use runtime::start::PlatformConfig;
+use runtime::StartInfo;
+use runtime::start::{PlatformConfig, Region};
+use runtime::time::WallClock;
 
 /// End (exclusive) of guest memory below 4 GiB; the rest begins at [`HIGH_RAM`]. The hole is for PCI and APICs, as the
 /// VMM describes it to its guest.
@@ -298,7 +301,11 @@ impl Plan {
             binary: binary_file(package),
             role,
             class,
-            share: Share { shares: 100, reservation: 0, limit: None },
+            share: Share {
+                shares: 100,
+                reservation: 0,
+                limit: None,
+            },
             heap: HEAP,
             pool: POOL,
             slots: SLOTS,
@@ -310,17 +317,31 @@ impl Plan {
         };
         plan.fixed(slot::SPACE, Object::Space, CONTROL);
         plan.fixed(slot::ENDPOINT, Object::Endpoint(instance.to_string()), RECV);
-        plan.fixed(slot::NOTIFICATION, Object::Notification(instance.to_string()), RECV | SEND);
+        plan.fixed(
+            slot::NOTIFICATION,
+            Object::Notification(instance.to_string()),
+            RECV | SEND,
+        );
         plan.fixed(slot::LOG, Object::Log, WRITE);
         plan
     }
 
     fn fixed(&mut self, slot: u32, object: Object, rights: u32) {
-        self.grants.push(Grant { place: Place::Fixed(slot), object, rights, badge: 0 });
+        self.grants.push(Grant {
+            place: Place::Fixed(slot),
+            object,
+            rights,
+            badge: 0,
+        });
     }
 
     fn named(&mut self, name: &str, object: Object, rights: u32, badge: u64) {
-        self.grants.push(Grant { place: Place::Named(name.to_string()), object, rights, badge });
+        self.grants.push(Grant {
+            place: Place::Named(name.to_string()),
+            object,
+            rights,
+            badge,
+        });
     }
 
     fn signals(&mut self, name: &str, instance: &str, bits: u64) {
@@ -334,12 +355,66 @@ impl Plan {
 
     fn maps_page(&mut self, name: &str, memory: Memory, rights: u32) {
         let va = layout::SHARED + self.mapped.len() as u64 * SHARED_STEP;
-        self.mapped.push(Mapped { name: name.to_string(), memory, va, len: 4096, rights });
+        self.mapped.push(Mapped {
+            name: name.to_string(),
+            memory,
+            va,
+            len: 4096,
+            rights,
+        });
     }
 
     fn configured<T: serde::Serialize>(mut self, config: &T) -> Result<Self, PlanError> {
-        self.config = postcard::to_allocvec(config).map_err(|_| PlanError::Config(self.instance.clone()))?;
+        self.config =
+            postcard::to_allocvec(config).map_err(|_| PlanError::Config(self.instance.clone()))?;
         Ok(self)
+    }
+
+    /// Its capabilities with the slots they go to: fixed ones, and named ones from `FIRST_NAMED` on.
+    pub fn slots(&self) -> impl Iterator<Item = (u32, &Grant)> {
+        let mut next = slot::FIRST_NAMED;
+        self.grants.iter().map(move |grant| match grant.place {
+            Place::Fixed(slot) => (slot, grant),
+            Place::Named(_) => {
+                next += 1;
+                (next - 1, grant)
+            }
+        })
+    }
+
+    /// What its start page says.
+    #[must_use]
+    pub fn start_info(
+        &self,
+        id: u8,
+        restarts: u32,
+        tsc_hz: u64,
+        wall_clock: WallClock,
+    ) -> StartInfo {
+        let name = |(slot, grant): (u32, &Grant)| match &grant.place {
+            Place::Named(name) => Some((name.clone(), slot)),
+            Place::Fixed(_) => None,
+        };
+        let caps: Vec<(String, u32)> = self.slots().filter_map(name).collect();
+        let region = |m: &Mapped| Region {
+            name: m.name.clone(),
+            va: m.va,
+            len: m.len,
+        };
+        StartInfo {
+            abi_version: ABI_VERSION,
+            id,
+            package: self.package.clone(),
+            instance: self.instance.clone(),
+            tsc_hz,
+            wall_clock,
+            restarts,
+            slots: self.slots,
+            first_free_slot: caps.last().map_or(slot::FIRST_NAMED, |(_, last)| last + 1),
+            caps,
+            regions: self.mapped.iter().map(region).collect(),
+            config: self.config.clone(),
+        }
     }
 
     /// The keys of the shared pages that it uses.
@@ -392,9 +467,16 @@ fn platform(machine: &Machine<'_>) -> Result<Plan, PlanError> {
     // It interprets the firmware's AML.
     plan.heap = 4 << 20;
     plan.fixed(slot::POOL, Object::Pool, CONTROL);
-    let mut config = PlatformConfig { rsdp: machine.rsdp, ..PlatformConfig::default() };
+    let mut config = PlatformConfig {
+        rsdp: machine.rsdp,
+        ..PlatformConfig::default()
+    };
     for (name, phys, len, slot) in machine.ranges {
-        let rights = if name.starts_with("acpi") { READ } else { READ | WRITE };
+        let rights = if name.starts_with("acpi") {
+            READ
+        } else {
+            READ | WRITE
+        };
         plan.named(name, Object::Boot(*slot), rights, 0);
         config.memories.push((name.clone(), *phys, *len));
     }
@@ -430,7 +512,12 @@ fn scheduler() -> Plan {
 }
 
 fn driver(number: usize, driver: &Driver) -> Result<Plan, PlanError> {
-    let mut plan = Plan::new(driver.kind.package(), &driver.name, Role::Driver(number), Class::Driver);
+    let mut plan = Plan::new(
+        driver.kind.package(),
+        &driver.name,
+        Role::Driver(number),
+        Class::Driver,
+    );
     plan.binary.clone_from(&driver.binary);
     let ports = Object::Ports(driver.ports.first, u32::from(driver.ports.count));
     plan.named("ports", ports, CONTROL, 0);
@@ -470,7 +557,12 @@ fn manager(system: &System) -> Result<Plan, PlanError> {
 
 fn extra(number: usize, server: &ipc_schema::manifest::Server) -> Result<Plan, PlanError> {
     let package = server.binary.strip_prefix("bin/").unwrap_or(&server.binary);
-    let mut plan = Plan::new(package, &server.name, Role::Extra(number), Class::Background);
+    let mut plan = Plan::new(
+        package,
+        &server.name,
+        Role::Extra(number),
+        Class::Background,
+    );
     plan.binary.clone_from(&server.binary);
     plan.heap = 1 << 20;
     plan.pool = 1 << 20;
@@ -478,9 +570,19 @@ fn extra(number: usize, server: &ipc_schema::manifest::Server) -> Result<Plan, P
     plan.fixed(slot::POOL, Object::Pool, CONTROL);
     plan.fixed(slot::CPU, Object::Cpu, CONTROL);
     plan.named("root", Object::Root, SEND, 0);
-    plan.named("ram", Object::Ram(EXTRA_RAM), READ | WRITE | EXEC | CONTROL | GRANT, 0);
+    plan.named(
+        "ram",
+        Object::Ram(EXTRA_RAM),
+        READ | WRITE | EXEC | CONTROL | GRANT,
+        0,
+    );
     plan.named("image", Object::Image, READ | WRITE | EXEC, 0);
-    plan.named("self", Object::Endpoint(server.name.clone()), SEND | GRANT, 1);
+    plan.named(
+        "self",
+        Object::Endpoint(server.name.clone()),
+        SEND | GRANT,
+        1,
+    );
     plan.configured(server)
 }
 
@@ -497,7 +599,11 @@ fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
     plan.shares("state", page(&device.name, "state"), READ | WRITE);
     if device.kind == DeviceKind::Uart {
         // Only the first is somebody's console; another's output goes nowhere, and its manager is never rung.
-        let bits = if console(vm) == Some(d) { manager_bits::uart(v) } else { 0 };
+        let bits = if console(vm) == Some(d) {
+            manager_bits::uart(v)
+        } else {
+            0
+        };
         let to = if bits == 0 { &device.name } else { MANAGER };
         plan.signals("manager", to, bits);
         plan.shares("tx", page(&device.name, "up"), READ | WRITE);
@@ -509,7 +615,11 @@ fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
 fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, PlanError> {
     let instance = vmm_instance(&vm.name);
     let mut plan = Plan::new("vmm", &instance, Role::Vmm(v), Class::Vm);
-    plan.share = Share { shares: vm.cpu.shares, reservation: vm.cpu.reservation, limit: vm.cpu.limit };
+    plan.share = Share {
+        shares: vm.cpu.shares,
+        reservation: vm.cpu.reservation,
+        limit: vm.cpu.limit,
+    };
     plan.heap = 1 << 20;
     plan.vcpus = vm.vcpus;
     plan.guest_memory = vm.memory;
@@ -519,7 +629,12 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
     plan.pool = (tables + u64::from(vm.vcpus) * (64 << 10) + (512 << 10)).next_multiple_of(4096);
     plan.named("guest", Object::GuestSpace, CONTROL, 0);
     // Without GRANT the badge cannot be changed, so that VM 0's may be 0.
-    plan.named("manager", Object::Endpoint(MANAGER.to_string()), SEND, v as u64);
+    plan.named(
+        "manager",
+        Object::Endpoint(MANAGER.to_string()),
+        SEND,
+        v as u64,
+    );
     for n in 0..vm.vcpus {
         let name = format!("vcpu{n}");
         plan.named(&name, Object::Vcpu(n), CONTROL, 0);
@@ -536,7 +651,13 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
         if to > from {
             let (va, len) = (layout::GUEST + at, to - from);
             let memory = Memory::GuestRam(from);
-            plan.mapped.push(Mapped { name: name.to_string(), memory, va, len, rights: READ | WRITE });
+            plan.mapped.push(Mapped {
+                name: name.to_string(),
+                memory,
+                va,
+                len,
+                rights: READ | WRITE,
+            });
         }
     };
     ram("guest", 0, 0, vm.memory.min(LOW_RAM_END));
@@ -545,9 +666,18 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
     let files = [("kernel", Some(&vm.kernel)), ("initrd", vm.initrd.as_ref())];
     for (name, path) in files.into_iter().filter_map(|(n, p)| Some((n, p?))) {
         let len = file(path).ok_or_else(|| PlanError::NoFile(path.clone()))?;
-        plan.mapped.push(Mapped { name: name.to_string(), memory: Memory::File(path.clone()), va, len, rights: READ });
+        plan.mapped.push(Mapped {
+            name: name.to_string(),
+            memory: Memory::File(path.clone()),
+            va,
+            len,
+            rights: READ,
+        });
         // A large page apart.
-        va = va.saturating_add(len).next_multiple_of(2 << 20).saturating_add(2 << 20);
+        va = va
+            .saturating_add(len)
+            .next_multiple_of(2 << 20)
+            .saturating_add(2 << 20);
     }
     plan.configured(vm)
 }

@@ -21,7 +21,11 @@ fn vm(name: &str, memory: u64) -> Vm {
         kernel: format!("vm/{name}/kernel"),
         initrd: Some(format!("vm/{name}/initrd")),
         append: String::new(),
-        cpu: CpuShare { shares: 7, reservation: 10, limit: Some(50) },
+        cpu: CpuShare {
+            shares: 7,
+            reservation: 10,
+            limit: Some(50),
+        },
         debug_exit: false,
         devices: vec![
             device("uart0", DeviceKind::Uart, 0x3f8, 4),
@@ -44,14 +48,26 @@ fn sample() -> System {
             ports: PortRange::new(0x3f8, 8),
             irq: 4,
         }],
-        servers: vec![Server { name: "probe".into(), binary: "bin/bench".into(), args: String::new() }],
+        servers: vec![Server {
+            name: "probe".into(),
+            binary: "bin/bench".into(),
+            args: String::new(),
+        }],
     }
 }
 
 fn plans_of(system: &System) -> Result<Vec<Plan>, PlanError> {
-    let ranges = [("acpi:0".to_string(), 0x1000, 0x2000, 30), ("device:0".to_string(), 0xfec0_0000, 0x1000, 31)];
+    let ranges = [
+        ("acpi:0".to_string(), 0x1000, 0x2000, 30),
+        ("device:0".to_string(), 0xfec0_0000, 0x1000, 31),
+    ];
     let file = |name: &str| (!name.contains("missing")).then_some(5_000_001);
-    self::system(&Machine { system, file: &file, ranges: &ranges, rsdp: 99 })
+    self::system(&Machine {
+        system,
+        file: &file,
+        ranges: &ranges,
+        rsdp: 99,
+    })
 }
 
 fn find<'a>(plans: &'a [Plan], instance: &str) -> &'a Plan {
@@ -59,15 +75,24 @@ fn find<'a>(plans: &'a [Plan], instance: &str) -> &'a Plan {
 }
 
 fn grant<'a>(plan: &'a Plan, name: &str) -> &'a Grant {
-    plan.grants.iter().find(|g| g.place == Place::Named(name.into())).unwrap()
+    plan.grants
+        .iter()
+        .find(|g| g.place == Place::Named(name.into()))
+        .unwrap()
 }
 
 #[test]
 fn order_and_names() {
     let plans = plans_of(&sample()).unwrap();
     let names: Vec<&str> = plans.iter().map(|p| p.instance.as_str()).collect();
-    assert_eq!(names[..5], ["platform", "scheduler", "serial", "manager", "probe"]);
-    assert_eq!(names[5..9], ["one.uart0", "one.uart1", "one.rtc0", "one.vmm"]);
+    assert_eq!(
+        names[..5],
+        ["platform", "scheduler", "serial", "manager", "probe"]
+    );
+    assert_eq!(
+        names[5..9],
+        ["one.uart0", "one.uart1", "one.rtc0", "one.vmm"]
+    );
     assert_eq!(plans.len(), 13);
 }
 
@@ -76,11 +101,20 @@ fn nobody_gets_a_name_or_an_address_twice() {
     for plan in plans_of(&sample()).unwrap() {
         let mut places = BTreeSet::new();
         for g in &plan.grants {
-            assert!(places.insert(format!("{:?}", g.place)), "{} {:?}", plan.instance, g.place);
+            assert!(
+                places.insert(format!("{:?}", g.place)),
+                "{} {:?}",
+                plan.instance,
+                g.place
+            );
         }
         let mut ends: Vec<(u64, u64)> = plan.mapped.iter().map(|m| (m.va, m.va + m.len)).collect();
         ends.sort_unstable();
-        assert!(ends.windows(2).all(|w| w[0].1 <= w[1].0), "{}", plan.instance);
+        assert!(
+            ends.windows(2).all(|w| w[0].1 <= w[1].0),
+            "{}",
+            plan.instance
+        );
         let names: BTreeSet<&str> = plan.mapped.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names.len(), plan.mapped.len());
     }
@@ -97,10 +131,21 @@ fn every_partner_exists_and_rings_join_two() {
         }
     }
     let users = |key: &str| plans.iter().filter(|p| p.pages().any(|k| k == key)).count();
-    for key in ["serial/up", "serial/down", "one.uart0/up", "one.uart0/down", "two.rtc0/irq", "two.rtc0/state"] {
+    for key in [
+        "serial/up",
+        "serial/down",
+        "one.uart0/up",
+        "one.uart0/down",
+        "two.rtc0/irq",
+        "two.rtc0/state",
+    ] {
         assert_eq!(users(key), 2, "{key}");
     }
-    assert_eq!(users("one.uart1/up"), 1, "a second UART is nobody's console");
+    assert_eq!(
+        users("one.uart1/up"),
+        1,
+        "a second UART is nobody's console"
+    );
 }
 
 /// What one writes the other reads (the direction that the servers' wiring fixes).
@@ -124,11 +169,26 @@ fn least_privilege() {
     for plan in &plans {
         let has = |f: &dyn Fn(&Object) -> bool| plan.grants.iter().any(|g| f(&g.object));
         let extra = matches!(plan.role, Role::Extra(_));
-        assert_eq!(has(&|o| *o == Object::Cpu), plan.role == Role::Scheduler || extra);
-        assert_eq!(has(&|o| *o == Object::Root), plan.role == Role::Manager || extra);
-        assert_eq!(has(&|o| matches!(o, Object::Boot(_))), plan.role == Role::Platform);
-        assert_eq!(has(&|o| *o == Object::GuestSpace), matches!(plan.role, Role::Vmm(_)));
-        assert_eq!(has(&|o| matches!(o, Object::Ports(..))), matches!(plan.role, Role::Platform | Role::Driver(_)));
+        assert_eq!(
+            has(&|o| *o == Object::Cpu),
+            plan.role == Role::Scheduler || extra
+        );
+        assert_eq!(
+            has(&|o| *o == Object::Root),
+            plan.role == Role::Manager || extra
+        );
+        assert_eq!(
+            has(&|o| matches!(o, Object::Boot(_))),
+            plan.role == Role::Platform
+        );
+        assert_eq!(
+            has(&|o| *o == Object::GuestSpace),
+            matches!(plan.role, Role::Vmm(_))
+        );
+        assert_eq!(
+            has(&|o| matches!(o, Object::Ports(..))),
+            matches!(plan.role, Role::Platform | Role::Driver(_))
+        );
         assert_eq!(has(&|o| *o == Object::Thread), extra);
         // A server receives only on its own Endpoint, and keeps no VM's badge changeable.
         for g in &plan.grants {
@@ -136,7 +196,11 @@ fn least_privilege() {
                 assert!(g.rights & RECV == 0 || *i == plan.instance);
                 assert!(g.rights & GRANT == 0 || extra);
             }
-            let log = if plan.role == Role::Manager { READ | WRITE } else { WRITE };
+            let log = if plan.role == Role::Manager {
+                READ | WRITE
+            } else {
+                WRITE
+            };
             assert!(g.object != Object::Log || g.rights == log);
         }
         for m in &plan.mapped {
@@ -171,18 +235,39 @@ fn ports_are_split() {
 fn a_vmm() {
     let plans = plans_of(&sample()).unwrap();
     let plan = find(&plans, "two.vmm");
-    assert_eq!((plan.vcpus, plan.share.shares, plan.share.limit), (2, 7, Some(50)));
+    assert_eq!(
+        (plan.vcpus, plan.share.shares, plan.share.limit),
+        (2, 7, Some(50))
+    );
     let at = |name: &str| {
         let m = plan.mapped.iter().find(|m| m.name == name).unwrap();
         (m.va, m.len, m.memory.clone())
     };
-    assert_eq!(at("guest"), (layout::GUEST, LOW_RAM_END, Memory::GuestRam(0)));
-    assert_eq!(at("guest-high"), (layout::GUEST + HIGH_RAM, 2 << 30, Memory::GuestRam(LOW_RAM_END)));
+    assert_eq!(
+        at("guest"),
+        (layout::GUEST, LOW_RAM_END, Memory::GuestRam(0))
+    );
+    assert_eq!(
+        at("guest-high"),
+        (
+            layout::GUEST + HIGH_RAM,
+            2 << 30,
+            Memory::GuestRam(LOW_RAM_END)
+        )
+    );
     assert_eq!(at("kernel").0 % 4096, 0);
     assert!(at("initrd").0 >= at("kernel").0 + 5_000_001);
     assert_eq!(grant(plan, "manager").badge, 1);
-    assert_eq!(grant(plan, "dev:2").object, Object::Endpoint("two.rtc0".into()));
-    assert!(find(&plans, "one.vmm").mapped.iter().all(|m| m.name != "guest-high"));
+    assert_eq!(
+        grant(plan, "dev:2").object,
+        Object::Endpoint("two.rtc0".into())
+    );
+    assert!(
+        find(&plans, "one.vmm")
+            .mapped
+            .iter()
+            .all(|m| m.name != "guest-high")
+    );
     assert_eq!(volatile_pages(&sample().vms[0]).len(), 6);
 }
 
@@ -196,10 +281,18 @@ fn each_error() {
     assert_eq!(plans_of(&system), Err(PlanError::NoFile("missing".into())));
     let mut system = sample();
     system.servers[0].binary = "bin/missing".into();
-    assert_eq!(plans_of(&system), Err(PlanError::NoFile("bin/missing".into())));
+    assert_eq!(
+        plans_of(&system),
+        Err(PlanError::NoFile("bin/missing".into()))
+    );
     let mut system = sample();
     let server = system.servers[0].clone();
-    system.servers = (0..300).map(|i| Server { name: format!("s{i}"), ..server.clone() }).collect();
+    system.servers = (0..300)
+        .map(|i| Server {
+            name: format!("s{i}"),
+            ..server.clone()
+        })
+        .collect();
     assert!(matches!(plans_of(&system), Err(PlanError::TooMany(312))));
 }
 
@@ -207,4 +300,42 @@ fn each_error() {
 fn bits_of_many_vms_stay_in_a_word() {
     assert_eq!(manager_bits::uart(0), 256);
     assert_eq!(manager_bits::uart(500), 1 << 63);
+}
+
+#[test]
+fn the_start_page_names_what_was_granted() {
+    let plans = plans_of(&sample()).unwrap();
+    for plan in &plans {
+        let start = plan.start_info(
+            9,
+            3,
+            1_000,
+            WallClock {
+                unix_seconds: 7,
+                at_tsc: 1,
+            },
+        );
+        let slots: BTreeSet<u32> = plan.slots().map(|(s, _)| s).collect();
+        assert_eq!(slots.len(), plan.grants.len(), "{}", plan.instance);
+        assert!(
+            slots
+                .iter()
+                .all(|s| *s < start.first_free_slot && *s < start.slots)
+        );
+        for (slot, grant) in plan.slots() {
+            match &grant.place {
+                Place::Named(name) => assert_eq!(start.cap(name), Ok(slot)),
+                Place::Fixed(s) => assert!(*s == slot && slot < layout::slot::FIRST_NAMED),
+            }
+        }
+        for m in &plan.mapped {
+            assert_eq!(start.region(&m.name).unwrap().va, m.va);
+        }
+        assert_eq!(
+            (start.id, start.restarts, start.abi_version),
+            (9, 3, ABI_VERSION)
+        );
+    }
+    let manager = find(&plans, "manager").start_info(9, 0, 1, WallClock::default());
+    assert_eq!(manager.config::<System>(), Ok(sample()));
 }

@@ -25,6 +25,8 @@ struct Source {
     phys: u64,
     len: u64,
     slot: u32,
+    /// Where the Memory in that slot begins: not after `phys`.
+    origin: u64,
 }
 
 /// All RAM that root has.
@@ -41,10 +43,17 @@ impl Ram {
     /// Adds a range that the kernel gave in slot `slot`.
     pub fn add(&mut self, phys: u64, len: u64, slot: u32) {
         let end = phys.saturating_add(len) / PAGE * PAGE;
-        let phys = phys.next_multiple_of(PAGE);
+        let origin = phys;
+        // An address that cannot be rounded up has no page after it.
+        let phys = phys.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
         if phys < end {
             let len = end - phys;
-            self.sources.push(Source { phys, len, slot });
+            self.sources.push(Source {
+                phys,
+                len,
+                slot,
+                origin,
+            });
             self.free.insert(phys, len);
         }
     }
@@ -76,7 +85,11 @@ impl Ram {
         let mut left = len.max(1).checked_next_multiple_of(PAGE)?;
         let mut runs = Vec::new();
         while left > 0 {
-            let want = if left < LARGE { left } else { self.largest().min(left) };
+            let want = if left < LARGE {
+                left
+            } else {
+                self.largest().min(left)
+            };
             let align = if want < LARGE { PAGE } else { LARGE };
             match self.take(want, align).filter(|_| runs.len() < MAX_RUNS) {
                 Some(run) => {
@@ -100,7 +113,12 @@ impl Ram {
             let start = at.checked_next_multiple_of(LARGE)?;
             Some((at + size).checked_sub(start)? / LARGE * LARGE)
         };
-        self.free.iter().filter_map(whole).max().unwrap_or(0).max(LARGE)
+        self.free
+            .iter()
+            .filter_map(whole)
+            .max()
+            .unwrap_or(0)
+            .max(LARGE)
     }
 
     /// Gives a run back; whoever gets it next must clear it.
@@ -110,7 +128,11 @@ impl Ram {
     }
 
     fn give_untouched(&mut self, run: Run) {
-        let source = |phys: u64| self.sources.iter().position(|s| phys.wrapping_sub(s.phys) < s.len);
+        let source = |phys: u64| {
+            self.sources
+                .iter()
+                .position(|s| phys.wrapping_sub(s.phys) < s.len)
+        };
         let (mut at, mut len) = (run.phys, run.len);
         let before = self.free.range(..at).next_back().map(|(a, l)| (*a, *l));
         if let Some((a, l)) = before.filter(|(a, l)| a + l == at && source(*a) == source(at)) {
@@ -118,7 +140,12 @@ impl Ram {
             (at, len) = (a, len + l);
         }
         let end = at + len;
-        if let Some(l) = self.free.get(&end).copied().filter(|_| source(end) == source(at)) {
+        if let Some(l) = self
+            .free
+            .get(&end)
+            .copied()
+            .filter(|_| source(end) == source(at))
+        {
             self.free.remove(&end);
             len += l;
         }
@@ -135,8 +162,11 @@ impl Ram {
     /// The slot of the range that the run is a part of, and its offset there.
     #[must_use]
     pub fn place(&self, run: Run) -> Option<(u32, u64)> {
-        let source = self.sources.iter().find(|s| run.phys.wrapping_sub(s.phys) < s.len)?;
-        Some((source.slot, run.phys - source.phys))
+        let source = self
+            .sources
+            .iter()
+            .find(|s| run.phys.wrapping_sub(s.phys) < s.len)?;
+        Some((source.slot, run.phys - source.origin))
     }
 
     /// Bytes free.
@@ -177,7 +207,13 @@ mod tests {
         r.add(0x1001, 0x1ffe, 1);
         assert_eq!(r.free_bytes(), 0);
         r.add(0x1fff, 0x1002, 1);
-        assert_eq!(r.take(1, PAGE), Some(Run { phys: 0x2000, len: 0x1000 }));
+        assert_eq!(
+            r.take(1, PAGE),
+            Some(Run {
+                phys: 0x2000,
+                len: 0x1000
+            })
+        );
     }
 
     #[test]
@@ -185,7 +221,7 @@ mod tests {
         let mut r = ram();
         let small = r.take(0x3000, PAGE).unwrap();
         assert_eq!(small.phys, 0x10_1000);
-        assert_eq!(r.place(small), Some((20, 0)));
+        assert_eq!(r.place(small), Some((20, 0x800)));
         let large = r.take(4 << 20, LARGE).unwrap();
         assert_eq!((large.phys % LARGE, r.place(large)), (0, Some((21, 0))));
         assert_eq!(r.take(1 << 40, PAGE), None);
@@ -200,8 +236,14 @@ mod tests {
         r.give(a);
         let b = r.take(0x2000, PAGE).unwrap();
         assert!(r.was_used(b));
-        assert!(!r.was_used(Run { phys: a.phys + a.len, len: 0x1000 }));
-        assert!(r.was_used(Run { phys: a.phys + a.len - 0x1000, len: 0x5000 }));
+        assert!(!r.was_used(Run {
+            phys: a.phys + a.len,
+            len: 0x1000
+        }));
+        assert!(r.was_used(Run {
+            phys: a.phys + a.len - 0x1000,
+            len: 0x5000
+        }));
     }
 
     #[test]
@@ -212,7 +254,11 @@ mod tests {
         let (a, b) = (r.take(1, PAGE).unwrap(), r.take(1, PAGE).unwrap());
         r.give(a);
         r.give(b);
-        assert_eq!(r.take(0x2000, PAGE), None, "a run must be part of one Memory");
+        assert_eq!(
+            r.take(0x2000, PAGE),
+            None,
+            "a run must be part of one Memory"
+        );
     }
 
     #[test]
@@ -222,7 +268,13 @@ mod tests {
         r.add(0x80_0000, 5 << 20, 2);
         let runs = r.take_many((6 << 20) + 0x3000).unwrap();
         assert_eq!(runs.iter().map(|r| r.len).sum::<u64>(), (6 << 20) + 0x3000);
-        assert_eq!(runs[0], Run { phys: 0x80_0000, len: 4 << 20 });
+        assert_eq!(
+            runs[0],
+            Run {
+                phys: 0x80_0000,
+                len: 4 << 20
+            }
+        );
         let before = r.free_bytes();
         assert_eq!(r.take_many(64 << 20), None);
         assert_eq!(r.free_bytes(), before);

@@ -93,7 +93,11 @@ impl Registry {
             deaths: VecDeque::new(),
             due: None,
         };
-        let vm = Vm { state: VmState::Stopped, started: 0, end: None };
+        let vm = Vm {
+            state: VmState::Stopped,
+            started: 0,
+            end: None,
+        };
         Self {
             servers: (FIRST_ID..u8::MAX).zip(plans).map(server).collect(),
             vms: system.vms.iter().map(|_| vm).collect(),
@@ -113,7 +117,9 @@ impl Registry {
     /// Index of the server of this instance.
     #[must_use]
     pub fn by_name(&self, instance: &str) -> Option<usize> {
-        self.servers.iter().position(|s| s.plan.instance == instance)
+        self.servers
+            .iter()
+            .position(|s| s.plan.instance == instance)
     }
 
     /// Index of the server in this role.
@@ -132,7 +138,9 @@ impl Registry {
     #[must_use]
     pub fn of_vm(&self, vm: usize) -> Vec<usize> {
         let all = self.servers.iter().enumerate();
-        all.filter(|(_, s)| s.plan.role.vm() == Some(vm)).map(|(i, _)| i).collect()
+        all.filter(|(_, s)| s.plan.role.vm() == Some(vm))
+            .map(|(i, _)| i)
+            .collect()
     }
 
     /// A server runs now. After a death that is told as a restart.
@@ -171,11 +179,18 @@ impl Registry {
                 None => {
                     server.state = ServerState::Dead;
                     server.due = None;
-                    server.plan.role.vm().map_or(Verdict::GiveUp, Verdict::StopVm)
+                    server
+                        .plan
+                        .role
+                        .vm()
+                        .map_or(Verdict::GiveUp, Verdict::StopVm)
                 }
             }
         };
-        self.tell(RootEvent::ServerDied { server: name, cause });
+        self.tell(RootEvent::ServerDied {
+            server: name,
+            cause,
+        });
         verdict
     }
 
@@ -197,7 +212,10 @@ impl Registry {
 
     /// A server that is due at `now` to be started again.
     pub fn take_due(&mut self, now: u64) -> Option<usize> {
-        let index = self.servers.iter().position(|s| s.due.is_some_and(|at| at <= now))?;
+        let index = self
+            .servers
+            .iter()
+            .position(|s| s.due.is_some_and(|at| at <= now))?;
         server_due(&mut self.servers, index, None);
         Some(index)
     }
@@ -213,7 +231,11 @@ impl Registry {
         if let Some(v) = self.vms.get_mut(vm) {
             v.state = VmState::Starting;
         }
-        for server in self.servers.iter_mut().filter(|s| s.plan.role.vm() == Some(vm)) {
+        for server in self
+            .servers
+            .iter_mut()
+            .filter(|s| s.plan.role.vm() == Some(vm))
+        {
             server.deaths.clear();
             server.due = None;
             server.state = ServerState::Stopped;
@@ -247,7 +269,11 @@ impl Registry {
     pub fn vm_ended(&mut self, vm: usize, end: VmEnd) -> Option<u32> {
         let v = self.vms.get_mut(vm)?;
         let bad = matches!(end, VmEnd::TripleFault | VmEnd::Failed);
-        v.state = if bad { VmState::Failed } else { VmState::Stopped };
+        v.state = if bad {
+            VmState::Failed
+        } else {
+            VmState::Stopped
+        };
         v.end = Some(end);
         let name = self.names.get(vm).cloned().unwrap_or_default();
         self.tell(RootEvent::VmStopped { vm: name, end });
@@ -297,7 +323,10 @@ impl Vm {
     /// Whether its servers are there, or being built.
     #[must_use]
     pub fn runs(&self) -> bool {
-        matches!(self.state, VmState::Starting | VmState::Running | VmState::Stopping)
+        matches!(
+            self.state,
+            VmState::Starting | VmState::Running | VmState::Stopping
+        )
     }
 }
 

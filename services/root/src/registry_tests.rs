@@ -16,7 +16,11 @@ fn description(name: &str) -> VmDescription {
         kernel: "k".into(),
         initrd: None,
         append: String::new(),
-        cpu: CpuShare { shares: 1, reservation: 0, limit: None },
+        cpu: CpuShare {
+            shares: 1,
+            reservation: 0,
+            limit: None,
+        },
         debug_exit: true,
         devices: vec![Device {
             name: format!("{name}.rtc0"),
@@ -31,9 +35,21 @@ fn description(name: &str) -> VmDescription {
 
 fn registry(idle: Idle) -> Registry {
     let vms = vec![description("one"), description("two")];
-    let system = System { name: "t".into(), memory: 1 << 30, idle, vms, drivers: vec![], servers: vec![] };
+    let system = System {
+        name: "t".into(),
+        memory: 1 << 30,
+        idle,
+        vms,
+        drivers: vec![],
+        servers: vec![],
+    };
     let file = |_: &str| Some(1);
-    let machine = crate::plan::Machine { system: &system, file: &file, ranges: &[], rsdp: 0 };
+    let machine = crate::plan::Machine {
+        system: &system,
+        file: &file,
+        ranges: &[],
+        rsdp: 0,
+    };
     let plans = crate::plan::system(&machine).unwrap();
     Registry::new(&system, plans, HZ)
 }
@@ -42,9 +58,26 @@ fn registry(idle: Idle) -> Registry {
 fn numbers_and_names() {
     let r = registry(Idle::Stay);
     let names: Vec<&str> = r.servers.iter().map(|s| s.plan.instance.as_str()).collect();
-    assert_eq!(names, ["platform", "scheduler", "manager", "one.rtc0", "one.vmm", "two.rtc0", "two.vmm"]);
-    assert_eq!((r.by_id(2), r.by_id(8), r.by_id(9), r.by_id(u64::MAX)), (Some(0), Some(6), None, None));
-    assert_eq!((r.by_name("two.vmm"), r.by_role(Role::Manager)), (Some(6), Some(2)));
+    assert_eq!(
+        names,
+        [
+            "platform",
+            "scheduler",
+            "manager",
+            "one.rtc0",
+            "one.vmm",
+            "two.rtc0",
+            "two.vmm"
+        ]
+    );
+    assert_eq!(
+        (r.by_id(2), r.by_id(8), r.by_id(9), r.by_id(u64::MAX)),
+        (Some(0), Some(6), None, None)
+    );
+    assert_eq!(
+        (r.by_name("two.vmm"), r.by_role(Role::Manager)),
+        (Some(6), Some(2))
+    );
     assert_eq!(r.of_vm(1), [5, 6]);
     assert_eq!(r.vm_by_name("two"), Some(1));
 }
@@ -68,13 +101,24 @@ fn restarts_come_later_and_later_then_end() {
     assert_eq!(delays, [0, 100, 200, 400, 800]);
     r.started(3);
     assert_eq!(r.servers[3].restarts, 5);
-    assert_eq!(r.died(3, Cause::Panic, now), Verdict::StopVm(0), "a VM without its device");
-    assert_eq!((r.servers[3].state, r.next_due()), (ServerState::Dead, None));
+    assert_eq!(
+        r.died(3, Cause::Panic, now),
+        Verdict::StopVm(0),
+        "a VM without its device"
+    );
+    assert_eq!(
+        (r.servers[3].state, r.next_due()),
+        (ServerState::Dead, None)
+    );
     r.stopped(3);
     assert_eq!(r.servers[3].state, ServerState::Dead);
     r.vm_starting(0);
     r.started(3);
-    assert_eq!(r.died(3, Cause::Panic, now), Verdict::Restart, "a new VM begins anew");
+    assert_eq!(
+        r.died(3, Cause::Panic, now),
+        Verdict::Restart,
+        "a new VM begins anew"
+    );
 }
 
 #[test]
@@ -94,7 +138,13 @@ fn a_vmm_is_not_restarted() {
     assert_eq!(r.died(6, Cause::Panic, 5), Verdict::StopVm(1));
     assert_eq!(r.next_due(), None);
     let events = r.take_events(10);
-    assert_eq!(events, [RootEvent::ServerDied { server: "two.vmm".into(), cause: Cause::Panic }]);
+    assert_eq!(
+        events,
+        [RootEvent::ServerDied {
+            server: "two.vmm".into(),
+            cause: Cause::Panic
+        }]
+    );
 }
 
 #[test]

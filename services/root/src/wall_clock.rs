@@ -38,7 +38,11 @@ pub fn read(mut register: impl FnMut(u8) -> Option<u8>) -> Option<u64> {
 
 fn decode([second, minute, hour, day, month, year, status]: [u8; 7]) -> Option<u64> {
     let number = |v: u8| {
-        let value = if status & BINARY != 0 { v } else { (v >> 4) * 10 + (v & 15) };
+        let value = if status & BINARY != 0 {
+            v
+        } else {
+            (v >> 4) * 10 + (v & 15)
+        };
         let bcd = status & BINARY != 0 || (v & 15 < 10 && v >> 4 < 10);
         bcd.then_some(u64::from(value))
     };
@@ -50,7 +54,12 @@ fn decode([second, minute, hour, day, month, year, status]: [u8; 7]) -> Option<u
     };
     let (second, minute) = (number(second)?, number(minute)?);
     let (day, month, year) = (number(day)?, number(month)?, 2000 + number(year)?);
-    if second > 59 || minute > 59 || hours > 23 || !(1..=31).contains(&day) || !(1..=12).contains(&month) {
+    if second > 59
+        || minute > 59
+        || hours > 23
+        || !(1..=31).contains(&day)
+        || !(1..=12).contains(&month)
+    {
         return None;
     }
     hours += days(year, month, day) * 24;
@@ -60,7 +69,11 @@ fn decode([second, minute, hour, day, month, year, status]: [u8; 7]) -> Option<u
 /// Days from 1970-01-01 to a date of the Gregorian calendar from 2000 on.
 fn days(year: u64, month: u64, day: u64) -> u64 {
     // Counted from 1 March, so that the leap day comes last.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (y, m) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468
 }
 
@@ -70,7 +83,9 @@ mod tests {
 
     fn clock(fields: [u8; 7]) -> impl FnMut(u8) -> Option<u8> {
         move |r| {
-            let at = [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR, STATUS_B].iter().position(|f| *f == r);
+            let at = [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR, STATUS_B]
+                .iter()
+                .position(|f| *f == r);
             Some(at.map_or(0, |i| fields[i]))
         }
     }
@@ -81,20 +96,37 @@ mod tests {
         assert_eq!(read(clock([0, 0, 0, 1, 1, 0, HOURS_24])), Some(epoch_2000));
         // 2024-02-29 23:59:58, BCD and binary, 24 and 12 hours.
         let leap = Some(1_709_251_198);
-        assert_eq!(read(clock([0x58, 0x59, 0x23, 0x29, 0x02, 0x24, HOURS_24])), leap);
-        assert_eq!(read(clock([58, 59, 23, 29, 2, 24, HOURS_24 | BINARY])), leap);
+        assert_eq!(
+            read(clock([0x58, 0x59, 0x23, 0x29, 0x02, 0x24, HOURS_24])),
+            leap
+        );
+        assert_eq!(
+            read(clock([58, 59, 23, 29, 2, 24, HOURS_24 | BINARY])),
+            leap
+        );
         assert_eq!(read(clock([0x58, 0x59, 0x91, 0x29, 0x02, 0x24, 0])), leap);
         // 12 a.m. is hour 0, 12 p.m. hour 12.
         assert_eq!(read(clock([0, 0, 0x12, 1, 1, 0, 0])), Some(epoch_2000));
-        assert_eq!(read(clock([0, 0, 0x92, 1, 1, 0, 0])), Some(epoch_2000 + 12 * 3600));
-        assert_eq!(read(clock([0, 0, 0, 0x22, 0x11, 0x26, HOURS_24])), Some(1_795_305_600));
+        assert_eq!(
+            read(clock([0, 0, 0x92, 1, 1, 0, 0])),
+            Some(epoch_2000 + 12 * 3600)
+        );
+        assert_eq!(
+            read(clock([0, 0, 0, 0x22, 0x11, 0x26, HOURS_24])),
+            Some(1_795_305_600)
+        );
     }
 
     #[test]
     fn nonsense_and_absence() {
         assert_eq!(read(|_| Some(0xff)), None, "no device: updating for ever");
         assert_eq!(read(|_| None), None);
-        for bad in [[0x60, 0, 0, 1, 1, 0, 2], [0, 0, 0x24, 1, 1, 0, 2], [0, 0, 0, 0, 1, 0, 2], [0, 0, 0, 1, 0x13, 0, 2]] {
+        for bad in [
+            [0x60, 0, 0, 1, 1, 0, 2],
+            [0, 0, 0x24, 1, 1, 0, 2],
+            [0, 0, 0, 0, 1, 0, 2],
+            [0, 0, 0, 1, 0x13, 0, 2],
+        ] {
             assert_eq!(read(clock(bad)), None);
         }
         assert_eq!(read(clock([0x0a, 0, 0, 1, 1, 0, 2])), None, "no BCD");

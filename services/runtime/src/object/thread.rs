@@ -17,6 +17,15 @@ const REGS_BYTES: usize = ThreadRegs::WORDS * 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thread(pub Slot);
 
+/// What a thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doing {
+    /// One of `abi::thread_state`.
+    pub state: u64,
+    /// It has taken a call and not answered it.
+    pub serving: bool,
+}
+
 impl Thread {
     /// Gives it a Budget, an Endpoint for its faults with a badge, and a bound Notification; `None` for none.
     pub fn configure(
@@ -63,13 +72,13 @@ impl Thread {
         unsafe { invoke(self.0, thread::RESUME, [0; 4]) }.map(|_| ())
     }
 
-    /// Its registers and its state, one of `abi::thread_state`.
-    pub fn read_regs(self) -> Result<(ThreadRegs, u64)> {
+    /// Its registers and what it does.
+    pub fn read_regs(self) -> Result<(ThreadRegs, Doing)> {
         // SAFETY: asking changes nothing but the UTCB.
         let r = unsafe { invoke_tag(self.0, Tag::new(thread::READ_REGS), [0; 4]) }?;
         let mut bytes = [0; REGS_BYTES];
         utcb::read(&mut bytes);
-        Ok((decode_regs(&bytes), r.words[0]))
+        Ok((decode_regs(&bytes), Doing { state: r.words[0], serving: r.words[1] != 0 }))
     }
 
     /// Sets the registers of a stopped or faulted thread.

@@ -1,0 +1,367 @@
+//! Builds one server after its plan, and takes it down.
+
+use alloc::vec::Vec;
+
+use ipc_schema::abi::CapTransfer;
+use ipc_schema::abi::layout::{self, slot};
+use ipc_schema::abi::rights::{CONTROL, EXEC, READ, WRITE};
+use ipc_schema::proto::{Class, SchedulerRequest, SchedulerResponse};
+use root::image::{Image, Parts};
+use root::plan::{self, Grant, Memory as From, Object, Plan};
+use root::ram::PAGE;
+use runtime::object::{Budget, GuestSpace, Pool, Space, Thread, Vcpu};
+use runtime::time;
+
+use super::machine::{Block, Error, Machine, at};
+use super::shared::{CPU, Shared};
+use super::{LOG, complain};
+
+/// What has been made for a server.
+#[derive(Default)]
+pub struct Built {
+    /// Image, stack, heap, start page.
+    pub pages: Option<Block>,
+    /// Where they are in it.
+    pub parts: Option<Parts>,
+    pool_block: Option<Block>,
+    pool: Option<Pool>,
+    space: Option<Space>,
+    /// Its first thread.
+    pub thread: Option<Thread>,
+    /// Its Budget.
+    pub budget: Option<Budget>,
+    /// The scheduler's number for it.
+    pub admitted: Option<u32>,
+    guest: Option<GuestSpace>,
+    vcpus: Vec<Vcpu>,
+    /// Guest memory, and RAM of its own.
+    ram: Vec<Block>,
+}
+
+/// How long the scheduler may take, in microseconds.
+const SCHEDULER_MICROS: u64 = 1_000_000;
+
+impl Built {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> u64 {
+        let blocks = self.pages.iter().chain(&self.pool_block).chain(&self.ram);
+        blocks.map(|b| b.run.len).sum()
+    }
+
+    /// TSC cycles that it has used.
+    pub fn used(&self) -> u64 {
+        self.budget
+            .and_then(|b| b.stat().ok())
+            .map_or(0, |s| s.used)
+    }
+}
+
+/// Builds the server and starts it. What is made goes to `built` at once, so that a failure leaves nothing behind.
+pub fn build(
+    machine: &mut Machine,
+    shared: &Shared,
+    plan: &Plan,
+    id: u8,
+    restarts: u32,
+    scheduler_runs: bool,
+    built: &mut Built,
+) -> Result<(), Error> {
+    let file = machine
+        .file(&plan.binary)
+        .ok_or(Error::Text("the archive has no such server"))?;
+    let image = Image::parse(file).map_err(|e| Error::Image(plan.binary.clone(), e))?;
+    let start = plan.start_info(id, restarts, machine.tsc_hz, machine.wall_clock);
+    let heap = plan.heap.next_multiple_of(PAGE);
+    // At most a few MiB: the plan's own number.
+    let start = start
+        .encode(heap as u32)
+        .map_err(|_| Error::Text("the start page cannot be encoded"))?;
+    let parts = Parts::new(image.size, heap, start.len() as u64);
+    let pages = machine.block(parts.total())?;
+    built.pages = Some(pages);
+    built.parts = Some(parts);
+    let filled = machine.window(pages, |mut w| {
+        w.clear();
+        for s in &image.segments {
+            w.write(s.va - layout::IMAGE + s.lead, s.data)?;
+        }
+        w.write(parts.start, &start)
+    })?;
+    filled.ok_or(Error::Text("the image is longer than it said"))?;
+
+    let pool_block = machine.block(plan.pool)?;
+    built.pool_block = Some(pool_block);
+    // SAFETY: root has no references into the block.
+    let pool = machine.make("make a pool", |dest| unsafe {
+        pool_block.memory.make_pool(dest)
+    })?;
+    built.pool = Some(pool);
+    let space = machine.make("create a space", |dest| pool.create_space(dest, plan.slots))?;
+    built.space = Some(space);
+    let thread = machine.make("create a thread", |dest| {
+        pool.create_thread(dest, space, layout::UTCB)
+    })?;
+    built.thread = Some(thread);
+    let budget = machine.make("create a budget", |dest| pool.create_budget(dest))?;
+    built.budget = Some(budget);
+
+    for s in &image.segments {
+        let offset = s.va - layout::IMAGE;
+        space
+            .map(s.va, pages.memory, s.rights, offset, s.len)
+            .map_err(at("map the image"))?;
+    }
+    let private = [
+        (
+            layout::STACK_TOP - layout::STACK_SIZE,
+            READ | WRITE,
+            parts.stack,
+            layout::STACK_SIZE,
+        ),
+        (layout::HEAP, READ | WRITE, parts.heap, parts.heap_len),
+        (layout::START_INFO, READ, parts.start, parts.start_len),
+    ];
+    for (va, rights, offset, len) in private.into_iter().filter(|p| p.3 > 0) {
+        space
+            .map(va, pages.memory, rights, offset, len)
+            .map_err(at("map stack, heap or start page"))?;
+    }
+    build_guest(machine, plan, built, pool, space)?;
+    map_shared(machine, shared, plan, space)?;
+    for (dest, grant) in plan.slots() {
+        grant_cap(machine, shared, built, grant, space, dest)?;
+    }
+    if plan.class != Class::Core || scheduler_runs {
+        built.admitted = admit(shared, plan, budget, scheduler_runs);
+    } else {
+        configure(plan, budget);
+    }
+    let bound = shared.notifications.get(&plan.instance).copied();
+    thread
+        .configure(Some(budget), Some(shared.own), u64::from(id), bound)
+        .map_err(at("configure the thread"))?;
+    // SAFETY: it is not a thread of root's own Space.
+    unsafe { thread.start(image.entry, layout::STACK_TOP, layout::START_INFO) }
+        .map_err(at("start the thread"))
+}
+
+/// A VM's GuestSpace, memory and Vcpus.
+fn build_guest(
+    machine: &mut Machine,
+    plan: &Plan,
+    built: &mut Built,
+    pool: Pool,
+    space: Space,
+) -> Result<(), Error> {
+    if plan.guest_memory == 0 {
+        return Ok(());
+    }
+    let guest = machine.make("create a guest space", |dest| pool.create_guest_space(dest))?;
+    built.guest = Some(guest);
+    // Low and high memory apart, so that no run lies across the hole.
+    let high = plan.guest_memory.saturating_sub(plan::LOW_RAM_END);
+    for (from, len) in [(0, plan.guest_memory - high), (plan::HIGH_RAM, high)] {
+        if len == 0 {
+            continue;
+        }
+        let runs = machine.ram.take_many(len).ok_or(Error::NoRam(len))?;
+        let mut gpa = from;
+        let mut failed = None;
+        for run in runs {
+            if failed.is_some() {
+                machine.ram.give(run);
+                continue;
+            }
+            let used = machine.ram.was_used(run);
+            let mut add = |machine: &mut Machine| {
+                let block = machine.block_of(run)?;
+                built.ram.push(block);
+                if used {
+                    // Another guest's secrets.
+                    machine.clear(block)?;
+                }
+                let all = READ | WRITE | EXEC;
+                guest
+                    .map(gpa, block.memory, all, 0, run.len)
+                    .map_err(at("map guest memory"))?;
+                let va = layout::GUEST + gpa;
+                space
+                    .map(va, block.memory, READ | WRITE, 0, run.len)
+                    .map_err(at("map guest memory in the VMM"))
+            };
+            failed = add(machine).err();
+            gpa += run.len;
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+    }
+    for m in &plan.mapped {
+        if let From::Vcpu(_) = m.memory {
+            let vcpu = machine.make("create a vcpu", |dest| {
+                pool.create_vcpu(dest, guest, space, m.va)
+            })?;
+            built.vcpus.push(vcpu);
+        }
+    }
+    Ok(())
+}
+
+/// Shared pages and files of the boot archive.
+fn map_shared(machine: &Machine, shared: &Shared, plan: &Plan, space: Space) -> Result<(), Error> {
+    for m in &plan.mapped {
+        match &m.memory {
+            From::Page(key) => {
+                let page = shared
+                    .pages
+                    .get(key)
+                    .ok_or(Error::Text("a shared page is missing"))?;
+                space
+                    .map(m.va, page.memory, m.rights, 0, PAGE)
+                    .map_err(at("map a shared page"))?;
+            }
+            From::File(name) if m.len > 0 => {
+                let offset = machine
+                    .file_offset(name)
+                    .ok_or(Error::Text("a file is missing"))?;
+                let len = m.len.next_multiple_of(PAGE);
+                space
+                    .map(m.va, machine.archive_memory, READ, offset, len)
+                    .map_err(at("map a file"))?;
+            }
+            // Mapped with the guest.
+            From::File(_) | From::GuestRam(_) | From::Vcpu(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn grant_cap(
+    machine: &mut Machine,
+    shared: &Shared,
+    built: &mut Built,
+    grant: &Grant,
+    space: Space,
+    dest: u32,
+) -> Result<(), Error> {
+    let source = match &grant.object {
+        Object::Endpoint(name) => shared.endpoints.get(name).map(|e| e.0),
+        Object::Notification(name) => shared.notifications.get(name).map(|n| n.0),
+        Object::GuestSpace => built.guest.map(|g| g.0),
+        Object::Vcpu(n) => built.vcpus.get(*n as usize).map(|v| v.0),
+        Object::Ports(first, count) => shared.ports.get(&(*first, *count)).map(|p| p.0),
+        Object::Irq(line) => shared.irqs.get(line).map(|(irq, _)| irq.0),
+        Object::Cpu => Some(CPU.0),
+        Object::Root => Some(shared.own.0),
+        Object::Log => Some(LOG.0),
+        Object::Boot(slot) => Some(*slot),
+        Object::Ram(len) => {
+            let block = machine.block(*len)?;
+            built.ram.push(block);
+            machine.clear(block)?;
+            Some(block.memory.0)
+        }
+        Object::Image => built.pages.map(|b| b.memory.0),
+        Object::Space => built.space.map(|s| s.0),
+        Object::Thread => built.thread.map(|t| t.0),
+        Object::Pool => built.pool.map(|p| p.0),
+    };
+    let source = source.ok_or(Error::Text("a capability's object is missing"))?;
+    space
+        .copy_cap(source, dest, grant.rights, grant.badge)
+        .map_err(at("grant a capability"))
+}
+
+/// Puts a Budget under the scheduler's rule; under root's own if that fails.
+pub fn admit(shared: &Shared, plan: &Plan, budget: Budget, scheduler_runs: bool) -> Option<u32> {
+    let request = SchedulerRequest::Admit {
+        name: plan.instance.clone(),
+        class: plan.class,
+        shares: plan.share.shares,
+        reservation: plan.share.reservation,
+        limit: plan.share.limit,
+    };
+    let answer = scheduler_runs.then(|| ask_scheduler(shared, &request, Some(budget)));
+    match answer.flatten() {
+        Some(SchedulerResponse::Admitted { number }) => return Some(number),
+        Some(other) => complain!("scheduler, {}: {other:?}", plan.instance),
+        None => {}
+    }
+    configure(plan, budget);
+    None
+}
+
+/// Asks the scheduler; `None` if there was no proper answer in time.
+pub fn ask_scheduler(
+    shared: &Shared,
+    request: &SchedulerRequest,
+    budget: Option<Budget>,
+) -> Option<SchedulerResponse> {
+    let scheduler = shared.endpoints.get("scheduler")?;
+    let cap = budget.map(|b| CapTransfer {
+        slot: b.0,
+        rights: CONTROL,
+        badge: 0,
+    });
+    match scheduler.call_postcard_with(request, cap.as_slice(), time::after(SCHEDULER_MICROS)) {
+        Ok(response) => Some(response),
+        Err(error) => {
+            complain!("scheduler: {error}");
+            None
+        }
+    }
+}
+
+/// What a Budget gets when the scheduler is not there to say: a priority by class, no limit.
+fn configure(plan: &Plan, budget: Budget) {
+    let priority = match plan.class {
+        Class::Core => 28,
+        Class::Driver => 24,
+        Class::Manager => 20,
+        Class::Device => 16,
+        Class::Vm => 8,
+        Class::Background => 4,
+    };
+    let period = time::cycles(10_000);
+    if let Err(status) = budget.configure(CPU, priority, period, period) {
+        complain!("budget of {}: {status:?}", plan.instance);
+    }
+}
+
+/// Destroys all that was made for a server. Its RAM is free again.
+pub fn take_down(machine: &mut Machine, built: &mut Built) {
+    if let Some(pool) = built.pool.take() {
+        // SAFETY: nothing of root's own is made from it.
+        if let Err(status) = unsafe { pool.destroy() } {
+            // What cannot be destroyed keeps its memory: it must not become another's.
+            complain!("destroy a pool: {status:?}");
+            return;
+        }
+        machine.drop_slot(pool.0);
+    }
+    let made = [
+        built.space.take().map(|s| s.0),
+        built.thread.take().map(|t| t.0),
+        built.budget.take().map(|b| b.0),
+        built.guest.take().map(|g| g.0),
+    ];
+    for slot in made
+        .into_iter()
+        .flatten()
+        .chain(built.vcpus.drain(..).map(|v| v.0))
+    {
+        machine.drop_slot(slot);
+    }
+    let blocks = [built.pages.take(), built.pool_block.take()];
+    for block in blocks.into_iter().flatten().chain(built.ram.drain(..)) {
+        machine.give(block);
+    }
+}
+
+/// Root's own Budget, the highest of all: it must get through whatever others do.
+pub fn raise_root() {
+    let period = time::cycles(10_000);
+    if let Err(status) = Budget(slot::BUDGET).configure(CPU, 31, period, period) {
+        complain!("root's budget: {status:?}");
+    }
+}

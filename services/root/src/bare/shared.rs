@@ -1,0 +1,163 @@
+//! What outlives servers: Endpoints, Notifications, shared pages, ports and interrupts. Made once, from root's Pool.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use ipc_schema::abi::layout::slot;
+use ipc_schema::abi::rights::SEND;
+use ipc_schema::proto::{PlatformRequest, PlatformResponse};
+use root::plan::{Object, Plan, device_bits};
+use runtime::object::cpu::IrqTarget;
+use runtime::object::{Cpu, Irq, Ports};
+use runtime::{Endpoint, Notification, time};
+
+use super::machine::{Block, Error, Machine, POOL, at};
+use super::{SPACE, complain};
+
+/// The processor.
+pub const CPU: Cpu = Cpu(slot::CPU);
+/// How long platform may take for an answer, in microseconds. It may still be looking at the firmware's tables.
+const PLATFORM_MICROS: u64 = 10_000_000;
+
+/// Objects by name.
+pub struct Shared {
+    /// Root's own Endpoint: faults and requests.
+    pub own: Endpoint,
+    /// By instance.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// By instance.
+    pub notifications: BTreeMap<String, Notification>,
+    /// By key.
+    pub pages: BTreeMap<String, Block>,
+    /// By first port and number.
+    pub ports: BTreeMap<(u16, u32), Ports>,
+    /// By interrupt line.
+    pub irqs: BTreeMap<u8, (Irq, IrqTarget)>,
+}
+
+impl Shared {
+    /// Nothing but root's Endpoint.
+    pub fn new(machine: &mut Machine) -> Result<Self, Error> {
+        let own = machine.make("create root's endpoint", |dest| POOL.create_endpoint(dest))?;
+        Ok(Self {
+            own,
+            endpoints: BTreeMap::new(),
+            notifications: BTreeMap::new(),
+            pages: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            irqs: BTreeMap::new(),
+        })
+    }
+
+    /// Makes what a server's plan speaks of and is not there yet.
+    pub fn prepare(&mut self, machine: &mut Machine, plan: &Plan) -> Result<(), Error> {
+        for grant in &plan.grants {
+            match &grant.object {
+                Object::Endpoint(name) if !self.endpoints.contains_key(name) => {
+                    let made =
+                        machine.make("create an endpoint", |dest| POOL.create_endpoint(dest))?;
+                    self.endpoints.insert(name.clone(), made);
+                }
+                Object::Notification(name) if !self.notifications.contains_key(name) => {
+                    let made = machine.make("create a notification", |dest| {
+                        POOL.create_notification(dest)
+                    })?;
+                    self.notifications.insert(name.clone(), made);
+                }
+                Object::Ports(first, count) if !self.ports.contains_key(&(*first, *count)) => {
+                    let whole = Ports(slot::PORTS);
+                    let made = machine.make("divide ports", |dest| {
+                        whole.divide(*first, *count, dest, POOL)
+                    })?;
+                    self.ports.insert((*first, *count), made);
+                }
+                Object::Irq(line) if !self.irqs.contains_key(line) => {
+                    let (irq, target) =
+                        machine.make("create an irq", |dest| CPU.create_irq(dest, POOL))?;
+                    self.irqs.insert(*line, (irq, target));
+                }
+                _ => {}
+            }
+        }
+        for key in plan.pages() {
+            if !self.pages.contains_key(key) {
+                let block = machine.block(1)?;
+                machine.clear(block)?;
+                self.pages.insert(key.clone(), block);
+            }
+        }
+        for grant in &plan.grants {
+            if let Object::Irq(line) = grant.object {
+                self.bind(machine, line, &plan.instance)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets an interrupt signal its driver.
+    fn bind(&self, machine: &mut Machine, line: u8, instance: &str) -> Result<(), Error> {
+        let (Some((irq, _)), Some(to)) = (self.irqs.get(&line), self.notifications.get(instance))
+        else {
+            return Ok(());
+        };
+        let badged = machine.slot()?;
+        let done = SPACE
+            .copy_cap(to.0, badged, SEND, device_bits::BELL)
+            .and_then(|()| irq.bind(Some(Notification(badged))))
+            .map_err(at("bind an interrupt"));
+        machine.drop_slot(badged);
+        done
+    }
+
+    /// Sets bits in a server's Notification.
+    pub fn signal(&self, machine: &mut Machine, instance: &str, bits: u64) {
+        let Some(to) = self.notifications.get(instance) else {
+            return;
+        };
+        let Ok(badged) = machine.slot() else {
+            return complain!("no slot to signal {instance} with");
+        };
+        let copied = SPACE.copy_cap(to.0, badged, SEND, bits);
+        if let Err(status) = copied.and_then(|()| Notification(badged).signal()) {
+            complain!("signal {instance}: {status:?}");
+        }
+        machine.drop_slot(badged);
+    }
+
+    /// Asks platform; `None` if there was no proper answer in time.
+    pub fn ask_platform(&self, request: &PlatformRequest) -> Option<PlatformResponse> {
+        let platform = self.endpoints.get("platform")?;
+        match platform.call_postcard_with(request, &[], time::after(PLATFORM_MICROS)) {
+            Ok(response) => Some(response),
+            Err(error) => {
+                complain!("platform: {error}");
+                None
+            }
+        }
+    }
+
+    /// Tells platform of every interrupt that has been taken.
+    pub fn route_irqs(&self) {
+        for (line, (_, target)) in &self.irqs {
+            let request = PlatformRequest::RouteIrq {
+                gsi: u32::from(*line),
+                // Vectors and 32-bit APIC ids, by the architecture.
+                vector: target.vector as u8,
+                apic_id: target.apic_id as u32,
+            };
+            match self.ask_platform(&request) {
+                Some(PlatformResponse::Irq { level, active_low }) => {
+                    defmt::info!(
+                        "irq {=u8} on vector {=u64}, level {=bool}, low {=bool}",
+                        line,
+                        target.vector,
+                        level,
+                        active_low
+                    );
+                }
+                Some(other) => complain!("irq {line} has no route: {other:?}"),
+                None => complain!("irq {line} has no route"),
+            }
+        }
+    }
+}
