@@ -1,7 +1,10 @@
 //! Plans of a system with two VMs.
 
+use super::servers::other_ports;
 use super::*;
-use ipc_schema::manifest::{CpuShare, Device, DriverKind, Idle, Server};
+use ipc_schema::abi::rights::{GRANT, READ};
+use ipc_schema::manifest::{CpuShare, Device, Driver, DriverKind, Idle, PortRange, Server};
+use runtime::start::PlatformConfig;
 use std::collections::BTreeSet;
 
 fn vm(name: &str, memory: u64) -> Vm {

@@ -1,0 +1,272 @@
+//! The plans themselves: one function a kind of server. What is not granted here, a server does not have.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use ipc_schema::abi::layout::{self, slot};
+use ipc_schema::abi::rights::{CONTROL, EXEC, GRANT, READ, SEND, WRITE};
+use ipc_schema::manifest::{DeviceKind, Driver, PortRange, Server, System, Vm};
+use ipc_schema::proto::Class;
+use runtime::start::PlatformConfig;
+
+use super::{
+    EXTRA_RAM, FILES, HIGH_RAM, LOW_RAM_END, MAX_SERVERS, Machine, Mapped, Memory, Object, Plan,
+    PlanError, Role, Share, console, device_bits, manager_bits, page, vmm_bits, vmm_instance,
+};
+
+/// Plans for all servers, those of VMs that are not started at once included. Platform, scheduler, drivers and manager
+/// come first, in this order: root starts them so.
+pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
+    let s = machine.system;
+    let mut plans = Vec::from([platform(machine)?, scheduler()]);
+    for (i, driver) in s.drivers.iter().enumerate() {
+        plans.push(self::driver(i, driver)?);
+    }
+    plans.push(manager(s)?);
+    for (i, extra) in s.servers.iter().enumerate() {
+        plans.push(self::extra(i, extra)?);
+    }
+    for (v, vm) in s.vms.iter().enumerate() {
+        for d in 0..vm.devices.len() {
+            plans.extend(device(v, vm, d)?);
+        }
+        plans.push(vmm(v, vm, machine.file)?);
+    }
+    for (i, plan) in plans.iter().enumerate() {
+        if plans.iter().take(i).any(|p| p.instance == plan.instance) {
+            return Err(PlanError::Name(plan.instance.clone()));
+        }
+        if (machine.file)(&plan.binary).is_none() {
+            return Err(PlanError::NoFile(plan.binary.clone()));
+        }
+    }
+    if plans.len() > MAX_SERVERS {
+        return Err(PlanError::TooMany(plans.len()));
+    }
+    Ok(plans)
+}
+
+const PLATFORM: &str = "platform";
+const SCHEDULER: &str = "scheduler";
+const MANAGER: &str = "manager";
+
+fn platform(machine: &Machine<'_>) -> Result<Plan, PlanError> {
+    let mut plan = Plan::new(PLATFORM, PLATFORM, Role::Platform, Class::Core);
+    // It interprets the firmware's AML.
+    plan.heap = 4 << 20;
+    plan.fixed(slot::POOL, Object::Pool, CONTROL);
+    let mut config = PlatformConfig {
+        rsdp: machine.rsdp,
+        ..PlatformConfig::default()
+    };
+    for (name, phys, len, slot) in machine.ranges {
+        let rights = if name.starts_with("acpi") {
+            READ
+        } else {
+            READ | WRITE
+        };
+        plan.named(name, Object::Boot(*slot), rights, 0);
+        config.memories.push((name.clone(), *phys, *len));
+    }
+    for (i, (first, count)) in other_ports(&machine.system.drivers).into_iter().enumerate() {
+        let name = format!("ports:{i}");
+        plan.named(&name, Object::Ports(first, count), CONTROL, 0);
+        config.ports.push((name, first, count));
+    }
+    plan.configured(&config)
+}
+
+/// All ports but the drivers': first and number of each range.
+pub(super) fn other_ports(drivers: &[Driver]) -> Vec<(u16, u32)> {
+    let mut taken: Vec<PortRange> = drivers.iter().map(|d| d.ports).collect();
+    taken.sort_by_key(|r| r.first);
+    let mut from = 0u32;
+    let mut free = Vec::new();
+    let ends = taken.iter().map(|r| (u32::from(r.first), r.end()));
+    for (first, end) in ends.chain([(0x1_0000, 0x1_0000)]) {
+        if let (Ok(port), true) = (u16::try_from(from), first > from) {
+            free.push((port, first - from));
+        }
+        from = from.max(end);
+    }
+    free
+}
+
+fn scheduler() -> Plan {
+    let mut plan = Plan::new(SCHEDULER, SCHEDULER, Role::Scheduler, Class::Core);
+    plan.fixed(slot::CPU, Object::Cpu, CONTROL);
+    plan.fixed(slot::POOL, Object::Pool, CONTROL);
+    plan
+}
+
+fn driver(number: usize, driver: &Driver) -> Result<Plan, PlanError> {
+    let mut plan = Plan::new(
+        driver.kind.package(),
+        &driver.name,
+        Role::Driver(number),
+        Class::Driver,
+    );
+    plan.binary.clone_from(&driver.binary);
+    let ports = Object::Ports(driver.ports.first, u32::from(driver.ports.count));
+    plan.named("ports", ports, CONTROL, 0);
+    plan.named("irq", Object::Irq(driver.irq), CONTROL, 0);
+    plan.signals("irq-bell", &driver.name, device_bits::BELL);
+    plan.signals("manager", MANAGER, manager_bits::DRIVER);
+    plan.shares("tx", page(&driver.name, "up"), READ | WRITE);
+    plan.shares("rx", page(&driver.name, "down"), READ | WRITE);
+    plan.configured(driver)
+}
+
+fn manager(system: &System) -> Result<Plan, PlanError> {
+    let mut plan = Plan::new(MANAGER, MANAGER, Role::Manager, Class::Manager);
+    plan.heap = 512 << 10;
+    plan.grants.retain(|g| g.object != Object::Log);
+    plan.fixed(slot::LOG, Object::Log, READ | WRITE);
+    plan.named("root", Object::Root, SEND, 0);
+    plan.named("platform", Object::Endpoint(PLATFORM.to_string()), SEND, 0);
+    if let Some(driver) = system.drivers.first() {
+        plan.signals("driver", &driver.name, device_bits::CONSOLE);
+        plan.shares("serial-tx", page(&driver.name, "down"), READ | WRITE);
+        plan.shares("serial-rx", page(&driver.name, "up"), READ | WRITE);
+    }
+    for vm in &system.vms {
+        let name = |what: &str| format!("{what}:{}", vm.name);
+        let vmm = vmm_instance(&vm.name);
+        plan.signals(&name("power"), &vmm, vmm_bits::POWER);
+        plan.signals(&name("quit"), &vmm, vmm_bits::QUIT);
+        if let Some(uart) = console(vm).and_then(|d| vm.devices.get(d)) {
+            plan.signals(&name("uart"), &uart.name, device_bits::CONSOLE);
+            plan.shares(&name("tx"), page(&uart.name, "down"), READ | WRITE);
+            plan.shares(&name("rx"), page(&uart.name, "up"), READ | WRITE);
+        }
+    }
+    plan.configured(system)
+}
+
+fn extra(number: usize, server: &Server) -> Result<Plan, PlanError> {
+    let package = server.binary.strip_prefix("bin/").unwrap_or(&server.binary);
+    let mut plan = Plan::new(
+        package,
+        &server.name,
+        Role::Extra(number),
+        Class::Background,
+    );
+    plan.binary.clone_from(&server.binary);
+    plan.heap = 1 << 20;
+    plan.pool = 1 << 20;
+    plan.fixed(slot::THREAD, Object::Thread, CONTROL);
+    plan.fixed(slot::POOL, Object::Pool, CONTROL);
+    plan.fixed(slot::CPU, Object::Cpu, CONTROL);
+    plan.named("root", Object::Root, SEND, 0);
+    plan.named(
+        "ram",
+        Object::Ram(EXTRA_RAM),
+        READ | WRITE | EXEC | CONTROL | GRANT,
+        0,
+    );
+    plan.named("image", Object::Image, READ | WRITE | EXEC, 0);
+    plan.named(
+        "self",
+        Object::Endpoint(server.name.clone()),
+        SEND | GRANT,
+        1,
+    );
+    plan.configured(server)
+}
+
+/// `None`: the VM has no device of this number.
+fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
+    let Some(device) = vm.devices.get(d) else {
+        return Ok(None);
+    };
+    let role = Role::Device(v, d);
+    let mut plan = Plan::new(device.kind.package(), &device.name, role, Class::Device);
+    plan.binary.clone_from(&device.binary);
+    plan.signals("vmm", &vmm_instance(&vm.name), vmm_bits::DEVICES);
+    plan.shares("irq", page(&device.name, "irq"), READ | WRITE);
+    plan.shares("state", page(&device.name, "state"), READ | WRITE);
+    if device.kind == DeviceKind::Uart {
+        // Only the first is somebody's console; another's output goes nowhere, and its manager is never rung.
+        let bits = if console(vm) == Some(d) {
+            manager_bits::uart(v)
+        } else {
+            0
+        };
+        let to = if bits == 0 { &device.name } else { MANAGER };
+        plan.signals("manager", to, bits);
+        plan.shares("tx", page(&device.name, "up"), READ | WRITE);
+        plan.shares("rx", page(&device.name, "down"), READ | WRITE);
+    }
+    plan.configured(device).map(Some)
+}
+
+fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, PlanError> {
+    let instance = vmm_instance(&vm.name);
+    let mut plan = Plan::new("vmm", &instance, Role::Vmm(v), Class::Vm);
+    plan.share = Share {
+        shares: vm.cpu.shares,
+        reservation: vm.cpu.reservation,
+        limit: vm.cpu.limit,
+    };
+    plan.heap = 1 << 20;
+    plan.vcpus = vm.vcpus;
+    plan.guest_memory = vm.memory;
+    // Page tables of the guest's memory, in the VMM and in the GuestSpace, even if only small pages fit: 8 bytes a
+    // page each; 64 KiB a Vcpu; and the rest.
+    let tables = vm.memory / 4096 * 16;
+    plan.pool = (tables + u64::from(vm.vcpus) * (64 << 10) + (512 << 10)).next_multiple_of(4096);
+    plan.named("guest", Object::GuestSpace, CONTROL, 0);
+    // Without GRANT the badge cannot be changed, so that VM 0's may be 0.
+    plan.named(
+        "manager",
+        Object::Endpoint(MANAGER.to_string()),
+        SEND,
+        v as u64,
+    );
+    for n in 0..vm.vcpus {
+        let name = format!("vcpu{n}");
+        plan.named(&name, Object::Vcpu(n), CONTROL, 0);
+        plan.maps_page(&name, Memory::Vcpu(n), READ | WRITE);
+    }
+    for (i, device) in vm.devices.iter().enumerate() {
+        let name = |what: &str| format!("{what}:{i}");
+        plan.named(&name("dev"), Object::Endpoint(device.name.clone()), SEND, 1);
+        plan.signals(&name("doorbell"), &device.name, device_bits::BELL);
+        plan.shares(&name("irq"), page(&device.name, "irq"), READ | WRITE);
+        plan.shares(&name("state"), page(&device.name, "state"), READ);
+    }
+    let mut ram = |name: &str, at: u64, from: u64, to: u64| {
+        if to > from {
+            let (va, len) = (layout::GUEST + at, to - from);
+            let memory = Memory::GuestRam(from);
+            plan.mapped.push(Mapped {
+                name: name.to_string(),
+                memory,
+                va,
+                len,
+                rights: READ | WRITE,
+            });
+        }
+    };
+    ram("guest", 0, 0, vm.memory.min(LOW_RAM_END));
+    ram("guest-high", HIGH_RAM, LOW_RAM_END, vm.memory);
+    let mut va = FILES;
+    let files = [("kernel", Some(&vm.kernel)), ("initrd", vm.initrd.as_ref())];
+    for (name, path) in files.into_iter().filter_map(|(n, p)| Some((n, p?))) {
+        let len = file(path).ok_or_else(|| PlanError::NoFile(path.clone()))?;
+        plan.mapped.push(Mapped {
+            name: name.to_string(),
+            memory: Memory::File(path.clone()),
+            va,
+            len,
+            rights: READ,
+        });
+        // A large page apart.
+        va = va
+            .saturating_add(len)
+            .next_multiple_of(2 << 20)
+            .saturating_add(2 << 20);
+    }
+    plan.configured(vm)
+}
