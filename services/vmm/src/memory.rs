@@ -46,11 +46,14 @@ pub struct Region {
 
 /// All RAM of one guest.
 ///
-/// The first region is the one that holds guest-physical 0 (page tables and kernels live there), and its check is the
-/// first that an access makes; the others are searched in order.
+/// Words in the region at guest-physical 0 (page tables and kernels live there) are reached by one comparison; other
+/// accesses search the regions in order.
 pub struct GuestMemory {
-    first: Region,
-    others: Vec<Region>,
+    /// Where guest-physical 0 is mapped.
+    low: *mut u8,
+    /// Below this address, eight bytes are inside the region at 0.
+    low_words: u64,
+    regions: Vec<Region>,
     owned: Vec<*mut [u64]>,
 }
 
@@ -70,15 +73,15 @@ macro_rules! word_access {
         #[doc = concat!("Reads a little-endian `", stringify!($t), "` at any alignment with one load.")]
         #[inline(always)]
         pub fn $read(&self, gpa: u64) -> Result<$t, OutOfRange> {
-            let at = self.host(gpa, size_of::<$t>() as u64)?;
-            // SAFETY: `host` checked that the whole value is inside a region, and `Unaligned` needs no alignment.
+            let at = self.word(gpa, size_of::<$t>() as u64)?;
+            // SAFETY: `word` checked that the whole value is inside a region, and `Unaligned` needs no alignment.
             Ok(unsafe { at.cast::<Unaligned<$t>>().read_volatile() }.0)
         }
 
         #[doc = concat!("Writes a little-endian `", stringify!($t), "` at any alignment with one store.")]
         #[inline(always)]
         pub fn $write(&self, gpa: u64, value: $t) -> Result<(), OutOfRange> {
-            let at = self.host(gpa, size_of::<$t>() as u64)?;
+            let at = self.word(gpa, size_of::<$t>() as u64)?;
             // SAFETY: as for the read; the region is writable by the contract of `new`.
             unsafe { at.cast::<Unaligned<$t>>().write_volatile(Unaligned(value)) };
             Ok(())
@@ -93,20 +96,16 @@ impl GuestMemory {
     /// Each region must be mapped readable and writable at `host` for `len` bytes for as long as the value lives, must
     /// hold no Rust object, and must not overlap another one in guest-physical space or wrap around.
     pub unsafe fn new(regions: &[Region]) -> Self {
-        let mut list: Vec<Region> = regions.iter().copied().filter(|r| r.len != 0).collect();
-        list.sort_by_key(|r| r.gpa);
-        let first = if list.is_empty() {
-            Region {
-                gpa: 0,
-                len: 0,
-                host: core::ptr::NonNull::dangling().as_ptr(),
-            }
-        } else {
-            list.remove(0)
+        let mut regions: Vec<Region> = regions.iter().copied().filter(|r| r.len != 0).collect();
+        regions.sort_by_key(|r| r.gpa);
+        let (low, low_words) = match regions.first() {
+            Some(first) if first.gpa == 0 => (first.host, first.len.saturating_sub(7)),
+            _ => (core::ptr::NonNull::dangling().as_ptr(), 0),
         };
         Self {
-            first,
-            others: list,
+            low,
+            low_words,
+            regions,
             owned: Vec::new(),
         }
     }
@@ -140,10 +139,7 @@ impl GuestMemory {
 
     /// The regions as `(gpa, len)`, lowest first.
     pub fn regions(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        core::iter::once(&self.first)
-            .filter(|r| r.len != 0)
-            .chain(self.others.iter())
-            .map(|r| (r.gpa, r.len))
+        self.regions.iter().map(|r| (r.gpa, r.len))
     }
 
     /// True if all `len` bytes at `gpa` are RAM of one region.
@@ -152,29 +148,25 @@ impl GuestMemory {
         self.host(gpa, len).is_ok()
     }
 
-    /// Where `len` bytes at `gpa` are mapped, or that they are not RAM.
+    /// Where a word of up to eight bytes at `gpa` is mapped, or that it is not RAM.
     #[inline(always)]
-    fn host(&self, gpa: u64, len: u64) -> Result<*mut u8, OutOfRange> {
-        let offset = gpa.wrapping_sub(self.first.gpa);
-        // `offset` is huge for an address below the region, so one comparison settles both ends.
-        if let Some(room) = self.first.len.checked_sub(len)
-            && offset <= room
-        {
-            // SAFETY: `offset + len` is within the region, which is one mapped run by the contract of `new`.
-            return Ok(unsafe { self.first.host.add(offset as usize) });
+    fn word(&self, gpa: u64, len: u64) -> Result<*mut u8, OutOfRange> {
+        if gpa < self.low_words {
+            // SAFETY: `gpa + 8` is within the region at 0, which is one mapped run by the contract of `new`.
+            return Ok(unsafe { self.low.add(gpa as usize) });
         }
-        self.host_elsewhere(gpa, len)
+        self.host(gpa, len)
     }
 
-    #[cold]
+    /// Where `len` bytes at `gpa` are mapped, or that they are not RAM.
     #[inline(never)]
-    fn host_elsewhere(&self, gpa: u64, len: u64) -> Result<*mut u8, OutOfRange> {
-        for region in &self.others {
+    fn host(&self, gpa: u64, len: u64) -> Result<*mut u8, OutOfRange> {
+        for region in &self.regions {
             if let (Some(offset), Some(room)) =
                 (gpa.checked_sub(region.gpa), region.len.checked_sub(len))
                 && offset <= room
             {
-                // SAFETY: as in `host`.
+                // SAFETY: `offset + len` is within the region, which is one mapped run by the contract of `new`.
                 return Ok(unsafe { region.host.add(offset as usize) });
             }
         }

@@ -37,9 +37,8 @@ pub(super) fn decode(fetched: &Fetched, state: &VcpuState, gpa: u64) -> Option<A
     if mode == Mode::Code16 {
         return None;
     }
-    let bytes = u128::from_le_bytes(fetched.bytes);
     let mut at = 0usize;
-    let byte = |at: usize| (bytes >> (8 * at)) as u8;
+    let byte = |at: usize| fetched.bytes[at & 15];
     let mut wide = 4u8;
     if byte(0) == OPERAND_SIZE {
         wide = 2;
@@ -84,13 +83,15 @@ pub(super) fn decode(fetched: &Fetched, state: &VcpuState, gpa: u64) -> Option<A
             if modrm >> 3 & 7 != 0 {
                 return None;
             }
-            let immediate = (bytes >> (8 * len)) as u64;
+            // At most two prefixes, opcode, and six bytes of operand come before it.
+            let immediate =
+                u32::from_le_bytes([byte(len), byte(len + 1), byte(len + 2), byte(len + 3)]);
             len += usize::from(width.min(4));
             // A 64-bit store takes 32 bits, sign-extended.
             let value = if width == 8 {
                 immediate as i32 as u64
             } else {
-                immediate & mask(width)
+                u64::from(immediate) & mask(width)
             };
             (Kind::Write(value), Effect::Store)
         }

@@ -108,7 +108,12 @@ pub(crate) const ALL_RIGHTS: u64 = PRESENT | WRITABLE | USER;
 impl<'a> Tables<'a> {
     /// Tables from `at` on.
     pub fn new(memory: &'a GuestMemory, paging: Paging, at: u64) -> Self {
-        Self { memory, paging, root: at, next: at + 0x1000 }
+        Self {
+            memory,
+            paging,
+            root: at,
+            next: at + 0x1000,
+        }
     }
 
     fn entry(&self, at: u64) -> u64 {
@@ -140,8 +145,16 @@ impl<'a> Tables<'a> {
                 }
                 let large = if size == 12 { 0 } else { 0x80 };
                 // PSE-36 keeps address bits 32 to 39 in bits 13 to 20.
-                let high = if self.paging == Paging::Legacy { gpa >> 32 << 13 } else { 0 };
-                let low = if self.paging == Paging::Legacy { gpa & 0xFFFF_F000 } else { gpa };
+                let high = if self.paging == Paging::Legacy {
+                    gpa >> 32 << 13
+                } else {
+                    0
+                };
+                let low = if self.paging == Paging::Legacy {
+                    gpa & 0xFFFF_F000
+                } else {
+                    gpa
+                };
                 self.set(at, low | high | large | rights);
                 return true;
             }
@@ -171,7 +184,12 @@ impl<'a> Tables<'a> {
             Paging::Legacy => 0x10,
         };
         s.efer = if self.paging.long() { 0x500 } else { 0 };
-        let flat = |attributes| Segment { selector: 8, attributes, limit: 0xFFFF_FFFF, base: 0 };
+        let flat = |attributes| Segment {
+            selector: 8,
+            attributes,
+            limit: 0xFFFF_FFFF,
+            base: 0,
+        };
         s.cs = flat(attributes);
         (s.ds, s.es, s.ss) = (flat(0xC93), flat(0xC93), flat(0xC93));
         s
@@ -191,9 +209,13 @@ pub(crate) fn machine(paging: Paging, code: &[u8]) -> (GuestMemory, Box<VcpuStat
     let memory = GuestMemory::owned(&[(0, 0x4_0000)]);
     memory.write(0x8000, code).unwrap();
     let mut tables = Tables::new(&memory, paging, 0x1_0000);
-    for (linear, gpa) in
-        [(CODE, 0x8000), (DEVICE, DEVICE_GPA), (DEVICE + 0x1000, DEVICE_GPA + 0x1000), (DATA, 0x9000), (DATA + 0x1000, 0xB000)]
-    {
+    for (linear, gpa) in [
+        (CODE, 0x8000),
+        (DEVICE, DEVICE_GPA),
+        (DEVICE + 0x1000, DEVICE_GPA + 0x1000),
+        (DATA, 0x9000),
+        (DATA + 0x1000, 0xB000),
+    ] {
         assert!(tables.map(linear, gpa, 12, PRESENT | WRITABLE));
     }
     let mut state = tables.state();

@@ -76,10 +76,7 @@ fn step(memory: &GuestMemory, table: u64, index: u64) -> Result<u64, WalkError> 
 #[cold]
 fn code_legacy(memory: &GuestMemory, state: &VcpuState, linear: u32) -> Result<u64, WalkError> {
     let mut path = Path::new();
-    match legacy(memory, state, linear, &mut path) {
-        Ok(gpa) => Ok(gpa),
-        Err(e) => Err(e),
-    }
+    legacy(memory, state, linear, &mut path)
 }
 
 /// What the emulator is about to do to an operand.

@@ -34,7 +34,11 @@ fn each_instruction_is_recognised_and_no_other() {
             let (memory, state) = machine(paging, bytes);
             for (other, _) in ALL {
                 let got = instruction_length(&memory, &state, other);
-                let wanted = if other == expected { Ok(bytes.len() as u8) } else { Err(EmulateError::Retry) };
+                let wanted = if other == expected {
+                    Ok(bytes.len() as u8)
+                } else {
+                    Err(EmulateError::Retry)
+                };
                 assert_eq!(got, wanted, "{paging:?} {other:?} {bytes:02x?}");
             }
         }
@@ -48,12 +52,21 @@ fn rewritten_code_is_seen_at_once() {
     memory.write(0x8000, &[0x48, 0x0F, 0xA2]).unwrap();
     assert_eq!(instruction_length(&memory, &state, Expected::Cpuid), Ok(3));
     memory.write(0x8000, &[0xF0, 0x0F, 0xA2]).unwrap();
-    assert_eq!(instruction_length(&memory, &state, Expected::Cpuid), Err(EmulateError::Retry));
+    assert_eq!(
+        instruction_length(&memory, &state, Expected::Cpuid),
+        Err(EmulateError::Retry)
+    );
     memory.write(0x8000, &[0x90, 0x0F, 0xA2]).unwrap();
-    assert_eq!(instruction_length(&memory, &state, Expected::Cpuid), Err(EmulateError::Retry));
+    assert_eq!(
+        instruction_length(&memory, &state, Expected::Cpuid),
+        Err(EmulateError::Retry)
+    );
     // The page is unmapped.
     memory.fill(0x1_0000, 0x8000, 0).unwrap();
-    assert_eq!(instruction_length(&memory, &state, Expected::Cpuid), Err(EmulateError::Retry));
+    assert_eq!(
+        instruction_length(&memory, &state, Expected::Cpuid),
+        Err(EmulateError::Retry)
+    );
 }
 
 #[test]
@@ -67,7 +80,10 @@ fn code_at_the_end_of_a_page() {
     assert_eq!(instruction_length(&memory, &state, Expected::Cpuid), Ok(2));
     memory.write(0x8FFE, &[0x66, 0x0F]).unwrap();
     // The next page is not mapped: nothing to be sure of.
-    assert_eq!(instruction_length(&memory, &state, Expected::Cpuid), Err(EmulateError::Retry));
+    assert_eq!(
+        instruction_length(&memory, &state, Expected::Cpuid),
+        Err(EmulateError::Retry)
+    );
     // Now it is, somewhere else in memory.
     assert!(tables.map(CODE + 0x1000, 0x3000, 12, 3));
     memory.write(0x3000, &[0xA2]).unwrap();
@@ -87,7 +103,10 @@ fn real_mode_uses_the_segment() {
     state.rip = 0x10;
     // In 16-bit code 48 is DEC AX, not a prefix.
     memory.write(0x1_0010, &[0x48, 0xF4]).unwrap();
-    assert_eq!(instruction_length(&memory, &state, Expected::Hlt), Err(EmulateError::Retry));
+    assert_eq!(
+        instruction_length(&memory, &state, Expected::Hlt),
+        Err(EmulateError::Retry)
+    );
     memory.write(0x1_0010, &[0x66, 0xF4]).unwrap();
     assert_eq!(instruction_length(&memory, &state, Expected::Hlt), Ok(2));
 }
@@ -96,7 +115,10 @@ fn real_mode_uses_the_segment() {
 fn code_in_a_device_is_not_retried_for_ever() {
     let (memory, mut state) = machine(Paging::Long4, &[]);
     state.rip = super::super::testing::DEVICE;
-    assert!(matches!(instruction_length(&memory, &state, Expected::Hlt), Err(EmulateError::Unsupported(_))));
+    assert!(matches!(
+        instruction_length(&memory, &state, Expected::Hlt),
+        Err(EmulateError::Unsupported(_))
+    ));
 }
 
 proptest! {

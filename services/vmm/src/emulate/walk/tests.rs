@@ -101,9 +101,13 @@ fn data_accesses_have_the_processors_rights() {
         assert!(tables.map(0x3000, 0x8000, 12, PRESENT | WRITABLE));
         assert!(tables.map(0x4000, 0x8000, 12, ALL_RIGHTS));
         let mut s = tables.state();
-        let mut check = |s: &VcpuState, linear, intent, error: Option<u32>| {
+        let check = |s: &VcpuState, linear, intent, error: Option<u32>| {
             let expected = error.map_or(Ok(0x8000), |e| Err(Exception::page_fault(linear, e)));
-            assert_eq!(data(&memory, s, linear, intent), expected, "{paging:?} {linear:#x} {intent:?}");
+            assert_eq!(
+                data(&memory, s, linear, intent),
+                expected,
+                "{paging:?} {linear:#x} {intent:?}"
+            );
         };
         // Supervisor, WP set (as `state` has it).
         check(&s, 0x1000, Intent::Read, None);
@@ -137,17 +141,25 @@ fn data_accesses_have_the_processors_rights() {
 #[test]
 fn accessed_and_dirty_bits_are_set_as_by_the_processor() {
     let memory = memory();
-    for (paging, levels) in [(Paging::Long4, 4), (Paging::Long5, 5), (Paging::Pae, 2), (Paging::Legacy, 2)] {
+    for (paging, levels) in [
+        (Paging::Long4, 4),
+        (Paging::Long5, 5),
+        (Paging::Pae, 2),
+        (Paging::Legacy, 2),
+    ] {
         memory.fill(0x1000, 0x8_0000, 0).unwrap();
         let mut tables = Tables::new(&memory, paging, 0x1000);
         assert!(tables.map(0x40_3000, 0x8_8000, 12, ALL_RIGHTS));
         let s = tables.state();
         let count = |bit: u64| {
             let step = if paging == Paging::Legacy { 4 } else { 8 };
-            (0x1000..0x1_0000).step_by(step).filter(|&at| {
-                let entry = u64::from(memory.read_u32(at).unwrap());
-                entry & PRESENT != 0 && entry & bit != 0
-            }).count()
+            (0x1000..0x1_0000)
+                .step_by(step)
+                .filter(|&at| {
+                    let entry = u64::from(memory.read_u32(at).unwrap());
+                    entry & PRESENT != 0 && entry & bit != 0
+                })
+                .count()
         };
         assert_eq!(code(&memory, &s, 0x40_3000), Ok(0x8_8000));
         assert_eq!((count(ACCESSED), count(DIRTY)), (0, 0));
