@@ -1,3 +1,8 @@
-//! platform.
+//! The platform server: gives [`platform::Platform`] the machine through this server's capabilities.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
 #[cfg(not(target_os = "none"))]
 fn main() {}
+
+#[cfg(target_os = "none")]
+mod bare;

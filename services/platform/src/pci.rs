@@ -1,0 +1,146 @@
+//! What is on the PCI buses, by configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2).
+
+use alloc::vec::Vec;
+
+use ipc_schema::proto::PciDevice;
+
+use crate::hardware::{Hardware, Width};
+
+const ADDRESS: u16 = 0xcf8;
+const DATA: u16 = 0xcfc;
+const ENABLE: u32 = 1 << 31;
+/// Most functions that are listed.
+const MAX_FUNCTIONS: usize = 256;
+
+/// Reads an aligned 32-bit register of a function (bus 8..16, device 3..8, function 0..3).
+fn read(machine: &mut impl Hardware, function: u16, register: u8) -> Option<u32> {
+    let address = ENABLE | u32::from(function) << 8 | u32::from(register & 0xfc);
+    machine.port_out(ADDRESS, Width::Long, address)?;
+    machine.port_in(DATA, Width::Long)
+}
+
+fn function(machine: &mut impl Hardware, address: u16) -> Option<(PciDevice, u8)> {
+    let id = read(machine, address, 0)?;
+    // No vendor has these ids: nothing answers.
+    if matches!(id & 0xffff, 0xffff | 0) {
+        return None;
+    }
+    let class = read(machine, address, 8)? >> 8;
+    let header = (read(machine, address, 12)? >> 16) as u8;
+    let device = PciDevice {
+        address,
+        vendor: id as u16,
+        device: (id >> 16) as u16,
+        class,
+    };
+    Some((device, header))
+}
+
+/// All functions: bus 0 and what its bridges lead to, in the order in which they are met.
+pub fn list(machine: &mut impl Hardware) -> Vec<PciDevice> {
+    let mut found = Vec::new();
+    let mut met = [false; 256];
+    let mut buses = Vec::from([0u8]);
+    while let Some(bus) = buses.pop() {
+        // Bridges that firmware has numbered badly lead in a circle.
+        match met.get_mut(usize::from(bus)) {
+            Some(met) if !*met => *met = true,
+            _ => continue,
+        }
+        for device in 0..32u16 {
+            let mut functions = 1;
+            let mut number = 0;
+            while number < functions && found.len() < MAX_FUNCTIONS {
+                let address = u16::from(bus) << 8 | device << 3 | number;
+                number += 1;
+                let Some((pci, header)) = function(machine, address) else {
+                    continue;
+                };
+                found.push(pci);
+                if header & 0x80 != 0 {
+                    functions = 8;
+                }
+                // PCI-to-PCI bridge: its secondary bus.
+                if header & 0x7f == 1 {
+                    if let Some(numbers) = read(machine, address, 0x18) {
+                        buses.push((numbers >> 8) as u8);
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Name of a class (PCI Code and ID Assignment Specification, 1), for the log.
+#[must_use]
+pub const fn class_name(class: u32) -> &'static str {
+    match class >> 8 {
+        0x0101 => "IDE controller",
+        0x0106 => "SATA controller",
+        0x0108 => "NVMe controller",
+        0x0600 => "host bridge",
+        0x0601 => "ISA bridge",
+        0x0604 => "PCI bridge",
+        0x0c03 => "USB controller",
+        0x0c05 => "SMBus",
+        0x0806 => "IOMMU",
+        _ => match class >> 16 {
+            0x01 => "storage",
+            0x02 => "network",
+            0x03 => "display",
+            0x04 => "multimedia",
+            0x06 => "bridge",
+            0x07 => "communication",
+            0x08 => "system device",
+            0x0c => "serial bus",
+            _ => "other",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Machine;
+
+    fn machine() -> Machine {
+        let mut m = Machine::with_pci();
+        m.function(0x0000, 0x29c0_8086, 0x0600_0000, 0, 0);
+        m.function(0x0008, 0x1111_1234, 0x0300_0000, 0, 0);
+        m.function(0x00f8, 0x2918_8086, 0x0601_0000, 0x80, 0);
+        m.function(0x00fa, 0x2922_8086, 0x0106_0100, 0, 0);
+        // A bridge to bus 2, and one that leads back to bus 0.
+        m.function(0x0010, 0x1234_8086, 0x0604_0000, 1, 2);
+        m.function(0x0018, 0x1235_8086, 0x0604_0000, 1, 0);
+        m.function(0x0200, 0x1000_1af4, 0x0200_0000, 0, 0);
+        m
+    }
+
+    #[test]
+    fn functions_and_bridges() {
+        let list = list(&mut machine());
+        let addresses: Vec<u16> = list.iter().map(|d| d.address).collect();
+        assert_eq!(addresses, [0, 8, 0x10, 0x18, 0xf8, 0xfa, 0x200]);
+        let sata = list.iter().find(|d| d.address == 0xfa).unwrap();
+        assert_eq!(
+            (sata.vendor, sata.device, sata.class),
+            (0x8086, 0x2922, 0x01_0601)
+        );
+        assert_eq!(class_name(sata.class), "SATA controller");
+        assert_eq!(class_name(0xff_0000), "other");
+    }
+
+    /// Function 1 of a device that says it has one function only is an echo.
+    #[test]
+    fn no_further_functions_of_a_single_one() {
+        let mut m = machine();
+        m.function(0x0009, 0x1111_1234, 0x0300_0000, 0, 0);
+        assert!(list(&mut m).iter().all(|d| d.address != 9));
+    }
+
+    #[test]
+    fn without_ports_nothing() {
+        assert!(list(&mut Machine::default()).is_empty());
+    }
+}
