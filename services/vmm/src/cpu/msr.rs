@@ -89,7 +89,11 @@ impl Msrs {
             tsc_adjust: 0,
             tsc_aux: 0,
             misc_enable: MISC_ENABLE_RESET,
-            microcode: if policy.is_amd() { MICROCODE } else { MICROCODE << 32 },
+            microcode: if policy.is_amd() {
+                MICROCODE
+            } else {
+                MICROCODE << 32
+            },
             hwcr: HWCR_TSC_FREQ_SEL,
             syscfg: 0,
         }
@@ -195,7 +199,9 @@ impl Msrs {
             // Systems write 0 before they ask CPUID for the revision; there is nothing to load.
             msr::MICROCODE => Ok(WriteEffect::None),
             msr::MCG_STATUS | msr::DEBUGCTL => only_zero(value),
-            msr::P6_PERFCTR0..=msr::P6_PERFCTR1 | msr::P6_EVNTSEL0..=msr::P6_EVNTSEL1 => only_zero(value),
+            msr::P6_PERFCTR0..=msr::P6_PERFCTR1 | msr::P6_EVNTSEL0..=msr::P6_EVNTSEL1 => {
+                only_zero(value)
+            }
             _ if self.mtrrs.owns(index) => {
                 self.mtrrs.write(index, value)?;
                 Ok(WriteEffect::None)
@@ -248,7 +254,11 @@ impl Msrs {
         WriteEffect::Groups(Groups::TSC)
     }
 
-    fn write_efer(&mut self, value: u64, state: &mut VcpuState) -> Result<WriteEffect, GeneralProtection> {
+    fn write_efer(
+        &mut self,
+        value: u64,
+        state: &mut VcpuState,
+    ) -> Result<WriteEffect, GeneralProtection> {
         let mut allowed = EFER_SCE | EFER_LMA;
         if self.long_mode {
             allowed |= EFER_LME;
@@ -266,7 +276,11 @@ impl Msrs {
 
 /// #GP unless `condition`.
 fn legal(condition: bool) -> Result<(), GeneralProtection> {
-    if condition { Ok(()) } else { Err(GeneralProtection) }
+    if condition {
+        Ok(())
+    } else {
+        Err(GeneralProtection)
+    }
 }
 
 fn only_zero(value: u64) -> Result<WriteEffect, GeneralProtection> {

@@ -50,7 +50,12 @@ impl Mtrrs {
         variable[0] = (HOLE_BASE, !beyond & !(HOLE_SIZE - 1) | MASK_VALID);
         let mut fixed = [FIXED_WB; FIXED];
         fixed[FIXED_VIDEO] = 0;
-        Self { def_type: DEF_TYPE_RESET, variable, fixed, beyond }
+        Self {
+            def_type: DEF_TYPE_RESET,
+            variable,
+            fixed,
+            beyond,
+        }
     }
 
     /// Place of a fixed-range register in the array.
@@ -71,7 +76,8 @@ impl Mtrrs {
     pub fn owns(&self, index: u32) -> bool {
         matches!(
             index,
-            index::MTRR_CAP | index::MTRR_DEF_TYPE | index::MTRR_VARIABLE_FIRST..=index::MTRR_VARIABLE_LAST
+            index::MTRR_CAP | index::MTRR_DEF_TYPE | index::MTRR_VARIABLE_FIRST
+                ..=index::MTRR_VARIABLE_LAST
         ) || Self::fixed(index).is_some()
     }
 
@@ -80,10 +86,17 @@ impl Mtrrs {
             index::MTRR_CAP => Ok(CAP),
             index::MTRR_DEF_TYPE => Ok(self.def_type),
             index::MTRR_VARIABLE_FIRST..=index::MTRR_VARIABLE_LAST => {
-                let range = self.variable.get((index - index::MTRR_VARIABLE_FIRST) as usize / 2);
-                range.map(|&(base, mask)| if index & 1 == 0 { base } else { mask }).ok_or(GeneralProtection)
+                let range = self
+                    .variable
+                    .get((index - index::MTRR_VARIABLE_FIRST) as usize / 2);
+                range
+                    .map(|&(base, mask)| if index & 1 == 0 { base } else { mask })
+                    .ok_or(GeneralProtection)
             }
-            _ => Self::fixed(index).and_then(|i| self.fixed.get(i)).copied().ok_or(GeneralProtection),
+            _ => Self::fixed(index)
+                .and_then(|i| self.fixed.get(i))
+                .copied()
+                .ok_or(GeneralProtection),
         }
     }
 
@@ -105,7 +118,9 @@ impl Mtrrs {
                 }
             }
             _ => {
-                let register = Self::fixed(index).and_then(|i| self.fixed.get_mut(i)).ok_or(GeneralProtection)?;
+                let register = Self::fixed(index)
+                    .and_then(|i| self.fixed.get_mut(i))
+                    .ok_or(GeneralProtection)?;
                 legal(value.to_le_bytes().iter().all(|&t| is_type(t)))?;
                 *register = value;
             }
