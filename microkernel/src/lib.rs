@@ -21,3 +21,30 @@ pub mod mem;
 pub mod object;
 pub mod sched;
 pub mod virt;
+#[cfg(test)]
+mod tests;
+
+use arch::Cpu;
+use ipc_schema::abi::Status;
+use mem::Obj;
+use object::Thread;
+
+/// A system call of `t`, whose registers are saved in it; answers who goes on.
+#[inline(always)]
+pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
+    match number {
+        0 => ipc::call(cpu, t),
+        1 => ipc::reply_recv(cpu, t),
+        2 => ipc::signal_call(cpu, t),
+        3 => ipc::wait(cpu, t),
+        4 => exit::run(cpu, t),
+        5 => {
+            t.finish(Status::Ok);
+            sched::yield_now(cpu, t)
+        }
+        _ => {
+            t.finish(Status::BadOperation);
+            t
+        }
+    }
+}

@@ -10,7 +10,7 @@ use core::arch::global_asm;
 use core::cell::Cell;
 use core::mem::offset_of;
 use core::ops::Deref;
-use ipc_schema::abi::{Status, layout, rights};
+use ipc_schema::abi::{layout, rights};
 
 /// The boot processor. `new` is not `const` (its queues aren't), so it is built in place before first use.
 pub struct Boot(Cell<core::mem::MaybeUninit<Cpu>>);
@@ -277,22 +277,7 @@ pub static NMIS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::
 /// A system call: the thread's registers are saved; answers who goes on.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_syscall(t: Obj<Thread>, number: u64) -> Obj<Thread> {
-    let cpu = Cpu::current();
-    match number {
-        0 => ipc::call(cpu, t),
-        1 => ipc::reply_recv(cpu, t),
-        2 => ipc::signal_call(cpu, t),
-        3 => ipc::wait(cpu, t),
-        4 => exit::run(cpu, t),
-        5 => {
-            t.finish(Status::Ok);
-            sched::yield_now(cpu, t)
-        }
-        _ => {
-            t.finish(Status::BadOperation);
-            t
-        }
-    }
+    crate::syscall(Cpu::current(), t, number)
 }
 
 /// A thread whose next step is its guest.

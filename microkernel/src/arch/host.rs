@@ -6,7 +6,7 @@ use crate::object::Thread;
 use std::cell::Cell;
 
 std::thread_local! {
-    static CPU: &'static Cpu = Box::leak(Box::new(Cpu::new(0)));
+    static CPU: Cell<&'static Cpu> = Cell::new(Box::leak(Box::new(Cpu::new(0))));
     static NOW: Cell<u64> = const { Cell::new(1) };
     static IDLED: Cell<u64> = const { Cell::new(0) };
 }
@@ -15,7 +15,12 @@ impl Cpu {
     /// This test's processor.
     #[must_use]
     pub fn current() -> &'static Self {
-        CPU.with(|c| *c)
+        CPU.with(Cell::get)
+    }
+
+    /// A new one, for the next test case of this thread.
+    pub fn renew() {
+        CPU.with(|c| c.set(Box::leak(Box::new(Self::new(0)))));
     }
 }
 

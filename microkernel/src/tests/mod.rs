@@ -1,0 +1,142 @@
+//! The kernel's pure part on the host: real objects in a buffer that stands for physical memory, driven through `syscall`.
+
+mod ipc;
+mod memory;
+mod random;
+mod routes;
+mod sched;
+
+use crate::arch::Cpu;
+use crate::mem::{HOST_PHYS_BASE, Obj};
+use crate::object::pool::POOLS;
+use crate::object::thread::{Resume, State, reg};
+use crate::object::{Budget, Cap, Endpoint, Memory, Notification, Object, Pool, Space, Thread};
+use ipc_schema::abi::{NEVER, Status, Tag};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Physical memory of the tests. Address 0 is never handed out.
+const PHYS: usize = 32 << 20;
+/// Pages of the first Pool, which starts at 1 MiB.
+const PAGES: u64 = 2048;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A machine with one Pool, and a Space in which everything happens unless the test makes others.
+pub struct Machine {
+    pub cpu: &'static Cpu,
+    pub pool: &'static Pool,
+    pub pool_cap: Cap,
+    pub space: Obj<Space>,
+    next_slot: std::cell::Cell<u64>,
+    next_utcb: std::cell::Cell<u64>,
+    _guard: MutexGuard<'static, ()>,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        if HOST_PHYS_BASE.load(Ordering::Relaxed) == 0 {
+            let ram = vec![0_u64; PHYS / 8 + 512].leak();
+            HOST_PHYS_BASE.store((ram.as_ptr() as u64).next_multiple_of(4096), Ordering::Relaxed);
+        }
+        for p in POOLS.iter() {
+            p.generation.set((p.generation.get() + 1) & !1);
+        }
+        Cpu::renew();
+        let cpu = Cpu::current();
+        // SAFETY: inside the buffer; the Pools of earlier tests are dead.
+        let pool_cap = unsafe { Pool::create(1 << 20, PAGES, Cap::EMPTY) }.unwrap();
+        let pool = Pool::from_cap(&pool_cap, 0).unwrap();
+        let space = Space::create(pool, 256).unwrap();
+        let m = Self {
+            cpu,
+            pool,
+            pool_cap,
+            space,
+            next_slot: 1.into(),
+            next_utcb: 0x5000_0000.into(),
+            _guard: guard,
+        };
+        // Something is always there to run.
+        let idle = m.thread(0);
+        idle.finish(Status::Ok);
+        m
+    }
+
+    pub fn put(&self, cap: Cap) -> u64 {
+        let slot = self.next_slot.replace(self.next_slot.get() + 1);
+        self.space.get().slot(slot).unwrap().set(cap);
+        slot
+    }
+    pub fn name<T: Object>(&self, o: Obj<T>) -> u64 {
+        self.put(Cap::new(o.get().header()))
+    }
+    /// A started thread with a Budget of its own, in no system call.
+    pub fn thread(&self, priority: u64) -> Obj<Thread> {
+        self.thread_in(self.space, priority)
+    }
+    pub fn thread_in(&self, space: Obj<Space>, priority: u64) -> Obj<Thread> {
+        let at = self.next_utcb.replace(self.next_utcb.get() + 4096);
+        let t = Thread::create(self.pool, space, at).unwrap();
+        let b = Budget::create(self.pool).unwrap();
+        t.set_own_budget(self.cpu, Some(b)).unwrap();
+        b.configure(self.cpu, priority, 1_000_000, 1_000_000, crate::arch::now()).unwrap();
+        crate::sched::make_ready(self.cpu, t);
+        t
+    }
+    pub fn endpoint(&self) -> (Obj<Endpoint>, u64) {
+        let e = Endpoint::create(self.pool).unwrap();
+        (e, self.name(e))
+    }
+    pub fn notification(&self) -> (Obj<Notification>, u64) {
+        let n = Notification::create(self.pool).unwrap();
+        (n, self.name(n))
+    }
+    pub fn memory(&self, phys: u64, len: u64) -> (Obj<Memory>, u64) {
+        let m = Memory::create(self.pool, phys, len, false, 255).unwrap();
+        (m, self.name(m))
+    }
+    /// Makes `t` what runs, as if it had just been picked.
+    pub fn run(&self, t: Obj<Thread>) {
+        assert_eq!(t.state.get(), State::Ready);
+        crate::sched::charge(self.cpu);
+        if let Some(old) = self.cpu.budget.take() {
+            crate::sched::budget_ready(self.cpu, old);
+        }
+        let b = t.budget.get().unwrap();
+        self.cpu.ready.remove(b);
+        b.thread.set(Some(t));
+        self.cpu.budget.set(Some(b));
+        self.cpu.current.set(Some(t));
+    }
+    /// `t` makes a system call; answers who runs next.
+    pub fn sys(&self, t: Obj<Thread>, number: u64, cap: u64, tag: u64, words: [u64; 4], deadline: u64) -> Obj<Thread> {
+        self.run(t);
+        t.set(reg::RDI, cap);
+        t.set(reg::RSI, tag);
+        for (r, w) in [reg::R8, reg::R9, reg::R10, reg::R12].into_iter().zip(words) {
+            t.set(r, w);
+        }
+        t.set(reg::R13, deadline);
+        t.resume.set(Resume::Syscall);
+        crate::syscall(self.cpu, t, number)
+    }
+    pub fn call(&self, t: Obj<Thread>, cap: u64, words: [u64; 4]) -> Obj<Thread> {
+        self.sys(t, 0, cap, Tag::new(7).0, words, NEVER)
+    }
+    pub fn receive(&self, t: Obj<Thread>, endpoint: u64) -> Obj<Thread> {
+        self.sys(t, 1, endpoint, 0, [0; 4], NEVER)
+    }
+    pub fn operate(&self, t: Obj<Thread>, cap: u64, op: u64, words: [u64; 4]) -> Status {
+        self.sys(t, 0, cap, Tag::new(op).0, words, NEVER);
+        status(t)
+    }
+}
+
+pub fn status(t: Obj<Thread>) -> Status {
+    Status::from_raw(t.get().get(reg::RAX))
+}
+pub fn words(t: Obj<Thread>) -> [u64; 4] {
+    [reg::R8, reg::R9, reg::R10, reg::R12].map(|r| t.get().get(r))
+}

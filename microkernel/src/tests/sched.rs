@@ -1,0 +1,81 @@
+//! Priorities, budgets, periods.
+
+use super::*;
+
+/// Runs for `cycles`, then lets the timer have its say; answers who runs.
+fn pass(m: &Machine, cycles: u64) -> Obj<Thread> {
+    crate::arch::advance(cycles);
+    crate::sched::tick(m.cpu);
+    match m.cpu.current.get() {
+        Some(t) => crate::sched::current_or_better(m.cpu, t),
+        None => crate::sched::pick(m.cpu),
+    }
+}
+
+#[test]
+fn the_highest_priority_runs_and_equals_take_turns() {
+    let m = Machine::new();
+    let (a, b, c) = (m.thread(5), m.thread(5), m.thread(4));
+    let mut seen = [0_i32; 3];
+    crate::sched::pick(m.cpu);
+    for _ in 0..1000 {
+        let t = pass(&m, 100_000);
+        seen[[a, b, c].iter().position(|&x| x == t).unwrap()] += 1;
+    }
+    assert_eq!(seen[2], 0);
+    assert!(seen[0].abs_diff(seen[1]) < 30, "{seen:?}");
+}
+
+#[test]
+fn a_budget_smaller_than_its_period_is_all_that_a_thread_gets() {
+    let m = Machine::new();
+    let (greedy, other) = (m.thread(9), m.thread(3));
+    greedy.budget.get().unwrap().configure(m.cpu, 9, 250_000, 1_000_000, crate::arch::now()).unwrap();
+    crate::sched::pick(m.cpu);
+    let mut got = 0;
+    for _ in 0..10_000 {
+        if pass(&m, 10_000) == greedy {
+            got += 1;
+        }
+    }
+    assert!((2_400..=2_600).contains(&got), "{got} of 10000");
+    assert!(other.budget.get().unwrap().used.get() > 70_000_000);
+}
+
+#[test]
+fn a_server_goes_on_with_its_own_time_when_its_client_has_none_left() {
+    let m = Machine::new();
+    let (_, ep) = m.endpoint();
+    let (client, server) = (m.thread(9), m.thread(8));
+    m.receive(server, ep);
+    client.budget.get().unwrap().configure(m.cpu, 9, 1_000, 100_000_000, crate::arch::now()).unwrap();
+    assert!(m.call(client, ep, [0; 4]) == server);
+    m.cpu.budget_end.set(0);
+    assert!(pass(&m, 5_000) == server, "it goes on");
+    assert!(m.cpu.budget.get() == server.own_budget.get());
+    // Its reply reaches the client, which has to wait for its next period.
+    server.set(reg::RDI, ep);
+    server.set(reg::R13, NEVER);
+    let next = crate::syscall(m.cpu, server, 1);
+    assert!(next != client);
+    assert_eq!((client.state.get(), status(client)), (State::Ready, Status::Ok));
+    assert!(pass(&m, 200_000_000) == client);
+}
+
+#[test]
+fn time_adds_up() {
+    let m = Machine::new();
+    let threads = [m.thread(5), m.thread(5), m.thread(7)];
+    crate::sched::charge(m.cpu);
+    let start = m.cpu.booked.get();
+    let used = || {
+        threads.iter().map(|t| t.own_budget.get().unwrap().used.get()).sum::<u64>() + m.cpu.idle_cycles.get()
+    };
+    let before = used();
+    crate::sched::pick(m.cpu);
+    for _ in 0..100 {
+        pass(&m, 12_345);
+    }
+    crate::sched::charge(m.cpu);
+    assert_eq!(used() - before, m.cpu.booked.get() - start);
+}
