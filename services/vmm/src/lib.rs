@@ -13,4 +13,5 @@ pub mod chipset;
 pub mod cpu;
 pub mod emulate;
 pub mod loader;
+pub mod machine;
 pub mod memory;

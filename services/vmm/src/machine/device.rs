@@ -1,0 +1,87 @@
+//! The VMM's view of a device server: its ports, its interrupt line and what it leaves in its pages.
+
+use crate::chipset::Chipset;
+use ipc_schema::abi::vm::PortAccess;
+use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
+use ipc_schema::manifest::{self, DeviceKind, PortRange};
+use ipc_schema::state_page::{Access, Outcome, StatePage, kind};
+
+/// One device server.
+pub struct Device<'a> {
+    pub(super) ports: PortRange,
+    pub(super) doorbell: Option<u16>,
+    gsi: u32,
+    kind: u64,
+    reader: InterruptReader<'a>,
+    state: &'a StatePage,
+    /// The line as the chipset last saw it.
+    high: bool,
+}
+
+impl<'a> Device<'a> {
+    /// The device of the description, with its shared pages.
+    #[must_use]
+    pub fn new(device: &manifest::Device, irq: &'a InterruptPage, state: &'a StatePage) -> Self {
+        let gsi = u32::from(device.irq);
+        Self {
+            ports: device.ports,
+            doorbell: device.doorbell,
+            gsi,
+            kind: match device.kind {
+                DeviceKind::Uart => kind::UART,
+                DeviceKind::Rtc => kind::RTC,
+                DeviceKind::TestDev => kind::TESTDEV,
+            },
+            reader: InterruptReader::new(irq, 1u64.checked_shl(gsi).unwrap_or(0)),
+            state,
+            high: false,
+        }
+    }
+
+    /// Number of commits so far.
+    pub(super) fn sequence(&self) -> u64 {
+        self.state.sequence()
+    }
+
+    /// What became of an access that the server had taken.
+    pub(super) fn outcome(&self, access: PortAccess, value: u32) -> Outcome {
+        self.state.outcome(self.kind, Access::of(access, value))
+    }
+
+    /// Whether all of `width` bytes from `port` on are its own.
+    #[inline]
+    pub(super) fn has(&self, port: u16, width: u8) -> bool {
+        let first = u32::from(port);
+        first >= u32::from(self.ports.first) && first + u32::from(width) <= self.ports.end()
+    }
+
+    /// Whether some of them are.
+    #[inline]
+    pub(super) fn touches(&self, port: u16, width: u8) -> bool {
+        let first = u32::from(port);
+        first < self.ports.end() && first + u32::from(width) > u32::from(self.ports.first)
+    }
+}
+
+/// Takes the devices' lines to the interrupt controllers. True if one moved.
+#[inline]
+pub(super) fn look(devices: &mut [Device<'_>], chipset: &mut Chipset) -> bool {
+    let mut moved = false;
+    for device in devices {
+        let lines = device.reader.look();
+        let high = lines.levels != 0;
+        if lines.rises != 0 || high != device.high {
+            // A line that rose while it was high had fallen between: an edge that must not be missed.
+            if lines.rises != 0 {
+                if device.high {
+                    chipset.set_line(device.gsi, false);
+                }
+                chipset.set_line(device.gsi, true);
+            }
+            chipset.set_line(device.gsi, high);
+            device.high = high;
+            moved = true;
+        }
+    }
+    moved
+}

@@ -1,0 +1,249 @@
+//! Exits that concern the processor and memory.
+
+use super::device::{Device, look};
+use super::{CPU, End, Fatal, Kernel, Machine, Note, Ran, Step};
+use crate::chipset::{Chipset, Effect};
+use crate::cpu::{Dynamic, xcr};
+use crate::emulate::{Exception, Expected, mmio, retire};
+use crate::memory::GuestMemory;
+use ipc_schema::abi::vm::{Event, Exit, Groups, gpr};
+
+/// RFLAGS.IF.
+const IF: u64 = 1 << 9;
+/// DR6.BD, and DR7.GD: general detect.
+const GENERAL_DETECT: u64 = 1 << 13;
+/// CPUID leaf 1, edx: there is a local APIC.
+const CPUID_APIC: u32 = 1 << 9;
+/// Offset of the local APIC's EOI register.
+const EOI: u64 = 0xB0;
+
+const DEBUG: u8 = 1;
+const PAGE_FAULT: u8 = 14;
+const MACHINE_CHECK: u8 = 18;
+/// Exceptions that push an error code: 8, 10 to 14, 17, 21.
+const WITH_ERROR: u32 = 1 << 8 | 0x1F << 10 | 1 << 17 | 1 << 21;
+
+impl<K: Kernel> Machine<'_, K> {
+    #[inline(always)]
+    pub(super) fn cpuid(&mut self, ran: &Ran) -> Step {
+        if self.steps_blindly(Exit::Cpuid) {
+            return self.widen(Exit::Cpuid);
+        }
+        let len = match self.length(ran, Expected::Cpuid) {
+            Ok(len) => len,
+            Err(error) => return self.refuse(error, 0),
+        };
+        let state = self.kernel.state_mut();
+        let leaf = state.gpr[gpr::RAX] as u32;
+        let dynamic = Dynamic {
+            apic_id: CPU,
+            cr4: state.cr4,
+            xcr0: self.xcr0,
+        };
+        let [eax, ebx, ecx, mut edx] =
+            self.policy
+                .answer(leaf, state.gpr[gpr::RCX] as u32, &dynamic);
+        if leaf == 1 && !self.chipset.apic_enabled(CPU) {
+            edx &= !CPUID_APIC;
+        }
+        state.gpr[gpr::RAX] = eax.into();
+        state.gpr[gpr::RBX] = ebx.into();
+        state.gpr[gpr::RCX] = ecx.into();
+        state.gpr[gpr::RDX] = edx.into();
+        let retired = retire(state, len);
+        self.retired(retired);
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(super) fn nested_fault(&mut self, ran: &Ran) -> Step {
+        let [gpa, error, _] = ran.info;
+        if ran.undelivered.0 != 0 {
+            let event = ran.undelivered.0;
+            return self.fatal(Fatal::Delivery { event, gpa });
+        }
+        if self.steps_blindly(Exit::NestedFault) {
+            return self.widen(Exit::NestedFault);
+        }
+        let mut bus = Mmio {
+            now: self.kernel.now(),
+            chipset: &mut self.chipset,
+            memory: &self.memory,
+            devices: &mut self.devices,
+            effect: Effect::None,
+            unmapped: None,
+        };
+        let done = mmio::emulate(
+            &self.memory,
+            self.kernel.state_mut(),
+            gpa,
+            error,
+            &mut bus,
+        );
+        let Mmio {
+            effect, unmapped, ..
+        } = bus;
+        self.stale = true;
+        if let Some(note) = unmapped {
+            self.bounded_note(&note);
+        }
+        match done {
+            Ok(retired) => self.retired(retired),
+            Err(error) => {
+                // What a string instruction has done is done.
+                self.effect(effect)?;
+                return self.refuse(error, gpa);
+            }
+        }
+        self.effect(effect)
+    }
+
+    /// HLT: waits for an interrupt that the guest takes.
+    #[inline(never)]
+    pub(super) fn hlt(&mut self, ran: &Ran) -> Step {
+        self.skip(Exit::Hlt, ran, Expected::Hlt)?;
+        if self.dirty & Groups::RIP == 0 {
+            // Not carried out: it comes again.
+            return Ok(());
+        }
+        let enabled = self.kernel.state().rflags & IF != 0;
+        loop {
+            let effect = self.chipset.next_effect();
+            self.effect(effect)?;
+            // A single-step trap ends the halt at once too.
+            let awake = self.inject.0 != 0
+                || self.nmi
+                || enabled && (self.held.is_some() || self.chipset.pending(CPU).is_some());
+            if awake {
+                self.stale = true;
+                return Ok(());
+            }
+            if !enabled {
+                self.kernel.note(&Note::Halted);
+                return Err(End::Halted);
+            }
+            match self.kernel.wait(self.chipset.next_deadline()) {
+                Ok(bits) => self.signalled(bits)?,
+                Err(status) => return self.fatal(Fatal::Kernel(status)),
+            }
+            self.tick()?;
+        }
+    }
+
+    /// Moves on behind an instruction that has no effect.
+    #[inline(never)]
+    pub(super) fn skip(&mut self, exit: Exit, ran: &Ran, expected: Expected) -> Step {
+        if self.steps_blindly(exit) {
+            return self.widen(exit);
+        }
+        match self.length(ran, expected) {
+            Ok(len) => {
+                let retired = retire(self.kernel.state_mut(), len);
+                self.retired(retired);
+                Ok(())
+            }
+            Err(error) => self.refuse(error, 0),
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn xsetbv(&mut self, ran: &Ran) -> Step {
+        match xcr::xsetbv(self.kernel.state(), self.policy.xcr0_supported()) {
+            Ok(value) => {
+                self.skip(Exit::Xsetbv, ran, Expected::Xsetbv)?;
+                if self.dirty & Groups::RIP != 0 {
+                    self.xcr0 = value;
+                    self.kernel.state_mut().xcr0 = value;
+                    self.dirty |= Groups::XCR;
+                }
+                Ok(())
+            }
+            Err(_) => self.raise(Exception::GENERAL_PROTECTION),
+        }
+    }
+
+    /// An exception that the kernel intercepts so that it cannot repeat for ever: the guest gets it as it is. The
+    /// processor has put the new bits into DR6.
+    #[inline(never)]
+    pub(super) fn exception(&mut self, ran: &Ran) -> Step {
+        let vector = ran.info[0] as u8;
+        let state = self.kernel.state_mut();
+        match vector {
+            MACHINE_CHECK => return self.fatal(Fatal::MachineCheck),
+            // The handler can touch the debug registers: the processor clears GD on the way to it (Intel SDM vol. 3,
+            // 18.2.4). DR6 and DR7 came with the exit.
+            DEBUG if state.dr7 & GENERAL_DETECT != 0 => {
+                state.dr7 &= !GENERAL_DETECT;
+                self.dirty |= Groups::DR;
+            }
+            PAGE_FAULT => {
+                state.cr2 = ran.info[2];
+                self.dirty |= Groups::CR;
+            }
+            _ => {}
+        }
+        let pushes = WITH_ERROR.checked_shr(vector.into()).unwrap_or(0) & 1 != 0;
+        self.inject = Event::exception(vector, pushes.then_some(ran.info[1] as u32));
+        Ok(())
+    }
+}
+
+/// What is at guest-physical addresses that are not mapped.
+struct Mmio<'m, 'a> {
+    chipset: &'m mut Chipset,
+    memory: &'m GuestMemory,
+    devices: &'m mut [Device<'a>],
+    now: u64,
+    effect: Effect,
+    unmapped: Option<Note>,
+}
+
+impl Mmio<'_, '_> {
+    /// RAM, for an access whose other half is a device's; else nothing.
+    #[cold]
+    fn read_elsewhere(&mut self, gpa: u64, width: u8) -> u64 {
+        let mut bytes = [0; 8];
+        let wanted = bytes.get_mut(..usize::from(width)).unwrap_or_default();
+        if self.memory.read(gpa, wanted).is_ok() {
+            return u64::from_le_bytes(bytes);
+        }
+        self.nothing(gpa, width, false);
+        u64::MAX
+    }
+
+    #[cold]
+    fn write_elsewhere(&mut self, gpa: u64, width: u8, value: u64) {
+        let bytes = value.to_le_bytes();
+        let wanted = bytes.get(..usize::from(width)).unwrap_or_default();
+        if self.memory.write(gpa, wanted).is_err() {
+            self.nothing(gpa, width, true);
+        }
+    }
+
+    fn nothing(&mut self, gpa: u64, width: u8, write: bool) {
+        self.unmapped.get_or_insert(Note::Unmapped { gpa, width, write });
+    }
+}
+
+impl mmio::Bus for Mmio<'_, '_> {
+    #[inline]
+    fn read(&mut self, gpa: u64, width: u8) -> u64 {
+        match self.chipset.mmio_read(CPU, gpa, width, self.now) {
+            Some(value) => value,
+            None => self.read_elsewhere(gpa, width),
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, gpa: u64, width: u8, value: u64) {
+        if gpa & 0xFFF == EOI {
+            // A level-triggered line that has fallen must be seen to have before its interrupt ends.
+            look(self.devices, self.chipset);
+        }
+        match self.chipset.mmio_write(CPU, gpa, width, value, self.now) {
+            Some(Effect::None) => {}
+            Some(effect) => self.effect = effect,
+            None => self.write_elsewhere(gpa, width, value),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The virtual machine itself: one vCPU, one loop, one `match`.
+//!
+//! Job: run the guest, answer its exits, and end when it ends. Place: over the kernel's `run` (behind [`Kernel`]), with
+//! [`crate::chipset`], [`crate::cpu`] and [`crate::emulate`] below; device servers are reached by exit routes that are
+//! set up here, and heard through their interrupt pages. Trust: the guest and the device servers are hostile; the worst
+//! that either can do is to end this VM.
+//!
+//! Time: the chipset is driven by the host's TSC. Only RDTSC and the TSC-deadline register know the guest's offset.
+//!
+//! What the hot path relies on: as long as nothing has touched the chipset ([`Machine::stale`] is clear), the posted
+//! interrupt and the deadline of the last entry are still right, and the exit word says in one comparison whether the
+//! guest has taken the interrupt or changed its CR8.
+
+mod device;
+mod exits;
+mod interrupts;
+mod kernel;
+mod msrs;
+mod ports;
+mod setup;
+#[cfg(test)]
+mod tests;
+
+pub use device::Device;
+pub use kernel::{Fatal, Kernel, Note, Ran};
+pub use setup::{Parts, SetupError};
+
+use crate::chipset::{Chipset, Effect, Pending};
+use crate::cpu::{Msrs, Policy};
+use crate::emulate::{self, EmulateError, Expected, Retired};
+use crate::memory::GuestMemory;
+use alloc::vec::Vec;
+use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post};
+use ipc_schema::proto::VmEnd;
+
+/// The only vCPU.
+const CPU: u32 = 0;
+
+/// Bits of the VMM's Notification.
+pub mod signal {
+    /// A device's line rose.
+    pub const DEVICE: u64 = 1 << 0;
+    /// The operator pressed the power button.
+    pub const POWER: u64 = 1 << 1;
+    /// The VM is to end at once.
+    pub const QUIT: u64 = 1 << 2;
+}
+
+/// RFLAGS.TF.
+const TF: u64 = 1 << 8;
+/// DR6.BS.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// Bits of the exit word that tell of interrupts: posted vector waiting, CR8.
+const WORD_MASK: u64 = ExitWord::POST_PENDING | 0xF << 40;
+/// How often in a row an instruction may not fit its exit.
+const MAX_RETRIES: u32 = 10_000;
+/// Notes of one kind that go to the log.
+const MAX_NOTES: u32 = 16;
+
+/// How a VM ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest reset itself.
+    Reset,
+    /// The guest halted for good: HLT with interrupts disabled.
+    Halted,
+    /// It was told to end.
+    Killed,
+    /// Triple fault.
+    TripleFault,
+    /// It wrote this to the debug-exit port.
+    DebugExit(u32),
+    /// It cannot go on; the log tells.
+    Failed,
+}
+
+impl From<End> for VmEnd {
+    fn from(end: End) -> Self {
+        match end {
+            // A halted guest waits for someone to switch it off.
+            End::PowerOff | End::Halted => Self::PowerOff,
+            End::Reset => Self::Reset,
+            End::Killed => Self::Killed,
+            End::TripleFault => Self::TripleFault,
+            End::DebugExit(code) => Self::DebugExit(code),
+            End::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A step of the machine: done, or the end.
+type Step = Result<(), End>;
+
+/// One virtual machine.
+pub struct Machine<'a, K: Kernel> {
+    kernel: K,
+    memory: GuestMemory,
+    chipset: Chipset,
+    policy: Policy,
+    msrs: Msrs,
+    devices: Vec<Device<'a>>,
+    /// State groups that the next entry is to take.
+    dirty: u64,
+    /// Event of the next entry.
+    inject: Event,
+    /// Interrupt that the guest takes when it is ready.
+    post: Post,
+    /// Until when the guest may run.
+    deadline: u64,
+    /// `post` and `deadline` are to be worked out again.
+    stale: bool,
+    /// What [`WORD_MASK`] of the exit word is if nothing happened.
+    expected: u64,
+    /// The chipset's interrupt behind `post`.
+    posted: Option<Pending>,
+    /// An interrupt that the chipset has counted as taken, but whose delivery an exception cut short: comes first.
+    held: Option<u8>,
+    /// An NMI waits.
+    nmi: bool,
+    /// CR8 as the processor has it.
+    cr8: u8,
+    xcr0: u64,
+    /// Exits (by number) at which more groups are asked for, because the guest steps or uses INS or OUTS.
+    wide: u32,
+    retries: (u64, u32),
+    lost: ports::Losses,
+    /// Cycles that a device has for an answer.
+    limit: u64,
+    notes: u32,
+}
+
+impl<K: Kernel> Machine<'_, K> {
+    /// Runs the guest until the VM's end.
+    pub fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.turn() {
+                return end;
+            }
+        }
+    }
+
+    /// The kernel's side.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Into the guest and back, once.
+    #[inline(always)]
+    fn turn(&mut self) -> Step {
+        if self.stale {
+            self.refresh();
+        }
+        let dirty = core::mem::take(&mut self.dirty);
+        let inject = core::mem::take(&mut self.inject);
+        let ran = match self.kernel.run(dirty, self.post, inject, self.deadline) {
+            Ok(ran) => ran,
+            Err(status) => return self.fatal(Fatal::Kernel(status)),
+        };
+        if (ran.word.0 ^ self.expected) & WORD_MASK != 0 {
+            self.interrupts_moved(ran.word);
+        }
+        let exit = ran.word.exit();
+        if ran.undelivered.0 != 0 {
+            self.undelivered(exit, ran.undelivered);
+        }
+        match exit {
+            Exit::Cpuid => self.cpuid(&ran),
+            Exit::NestedFault => self.nested_fault(&ran),
+            Exit::Port => self.port(&ran),
+            Exit::Signal => self.signalled(ran.info[0]),
+            Exit::Timeout => self.tick(),
+            Exit::Hlt => self.hlt(&ran),
+            Exit::Rdmsr => self.rdmsr(&ran),
+            Exit::Wrmsr => self.wrmsr(&ran),
+            Exit::RouteLost => self.route_lost(&ran),
+            Exit::Exception => self.exception(&ran),
+            Exit::Xsetbv => self.xsetbv(&ran),
+            Exit::Wbinvd => self.skip(exit, &ran, Expected::Wbinvd),
+            Exit::Rdpmc => self.raise(emulate::Exception::GENERAL_PROTECTION),
+            Exit::Vmcall | Exit::VmInstruction | Exit::Monitor => {
+                self.raise(emulate::Exception::INVALID_OPCODE)
+            }
+            // INIT of the machine's own processor: none of the guest's business.
+            Exit::Init => Ok(()),
+            Exit::Shutdown => {
+                self.kernel.note(&Note::Fatal(Fatal::Shutdown));
+                Err(End::TripleFault)
+            }
+            Exit::TaskSwitch => self.fatal(Fatal::TaskSwitch(ran.info)),
+            Exit::EntryFailed => self.fatal(Fatal::EntryFailed(ran.info)),
+            Exit::Other => self.fatal(Fatal::Other(ran.info)),
+        }
+    }
+
+    /// State groups that the handler of an exit reads.
+    const fn groups(exit: Exit) -> u64 {
+        match exit {
+            Exit::Signal
+            | Exit::Timeout
+            | Exit::Rdpmc
+            | Exit::Vmcall
+            | Exit::VmInstruction
+            | Exit::Monitor
+            | Exit::Init => 0,
+            // The kernel tells the next instruction.
+            Exit::Port => Groups::RIP,
+            // Not executed again if the device did it, so that there is no second chance to ask for more.
+            Exit::RouteLost => Groups::RIP | Groups::DR,
+            Exit::Cpuid
+            | Exit::Hlt
+            | Exit::Rdmsr
+            | Exit::Wrmsr
+            | Exit::NestedFault
+            | Exit::Xsetbv
+            | Exit::Wbinvd => emulate::GROUPS,
+            Exit::Exception
+            | Exit::Shutdown
+            | Exit::TaskSwitch
+            | Exit::EntryFailed
+            | Exit::Other => Groups::ALL,
+        }
+    }
+
+    /// Asks for all groups that a handler could need at `exit`. The guest is then to be entered again without having
+    /// moved: it executes the same instruction, and comes back with them.
+    #[cold]
+    fn widen(&mut self, exit: Exit) -> Step {
+        self.wide |= 1 << exit as u32;
+        match self
+            .kernel
+            .on_exit(exit, Self::groups(exit) | emulate::GROUPS | Groups::DR)
+        {
+            Ok(()) => Ok(()),
+            Err(status) => self.fatal(Fatal::Kernel(status)),
+        }
+    }
+
+    /// Whether the guest single-steps and the exit did not bring the debug registers that this takes.
+    #[inline(always)]
+    fn steps_blindly(&self, exit: Exit) -> bool {
+        self.kernel.state().rflags & TF != 0 && self.wide & 1 << exit as u32 == 0
+    }
+
+    /// Length of the instruction that made the exit, which is to be `expected`.
+    #[inline(always)]
+    fn length(&self, ran: &Ran, expected: Expected) -> Result<u8, EmulateError> {
+        if ran.length != 0 {
+            Ok(ran.length as u8)
+        } else {
+            emulate::instruction_length(&self.memory, self.kernel.state(), expected)
+        }
+    }
+
+    /// After an instruction that was carried out here: what single-stepping asks for.
+    #[inline(always)]
+    fn retired(&mut self, retired: Retired) {
+        self.dirty |= Groups::RIP;
+        if retired.single_step {
+            self.trap();
+        }
+    }
+
+    /// The trap after a single-stepped instruction; group DR is in the page.
+    #[cold]
+    fn trap(&mut self) {
+        self.kernel.state_mut().dr6 |= DR6_SINGLE_STEP;
+        self.dirty |= Groups::DR;
+        self.inject = Event::exception(1, None);
+    }
+
+    /// Raises an exception at the guest's instruction.
+    #[cold]
+    fn raise(&mut self, exception: emulate::Exception) -> Step {
+        if let Some(address) = exception.cr2 {
+            self.kernel.state_mut().cr2 = address;
+            self.dirty |= Groups::CR;
+        }
+        self.inject = exception.event();
+        Ok(())
+    }
+
+    /// An instruction was not carried out.
+    #[cold]
+    fn refuse(&mut self, error: EmulateError, gpa: u64) -> Step {
+        match error {
+            EmulateError::Exception(exception) => {
+                // A string instruction keeps the elements that it has done; those are general registers, always in the
+                // page.
+                self.raise(exception)
+            }
+            EmulateError::Unsupported(what) => self.fatal(Fatal::Unsupported { what, gpa }),
+            EmulateError::Retry => {
+                let rip = self.kernel.state().rip;
+                self.retries = if self.retries.0 == rip {
+                    (rip, self.retries.1 + 1)
+                } else {
+                    (rip, 0)
+                };
+                if self.retries.1 < MAX_RETRIES {
+                    return Ok(());
+                }
+                self.fatal(Fatal::Stuck)
+            }
+        }
+    }
+
+    /// The VM cannot go on.
+    #[cold]
+    fn fatal(&mut self, why: Fatal) -> Step {
+        self.kernel.note(&Note::Fatal(why));
+        Err(End::Failed)
+    }
+
+    /// A note of which a guest could make as many as it likes.
+    #[cold]
+    fn bounded_note(&mut self, note: &Note) {
+        if self.notes < MAX_NOTES {
+            self.notes += 1;
+            self.kernel.note(note);
+        }
+    }
+
+    /// Carries out what the chipset asks for.
+    #[inline]
+    fn effect(&mut self, effect: Effect) -> Step {
+        if effect == Effect::None {
+            return Ok(());
+        }
+        self.more_effects(effect)
+    }
+
+    #[cold]
+    fn more_effects(&mut self, mut effect: Effect) -> Step {
+        loop {
+            match effect {
+                Effect::None => return Ok(()),
+                Effect::PowerOff => return Err(End::PowerOff),
+                // There is no firmware to begin at after INIT.
+                Effect::Reset | Effect::InitCpu { cpu: CPU } => return Err(End::Reset),
+                Effect::DebugExit(code) => return Err(End::DebugExit(code)),
+                Effect::Nmi { cpu: CPU } => {
+                    self.nmi = true;
+                    self.stale = true;
+                }
+                Effect::Nmi { .. } | Effect::InitCpu { .. } | Effect::StartCpu { .. } => {}
+            }
+            effect = self.chipset.next_effect();
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! RDMSR and WRMSR.
+
+use super::device::look;
+use super::{CPU, Kernel, Machine, Note, Ran, Step};
+use crate::chipset::{Chipset, Effect, map};
+use crate::cpu::WriteEffect;
+use crate::emulate::{Exception, Expected, retire};
+use ipc_schema::abi::vm::{Exit, Groups, gpr};
+
+/// The x2APIC's EOI register.
+const X2APIC_EOI: u32 = 0x80B;
+
+impl<K: Kernel> Machine<'_, K> {
+    #[inline(never)]
+    pub(super) fn rdmsr(&mut self, ran: &Ran) -> Step {
+        if self.steps_blindly(Exit::Rdmsr) {
+            return self.widen(Exit::Rdmsr);
+        }
+        let len = match self.length(ran, Expected::Rdmsr) {
+            Ok(len) => len,
+            Err(error) => return self.refuse(error, 0),
+        };
+        let now = self.kernel.now();
+        let index = self.kernel.state().gpr[gpr::RCX] as u32;
+        let value = if Chipset::owns_msr(index) {
+            self.stale = true;
+            let value = self.chipset.rdmsr(CPU, index, now).ok();
+            match (index, value) {
+                (map::MSR_TSC_DEADLINE, Some(deadline)) => Some(self.guest_deadline(deadline)),
+                (_, value) => value,
+            }
+        } else {
+            self.msrs.read(index, self.kernel.state(), now, 0).ok()
+        };
+        let Some(value) = value else {
+            self.bounded_note(&Note::RefusedMsr { index, value: None });
+            return self.raise(Exception::GENERAL_PROTECTION);
+        };
+        let state = self.kernel.state_mut();
+        state.gpr[gpr::RAX] = value & 0xFFFF_FFFF;
+        state.gpr[gpr::RDX] = value >> 32;
+        let retired = retire(state, len);
+        self.retired(retired);
+        Ok(())
+    }
+
+    #[inline(never)]
+    pub(super) fn wrmsr(&mut self, ran: &Ran) -> Step {
+        if self.steps_blindly(Exit::Wrmsr) {
+            return self.widen(Exit::Wrmsr);
+        }
+        let len = match self.length(ran, Expected::Wrmsr) {
+            Ok(len) => len,
+            Err(error) => return self.refuse(error, 0),
+        };
+        let now = self.kernel.now();
+        let state = self.kernel.state_mut();
+        let index = state.gpr[gpr::RCX] as u32;
+        let value = state.gpr[gpr::RAX] & 0xFFFF_FFFF | state.gpr[gpr::RDX] << 32;
+        let done = if Chipset::owns_msr(index) {
+            self.wrmsr_chipset(index, value, now)
+        } else {
+            let offset = state.tsc_offset;
+            match self.msrs.write(index, value, state, now) {
+                Ok(WriteEffect::Groups(groups)) => {
+                    self.dirty |= groups;
+                    let moved = state.tsc_offset.wrapping_sub(offset);
+                    if groups & Groups::TSC != 0 {
+                        self.move_deadline(moved, now);
+                    }
+                    Ok(Effect::None)
+                }
+                // The chipset has taken APIC_BASE before it could come here.
+                Ok(WriteEffect::None | WriteEffect::ApicBase(_)) => Ok(Effect::None),
+                Err(_) => Err(()),
+            }
+        };
+        match done {
+            Ok(effect) => {
+                let retired = retire(self.kernel.state_mut(), len);
+                self.retired(retired);
+                self.effect(effect)
+            }
+            Err(()) => {
+                let value = Some(value);
+                self.bounded_note(&Note::RefusedMsr { index, value });
+                self.raise(Exception::GENERAL_PROTECTION)
+            }
+        }
+    }
+
+    fn wrmsr_chipset(&mut self, index: u32, value: u64, now: u64) -> Result<Effect, ()> {
+        self.stale = true;
+        let value = match index {
+            map::MSR_TSC_DEADLINE => self.host_deadline(value, now),
+            X2APIC_EOI => {
+                // As for the EOI register in memory.
+                look(&mut self.devices, &mut self.chipset);
+                value
+            }
+            _ => value,
+        };
+        self.chipset.wrmsr(CPU, index, value, now).map_err(|_| ())
+    }
+
+    /// A TSC deadline of the guest's in the host's time; 0 disarms in both.
+    fn host_deadline(&self, deadline: u64, now: u64) -> u64 {
+        if deadline == 0 {
+            return 0;
+        }
+        let guest_now = now.wrapping_add(self.kernel.state().tsc_offset);
+        now.saturating_add(deadline.saturating_sub(guest_now)).max(1)
+    }
+
+    /// The way back, for RDMSR.
+    fn guest_deadline(&self, deadline: u64) -> u64 {
+        if deadline == 0 {
+            0
+        } else {
+            deadline.wrapping_add(self.kernel.state().tsc_offset)
+        }
+    }
+
+    /// The guest's TSC has jumped by `moved`: an armed TSC deadline comes so much earlier (or later).
+    fn move_deadline(&mut self, moved: u64, now: u64) {
+        let Ok(armed @ 1..) = self.chipset.rdmsr(CPU, map::MSR_TSC_DEADLINE, now) else {
+            return;
+        };
+        let moved = moved as i64;
+        let earlier = armed.saturating_sub(moved.unsigned_abs());
+        let later = armed.saturating_add(moved.unsigned_abs());
+        let new = if moved > 0 { earlier } else { later }.max(1);
+        // It was accepted when it was armed; a refusal leaves it as it is.
+        let _ = self.chipset.wrmsr(CPU, map::MSR_TSC_DEADLINE, new, now);
+        self.stale = true;
+    }
+}

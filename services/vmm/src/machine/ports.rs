@@ -1,0 +1,280 @@
+//! Port accesses that no route has completed: the platform's own ports, string instructions, and lost routes.
+
+use super::device::{Device, look};
+use super::{Fatal, Kernel, Machine, Note, Ran, Step, signal};
+use crate::chipset::{Chipset, Effect, map};
+use crate::emulate::port::{self, PortBus};
+use ipc_schema::abi::vm::{Exit, PortAccess};
+use ipc_schema::state_page::Outcome;
+
+/// How often a string instruction's element is tried before the device counts as gone.
+const ATTEMPTS: u32 = 100;
+
+/// A device that does not answer, time and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Losses {
+    /// How often in this spell.
+    times: u32,
+    /// When last.
+    at: u64,
+}
+
+impl Losses {
+    /// Counts a loss; how many cycles to wait, where `limit` is what a device has for an answer.
+    fn pause(&mut self, now: u64, limit: u64) -> u64 {
+        // A spell is over when routes have worked for as long as ten answers may take.
+        let fresh = now.saturating_sub(self.at) > limit.saturating_mul(20);
+        self.times = if fresh { 1 } else { self.times.saturating_add(1) };
+        self.at = now;
+        // From a hundredth of the limit, doubling, to the limit itself.
+        (limit / 128) << self.times.min(7)
+    }
+}
+
+impl<'a, K: Kernel> Machine<'a, K> {
+    /// A port access that has no route.
+    #[inline]
+    pub(super) fn port(&mut self, ran: &Ran) -> Step {
+        let access = PortAccess(ran.info[0]);
+        if self.steps_blindly(Exit::Port) {
+            return self.widen(Exit::Port);
+        }
+        if access.string() {
+            return self.port_string(access);
+        }
+        let (number, width) = (access.port(), access.width());
+        let out = port::out_value(self.kernel.state(), width);
+        let mut ports = self.ports();
+        let value = if access.input() {
+            ports.input(number, width)
+        } else {
+            ports.output(number, width, out);
+            0
+        };
+        let (effect, signals) = (ports.effect, ports.signals);
+        self.complete(access, value, ran.info[1]);
+        self.after_ports(effect, signals)
+    }
+
+    /// INS and OUTS, also to devices: those cannot be routed.
+    #[cold]
+    fn port_string(&mut self, access: PortAccess) -> Step {
+        if self.wide & 1 << Exit::Port as u32 == 0 {
+            return self.widen(Exit::Port);
+        }
+        // The bus needs the kernel, which has the page: so on a copy.
+        let mut state = *self.kernel.state();
+        let mut ports = Ports {
+            now: self.kernel.now(),
+            kernel: &mut self.kernel,
+            chipset: &mut self.chipset,
+            devices: &mut self.devices,
+            limit: self.limit,
+            effect: Effect::None,
+            signals: 0,
+        };
+        let done = port::emulate(&self.memory, &mut state, access, 0, &mut ports);
+        let (effect, signals) = (ports.effect, ports.signals);
+        *self.kernel.state_mut() = state;
+        match done {
+            Ok(retired) => self.retired(retired),
+            Err(error) => {
+                self.after_ports(effect, signals)?;
+                return self.refuse(error, access.port().into());
+            }
+        }
+        self.after_ports(effect, signals)
+    }
+
+    #[inline]
+    fn ports(&mut self) -> Ports<'_, 'a, K> {
+        Ports {
+            now: self.kernel.now(),
+            kernel: &mut self.kernel,
+            chipset: &mut self.chipset,
+            devices: &mut self.devices,
+            limit: self.limit,
+            effect: Effect::None,
+            signals: 0,
+        }
+    }
+
+    /// Finishes a plain IN or OUT. The kernel told the whole next rip: group SEG is not there to work it out.
+    #[inline]
+    fn complete(&mut self, access: PortAccess, value: u32, next: u64) {
+        let state = self.kernel.state_mut();
+        let retired = if access.input() {
+            port::complete_in(state, access.width(), value, next)
+        } else {
+            port::complete_out(state, next)
+        };
+        state.rip = next;
+        self.retired(retired);
+    }
+
+    #[inline]
+    fn after_ports(&mut self, effect: Effect, signals: u64) -> Step {
+        self.stale = true;
+        if signals != 0 {
+            self.signalled(signals)?;
+        }
+        self.effect(effect)
+    }
+
+    /// A routed access was not answered: its server died, or was too slow. The guest stands before the instruction, so
+    /// entering it again is trying again.
+    #[cold]
+    pub(super) fn route_lost(&mut self, ran: &Ran) -> Step {
+        let access = PortAccess(ran.info[0]);
+        let (value, next) = (ran.info[1] as u32, ran.info[2]);
+        let owner = self
+            .devices
+            .iter()
+            .position(|device| device.has(access.port(), access.width()));
+        let now = self.kernel.now();
+        let pause = self.lost.pause(now, self.limit);
+        if let Some(device) = owner {
+            // Every doubling of the count, so that a dead device does not fill the log.
+            let times = self.lost.times;
+            if times.is_power_of_two() {
+                let note = Note::Lost {
+                    device,
+                    access,
+                    times,
+                };
+                self.kernel.note(&note);
+            }
+        }
+        if self.finish_lost(owner, access, value, next) {
+            return Ok(());
+        }
+        // A server that starts again signals, so this ends early; and a storm of losses leaves time for the others.
+        match self.kernel.wait(now.saturating_add(pause)) {
+            Ok(bits) => self.signalled(bits)?,
+            Err(status) => return self.fatal(Fatal::Kernel(status)),
+        }
+        // A slow server may have finished meanwhile.
+        self.finish_lost(owner, access, value, next);
+        Ok(())
+    }
+
+    /// Completes a lost access that the server had taken and carried out. True if so.
+    fn finish_lost(
+        &mut self,
+        owner: Option<usize>,
+        access: PortAccess,
+        value: u32,
+        next: u64,
+    ) -> bool {
+        if !access.taken() {
+            return false;
+        }
+        let Some(device) = owner.and_then(|i| self.devices.get(i)) else {
+            return false;
+        };
+        match device.outcome(access, value) {
+            Outcome::Done(value) => {
+                self.complete(access, value, next);
+                true
+            }
+            Outcome::NotDone => false,
+        }
+    }
+}
+
+/// I/O space as the VMM answers it.
+struct Ports<'m, 'a, K: Kernel> {
+    kernel: &'m mut K,
+    chipset: &'m mut Chipset,
+    devices: &'m mut [Device<'a>],
+    limit: u64,
+    now: u64,
+    effect: Effect,
+    /// Notification bits that came while a device was waited for.
+    signals: u64,
+}
+
+impl<K: Kernel> Ports<'_, '_, K> {
+    /// An access of which at least a part is a device's: in one piece if it is all of it, else byte by byte.
+    #[cold]
+    fn device(&mut self, access: PortAccess, value: u32) -> u32 {
+        let (port, width) = (access.port(), access.width());
+        if let Some(index) = self.devices.iter().position(|d| d.has(port, width)) {
+            return self.call(index, access, value);
+        }
+        let mut result = u32::MAX;
+        for lane in 0..width.min(4) {
+            let shift = u32::from(lane) * 8;
+            let byte = value >> shift & 0xFF;
+            let Some(port) = port.checked_add(lane.into()) else {
+                break;
+            };
+            let access = PortAccess::new(port, 1, access.input());
+            let got = match self.devices.iter().position(|d| d.has(port, 1)) {
+                Some(index) => self.call(index, access, byte),
+                None if access.input() => self.chipset.pio_read(port, 1, self.now),
+                None => {
+                    self.write_chipset(port, 1, byte);
+                    0
+                }
+            };
+            result = result & !(0xFF << shift) | (got & 0xFF) << shift;
+        }
+        result
+    }
+
+    /// One access by a device, tried until it is done, or the VM is to end, or the device is gone for good.
+    fn call(&mut self, index: usize, access: PortAccess, value: u32) -> u32 {
+        let Some(device) = self.devices.get(index) else {
+            return u32::MAX;
+        };
+        for _ in 0..ATTEMPTS {
+            let before = device.sequence();
+            match self.kernel.call_device(index, access, value, self.limit) {
+                Ok(value) => return value,
+                Err(_) if self.signals & signal::QUIT != 0 => break,
+                Err(_) => {}
+            }
+            let until = self.kernel.now().saturating_add(self.limit / 8);
+            self.signals |= self.kernel.wait(until).unwrap_or(0);
+            // Committed, but the answer was lost. An older commit of an equal access does not count.
+            if device.sequence() != before
+                && let Outcome::Done(value) = device.outcome(access, value)
+            {
+                return value;
+            }
+        }
+        u32::MAX
+    }
+
+    #[inline]
+    fn write_chipset(&mut self, port: u16, width: u8, value: u32) {
+        if matches!(port, map::PIC_MASTER | map::PIC_SLAVE) {
+            // A level-triggered line that has fallen must be seen to have before its interrupt ends.
+            look(self.devices, self.chipset);
+        }
+        let effect = self.chipset.pio_write(port, width, value, self.now);
+        if effect != Effect::None {
+            self.effect = effect;
+        }
+    }
+}
+
+impl<K: Kernel> PortBus for Ports<'_, '_, K> {
+    #[inline]
+    fn input(&mut self, port: u16, width: u8) -> u32 {
+        if self.devices.iter().any(|d| d.touches(port, width)) {
+            return self.device(PortAccess::new(port, width, true), 0);
+        }
+        self.chipset.pio_read(port, width, self.now)
+    }
+
+    #[inline]
+    fn output(&mut self, port: u16, width: u8, value: u32) {
+        if self.devices.iter().any(|d| d.touches(port, width)) {
+            self.device(PortAccess::new(port, width, false), value);
+            return;
+        }
+        self.write_chipset(port, width, value);
+    }
+}
