@@ -45,7 +45,13 @@ mod bare {
 
     impl Kernel for Host {
         #[inline(always)]
-        fn run(&mut self, dirty: u64, post: Post, inject: Event, deadline: u64) -> Result<Ran, Status> {
+        fn run(
+            &mut self,
+            dirty: u64,
+            post: Post,
+            inject: Event,
+            deadline: u64,
+        ) -> Result<Ran, Status> {
             self.vcpu.run(&mut self.page, dirty, post, inject, deadline)
         }
 
@@ -75,17 +81,30 @@ mod bare {
             self.vcpu.on_exit(Some(exit), groups)
         }
 
-        fn route(&mut self, device: usize, first: u16, count: u16, limit: u64) -> Result<(), Status> {
+        fn route(
+            &mut self,
+            device: usize,
+            first: u16,
+            count: u16,
+            limit: u64,
+        ) -> Result<(), Status> {
             let server = self.servers.get(device).ok_or(Status::InvalidArg)?;
             self.guest.route(first, count, server.endpoint, limit)
         }
 
         fn doorbell(&mut self, device: usize, port: u16) -> Result<(), Status> {
             let bell = self.servers.get(device).and_then(|server| server.doorbell);
-            self.guest.doorbell(port, 1, bell.ok_or(Status::InvalidArg)?, None)
+            self.guest
+                .doorbell(port, 1, bell.ok_or(Status::InvalidArg)?, None)
         }
 
-        fn call_device(&mut self, device: usize, access: PortAccess, value: u32, limit: u64) -> Result<u32, Status> {
+        fn call_device(
+            &mut self,
+            device: usize,
+            access: PortAccess,
+            value: u32,
+            limit: u64,
+        ) -> Result<u32, Status> {
             let server = self.servers.get(device).ok_or(Status::InvalidArg)?;
             let message = Message::new(Tag::PORT, [access.0, value.into(), 0, 0]);
             let until = time::now().saturating_add(limit);
@@ -96,23 +115,43 @@ mod bare {
         fn note(&mut self, note: &Note) {
             match *note {
                 Note::OneVcpu { asked } => {
-                    defmt::error!("{=u32} vCPUs asked for: this VMM runs one, and the guest sees one", asked);
+                    defmt::error!(
+                        "{=u32} vCPUs asked for: this VMM runs one, and the guest sees one",
+                        asked
+                    );
                 }
                 Note::Unmapped { gpa, width, write } => {
-                    defmt::warn!("nothing at {=u64:#x} ({=u8} bytes, write: {=bool})", gpa, width, write);
+                    defmt::warn!(
+                        "nothing at {=u64:#x} ({=u8} bytes, write: {=bool})",
+                        gpa,
+                        width,
+                        write
+                    );
                 }
-                Note::RefusedMsr { index, value: None } => defmt::warn!("rdmsr {=u32:#x}: #GP", index),
-                Note::RefusedMsr { index, value: Some(value) } => {
+                Note::RefusedMsr { index, value: None } => {
+                    defmt::warn!("rdmsr {=u32:#x}: #GP", index)
+                }
+                Note::RefusedMsr {
+                    index,
+                    value: Some(value),
+                } => {
                     defmt::warn!("wrmsr {=u32:#x} <- {=u64:#x}: #GP", index, value);
                 }
-                Note::Lost { device, access, times } => defmt::warn!(
+                Note::Lost {
+                    device,
+                    access,
+                    times,
+                } => defmt::warn!(
                     "device {=usize} did not answer at port {=u16:#x} (taken: {=bool}), {=u32} in a row",
                     device,
                     access.port(),
                     access.taken(),
                     times
                 ),
-                Note::Halted => defmt::warn!("the guest halted with interrupts disabled, at {=u64:#x}", self.state().rip),
+                Note::Halted => defmt::warn!(
+                    "the guest halted with interrupts disabled, at {=u64:#x}",
+                    self.state().rip
+                ),
                 Note::Fatal(why) => {
                     fatal(&why);
                     registers(self.state());
@@ -125,34 +164,99 @@ mod bare {
         match *why {
             Fatal::Shutdown => defmt::error!("triple fault"),
             Fatal::MachineCheck => defmt::error!("machine check"),
-            Fatal::TaskSwitch([a, b, c]) => defmt::error!("task switch, which is not supported: {=u64:#x} {=u64:#x} {=u64:#x}", a, b, c),
-            Fatal::EntryFailed([a, b, c]) => defmt::error!("the processor refuses this state: {=u64:#x} {=u64:#x} {=u64:#x}", a, b, c),
-            Fatal::Other([a, b, c]) => defmt::error!("exit without a handler: {=u64:#x} {=u64:#x} {=u64:#x}", a, b, c),
+            Fatal::TaskSwitch([a, b, c]) => defmt::error!(
+                "task switch, which is not supported: {=u64:#x} {=u64:#x} {=u64:#x}",
+                a,
+                b,
+                c
+            ),
+            Fatal::EntryFailed([a, b, c]) => defmt::error!(
+                "the processor refuses this state: {=u64:#x} {=u64:#x} {=u64:#x}",
+                a,
+                b,
+                c
+            ),
+            Fatal::Other([a, b, c]) => defmt::error!(
+                "exit without a handler: {=u64:#x} {=u64:#x} {=u64:#x}",
+                a,
+                b,
+                c
+            ),
             Fatal::Unsupported { what, gpa } => {
                 let why = format!("{:?}", what.why);
                 let bytes = what.bytes.get(..usize::from(what.len)).unwrap_or_default();
                 let why = why.as_str();
-                defmt::error!("cannot emulate ({=str}) at rip {=u64:#x}, access to {=u64:#x}: {=[u8]:x}", why, what.rip, gpa, bytes);
+                defmt::error!(
+                    "cannot emulate ({=str}) at rip {=u64:#x}, access to {=u64:#x}: {=[u8]:x}",
+                    why,
+                    what.rip,
+                    gpa,
+                    bytes
+                );
             }
             Fatal::Delivery { event, gpa } => {
-                defmt::error!("delivery of event {=u64:#x} accessed {=u64:#x}, where no RAM is", event, gpa);
+                defmt::error!(
+                    "delivery of event {=u64:#x} accessed {=u64:#x}, where no RAM is",
+                    event,
+                    gpa
+                );
             }
             Fatal::Stuck => defmt::error!("the instruction at rip never fits its exit"),
-            Fatal::Kernel(status) => defmt::error!("the kernel refused: status {=u64}", status as u64),
+            Fatal::Kernel(status) => {
+                defmt::error!("the kernel refused: status {=u64}", status as u64)
+            }
         }
     }
 
     /// All registers, in records that fit the log. Those of groups that the exit did not bring are older.
     fn registers(s: &VcpuState) {
-        defmt::error!("rip {=u64:#x} rsp {=u64:#x} rflags {=u64:#x} cpl {=u64} shadow {=u64}", s.rip, s.rsp, s.rflags, s.cpl, s.shadow);
+        defmt::error!(
+            "rip {=u64:#x} rsp {=u64:#x} rflags {=u64:#x} cpl {=u64} shadow {=u64}",
+            s.rip,
+            s.rsp,
+            s.rflags,
+            s.cpl,
+            s.shadow
+        );
         let [rax, rcx, rdx, rbx, _, rbp, rsi, rdi, ..] = s.gpr;
-        defmt::error!("rax {=u64:#x} rcx {=u64:#x} rdx {=u64:#x} rbx {=u64:#x}", rax, rcx, rdx, rbx);
+        defmt::error!(
+            "rax {=u64:#x} rcx {=u64:#x} rdx {=u64:#x} rbx {=u64:#x}",
+            rax,
+            rcx,
+            rdx,
+            rbx
+        );
         defmt::error!("rbp {=u64:#x} rsi {=u64:#x} rdi {=u64:#x}", rbp, rsi, rdi);
         let [.., r8, r9, r10, r11, r12, r13, r14, r15] = s.gpr;
-        defmt::error!("r8 {=u64:#x} r9 {=u64:#x} r10 {=u64:#x} r11 {=u64:#x}", r8, r9, r10, r11);
-        defmt::error!("r12 {=u64:#x} r13 {=u64:#x} r14 {=u64:#x} r15 {=u64:#x}", r12, r13, r14, r15);
-        defmt::error!("cr0 {=u64:#x} cr2 {=u64:#x} cr3 {=u64:#x} cr4 {=u64:#x} efer {=u64:#x}", s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
-        defmt::error!("dr6 {=u64:#x} dr7 {=u64:#x} xcr0 {=u64:#x} pat {=u64:#x}", s.dr6, s.dr7, s.xcr0, s.pat);
+        defmt::error!(
+            "r8 {=u64:#x} r9 {=u64:#x} r10 {=u64:#x} r11 {=u64:#x}",
+            r8,
+            r9,
+            r10,
+            r11
+        );
+        defmt::error!(
+            "r12 {=u64:#x} r13 {=u64:#x} r14 {=u64:#x} r15 {=u64:#x}",
+            r12,
+            r13,
+            r14,
+            r15
+        );
+        defmt::error!(
+            "cr0 {=u64:#x} cr2 {=u64:#x} cr3 {=u64:#x} cr4 {=u64:#x} efer {=u64:#x}",
+            s.cr0,
+            s.cr2,
+            s.cr3,
+            s.cr4,
+            s.efer
+        );
+        defmt::error!(
+            "dr6 {=u64:#x} dr7 {=u64:#x} xcr0 {=u64:#x} pat {=u64:#x}",
+            s.dr6,
+            s.dr7,
+            s.xcr0,
+            s.pat
+        );
         let segments = [
             ("es", s.es),
             ("cs", s.cs),
@@ -166,8 +270,20 @@ mod bare {
             ("idtr", s.idtr),
         ];
         for (name, segment) in segments {
-            let Segment { selector, attributes, limit, base } = segment;
-            defmt::error!("{=str} {=u16:#x} base {=u64:#x} limit {=u32:#x} attributes {=u16:#x}", name, selector, base, limit, attributes);
+            let Segment {
+                selector,
+                attributes,
+                limit,
+                base,
+            } = segment;
+            defmt::error!(
+                "{=str} {=u16:#x} base {=u64:#x} limit {=u32:#x} attributes {=u16:#x}",
+                name,
+                selector,
+                base,
+                limit,
+                attributes
+            );
         }
     }
 
@@ -179,9 +295,17 @@ mod bare {
     /// The guest's RAM as root has mapped it here.
     fn memory(start: &StartInfo) -> Result<GuestMemory, StartError> {
         let low = start.region("guest")?;
-        let mut regions = alloc::vec![Region { gpa: 0, len: low.len, host: low.as_ptr() }];
+        let mut regions = alloc::vec![Region {
+            gpa: 0,
+            len: low.len,
+            host: low.as_ptr()
+        }];
         if let Ok(high) = start.region("guest-high") {
-            regions.push(Region { gpa: HIGH_RAM, len: high.len, host: high.as_ptr() });
+            regions.push(Region {
+                gpa: HIGH_RAM,
+                len: high.len,
+                host: high.as_ptr(),
+            });
         }
         // SAFETY: root mapped both regions, readable and writable, for as long as this server lives, one at
         // guest-physical 0 and below 4 GiB, the other at 4 GiB; nothing of Rust's is in guest memory, and no other
@@ -190,7 +314,8 @@ mod bare {
     }
 
     fn set_up(start: &'static StartInfo) -> Result<(Host, Parts<'static, 'static>), StartError> {
-        let vm: &'static Vm = alloc::boxed::Box::leak(alloc::boxed::Box::new(start.config::<Vm>()?));
+        let vm: &'static Vm =
+            alloc::boxed::Box::leak(alloc::boxed::Box::new(start.config::<Vm>()?));
         let mut servers = Vec::new();
         let mut devices = Vec::new();
         for (i, device) in vm.devices.iter().enumerate() {
@@ -248,7 +373,11 @@ mod bare {
         let memory = parts.vm.memory >> 20;
         let end = match Machine::new(host, parts) {
             Ok(mut machine) => {
-                defmt::info!("{=str}: starts with {=u64} MiB", start.instance.as_str(), memory);
+                defmt::info!(
+                    "{=str}: starts with {=u64} MiB",
+                    start.instance.as_str(),
+                    memory
+                );
                 // A manager that is not there must not keep the guest from running.
                 report(manager, VmmReport::Running);
                 machine.run()

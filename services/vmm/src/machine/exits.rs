@@ -73,13 +73,7 @@ impl<K: Kernel> Machine<'_, K> {
             effect: Effect::None,
             unmapped: None,
         };
-        let done = mmio::emulate(
-            &self.memory,
-            self.kernel.state_mut(),
-            gpa,
-            error,
-            &mut bus,
-        );
+        let done = mmio::emulate(&self.memory, self.kernel.state_mut(), gpa, error, &mut bus);
         let Mmio {
             effect, unmapped, ..
         } = bus;
@@ -221,7 +215,8 @@ impl Mmio<'_, '_> {
     }
 
     fn nothing(&mut self, gpa: u64, width: u8, write: bool) {
-        self.unmapped.get_or_insert(Note::Unmapped { gpa, width, write });
+        self.unmapped
+            .get_or_insert(Note::Unmapped { gpa, width, write });
     }
 }
 

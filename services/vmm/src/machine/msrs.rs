@@ -109,7 +109,8 @@ impl<K: Kernel> Machine<'_, K> {
             return 0;
         }
         let guest_now = now.wrapping_add(self.kernel.state().tsc_offset);
-        now.saturating_add(deadline.saturating_sub(guest_now)).max(1)
+        now.saturating_add(deadline.saturating_sub(guest_now))
+            .max(1)
     }
 
     /// The way back, for RDMSR.

@@ -24,7 +24,11 @@ impl Losses {
     fn pause(&mut self, now: u64, limit: u64) -> u64 {
         // A spell is over when routes have worked for as long as ten answers may take.
         let fresh = now.saturating_sub(self.at) > limit.saturating_mul(20);
-        self.times = if fresh { 1 } else { self.times.saturating_add(1) };
+        self.times = if fresh {
+            1
+        } else {
+            self.times.saturating_add(1)
+        };
         self.at = now;
         // From a hundredth of the limit, doubling, to the limit itself.
         (limit / 128) << self.times.min(7)

@@ -2,11 +2,11 @@
 
 use super::ports::Losses;
 use super::{CPU, Device, Kernel, Machine, Note};
+use crate::acpi;
 use crate::chipset::{self, Chipset};
 use crate::cpu::{Msrs, Policy};
 use crate::loader::{self, EntryState, LoadError};
 use crate::memory::{GuestMemory, OutOfRange};
-use crate::acpi;
 use alloc::vec::Vec;
 use core::arch::x86_64::CpuidResult;
 use core::fmt;
@@ -179,11 +179,7 @@ fn ask<K: Kernel>(kernel: &mut K) -> Result<(), SetupError> {
 }
 
 /// Exit routes: a device's ports to its server, but for its doorbell.
-fn routes<K: Kernel>(
-    kernel: &mut K,
-    devices: &[Device<'_>],
-    limit: u64,
-) -> Result<(), SetupError> {
+fn routes<K: Kernel>(kernel: &mut K, devices: &[Device<'_>], limit: u64) -> Result<(), SetupError> {
     for (i, device) in devices.iter().enumerate() {
         let bell = device.doorbell.map(u32::from);
         let (first, end) = (u32::from(device.ports.first), device.ports.end());
