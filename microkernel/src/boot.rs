@@ -33,7 +33,9 @@ impl<T, E: Debug> OrFatal<T> for Result<T, E> {
     fn or_fatal(self, what: &str) -> T {
         match self {
             Ok(v) => v,
-            Err(e) => console::fatal(format_args!("no {what} at boot ({e:?}): give the machine more memory.")),
+            Err(e) => console::fatal(format_args!(
+                "no {what} at boot ({e:?}): give the machine more memory."
+            )),
         }
     }
 }
@@ -55,10 +57,14 @@ pub fn start(loader: &'static mut Loader) -> ! {
     }
     features::require();
     let cpu = Cpu::current();
-    let (pool_phys, pool_len) = memory::kernel_pool(&loader.memory_regions)
-        .unwrap_or_else(|| console::fatal(format_args!("less than 64 MiB of memory in one piece: give the machine more.")));
+    let (pool_phys, pool_len) = memory::kernel_pool(&loader.memory_regions).unwrap_or_else(|| {
+        console::fatal(format_args!(
+            "less than 64 MiB of memory in one piece: give the machine more."
+        ))
+    });
     // SAFETY: a usable region of the loader's map, which nothing else uses; it is not given to root.
-    let pool_cap = unsafe { Pool::create(pool_phys, pool_len / PAGE, Cap::EMPTY) }.or_fatal("kernel memory");
+    let pool_cap =
+        unsafe { Pool::create(pool_phys, pool_len / PAGE, Cap::EMPTY) }.or_fatal("kernel memory");
     let pool = Pool::from_cap(&pool_cap, 0).or_fatal("kernel memory");
     let page = |n| pool.take_pages(n).or_fatal("kernel memory");
 
@@ -71,11 +77,18 @@ pub fn start(loader: &'static mut Loader) -> ! {
     let space = Space::create(pool, ROOT_SLOTS).or_fatal("memory for root");
     let start = load_root(pool, space.get());
     let map = |at: u64, phys: u64, r: u32| {
-        space.table.prepare(pool_of(space.get().header()), at, phys, PAGE).or_fatal("memory for root");
+        space
+            .table
+            .prepare(pool_of(space.get().header()), at, phys, PAGE)
+            .or_fatal("memory for root");
         space.table.fill(at, phys, PAGE, Access::new(r, false));
     };
     for i in 1..=layout::STACK_SIZE / PAGE {
-        map(layout::STACK_TOP - i * PAGE, page(1), rights::READ | rights::WRITE);
+        map(
+            layout::STACK_TOP - i * PAGE,
+            page(1),
+            rights::READ | rights::WRITE,
+        );
     }
     let info_phys = page(1);
     map(layout::BOOT_INFO, info_phys, rights::READ);
@@ -85,7 +98,9 @@ pub fn start(loader: &'static mut Loader) -> ! {
     let now = crate::arch::now();
     let slice = tsc_hz / 100;
     cpu.booked.set(now);
-    budget.configure(cpu, ROOT_PRIORITY, slice, slice, now).or_fatal("time for root");
+    budget
+        .configure(cpu, ROOT_PRIORITY, slice, slice, now)
+        .or_fatal("time for root");
 
     let put = |slot: u32, cap: Cap| {
         if let Ok(s) = space.get().slot(u64::from(slot)) {
@@ -94,11 +109,41 @@ pub fn start(loader: &'static mut Loader) -> ! {
     };
     put(slot::SPACE, Cap::new(space.get().header()));
     put(slot::THREAD, Cap::new(thread.get().header()));
-    put(slot::POOL, Cap { rights: (rights::CONTROL | rights::GRANT) as u16, ..pool_cap });
-    put(slot::LOG, Cap::new(LogObject::create(pool).or_fatal("memory for root").get().header()));
+    put(
+        slot::POOL,
+        Cap {
+            rights: (rights::CONTROL | rights::GRANT) as u16,
+            ..pool_cap
+        },
+    );
+    put(
+        slot::LOG,
+        Cap::new(
+            LogObject::create(pool)
+                .or_fatal("memory for root")
+                .get()
+                .header(),
+        ),
+    );
     put(slot::BUDGET, Cap::new(budget.get().header()));
-    put(slot::CPU, Cap::new(CpuObject::create(pool, 0).or_fatal("memory for root").get().header()));
-    put(slot::PORTS, Cap::new(Ports::create(pool, 0, 0x1_0000).or_fatal("memory for root").get().header()));
+    put(
+        slot::CPU,
+        Cap::new(
+            CpuObject::create(pool, 0)
+                .or_fatal("memory for root")
+                .get()
+                .header(),
+        ),
+    );
+    put(
+        slot::PORTS,
+        Cap::new(
+            Ports::create(pool, 0, 0x1_0000)
+                .or_fatal("memory for root")
+                .get()
+                .header(),
+        ),
+    );
 
     // SAFETY: the page just taken, as large as `BootInfo`; all-zero is a valid one.
     let info = unsafe { &mut *(mem::virt(info_phys) as *mut BootInfo) };
@@ -116,7 +161,11 @@ pub fn start(loader: &'static mut Loader) -> ! {
     thread.get().regs.rflags.set(crate::arch::USER_FLAGS);
     thread.get().resume.set(Resume::Interrupt);
     sched::make_ready(cpu, thread);
-    defmt::info!("Vireo kernel: TSC {=u64} Hz, {=u32} memory ranges to root", tsc_hz, info.memory_count);
+    defmt::info!(
+        "Vireo kernel: TSC {=u64} Hz, {=u32} memory ranges to root",
+        tsc_hz,
+        info.memory_count
+    );
     let first = sched::pick(cpu);
     // SAFETY: the thread that `pick` made current; everything that entry and exit need is set up.
     unsafe { entry::vireo_resume(first) }
@@ -126,18 +175,23 @@ pub fn start(loader: &'static mut Loader) -> ! {
 fn root_word(at: usize) -> u64 {
     match ROOT.get(at..at + 8).and_then(|b| b.try_into().ok()) {
         Some(b) => u64::from_le_bytes(b),
-        None => console::fatal(format_args!("root's image is cut short: build the image again.")),
+        None => console::fatal(format_args!(
+            "root's image is cut short: build the image again."
+        )),
     }
 }
 
 /// Copies root's segments into pages of its own; answers the entry.
 fn load_root(pool: &Pool, space: &Space) -> u64 {
     if !ROOT.starts_with(b"VIREOFLT") {
-        console::fatal(format_args!("no root in this kernel: build the image with `cargo xtask image`."));
+        console::fatal(format_args!(
+            "no root in this kernel: build the image with `cargo xtask image`."
+        ));
     }
     let table: &Table = &space.table;
     for s in 0..root_word(16) as usize {
-        let [vaddr, memsz, offset, filesz, flags] = core::array::from_fn(|i| root_word(24 + s * 40 + i * 8));
+        let [vaddr, memsz, offset, filesz, flags] =
+            core::array::from_fn(|i| root_word(24 + s * 40 + i * 8));
         let r = (if flags & 4 != 0 { rights::READ } else { 0 })
             | (if flags & 2 != 0 { rights::WRITE } else { 0 })
             | (if flags & 1 != 0 { rights::EXEC } else { 0 });
@@ -148,13 +202,18 @@ fn load_root(pool: &Pool, space: &Space) -> u64 {
             if let Some(bytes) = ROOT.get(from as usize..(from + len) as usize) {
                 // SAFETY: a fresh page of the kernel's; `bytes` is at most a page long.
                 unsafe {
-                    core::ptr::copy_nonoverlapping(bytes.as_ptr(), mem::virt(phys) as *mut u8, bytes.len());
+                    core::ptr::copy_nonoverlapping(
+                        bytes.as_ptr(),
+                        mem::virt(phys) as *mut u8,
+                        bytes.len(),
+                    );
                 }
             }
-            table.prepare(pool, vaddr + p * PAGE, phys, PAGE).or_fatal("room for root");
+            table
+                .prepare(pool, vaddr + p * PAGE, phys, PAGE)
+                .or_fatal("room for root");
             table.fill(vaddr + p * PAGE, phys, PAGE, Access::new(r, false));
         }
     }
     root_word(8)
 }
-

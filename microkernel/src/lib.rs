@@ -20,9 +20,9 @@ pub mod list;
 pub mod mem;
 pub mod object;
 pub mod sched;
-pub mod virt;
 #[cfg(test)]
 mod tests;
+pub mod virt;
 
 use arch::Cpu;
 use ipc_schema::abi::Status;

@@ -11,7 +11,10 @@ pub struct Link<T> {
 
 impl<T> Default for Link<T> {
     fn default() -> Self {
-        Self { next: Cell::new(None), prev: Cell::new(None) }
+        Self {
+            next: Cell::new(None),
+            prev: Cell::new(None),
+        }
     }
 }
 
@@ -29,7 +32,10 @@ pub struct List<T, const N: usize> {
 
 impl<T, const N: usize> Default for List<T, N> {
     fn default() -> Self {
-        Self { head: Cell::new(None), tail: Cell::new(None) }
+        Self {
+            head: Cell::new(None),
+            tail: Cell::new(None),
+        }
     }
 }
 

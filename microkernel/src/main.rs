@@ -24,7 +24,9 @@ mod image {
     /// Only a bug in the kernel comes here: nothing that user level or a guest does.
     #[panic_handler]
     fn panic(info: &core::panic::PanicInfo) -> ! {
-        console::fatal(format_args!("{info}. This is a bug in Vireo; please report it."));
+        console::fatal(format_args!(
+            "{info}. This is a bug in Vireo; please report it."
+        ));
     }
 }
 

@@ -19,7 +19,9 @@ const TIMER_DIVIDE: u64 = 0x3e0;
 struct Rate {
     ticks: Cell<u64>,
 }
-static RATE: Global<Rate> = Global(Rate { ticks: Cell::new(0) });
+static RATE: Global<Rate> = Global(Rate {
+    ticks: Cell::new(0),
+});
 
 fn register(offset: u64) -> *mut u32 {
     mem::virt(BASE + offset) as *mut u32

@@ -24,8 +24,13 @@ pub struct Framebuffer {
     /// Bytes a pixel.
     pub pixel: u64,
 }
-static SCREEN: Global<Cell<Framebuffer>> =
-    Global(Cell::new(Framebuffer { address: 0, width: 0, height: 0, stride: 0, pixel: 0 }));
+static SCREEN: Global<Cell<Framebuffer>> = Global(Cell::new(Framebuffer {
+    address: 0,
+    width: 0,
+    height: 0,
+    stride: 0,
+    pixel: 0,
+}));
 
 /// Tells where the screen is.
 pub fn set_framebuffer(f: Framebuffer) {
@@ -35,7 +40,8 @@ pub fn set_framebuffer(f: Framebuffer) {
 /// Looks for the debug console.
 pub fn init() {
     // SAFETY: reading this port does nothing on any machine.
-    BOOT.debug_port.set(unsafe { Port::<u8>::new(DEBUG_PORT).read() } == DEBUG_PORT as u8);
+    BOOT.debug_port
+        .set(unsafe { Port::<u8>::new(DEBUG_PORT).read() } == DEBUG_PORT as u8);
 }
 
 struct Serial;
@@ -64,7 +70,9 @@ impl Screen {
     fn glyph(&self, c: u8) {
         use font8x8::legacy::BASIC_LEGACY;
         let f = SCREEN.get();
-        let Some(rows) = BASIC_LEGACY.get(usize::from(c & 0x7f)) else { return };
+        let Some(rows) = BASIC_LEGACY.get(usize::from(c & 0x7f)) else {
+            return;
+        };
         for (dy, bits) in rows.iter().enumerate() {
             for dx in 0..8 {
                 let (x, y) = (self.column * 8 + dx, self.row * 10 + dy as u64);
@@ -72,7 +80,10 @@ impl Screen {
                     let colour = if bits & (1 << dx) != 0 { 0xff } else { 0 };
                     for i in 0..f.pixel {
                         // SAFETY: inside the framebuffer, whose geometry the loader gave.
-                        unsafe { ((f.address + (y * f.stride + x) * f.pixel + i) as *mut u8).write_volatile(colour) };
+                        unsafe {
+                            ((f.address + (y * f.stride + x) * f.pixel + i) as *mut u8)
+                                .write_volatile(colour)
+                        };
                     }
                 }
             }
@@ -101,7 +112,7 @@ pub fn fatal(message: fmt::Arguments) -> ! {
     x86_64::instructions::interrupts::disable();
     let _ = write!(Serial, "\r\nVireo: {message}\r\n");
     if SCREEN.get().address != 0 {
-        let _ = write!(Screen { column: 0, row: 1 }, "Vireo: {message}\n");
+        let _ = writeln!(Screen { column: 0, row: 1 }, "Vireo: {message}");
     }
     defmt::error!("stopped: {}", defmt::Display2Format(&message));
     loop {
@@ -117,8 +128,10 @@ struct Frame {
     bytes: [Cell<u8>; crate::object::log::RECORD],
     len: Cell<usize>,
 }
-static FRAME: Global<Frame> =
-    Global(Frame { bytes: [const { Cell::new(0) }; crate::object::log::RECORD], len: Cell::new(0) });
+static FRAME: Global<Frame> = Global(Frame {
+    bytes: [const { Cell::new(0) }; crate::object::log::RECORD],
+    len: Cell::new(0),
+});
 
 // SAFETY: the kernel runs on one processor with interrupts off, and NMI and machine-check handlers don't log: no two frames interleave.
 unsafe impl defmt::Logger for Logger {

@@ -93,8 +93,14 @@ pub fn init(cpu: &Cpu) {
         g.set(gate(vectors + 16 * i as u64, ist));
     }
     t.idt[2].set(gate(nmi, 1));
-    let gdt = Pointer { limit: 7 * 8 - 1, base: t.gdt.as_ptr() as u64 };
-    let idt = Pointer { limit: 256 * 16 - 1, base: t.idt.as_ptr() as u64 };
+    let gdt = Pointer {
+        limit: 7 * 8 - 1,
+        base: t.gdt.as_ptr() as u64,
+    };
+    let idt = Pointer {
+        limit: 256 * 16 - 1,
+        base: t.idt.as_ptr() as u64,
+    };
     // SAFETY: the tables are complete and live for ever; the far return loads the new code selector.
     unsafe {
         asm!(

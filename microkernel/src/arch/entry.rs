@@ -36,7 +36,8 @@ static STACK: Global<Stack> = Global(Stack(Cell::new([0; STACK_SIZE])));
 pub fn init() {
     (CPU0.0).0.set(core::mem::MaybeUninit::new(Cpu::new(0)));
     let cpu: &Cpu = &CPU0;
-    cpu.stack.set(core::ptr::from_ref(&STACK.0) as u64 + STACK_SIZE as u64);
+    cpu.stack
+        .set(core::ptr::from_ref(&STACK.0) as u64 + STACK_SIZE as u64);
     descriptors::init(cpu);
     // SAFETY: the MSRs of the kernel's own entry: GS bases, SYSCALL target (APM vol. 2, 6.1), flags cleared on entry.
     unsafe {
@@ -296,7 +297,11 @@ extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> Obj<Th
         return sched::current_or_better(cpu, t);
     }
     let has_error = (0x6022_7d00_u32 >> vector) & 1 == 1;
-    let address = if vector == 14 { x86_64::registers::control::Cr2::read_raw() } else { 0 };
+    let address = if vector == 14 {
+        x86_64::registers::control::Cr2::read_raw()
+    } else {
+        0
+    };
     ipc::fault(cpu, t, vector, if has_error { error } else { 0 }, address)
 }
 
@@ -324,12 +329,12 @@ fn interrupt(cpu: &Cpu, vector: u8) {
         return sched::tick(cpu);
     }
     let i = usize::from(vector.wrapping_sub(FIRST_IRQ));
-    if i < IRQS {
-        if let Some(irq) = cpu.irqs[i].get() {
-            let cap = irq.target.get();
-            if let Ok(n) = cap.typed::<Notification>(rights::SEND) {
-                ipc::signal(cpu, n, cap.badge.max(1));
-            }
+    if i < IRQS
+        && let Some(irq) = cpu.irqs[i].get()
+    {
+        let cap = irq.target.get();
+        if let Ok(n) = cap.typed::<Notification>(rights::SEND) {
+            ipc::signal(cpu, n, cap.badge.max(1));
         }
     }
 }

@@ -39,7 +39,10 @@ impl Access {
     pub fn new(rights: u32, device: bool) -> Self {
         let mut e = Entry::PRESENT | Entry::USER;
         e.set(Entry::WRITE, rights & ipc_schema::abi::rights::WRITE != 0);
-        e.set(Entry::NO_EXECUTE, rights & ipc_schema::abi::rights::EXEC == 0);
+        e.set(
+            Entry::NO_EXECUTE,
+            rights & ipc_schema::abi::rights::EXEC == 0,
+        );
         e.set(Entry::UNCACHED, device);
         Self(e)
     }
@@ -82,7 +85,11 @@ impl Table {
 
     /// Level of the page that a range is mapped with at `va`: 2 (2 MiB) where address, target and rest allow it.
     fn level(va: u64, phys: u64, rest: u64) -> u32 {
-        if (va | phys) % LARGE == 0 && rest >= LARGE { 2 } else { 1 }
+        if (va | phys).is_multiple_of(LARGE) && rest >= LARGE {
+            2
+        } else {
+            1
+        }
     }
 
     /// Makes the tables for a range, and makes sure that nothing is mapped there. `fill` can then not fail.
@@ -109,7 +116,10 @@ impl Table {
             let mut i = index(va + done, level);
             loop {
                 let e = &t.0[i];
-                if level == 2 && e.get() & Entry::PRESENT.bits() != 0 && e.get() & Entry::LARGE.bits() == 0 {
+                if level == 2
+                    && e.get() & Entry::PRESENT.bits() != 0
+                    && e.get() & Entry::LARGE.bits() == 0
+                {
                     // A table left over from small pages: free it if it is empty.
                     if table(e.get()).0.iter().any(|w| w.get() != 0) {
                         return Err(Status::Overlap);
@@ -122,7 +132,10 @@ impl Table {
                 }
                 done += size;
                 i += 1;
-                if i == 512 || done >= len || Self::level(va + done, phys + done, len - done) != level {
+                if i == 512
+                    || done >= len
+                    || Self::level(va + done, phys + done, len - done) != level
+                {
                     break;
                 }
             }
@@ -135,7 +148,9 @@ impl Table {
         let mut done = 0;
         while done < len {
             let level = Self::level(va + done, phys + done, len - done);
-            let Some(e) = self.entry(va + done, level) else { return };
+            let Some(e) = self.entry(va + done, level) else {
+                return;
+            };
             let large = if level == 2 { Entry::LARGE.bits() } else { 0 };
             e.set((phys + done) | access.0.bits() | large);
             done += if level == 2 { LARGE } else { PAGE };
@@ -199,7 +214,10 @@ impl Table {
             }
             if level == 1 || v & Entry::LARGE.bits() != 0 {
                 let size = if level == 2 { LARGE } else { PAGE };
-                return Some(((v & ADDRESS & !(size - 1)) | (va & (size - 1)), Entry::from_bits_truncate(v)));
+                return Some((
+                    (v & ADDRESS & !(size - 1)) | (va & (size - 1)),
+                    Entry::from_bits_truncate(v),
+                ));
             }
         }
         None

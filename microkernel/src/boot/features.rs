@@ -16,12 +16,23 @@ const SVMDIS: u64 = 1 << 4;
 pub fn require() {
     let id = CpuId::new();
     let extended = id.get_extended_processor_and_feature_identifiers();
-    if !extended.as_ref().is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_execute_disable) {
-        console::fatal(format_args!("this processor has no execute-disable (NX): switch it on in the firmware setup."));
+    if !extended
+        .as_ref()
+        .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_execute_disable)
+    {
+        console::fatal(format_args!(
+            "this processor has no execute-disable (NX): switch it on in the firmware setup."
+        ));
     }
-    if !extended.as_ref().is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_svm) {
+    if !extended
+        .as_ref()
+        .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_svm)
+    {
         let vendor = id.get_vendor_info();
-        if vendor.as_ref().is_some_and(|v| v.as_str() == "GenuineIntel") {
+        if vendor
+            .as_ref()
+            .is_some_and(|v| v.as_str() == "GenuineIntel")
+        {
             console::fatal(format_args!(
                 "this processor has no AMD SVM, and this version has no Intel VMX back end yet: use an AMD machine. \
                  In QEMU: -cpu max,+svm,+npt."
@@ -59,7 +70,11 @@ pub fn require() {
         });
         Cr0::update(|c| c.insert(Cr0Flags::WRITE_PROTECT));
         Efer::update(|e| {
-            e.insert(EferFlags::NO_EXECUTE_ENABLE | EferFlags::SYSTEM_CALL_EXTENSIONS | EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE);
+            e.insert(
+                EferFlags::NO_EXECUTE_ENABLE
+                    | EferFlags::SYSTEM_CALL_EXTENSIONS
+                    | EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE,
+            );
         });
     }
     svm::extended::init();
@@ -68,7 +83,12 @@ pub fn require() {
 /// Gives SVM its pages: host save area, host VMLOAD state, permission maps (three and two pages).
 pub fn enable_virtualisation(cpu: &Cpu, save: u64, host: u64, io: u64, msr: u64) {
     cpu.host_control.set(host);
-    cpu.asids.set(CpuId::new().get_svm_info().map_or(2, |s| s.supported_asids()).max(2));
+    cpu.asids.set(
+        CpuId::new()
+            .get_svm_info()
+            .map_or(2, |s| s.supported_asids())
+            .max(2),
+    );
     // SAFETY: fresh pages of the kernel's; SVM is on. VMSAVE keeps what VMLOAD brings back after each exit.
     unsafe {
         svm::init_maps(io, msr);

@@ -31,7 +31,11 @@ pub fn own_page_table(cpu: &Cpu, root: u64) {
     let (from, to) = unsafe { (mem::page(old.start_address().as_u64()), mem::page(root)) };
     for (i, (f, t)) in from.0.iter().zip(&to.0).enumerate().skip(256) {
         let physical_map = i == ((mem::PHYS_BASE >> 39) & 511) as usize;
-        t.set(if physical_map { f.get() | 1 << 63 } else { f.get() });
+        t.set(if physical_map {
+            f.get() | 1 << 63
+        } else {
+            f.get()
+        });
     }
     Table { root }.set_uncached(mem::virt(apic::BASE));
     cpu.root.set(root);
@@ -51,7 +55,13 @@ pub fn make_stub(phys: u64) {
 }
 
 /// Gives root a Memory for every range that the kernel does not keep; answers the first slot left.
-pub fn give(pool: &Pool, loader: &Loader, kept: (u64, u64), info: &mut BootInfo, put: &dyn Fn(u32, Cap)) -> u32 {
+pub fn give(
+    pool: &Pool,
+    loader: &Loader,
+    kept: (u64, u64),
+    info: &mut BootInfo,
+    put: &dyn Fn(u32, Cap),
+) -> u32 {
     let mut next = FIRST;
     let mut add = |phys: u64, len: u64, kind: u32| {
         let (start, end) = (phys.next_multiple_of(PAGE), (phys + len) & !(PAGE - 1));
@@ -59,11 +69,22 @@ pub fn give(pool: &Pool, loader: &Loader, kept: (u64, u64), info: &mut BootInfo,
         if end <= start || n >= BootInfo::MAX_MEMORY {
             return;
         }
-        let limit = if kind == 2 || kind == 3 { rights::READ } else { rights::READ | rights::WRITE | rights::EXEC };
+        let limit = if kind == 2 || kind == 3 {
+            rights::READ
+        } else {
+            rights::READ | rights::WRITE | rights::EXEC
+        };
         let device = kind == 1 || kind == 4;
-        let Ok(m) = Memory::create(pool, start, end - start, device, limit as u16) else { return };
+        let Ok(m) = Memory::create(pool, start, end - start, device, limit as u16) else {
+            return;
+        };
         put(next, Cap::new(m.get().header()));
-        info.memory[n] = BootMemory { phys: start, len: end - start, slot: next, kind };
+        info.memory[n] = BootMemory {
+            phys: start,
+            len: end - start,
+            slot: next,
+            kind,
+        };
         info.memory_count += 1;
         next += 1;
     };
@@ -72,11 +93,17 @@ pub fn give(pool: &Pool, loader: &Loader, kept: (u64, u64), info: &mut BootInfo,
         match r.kind {
             MemoryRegionKind::Usable => {
                 // The kernel's Pool lies at the end of one of them. The first 64 KiB (real-mode vectors) stay unused.
-                let end = if kept.0 >= r.start && kept.0 < r.end { kept.0 } else { r.end };
+                let end = if kept.0 >= r.start && kept.0 < r.end {
+                    kept.0
+                } else {
+                    r.end
+                };
                 let start = r.start.max(0x1_0000);
                 add(start, end.saturating_sub(start), 0);
             }
-            MemoryRegionKind::UnknownUefi(_) | MemoryRegionKind::UnknownBios(_) => add(r.start, r.end - r.start, 3),
+            MemoryRegionKind::UnknownUefi(_) | MemoryRegionKind::UnknownBios(_) => {
+                add(r.start, r.end - r.start, 3)
+            }
             _ => {}
         }
     }
@@ -87,14 +114,28 @@ pub fn give(pool: &Pool, loader: &Loader, kept: (u64, u64), info: &mut BootInfo,
             at = r.end.next_multiple_of(PAGE);
             continue;
         }
-        let mut end = regions.iter().map(|r| r.start).filter(|&s| s > at).min().unwrap_or(DEVICES_END).min(DEVICES_END);
+        let mut end = regions
+            .iter()
+            .map(|r| r.start)
+            .filter(|&s| s > at)
+            .min()
+            .unwrap_or(DEVICES_END)
+            .min(DEVICES_END);
         if at < 0x10_0000 {
             end = end.min(0x10_0000);
         } else if at <= apic::BASE {
             end = end.min(apic::BASE);
         }
-        add(at, end.saturating_sub(at), if at < 0x10_0000 { 3 } else { 1 });
-        at = if end == apic::BASE { apic::BASE + PAGE } else { end.max(at + PAGE) };
+        add(
+            at,
+            end.saturating_sub(at),
+            if at < 0x10_0000 { 3 } else { 1 },
+        );
+        at = if end == apic::BASE {
+            apic::BASE + PAGE
+        } else {
+            end.max(at + PAGE)
+        };
     }
     archive(loader, &mut add);
     // The framebuffer lies in a device range, which has been given.
@@ -105,23 +146,45 @@ pub fn give(pool: &Pool, loader: &Loader, kept: (u64, u64), info: &mut BootInfo,
 /// The boot archive, which the loader mapped somewhere.
 fn archive(loader: &Loader, add: &mut dyn FnMut(u64, u64, u32)) {
     let Some(at) = loader.ramdisk_addr.into_option() else {
-        console::fatal(format_args!("the loader brought no boot archive: build the image with `cargo xtask image`."));
+        console::fatal(format_args!(
+            "the loader brought no boot archive: build the image with `cargo xtask image`."
+        ));
     };
-    let table = Table { root: Cpu::current().root.get() };
+    let table = Table {
+        root: Cpu::current().root.get(),
+    };
     let pages = loader.ramdisk_len.div_ceil(PAGE);
     let phys = |i: u64| table.translate(at + i * PAGE).map(|(p, _)| p);
-    let Some(first) = phys(0) else { console::fatal(format_args!("the boot archive is not where the loader says.")) };
+    let Some(first) = phys(0) else {
+        console::fatal(format_args!(
+            "the boot archive is not where the loader says."
+        ))
+    };
     if first % PAGE != 0 || (0..pages).any(|i| phys(i) != Some(first + i * PAGE)) {
-        console::fatal(format_args!("the boot archive is not in one piece of memory: use a smaller one."));
+        console::fatal(format_args!(
+            "the boot archive is not in one piece of memory: use a smaller one."
+        ));
     }
     add(first, pages * PAGE, 2);
 }
 
 /// Address, width, height, stride and bytes a pixel.
 fn info_framebuffer(loader: &Loader) -> [u64; 5] {
-    let Some(f) = loader.framebuffer.as_ref() else { return [0; 5] };
+    let Some(f) = loader.framebuffer.as_ref() else {
+        return [0; 5];
+    };
     let i = f.info();
-    let table = Table { root: Cpu::current().root.get() };
-    let phys = table.translate(f.buffer().as_ptr() as u64).map_or(0, |(p, _)| p);
-    [phys, i.width as u64, i.height as u64, i.stride as u64, i.bytes_per_pixel as u64]
+    let table = Table {
+        root: Cpu::current().root.get(),
+    };
+    let phys = table
+        .translate(f.buffer().as_ptr() as u64)
+        .map_or(0, |(p, _)| p);
+    [
+        phys,
+        i.width as u64,
+        i.height as u64,
+        i.stride as u64,
+        i.bytes_per_pixel as u64,
+    ]
 }

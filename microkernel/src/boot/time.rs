@@ -25,7 +25,11 @@ pub fn calibrate() -> (u64, u32) {
     let ticks = u64::from(apic::stop_counting());
     apic::set_rate(ticks, cycles);
     let id = raw_cpuid::CpuId::new();
-    match id.get_tsc_info().and_then(|t| t.tsc_frequency()).filter(|&f| f > 100_000_000) {
+    match id
+        .get_tsc_info()
+        .and_then(|t| t.tsc_frequency())
+        .filter(|&f| f > 100_000_000)
+    {
         Some(hz) => (hz, 1),
         None => (cycles * PIT_HZ / TICKS, 2),
     }
@@ -33,9 +37,18 @@ pub fn calibrate() -> (u64, u32) {
 
 /// The PICs: every input masked, vectors out of the way of exceptions for spurious ones (8259A data sheet).
 fn quiet_pic() {
-    for (port, value) in
-        [(0x20, 0x11), (0xa0, 0x11), (0x21, 0xe0), (0xa1, 0xe8), (0x21, 4), (0xa1, 2), (0x21, 1), (0xa1, 1), (0x21, 0xff), (0xa1, 0xff)]
-    {
+    for (port, value) in [
+        (0x20, 0x11),
+        (0xa0, 0x11),
+        (0x21, 0xe0),
+        (0xa1, 0xe8),
+        (0x21, 4),
+        (0xa1, 2),
+        (0x21, 1),
+        (0xa1, 1),
+        (0x21, 0xff),
+        (0xa1, 0xff),
+    ] {
         port_out(port, 1, value);
     }
 }

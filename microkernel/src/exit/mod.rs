@@ -22,11 +22,11 @@ pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
             return t;
         }
     };
-    if v.runner.get() != Some(t) {
-        if let Err(e) = v.get().adopt(t) {
-            th.finish(e);
-            return t;
-        }
+    if v.runner.get() != Some(t)
+        && let Err(e) = v.get().adopt(t)
+    {
+        th.finish(e);
+        return t;
     }
     let dirty = th.get(reg::RSI) & Groups::ALL;
     virt().load(v.get(), dirty);
@@ -48,11 +48,11 @@ pub fn enter(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     };
     // Latched while the guest could not be left; nothing comes in between here and the entry, since interrupts are off and then exit
     // the guest at once.
-    if let Some(n) = t.bound.get() {
-        if n.bits.get() != 0 {
-            let bits = n.bits.take();
-            return leave(t, v, Exit::Signal, [bits, 0, 0, 0]);
-        }
+    if let Some(n) = t.bound.get()
+        && n.bits.get() != 0
+    {
+        let bits = n.bits.take();
+        return leave(t, v, Exit::Signal, [bits, 0, 0, 0]);
     }
     if t.expired.get() {
         return leave(t, v, Exit::Timeout, [0; 4]);
@@ -65,7 +65,11 @@ pub fn enter(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
             arch::take_interrupts();
             sched::current_or_better(cpu, t)
         }
-        Left::Port { access, value, next } => route::port(cpu, t, v, access, value, next),
+        Left::Port {
+            access,
+            value,
+            next,
+        } => route::port(cpu, t, v, access, value, next),
         Left::Exit(exit, info) => leave(t, v, exit, info),
     }
 }

@@ -12,7 +12,14 @@ use ipc_schema::abi::{Tag, rights};
 
 /// The guest of `t` executed IN or OUT (`value`: of an OUT; `next`: address of the next instruction).
 #[inline(always)]
-pub fn port(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, access: u64, value: u64, next: u64) -> Obj<Thread> {
+pub fn port(
+    cpu: &Cpu,
+    t: Obj<Thread>,
+    v: Obj<Vcpu>,
+    access: u64,
+    value: u64,
+    next: u64,
+) -> Obj<Thread> {
     let a = PortAccess(access);
     let Some(route) = v.guest.routes().find(a) else {
         return leave(t, v, Exit::Port, [access, next, value, 0]);
@@ -28,7 +35,13 @@ pub fn port(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, access: u64, value: u64, ne
             t.message[4].set(0);
             v.next_rip.set(next);
             match cap.typed::<Endpoint>(rights::SEND) {
-                Ok(ep) => ipc::send(cpu, t, ep, cap.badge, arch::now().saturating_add(route.limit)),
+                Ok(ep) => ipc::send(
+                    cpu,
+                    t,
+                    ep,
+                    cap.badge,
+                    arch::now().saturating_add(route.limit),
+                ),
                 Err(_) => {
                     lost(t);
                     t
@@ -69,7 +82,12 @@ pub fn complete(t: Obj<Thread>, value: u64) {
 pub fn lost(t: Obj<Thread>) {
     t.routed.set(false);
     if let Some(v) = t.vcpu.get() {
-        leave(t, v, Exit::RouteLost, [t.message[1].get(), t.message[2].get(), v.next_rip.get(), 0]);
+        leave(
+            t,
+            v,
+            Exit::RouteLost,
+            [t.message[1].get(), t.message[2].get(), v.next_rip.get(), 0],
+        );
     }
 }
 

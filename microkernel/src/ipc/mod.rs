@@ -37,18 +37,24 @@ pub fn call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 
 /// `t`, which is running, calls `ep`. Its message is in its registers, or in `message` if the kernel calls for it.
 #[inline(always)]
-pub fn send(cpu: &Cpu, t: Obj<Thread>, ep: Obj<Endpoint>, badge: u64, deadline: u64) -> Obj<Thread> {
+pub fn send(
+    cpu: &Cpu,
+    t: Obj<Thread>,
+    ep: Obj<Endpoint>,
+    badge: u64,
+    deadline: u64,
+) -> Obj<Thread> {
     t.badge.set(badge);
     sched::set_deadline(cpu, t, deadline);
     let q = ep.get().queue(cpu);
-    if let Some(s) = q.receivers.first() {
-        if t.depth.get() < MAX_DEPTH {
-            q.receivers.remove(s);
-            serve(t, s);
-            // `t` was running, on its Budget, which now is the server's.
-            sched::switch_to(cpu, s);
-            return s;
-        }
+    if let Some(s) = q.receivers.first()
+        && t.depth.get() < MAX_DEPTH
+    {
+        q.receivers.remove(s);
+        serve(t, s);
+        // `t` was running, on its Budget, which now is the server's.
+        sched::switch_to(cpu, s);
+        return s;
     }
     enqueue(cpu, t, ep)
 }
@@ -118,7 +124,9 @@ pub fn reply_recv(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
             Err(e) => return done(t, e),
         }
     };
-    let Some(c) = t.caller.take() else { return receive(cpu, t, ep, true) };
+    let Some(c) = t.caller.take() else {
+        return receive(cpu, t, ep, true);
+    };
     reply(t, c);
     if cpu.budget.get() != c.budget.get() {
         // The caller's time had run out: `t` has been running on its own.
@@ -231,7 +239,10 @@ pub fn signal_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 #[inline(always)]
 pub fn signal(cpu: &Cpu, n: Obj<Notification>, bits: u64) {
     n.bits.set(n.bits.get() | bits);
-    let woken = n.waiter.get().or_else(|| n.bound.get().filter(|t| t.state.get() == State::Receiving));
+    let woken = n
+        .waiter
+        .get()
+        .or_else(|| n.bound.get().filter(|t| t.state.get() == State::Receiving));
     if let Some(t) = woken {
         leave(cpu, t);
         t.get().set(reg::RDI, n.bits.take());
@@ -340,7 +351,13 @@ pub fn timeout(cpu: &Cpu, t: Obj<Thread>) {
 pub fn fault(cpu: &Cpu, t: Obj<Thread>, vector: u64, error: u64, address: u64) -> Obj<Thread> {
     t.faulted.set(true);
     t.resume.set(Resume::Interrupt);
-    for (m, v) in t.message.iter().zip([Tag::new(Tag::FAULT).0, vector, error, address, t.regs.rip.get()]) {
+    for (m, v) in t.message.iter().zip([
+        Tag::new(Tag::FAULT).0,
+        vector,
+        error,
+        address,
+        t.regs.rip.get(),
+    ]) {
         m.set(v);
     }
     match t.supervisor.get().typed::<Endpoint>(rights::SEND) {

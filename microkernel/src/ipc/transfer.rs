@@ -14,7 +14,11 @@ const RECEIVED_WORD: usize = 9;
 pub fn transfer(from: &Thread, to: &Thread, tag: Tag) {
     let (source, target) = (&from.utcb().0, &to.utcb().0);
     let words = tag.payload().min(Utcb::PAYLOAD).div_ceil(8);
-    for (s, t) in source[PAYLOAD_WORD..].iter().zip(&target[PAYLOAD_WORD..]).take(words) {
+    for (s, t) in source[PAYLOAD_WORD..]
+        .iter()
+        .zip(&target[PAYLOAD_WORD..])
+        .take(words)
+    {
         t.set(s.get());
     }
     if tag.caps() == 0 {
@@ -24,10 +28,19 @@ pub fn transfer(from: &Thread, to: &Thread, tag: Tag) {
     let (first, room) = (window & 0xffff_ffff, (window >> 32) as usize);
     let mut received = 0;
     for i in 0..tag.caps().min(4).min(room) {
-        let (slot_rights, badge) = (source[SEND_WORD + 2 * i].get(), source[SEND_WORD + 2 * i + 1].get());
-        let Ok(cap) = cap_at(from, slot_rights & 0xffff_ffff) else { break };
-        let Some(cap) = derive(cap, (slot_rights >> 32) as u32, badge) else { break };
-        let Ok(slot) = cell_at(to.caps.get(), to.caps_len.get(), first + i as u64) else { break };
+        let (slot_rights, badge) = (
+            source[SEND_WORD + 2 * i].get(),
+            source[SEND_WORD + 2 * i + 1].get(),
+        );
+        let Ok(cap) = cap_at(from, slot_rights & 0xffff_ffff) else {
+            break;
+        };
+        let Some(cap) = derive(cap, (slot_rights >> 32) as u32, badge) else {
+            break;
+        };
+        let Ok(slot) = cell_at(to.caps.get(), to.caps_len.get(), first + i as u64) else {
+            break;
+        };
         if first + i as u64 == 0 || !slot.get().is_dead() {
             break;
         }
@@ -44,9 +57,18 @@ pub fn derive(cap: Cap, keep: u32, badge: u64) -> Option<Cap> {
     if u32::from(cap.rights) & rights::GRANT == 0 {
         return None;
     }
-    let badged = [Kind::Endpoint as u32, Kind::Notification as u32, Kind::Log as u32].contains(&cap.kind());
+    let badged = [
+        Kind::Endpoint as u32,
+        Kind::Notification as u32,
+        Kind::Log as u32,
+    ]
+    .contains(&cap.kind());
     if badge != 0 && (cap.badge != 0 || !badged) {
         return None;
     }
-    Some(Cap { rights: cap.rights & keep as u16, badge: if badge != 0 { badge } else { cap.badge }, ..cap })
+    Some(Cap {
+        rights: cap.rights & keep as u16,
+        badge: if badge != 0 { badge } else { cap.badge },
+        ..cap
+    })
 }

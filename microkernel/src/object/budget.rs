@@ -77,7 +77,14 @@ impl Budget {
     ///
     /// # Errors
     /// `OutOfRange`: priority above 31, or budget 0, or larger than the period.
-    pub fn configure(&self, cpu: &Cpu, priority: u64, budget: u64, period: u64, now: u64) -> Result<(), Status> {
+    pub fn configure(
+        &self,
+        cpu: &Cpu,
+        priority: u64,
+        budget: u64,
+        period: u64,
+        now: u64,
+    ) -> Result<(), Status> {
         if priority >= PRIORITIES as u64 || budget == 0 || budget > period {
             return Err(Status::OutOfRange);
         }

@@ -31,12 +31,21 @@ const _: () = assert!(core::mem::size_of::<Cap>() == 32);
 
 impl Cap {
     /// The empty slot.
-    pub const EMPTY: Self = Self { word: 0, pool_generation: 0, badge: 0, slot: 0, pool: 0, rights: 0 };
+    pub const EMPTY: Self = Self {
+        word: 0,
+        pool_generation: 0,
+        badge: 0,
+        slot: 0,
+        pool: 0,
+        rights: 0,
+    };
 
     /// A capability with all rights for a live object.
     #[must_use]
     pub fn new(header: &Header) -> Self {
-        let generation = POOLS.get(header.pool as usize).map_or(0, |p| p.generation.get());
+        let generation = POOLS
+            .get(header.pool as usize)
+            .map_or(0, |p| p.generation.get());
         Self {
             word: header.word.get(),
             pool_generation: generation,

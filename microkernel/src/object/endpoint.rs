@@ -29,7 +29,10 @@ impl Endpoint {
     /// # Errors
     /// `NoMemory`.
     pub fn create(pool: &Pool) -> Result<Obj<Self>, Status> {
-        pool.create_object(|header| Self { header, queues: core::array::from_fn(|_| Queue::default()) })
+        pool.create_object(|header| Self {
+            header,
+            queues: core::array::from_fn(|_| Queue::default()),
+        })
     }
 
     /// This processor's queue.

@@ -52,7 +52,8 @@ pub struct RouteTable {
     entries: [Cell<Option<Route>>; ROUTES],
 }
 
-const _: () = assert!(core::mem::size_of::<Routes>() <= 4096 && core::mem::size_of::<RouteTable>() <= 4096);
+const _: () =
+    assert!(core::mem::size_of::<Routes>() <= 4096 && core::mem::size_of::<RouteTable>() <= 4096);
 
 /// A found route.
 pub struct Found {
@@ -83,13 +84,18 @@ impl RouteView<'_> {
         if end > u32::from(route.first) + route.count || a.string() {
             return None;
         }
-        Some(Found { way: route.way, target: Cell::new(route.target.get()), limit: route.limit })
+        Some(Found {
+            way: route.way,
+            target: Cell::new(route.target.get()),
+            limit: route.limit,
+        })
     }
 
     #[inline(always)]
     fn number(&self, port: u16) -> Option<usize> {
         let block = self.index.blocks[usize::from(port >> 8)].get();
-        let n = self.index.ports.get(usize::from(block).wrapping_sub(1))?[usize::from(port & 255)].get();
+        let n = self.index.ports.get(usize::from(block).wrapping_sub(1))?[usize::from(port & 255)]
+            .get();
         usize::from(n).checked_sub(1)
     }
 }
@@ -168,14 +174,28 @@ impl GuestSpace {
             return Err(Status::InvalidArg);
         }
         let access = Access::new(r.rights, false);
-        Mapping::create(pool_of(&self.header), r, Target::Guest(Obj::of(self)), &self.table, access).map(|_| ())
+        Mapping::create(
+            pool_of(&self.header),
+            r,
+            Target::Guest(Obj::of(self)),
+            &self.table,
+            access,
+        )
+        .map(|_| ())
     }
 
     /// Adds a route for `count` ports from `first` on.
     ///
     /// # Errors
     /// `OutOfRange`, `Overlap`, `NoMemory` (no free entry, or too many different groups of 256 ports).
-    pub fn add_route(&self, first: u64, count: u64, way: Way, target: Cap, limit: u64) -> Result<(), Status> {
+    pub fn add_route(
+        &self,
+        first: u64,
+        count: u64,
+        way: Way,
+        target: Cap,
+        limit: u64,
+    ) -> Result<(), Status> {
         if count == 0 || first > 0xffff || count > 0x1_0000 - first {
             return Err(Status::OutOfRange);
         }
@@ -188,22 +208,31 @@ impl GuestSpace {
             return Err(Status::NoMemory);
         }
         let blocks = (first >> 8)..=((first + count - 1) >> 8);
-        let missing = blocks.clone().filter(|&b| view.index.blocks[b as usize & 255].get() == 0).count();
+        let missing = blocks
+            .clone()
+            .filter(|&b| view.index.blocks[b as usize & 255].get() == 0)
+            .count();
         let free = view.index.owners.iter().filter(|o| o.get() == 0).count();
         if missing > free {
             return Err(Status::NoMemory);
         }
         for b in blocks {
             let cell = &view.index.blocks[b as usize & 255];
-            if cell.get() == 0 {
-                if let Some(i) = view.index.owners.iter().position(|o| o.get() == 0) {
-                    view.index.owners[i].set(1);
-                    view.index.ports[i].iter().for_each(|p| p.set(0));
-                    cell.set(i as u8 + 1);
-                }
+            if cell.get() == 0
+                && let Some(i) = view.index.owners.iter().position(|o| o.get() == 0)
+            {
+                view.index.owners[i].set(1);
+                view.index.ports[i].iter().for_each(|p| p.set(0));
+                cell.set(i as u8 + 1);
             }
         }
-        let route = Route { first: first as u16, count: count as u32, way, target: Cell::new(target), limit };
+        let route = Route {
+            first: first as u16,
+            count: count as u32,
+            way,
+            target: Cell::new(target),
+            limit,
+        };
         view.table.entries[number].set(Some(route));
         view.index.used.set(view.index.used.get() | 1 << number);
         self.mark(first, count, number as u8 + 1);

@@ -8,7 +8,8 @@ use super::log::{LogObject, RING};
 use super::mapping::{Mapping, Request};
 use super::ports::Ports;
 use super::{
-    Budget, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space, Thread, Vcpu, lookup,
+    Budget, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space, Thread, Vcpu,
+    lookup,
 };
 use crate::arch::{self, Cpu};
 use crate::ipc;
@@ -41,11 +42,19 @@ impl<'a> Args<'a> {
         lookup::<T>(self.t.get(), slot, need).map(|(_, o)| o)
     }
     fn optional<T: Object>(&self, slot: u64, need: u32) -> Result<Option<Obj<T>>, Status> {
-        if slot == 0 { Ok(None) } else { self.obj(slot, need).map(Some) }
+        if slot == 0 {
+            Ok(None)
+        } else {
+            self.obj(slot, need).map(Some)
+        }
     }
     /// A capability of type `T`, to be kept (0: none).
     fn keep<T: Object>(&self, slot: u64, need: u32) -> Result<Cap, Status> {
-        if slot == 0 { Ok(Cap::EMPTY) } else { lookup::<T>(self.t.get(), slot, need).map(|(c, _)| c) }
+        if slot == 0 {
+            Ok(Cap::EMPTY)
+        } else {
+            lookup::<T>(self.t.get(), slot, need).map(|(c, _)| c)
+        }
     }
     fn pool(&self, slot: u64) -> Result<&'static Pool, Status> {
         Pool::from_cap(&cap_at(self.t.get(), slot)?, CONTROL)
@@ -66,7 +75,12 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
     let a = Args {
         cpu,
         t,
-        w: [th.get(reg::R8), th.get(reg::R9), th.get(reg::R10), th.get(reg::R12)],
+        w: [
+            th.get(reg::R8),
+            th.get(reg::R9),
+            th.get(reg::R10),
+            th.get(reg::R12),
+        ],
         tag: Tag(th.get(reg::RSI)),
     };
     let answer = cap.object().and_then(|_| dispatch(&a, &cap));
@@ -97,7 +111,9 @@ fn dispatch(a: &Args, cap: &Cap) -> Answer {
         k if k == Kind::Space as u32 => space(a, cap.typed::<Space>(CONTROL)?.get()),
         k if k == Kind::Thread as u32 => thread(a, cap.typed::<Thread>(CONTROL)?),
         k if k == Kind::Budget as u32 => budget(a, cap.typed::<Budget>(CONTROL)?.get()),
-        k if k == Kind::GuestSpace as u32 => guest_space(a, cap.typed::<GuestSpace>(CONTROL)?.get()),
+        k if k == Kind::GuestSpace as u32 => {
+            guest_space(a, cap.typed::<GuestSpace>(CONTROL)?.get())
+        }
         k if k == Kind::Vcpu as u32 => vcpu(a, cap.typed::<Vcpu>(CONTROL)?.get()),
         k if k == Kind::Irq as u32 => irq(a, cap.typed::<Irq>(CONTROL)?.get()),
         k if k == Kind::Ports as u32 => ports(a, cap.typed::<Ports>(CONTROL)?.get()),
@@ -118,14 +134,23 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             }
             dest.set(match kind {
                 Kind::Space => named(Space::create(pool, a.w[2])?),
-                Kind::Thread => named(Thread::create(pool, a.obj::<Space>(a.w[2], CONTROL)?, a.w[3])?),
+                Kind::Thread => named(Thread::create(
+                    pool,
+                    a.obj::<Space>(a.w[2], CONTROL)?,
+                    a.w[3],
+                )?),
                 Kind::Budget => named(Budget::create(pool)?),
                 Kind::Endpoint => named(Endpoint::create(pool)?),
                 Kind::Notification => named(Notification::create(pool)?),
                 Kind::GuestSpace => named(GuestSpace::create(pool)?),
                 _ => {
                     let guest = a.obj::<GuestSpace>(a.w[0] >> 32, CONTROL)?;
-                    named(Vcpu::create(pool, guest, a.obj::<Space>(a.w[2], CONTROL)?, a.w[3])?)
+                    named(Vcpu::create(
+                        pool,
+                        guest,
+                        a.obj::<Space>(a.w[2], CONTROL)?,
+                        a.w[3],
+                    )?)
                 }
             });
             NONE
@@ -169,7 +194,10 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             let m = cap.typed::<Memory>(CONTROL)?;
             let dest = a.dest(a.w[2])?;
             let part = m.get().divide(a.w[0], a.w[1], a.pool(a.w[3])?)?;
-            dest.set(Cap { rights: cap.rights, ..Cap::new(part.get().header()) });
+            dest.set(Cap {
+                rights: cap.rights,
+                ..Cap::new(part.get().header())
+            });
             NONE
         }
         op::memory::REVOKE => {
@@ -184,7 +212,11 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
         }
         op::memory::INFO => {
             let m = cap.typed::<Memory>(0)?;
-            let phys = if u32::from(cap.rights) & CONTROL != 0 { m.phys } else { 0 };
+            let phys = if u32::from(cap.rights) & CONTROL != 0 {
+                m.phys
+            } else {
+                0
+            };
             words([m.len, u64::from(m.device), phys, 0])
         }
         _ => Err(Status::BadOperation),
@@ -194,7 +226,13 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
 /// Decodes a `MAP`.
 fn map_request(a: &Args, end: u64) -> Result<Request, Status> {
     let (cap, memory) = lookup::<Memory>(a.t.get(), a.w[1] & 0xffff_ffff, 0)?;
-    let r = Request { memory, at: a.w[0], offset: a.w[2], len: a.w[3], rights: (a.w[1] >> 32) as u32 };
+    let r = Request {
+        memory,
+        at: a.w[0],
+        offset: a.w[2],
+        len: a.w[3],
+        rights: (a.w[1] >> 32) as u32,
+    };
     r.check(u32::from(cap.rights), end)?;
     if r.rights & (WRITE | EXEC) == WRITE | EXEC && end != GUEST_END {
         return Err(Status::InvalidArg);
@@ -205,11 +243,15 @@ fn map_request(a: &Args, end: u64) -> Result<Request, Status> {
 fn space(a: &Args, s: &Space) -> Answer {
     match a.tag.label() {
         op::space::MAP => s.map(&map_request(a, layout::USER_END)?)?,
-        op::space::UNMAP => Mapping::find(&s.mappings, a.w[0]).ok_or(Status::InvalidArg)?.get().destroy(),
+        op::space::UNMAP => Mapping::find(&s.mappings, a.w[0])
+            .ok_or(Status::InvalidArg)?
+            .get()
+            .destroy(),
         op::space::COPY_CAP => {
             let source = cap_at(a.t.get(), a.w[0])?;
             source.object()?;
-            let copy = ipc::transfer::derive(source, a.w[2] as u32, a.w[3]).ok_or(Status::MissingRight)?;
+            let copy =
+                ipc::transfer::derive(source, a.w[2] as u32, a.w[3]).ok_or(Status::MissingRight)?;
             s.empty_slot(a.w[1])?.set(copy);
         }
         op::space::DROP_CAP => s.slot(a.w[0])?.set(Cap::EMPTY),
@@ -264,7 +306,10 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
         }
         op::thread::SUSPEND => {
             t.suspended.set(true);
-            if matches!(t.state.get(), State::Ready | State::Receiving | State::Waiting) {
+            if matches!(
+                t.state.get(),
+                State::Ready | State::Receiving | State::Waiting
+            ) {
                 let waiting = t.state.get() != State::Ready;
                 ipc::leave(a.cpu, o);
                 if waiting {
@@ -303,9 +348,15 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             if input[16].get() >= layout::USER_END {
                 return Err(Status::OutOfRange);
             }
-            t.regs.gpr.iter().zip(input).for_each(|(r, i)| r.set(i.get()));
+            t.regs
+                .gpr
+                .iter()
+                .zip(input)
+                .for_each(|(r, i)| r.set(i.get()));
             t.regs.rip.set(input[16].get());
-            t.regs.rflags.set((input[17].get() & 0xcd5) | arch::USER_FLAGS);
+            t.regs
+                .rflags
+                .set((input[17].get() & 0xcd5) | arch::USER_FLAGS);
             t.resume.set(Resume::Interrupt);
         }
         _ => return Err(Status::BadOperation),
@@ -323,7 +374,12 @@ fn budget(a: &Args, b: &Budget) -> Answer {
         }
         op::budget::STAT => {
             sched::charge(a.cpu);
-            words([b.used.get(), u64::from(b.priority.get()), b.budget.get(), b.period.get()])
+            words([
+                b.used.get(),
+                u64::from(b.priority.get()),
+                b.budget.get(),
+                b.period.get(),
+            ])
         }
         op::budget::BIND_EVENT => {
             b.event.set(a.keep::<Notification>(a.w[0], SEND)?);
@@ -336,7 +392,10 @@ fn budget(a: &Args, b: &Budget) -> Answer {
 fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
     match a.tag.label() {
         op::guest_space::MAP => g.map(&map_request(a, GUEST_END)?)?,
-        op::guest_space::UNMAP => Mapping::find(&g.mappings, a.w[0]).ok_or(Status::InvalidArg)?.get().destroy(),
+        op::guest_space::UNMAP => Mapping::find(&g.mappings, a.w[0])
+            .ok_or(Status::InvalidArg)?
+            .get()
+            .destroy(),
         op::guest_space::ROUTE => {
             let (first, count) = (a.w[0] & 0xffff, (a.w[0] >> 16) & 0xffff);
             let (way, target) = match (a.w[0] >> 32) & 0xff {
@@ -365,7 +424,10 @@ fn vcpu(a: &Args, v: &Vcpu) -> Answer {
             if a.w[0] == !0 {
                 v.on_exit.iter().for_each(|e| e.set(groups));
             } else {
-                v.on_exit.get(a.w[0] as usize).ok_or(Status::OutOfRange)?.set(groups);
+                v.on_exit
+                    .get(a.w[0] as usize)
+                    .ok_or(Status::OutOfRange)?
+                    .set(groups);
             }
             NONE
         }
@@ -424,7 +486,12 @@ fn cpu(a: &Args, c: &CpuObject) -> Answer {
         }
         op::cpu::INFO => {
             sched::charge(a.cpu);
-            words([u64::from(c.number), u64::from(arch::apic_id()), a.cpu.idle_cycles.get(), 0])
+            words([
+                u64::from(c.number),
+                u64::from(arch::apic_id()),
+                a.cpu.idle_cycles.get(),
+                0,
+            ])
         }
         _ => Err(Status::BadOperation),
     }
@@ -436,7 +503,10 @@ fn log(a: &Args, cap: &Cap) -> Answer {
         op::log::WRITE => {
             cap.typed::<LogObject>(WRITE)?;
             let len = super::log::check_len(a.tag.payload())?;
-            RING.add(cap.badge as u8, (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8));
+            RING.add(
+                cap.badge as u8,
+                (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8),
+            );
             if let Ok(n) = RING.reader().typed::<Notification>(SEND) {
                 ipc::signal(a.cpu, n, RING.reader().badge.max(1));
             }

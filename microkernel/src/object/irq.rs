@@ -23,9 +23,18 @@ impl Irq {
     /// # Errors
     /// `NoMemory`.
     pub fn create(cpu: &Cpu, pool: &Pool) -> Result<Obj<Self>, Status> {
-        let (i, slot) = cpu.irqs.iter().enumerate().find(|(_, s)| s.get().is_none()).ok_or(Status::NoMemory)?;
+        let (i, slot) = cpu
+            .irqs
+            .iter()
+            .enumerate()
+            .find(|(_, s)| s.get().is_none())
+            .ok_or(Status::NoMemory)?;
         let vector = crate::arch::FIRST_IRQ + i as u8;
-        let irq = pool.create_object(|header| Self { header, vector, target: Cell::new(Cap::EMPTY) })?;
+        let irq = pool.create_object(|header| Self {
+            header,
+            vector,
+            target: Cell::new(Cap::EMPTY),
+        })?;
         slot.set(Some(irq));
         Ok(irq)
     }
@@ -33,7 +42,10 @@ impl Irq {
     /// Ends it; its vector is free again.
     pub fn destroy(&self) {
         let cpu = Cpu::current();
-        if let Some(slot) = cpu.irqs.get(usize::from(self.vector - crate::arch::FIRST_IRQ)) {
+        if let Some(slot) = cpu
+            .irqs
+            .get(usize::from(self.vector - crate::arch::FIRST_IRQ))
+        {
             slot.set(None);
         }
         pool_of(&self.header).free_object(Obj::of(self));

@@ -73,7 +73,12 @@ impl Ring {
     }
 
     /// Copies whole records from `position` on into `out`; answers the next position, the bytes lost, and the bytes copied.
-    pub fn read(&self, position: u64, room: usize, mut out: impl FnMut(usize, u8)) -> (u64, u64, usize) {
+    pub fn read(
+        &self,
+        position: u64,
+        room: usize,
+        mut out: impl FnMut(usize, u8),
+    ) -> (u64, u64, usize) {
         let mut p = position.clamp(self.start.get(), self.end.get());
         let lost = p.saturating_sub(position);
         let mut copied = 0;
@@ -108,5 +113,9 @@ impl Ring {
 /// # Errors
 /// `OutOfRange`.
 pub fn check_len(len: usize) -> Result<usize, Status> {
-    if len == 0 || len > RECORD { Err(Status::OutOfRange) } else { Ok(len) }
+    if len == 0 || len > RECORD {
+        Err(Status::OutOfRange)
+    } else {
+        Ok(len)
+    }
 }

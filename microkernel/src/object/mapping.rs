@@ -59,7 +59,7 @@ impl Request {
     /// # Errors
     /// `Misaligned`, `OutOfRange`, `MissingRight`, `InvalidArg` (no access at all, or writable and executable), `Busy`.
     pub fn check(&self, cap_rights: u32, end: u64) -> Result<(), Status> {
-        if (self.at | self.offset | self.len) % PAGE != 0 {
+        if !(self.at | self.offset | self.len).is_multiple_of(PAGE) {
             return Err(Status::Misaligned);
         }
         let m = self.memory.get();
@@ -87,7 +87,13 @@ impl Mapping {
     ///
     /// # Errors
     /// `Overlap`, `NoMemory`. Nothing is mapped then.
-    pub fn create(pool: &Pool, r: &Request, target: Target, table: &Table, access: Access) -> Result<Obj<Self>, Status> {
+    pub fn create(
+        pool: &Pool,
+        r: &Request,
+        target: Target,
+        table: &Table,
+        access: Access,
+    ) -> Result<Obj<Self>, Status> {
         let m = r.memory.get();
         table.prepare(pool, r.at, m.phys + r.offset, r.len)?;
         let record = pool.create_object(|header| Self {

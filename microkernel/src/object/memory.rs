@@ -40,7 +40,13 @@ impl Memory {
     ///
     /// # Errors
     /// `NoMemory`.
-    pub fn create(pool: &Pool, phys: u64, len: u64, device: bool, limit: u16) -> Result<Obj<Self>, Status> {
+    pub fn create(
+        pool: &Pool,
+        phys: u64,
+        len: u64,
+        device: bool,
+        limit: u16,
+    ) -> Result<Obj<Self>, Status> {
         pool.create_object(|header| Self {
             header,
             phys,
@@ -57,7 +63,11 @@ impl Memory {
 
     /// Whether it can be mapped now.
     pub fn mappable(&self) -> Result<(), Status> {
-        if self.in_pool.get() || !self.parts.is_empty() { Err(Status::Busy) } else { Ok(()) }
+        if self.in_pool.get() || !self.parts.is_empty() {
+            Err(Status::Busy)
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes a part of it.
@@ -65,7 +75,7 @@ impl Memory {
     /// # Errors
     /// `Misaligned`, `OutOfRange`, `Overlap` with another part, `Busy` while mapped or a Pool, `NoMemory`.
     pub fn divide(&self, offset: u64, len: u64, pool: &Pool) -> Result<Obj<Self>, Status> {
-        if (offset | len) % PAGE != 0 {
+        if !(offset | len).is_multiple_of(PAGE) {
             return Err(Status::Misaligned);
         }
         if len == 0 || offset > self.len || len > self.len - offset {
@@ -112,7 +122,8 @@ impl Memory {
         self.revoke();
         // SAFETY: RAM, without parts, not a Pool, and now without mappings: nothing refers to it, and `in_pool` keeps it so. No
         // ancestor can be mapped, since it has parts.
-        let cap = unsafe { Pool::create(self.phys, self.len / PAGE, super::Cap::new(self.header())) }?;
+        let cap =
+            unsafe { Pool::create(self.phys, self.len / PAGE, super::Cap::new(self.header())) }?;
         self.in_pool.set(true);
         Ok(cap)
     }

@@ -44,7 +44,7 @@ pub struct Pool {
 }
 
 /// All Pools.
-pub static POOLS: Global<[Pool; MAX_POOLS]> = Global([const { Pool::EMPTY }; MAX_POOLS]);
+pub static POOLS: Global<[Pool; MAX_POOLS]> = Global([const { Pool::empty() }; MAX_POOLS]);
 
 /// The slot 0 of each Pool: what a capability for the Pool itself names.
 #[repr(C)]
@@ -53,19 +53,21 @@ pub struct PoolObject {
 }
 
 impl Pool {
-    const EMPTY: Self = Self {
-        generation: Cell::new(0),
-        virt: Cell::new(0),
-        phys: Cell::new(0),
-        pages: Cell::new(0),
-        free: Cell::new(0),
-        hint: Cell::new(0),
-        slots: [const { Cell::new(0) }; CLASSES.len()],
-        backing: Cell::new(Cap::EMPTY),
-        cursor: Cell::new(0),
-        dying: Cell::new(false),
-        number: Cell::new(0),
-    };
+    const fn empty() -> Self {
+        Self {
+            generation: Cell::new(0),
+            virt: Cell::new(0),
+            phys: Cell::new(0),
+            pages: Cell::new(0),
+            free: Cell::new(0),
+            hint: Cell::new(0),
+            slots: [const { Cell::new(0) }; CLASSES.len()],
+            backing: Cell::new(Cap::EMPTY),
+            cursor: Cell::new(0),
+            dying: Cell::new(false),
+            number: Cell::new(0),
+        }
+    }
 
     /// Makes a Pool of `pages` pages at `phys`, which nothing maps any more.
     ///
@@ -78,8 +80,11 @@ impl Pool {
         if !(2..1 << 20).contains(&pages) {
             return Err(Status::OutOfRange);
         }
-        let (number, pool) =
-            POOLS.iter().enumerate().find(|(_, p)| p.generation.get() & 1 == 0).ok_or(Status::NoMemory)?;
+        let (number, pool) = POOLS
+            .iter()
+            .enumerate()
+            .find(|(_, p)| p.generation.get() & 1 == 0)
+            .ok_or(Status::NoMemory)?;
         let map_pages = (64 + pages).div_ceil(PAGE);
         pool.virt.set(mem::virt(phys));
         pool.phys.set(phys);
@@ -95,14 +100,22 @@ impl Pool {
         }
         for i in 0..map_pages {
             // SAFETY: the first pages of the run, which the caller gave.
-            unsafe { mem::page(phys + i * PAGE) }.0.iter().for_each(|w| w.set(0));
+            unsafe { mem::page(phys + i * PAGE) }
+                .0
+                .iter()
+                .for_each(|w| w.set(0));
         }
         for i in 0..map_pages {
             pool.map(i).set(kind::RAW);
         }
         // Odd: live.
         pool.generation.set(pool.generation.get() + 1);
-        let header = Header { word: Cell::new((Kind::Pool as u64) << 32 | 1), slot: 0, pool: number as u16, flags: Cell::new(0) };
+        let header = Header {
+            word: Cell::new((Kind::Pool as u64) << 32 | 1),
+            slot: 0,
+            pool: number as u16,
+            flags: Cell::new(0),
+        };
         // SAFETY: slot 0 is in the first page, before the map.
         let object = unsafe {
             let at = NonNull::new_unchecked(pool.virt.get() as *mut PoolObject);
@@ -119,7 +132,11 @@ impl Pool {
     pub fn from_cap(cap: &Cap, need: u32) -> Result<&'static Self, Status> {
         let object = cap.typed::<PoolObject>(need)?;
         let pool = &POOLS[object.get().header.pool as usize & (MAX_POOLS - 1)];
-        if pool.dying.get() { Err(Status::Busy) } else { Ok(pool) }
+        if pool.dying.get() {
+            Err(Status::Busy)
+        } else {
+            Ok(pool)
+        }
     }
 
     /// The byte of the map for page `i`.
@@ -152,13 +169,20 @@ impl Pool {
         for _pass in 0..2 {
             let mut run = 0;
             for i in from..pages {
-                run = if self.map(i).get() == kind::FREE { run + 1 } else { 0 };
+                run = if self.map(i).get() == kind::FREE {
+                    run + 1
+                } else {
+                    0
+                };
                 if run == n {
                     let first = i + 1 - n;
                     for p in first..=i {
                         self.map(p).set(as_kind);
                         // SAFETY: a free page of this Pool.
-                        unsafe { mem::page(self.phys.get() + p * PAGE) }.0.iter().for_each(|w| w.set(0));
+                        unsafe { mem::page(self.phys.get() + p * PAGE) }
+                            .0
+                            .iter()
+                            .for_each(|w| w.set(0));
                     }
                     self.free.set(self.free.get() - n);
                     if n == 1 {
@@ -187,9 +211,15 @@ impl Pool {
     ///
     /// # Errors
     /// `NoMemory`.
-    pub fn create_object<T: Object>(&self, make: impl FnOnce(Header) -> T) -> Result<Obj<T>, Status> {
+    pub fn create_object<T: Object>(
+        &self,
+        make: impl FnOnce(Header) -> T,
+    ) -> Result<Obj<T>, Status> {
         const { assert!(core::mem::size_of::<T>() <= 1024 && core::mem::align_of::<T>() <= 64) };
-        let class = CLASSES.iter().position(|&c| c >= core::mem::size_of::<T>() as u64).ok_or(Status::NoMemory)?;
+        let class = CLASSES
+            .iter()
+            .position(|&c| c >= core::mem::size_of::<T>() as u64)
+            .ok_or(Status::NoMemory)?;
         let list = &self.slots[class];
         if list.get() == 0 {
             self.add_slab(class)?;
@@ -214,7 +244,12 @@ impl Pool {
 
     /// Makes the slot of an object free; every capability for it is dead from now on.
     pub fn free_object<T: Object>(&self, o: Obj<T>) {
-        let Some(class) = CLASSES.iter().position(|&c| c >= core::mem::size_of::<T>() as u64) else { return };
+        let Some(class) = CLASSES
+            .iter()
+            .position(|&c| c >= core::mem::size_of::<T>() as u64)
+        else {
+            return;
+        };
         let header = o.get().header();
         let generation = (header.word.get() & 0xffff_ffff) + 1;
         let slot = header.slot;
@@ -259,7 +294,9 @@ impl Pool {
                 for s in 0..PAGE / size {
                     // SAFETY: a slot of a slab page; its header is always initialised.
                     let header = unsafe {
-                        Obj::from_ptr(NonNull::new_unchecked((self.virt.get() + i * PAGE + s * size) as *mut Header))
+                        Obj::from_ptr(NonNull::new_unchecked(
+                            (self.virt.get() + i * PAGE + s * size) as *mut Header,
+                        ))
                     };
                     if header.word.get() >> 32 != 0 {
                         destroy(header);

@@ -19,7 +19,11 @@ impl Ports {
     /// # Errors
     /// `NoMemory`.
     pub fn create(pool: &Pool, first: u64, count: u64) -> Result<Obj<Self>, Status> {
-        pool.create_object(|header| Self { header, first, count })
+        pool.create_object(|header| Self {
+            header,
+            first,
+            count,
+        })
     }
 
     /// A part of it; parts may overlap (who may divide decides who shares).
@@ -27,7 +31,11 @@ impl Ports {
     /// # Errors
     /// `OutOfRange`, `NoMemory`.
     pub fn divide(&self, first: u64, count: u64, pool: &Pool) -> Result<Obj<Self>, Status> {
-        if count == 0 || first < self.first || first > 0xffff || count > self.first + self.count - first {
+        if count == 0
+            || first < self.first
+            || first > 0xffff
+            || count > self.first + self.count - first
+        {
             return Err(Status::OutOfRange);
         }
         Self::create(pool, first, count)

@@ -44,7 +44,12 @@ impl Space {
         let made = pool.take_pages(1).and_then(|root| {
             let table = Table { root };
             table.prepare(pool, layout::STUB, 0, PAGE)?;
-            table.fill(layout::STUB, crate::arch::stub_page(), PAGE, Access::new(rights::READ | rights::EXEC, false));
+            table.fill(
+                layout::STUB,
+                crate::arch::stub_page(),
+                PAGE,
+                Access::new(rights::READ | rights::EXEC, false),
+            );
             pool.create_object(|header| Self {
                 header,
                 table,
@@ -76,14 +81,20 @@ impl Space {
     /// # Errors
     /// `Misaligned`, `OutOfRange`, `Overlap`, `NoMemory`.
     pub fn share_page(&self, at: u64, phys: u64) -> Result<(), Status> {
-        if at % PAGE != 0 {
+        if !at.is_multiple_of(PAGE) {
             return Err(Status::Misaligned);
         }
         if at >= layout::USER_END {
             return Err(Status::OutOfRange);
         }
-        self.table.prepare(pool_of(&self.header), at, phys | PAGE, PAGE)?;
-        self.table.fill(at, phys, PAGE, Access(Entry::PRESENT | Entry::USER | Entry::WRITE | Entry::NO_EXECUTE));
+        self.table
+            .prepare(pool_of(&self.header), at, phys | PAGE, PAGE)?;
+        self.table.fill(
+            at,
+            phys,
+            PAGE,
+            Access(Entry::PRESENT | Entry::USER | Entry::WRITE | Entry::NO_EXECUTE),
+        );
         Ok(())
     }
 
@@ -98,7 +109,11 @@ impl Space {
     /// # Errors
     /// `InvalidCap`: outside; slot 0 is always empty.
     pub fn slot(&self, slot: u64) -> Result<&Cell<Cap>, Status> {
-        if slot == 0 { Err(Status::InvalidCap) } else { cell_at(self.caps, self.caps_len, slot) }
+        if slot == 0 {
+            Err(Status::InvalidCap)
+        } else {
+            cell_at(self.caps, self.caps_len, slot)
+        }
     }
 
     /// A slot that can take a capability: empty, or holding a dead one.
@@ -107,7 +122,11 @@ impl Space {
     /// `InvalidCap`, `Occupied`.
     pub fn empty_slot(&self, slot: u64) -> Result<&Cell<Cap>, Status> {
         let cell = self.slot(slot)?;
-        if cell.get().is_dead() { Ok(cell) } else { Err(Status::Occupied) }
+        if cell.get().is_dead() {
+            Ok(cell)
+        } else {
+            Err(Status::Occupied)
+        }
     }
 
     /// Makes a change of the table seen by every processor that uses it.

@@ -1,6 +1,8 @@
 //! Threads: an execution context, bound to one processor at a time.
 
-use super::{Budget, Cap, Endpoint, Header, Notification, Pool, Space, Vcpu, object, pool::pool_of};
+use super::{
+    Budget, Cap, Endpoint, Header, Notification, Pool, Space, Vcpu, object, pool::pool_of,
+};
 use crate::arch::Cpu;
 use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};
@@ -228,10 +230,10 @@ impl Thread {
     /// `Busy`: another thread has it.
     pub fn bind(&self, n: Option<Obj<Notification>>) -> Result<(), Status> {
         let this = Obj::of(self);
-        if let Some(n) = n {
-            if n.bound.get().is_some_and(|t| t != this) {
-                return Err(Status::Busy);
-            }
+        if let Some(n) = n
+            && n.bound.get().is_some_and(|t| t != this)
+        {
+            return Err(Status::Busy);
         }
         if let Some(old) = self.bound.replace(n) {
             old.bound.set(None);

@@ -59,7 +59,12 @@ impl Vcpu {
     ///
     /// # Errors
     /// `NoMemory`, `Unsupported` (no virtualisation here), as [`Space::share_page`].
-    pub fn create(pool: &Pool, guest: Obj<GuestSpace>, space: Obj<Space>, at: u64) -> Result<Obj<Self>, Status> {
+    pub fn create(
+        pool: &Pool,
+        guest: Obj<GuestSpace>,
+        space: Obj<Space>,
+        at: u64,
+    ) -> Result<Obj<Self>, Status> {
         if !crate::arch::can_virtualise() {
             return Err(Status::Unsupported);
         }

@@ -23,7 +23,10 @@ pub struct Ready {
 
 impl Default for Ready {
     fn default() -> Self {
-        Self { queues: core::array::from_fn(|_| List::default()), bitmap: Cell::new(0) }
+        Self {
+            queues: core::array::from_fn(|_| List::default()),
+            bitmap: Cell::new(0),
+        }
     }
 }
 
@@ -33,7 +36,11 @@ impl Ready {
             return;
         }
         let p = usize::from(b.priority.get()) % PRIORITIES;
-        if front { self.queues[p].push_front(b) } else { self.queues[p].push_back(b) }
+        if front {
+            self.queues[p].push_front(b)
+        } else {
+            self.queues[p].push_back(b)
+        }
         self.bitmap.set(self.bitmap.get() | 1 << p);
     }
 
@@ -68,7 +75,9 @@ fn can_run(b: Obj<Budget>) -> bool {
 /// The thread that would run on `b` now. A thread that has gone over to another Budget is not run on this one.
 #[inline(always)]
 fn tip(b: Obj<Budget>) -> Option<Obj<Thread>> {
-    b.thread.get().filter(|t| t.state.get() == State::Ready && t.budget.get() == Some(b))
+    b.thread
+        .get()
+        .filter(|t| t.state.get() == State::Ready && t.budget.get() == Some(b))
 }
 
 /// `t` can go on: its Budget is queued, and the processor told if it has precedence over what runs.
@@ -91,18 +100,23 @@ pub fn budget_ready(cpu: &Cpu, b: Obj<Budget>) {
     }
     cpu.ready.add(b, false);
     // What runs alone at its priority has no end of its time slice: it gets one now.
-    let alone = |c: Obj<Budget>| c.priority.get() == b.priority.get() && cpu.budget_end.get() == NEVER;
-    if cpu.budget.get().is_none_or(|c| c.priority.get() < b.priority.get() || alone(c)) {
+    let alone =
+        |c: Obj<Budget>| c.priority.get() == b.priority.get() && cpu.budget_end.get() == NEVER;
+    if cpu
+        .budget
+        .get()
+        .is_none_or(|c| c.priority.get() < b.priority.get() || alone(c))
+    {
         cpu.reschedule.set(true);
     }
 }
 
 /// `t` goes over to Budget `b`.
 pub fn change_budget(cpu: &Cpu, t: Obj<Thread>, b: Option<Obj<Budget>>) {
-    if let Some(old) = t.budget.replace(b) {
-        if old.thread.get() == Some(t) {
-            detach(cpu, old);
-        }
+    if let Some(old) = t.budget.replace(b)
+        && old.thread.get() == Some(t)
+    {
+        detach(cpu, old);
     }
     if t.state.get() == State::Ready {
         make_ready(cpu, t);
@@ -123,10 +137,10 @@ fn detach(cpu: &Cpu, b: Obj<Budget>) {
 /// `t` stops for good or for now: nobody picks it any more.
 pub fn stop(cpu: &Cpu, t: Obj<Thread>) {
     let lent = t.budget.get() != t.own_budget.get();
-    if let Some(b) = t.budget.get() {
-        if b.thread.get() == Some(t) {
-            detach(cpu, b);
-        }
+    if let Some(b) = t.budget.get()
+        && b.thread.get() == Some(t)
+    {
+        detach(cpu, b);
     }
     if lent {
         t.budget.set(t.own_budget.get());
@@ -248,13 +262,14 @@ fn after_running(cpu: &Cpu, b: Obj<Budget>) {
     b.exhausted.set(true);
     cpu.timers.arm(&b.timer, next, Owner::Budget(b));
     // A server does not wait for its client's next period: it goes on with its own time.
-    if let Some(t) = b.thread.get() {
-        if t.own_budget.get() != Some(b) && t.own_budget.get().is_some_and(can_run) {
-            b.thread.set(t.caller.get());
-            t.budget.set(t.own_budget.get());
-            if runnable {
-                make_ready(cpu, t);
-            }
+    if let Some(t) = b.thread.get()
+        && t.own_budget.get() != Some(b)
+        && t.own_budget.get().is_some_and(can_run)
+    {
+        b.thread.set(t.caller.get());
+        t.budget.set(t.own_budget.get());
+        if runnable {
+            make_ready(cpu, t);
         }
     }
     if let Ok(n) = b.event.get().typed::<Notification>(rights::SEND) {
@@ -305,7 +320,11 @@ pub fn tick(cpu: &Cpu) {
         cpu.reschedule.set(true);
     }
     cpu.programmed.set(NEVER);
-    let end = if cpu.budget.get().is_some() { cpu.budget_end.get().max(now) } else { NEVER };
+    let end = if cpu.budget.get().is_some() {
+        cpu.budget_end.get().max(now)
+    } else {
+        NEVER
+    };
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
 }
 

@@ -8,13 +8,19 @@ use ipc_schema::abi::rights;
 fn a_call_reaches_a_waiting_server_with_badge_and_words_and_the_reply_comes_back() {
     let m = Machine::new();
     let (ep, slot) = m.endpoint();
-    let badged = m.put(Cap { badge: 42, ..Cap::new(ep.get().header()) });
+    let badged = m.put(Cap {
+        badge: 42,
+        ..Cap::new(ep.get().header())
+    });
     let (client, server) = (m.thread(5), m.thread(3));
     m.receive(server, slot);
     assert_eq!(server.state.get(), State::Receiving);
     let own = client.budget.get();
     assert!(m.call(client, badged, [1, 2, 3, 4]) == server);
-    assert_eq!((status(server), server.get().get(reg::RDI), words(server)), (Status::Ok, 42, [1, 2, 3, 4]));
+    assert_eq!(
+        (status(server), server.get().get(reg::RDI), words(server)),
+        (Status::Ok, 42, [1, 2, 3, 4])
+    );
     assert!(server.budget.get() == own, "the client's Budget is lent");
     // The reply: the server has the CPU, on the client's Budget.
     server.set(reg::RSI, Tag::new(9).0);
@@ -22,7 +28,14 @@ fn a_call_reaches_a_waiting_server_with_badge_and_words_and_the_reply_comes_back
     server.set(reg::R8, 77);
     server.set(reg::R13, NEVER);
     assert!(crate::syscall(m.cpu, server, 1) == client);
-    assert_eq!((status(client), words(client)[0], Tag(client.get().get(reg::RSI)).label()), (Status::Ok, 77, 9));
+    assert_eq!(
+        (
+            status(client),
+            words(client)[0],
+            Tag(client.get().get(reg::RSI)).label()
+        ),
+        (Status::Ok, 77, 9)
+    );
     assert!(server.budget.get() == server.own_budget.get());
     assert_eq!(server.state.get(), State::Receiving);
 }
@@ -55,14 +68,20 @@ fn a_call_times_out_in_the_queue_and_after_receipt_and_the_late_reply_is_dropped
     m.sys(client, 0, slot, 0, [0; 4], soon);
     crate::arch::advance(2000);
     crate::sched::tick(m.cpu);
-    assert_eq!((client.state.get(), status(client)), (State::Ready, Status::Timeout));
+    assert_eq!(
+        (client.state.get(), status(client)),
+        (State::Ready, Status::Timeout)
+    );
 
     m.receive(server, slot);
     let soon = crate::arch::now() + 1000;
     assert!(m.sys(client, 0, slot, 0, [0; 4], soon) == server);
     crate::arch::advance(2000);
     crate::sched::tick(m.cpu);
-    assert_eq!((client.state.get(), status(client)), (State::Ready, Status::Timeout));
+    assert_eq!(
+        (client.state.get(), status(client)),
+        (State::Ready, Status::Timeout)
+    );
     assert!(server.caller.get().is_none() && server.budget.get() == server.own_budget.get());
     client.set(reg::R8, 1234);
     server.set(reg::R8, 99);
@@ -78,7 +97,10 @@ fn a_server_that_dies_fails_its_caller_and_its_endpoint_outlives_it() {
     m.receive(server, slot);
     m.call(client, slot, [0; 4]);
     server.get().destroy();
-    assert_eq!((client.state.get(), status(client)), (State::Ready, Status::Dead));
+    assert_eq!(
+        (client.state.get(), status(client)),
+        (State::Ready, Status::Dead)
+    );
     m.call(client, slot, [8, 0, 0, 0]);
     assert_eq!(client.state.get(), State::Queued);
     m.receive(next, slot);
@@ -115,7 +137,12 @@ fn signals_wake_wait_and_reply_recv_and_keep_bits_meanwhile() {
     let m = Machine::new();
     let (n, slot) = m.notification();
     let (_, ep) = m.endpoint();
-    let bit = |b| m.put(Cap { badge: b, ..Cap::new(n.get().header()) });
+    let bit = |b| {
+        m.put(Cap {
+            badge: b,
+            ..Cap::new(n.get().header())
+        })
+    };
     let (bit2, bit4) = (bit(2), bit(4));
     let (a, b) = (m.thread(5), m.thread(7));
     m.sys(a, 2, bit2, 0, [0; 4], NEVER);
@@ -132,7 +159,10 @@ fn signals_wake_wait_and_reply_recv_and_keep_bits_meanwhile() {
     m.receive(b, ep);
     assert_eq!(b.state.get(), State::Receiving);
     m.sys(a, 2, bit2, 0, [0; 4], NEVER);
-    assert_eq!((status(b), b.get().get(reg::RDI), b.state.get()), (Status::Signal, 2, State::Ready));
+    assert_eq!(
+        (status(b), b.get().get(reg::RDI), b.state.get()),
+        (Status::Signal, 2, State::Ready)
+    );
 }
 
 #[test]
@@ -151,7 +181,14 @@ fn a_signal_before_reply_recv_comes_first_and_the_reply_is_still_sent() {
     server.set(reg::R13, NEVER);
     assert!(crate::syscall(m.cpu, server, 1) == client);
     assert_eq!(words(client)[0], 5);
-    assert_eq!((status(server), server.get().get(reg::RDI), server.state.get()), (Status::Signal, 16, State::Ready));
+    assert_eq!(
+        (
+            status(server),
+            server.get().get(reg::RDI),
+            server.state.get()
+        ),
+        (Status::Signal, 16, State::Ready)
+    );
     let _ = ring;
 }
 
@@ -161,7 +198,10 @@ fn payload_and_capabilities_travel_and_only_with_grant_into_open_slots() {
     let (_, ep) = m.endpoint();
     let (n, _) = m.notification();
     let give = m.put(Cap::new(n.get().header()));
-    let keep = m.put(Cap { rights: (rights::ALL & !rights::GRANT) as u16, ..Cap::new(n.get().header()) });
+    let keep = m.put(Cap {
+        rights: (rights::ALL & !rights::GRANT) as u16,
+        ..Cap::new(n.get().header())
+    });
     let (client, server) = (m.thread(5), m.thread(3));
     m.receive(server, ep);
     let window = 200;
@@ -174,7 +214,11 @@ fn payload_and_capabilities_travel_and_only_with_grant_into_open_slots() {
     let tag = Tag::new(1).with_payload(8).with_caps(2);
     m.sys(client, 0, ep, tag.0, [0; 4], NEVER);
     assert_eq!(server.get().utcb().0[128].get(), 0x1122);
-    assert_eq!(server.get().utcb().0[9].get(), 1, "the second was not for giving away");
+    assert_eq!(
+        server.get().utcb().0[9].get(),
+        1,
+        "the second was not for giving away"
+    );
     let got = m.space.get().slot(window).unwrap().get();
     assert_eq!((got.badge, u32::from(got.rights)), (64, rights::SEND));
     assert!(m.space.get().slot(window + 1).unwrap().get() == Cap::EMPTY);
@@ -187,7 +231,10 @@ fn wrong_capabilities_are_refused_by_name() {
     let t = m.thread(5);
     assert_eq!(m.operate(t, 0, 1, [0; 4]), Status::InvalidCap);
     assert_eq!(m.operate(t, 5000, 1, [0; 4]), Status::InvalidCap);
-    let no_send = m.put(Cap { rights: rights::RECV as u16, ..Cap::new(ep.get().header()) });
+    let no_send = m.put(Cap {
+        rights: rights::RECV as u16,
+        ..Cap::new(ep.get().header())
+    });
     assert_eq!(m.operate(t, no_send, 1, [0; 4]), Status::MissingRight);
     m.sys(t, 2, slot, 0, [0; 4], NEVER);
     assert_eq!(status(t), Status::WrongType);

@@ -25,18 +25,56 @@ fn a_pool_is_made_used_destroyed_and_gives_its_memory_back() {
     let m = Machine::new();
     let t = m.thread(5);
     let (memory, slot) = m.memory(RAM, 64 * 4096);
-    assert_eq!(m.operate(t, slot, op::memory::MAKE_POOL, [100, 0, 0, 0]), Status::Ok);
-    assert_eq!(m.operate(t, slot, op::memory::MAKE_POOL, [101, 0, 0, 0]), Status::Busy);
-    assert_eq!(memory.get().destroy(), Err(Status::Busy), "not while the kernel uses it");
-    assert_eq!(m.operate(t, 100, op::pool::CREATE, [ipc_schema::abi::Kind::Endpoint as u64, 102, 0, 0]), Status::Ok);
-    assert_eq!(m.operate(t, 100, op::pool::CREATE, [ipc_schema::abi::Kind::Space as u64, 103, 64, 0]), Status::Ok);
+    assert_eq!(
+        m.operate(t, slot, op::memory::MAKE_POOL, [100, 0, 0, 0]),
+        Status::Ok
+    );
+    assert_eq!(
+        m.operate(t, slot, op::memory::MAKE_POOL, [101, 0, 0, 0]),
+        Status::Busy
+    );
+    assert_eq!(
+        memory.get().destroy(),
+        Err(Status::Busy),
+        "not while the kernel uses it"
+    );
+    assert_eq!(
+        m.operate(
+            t,
+            100,
+            op::pool::CREATE,
+            [ipc_schema::abi::Kind::Endpoint as u64, 102, 0, 0]
+        ),
+        Status::Ok
+    );
+    assert_eq!(
+        m.operate(
+            t,
+            100,
+            op::pool::CREATE,
+            [ipc_schema::abi::Kind::Space as u64, 103, 64, 0]
+        ),
+        Status::Ok
+    );
     let space = m.space.get();
-    assert_eq!(m.operate(t, m.name(m.space), op::space::MAP, [0x1000_0000, slot | RW << 32, 0, 4096]), Status::Busy);
+    assert_eq!(
+        m.operate(
+            t,
+            m.name(m.space),
+            op::space::MAP,
+            [0x1000_0000, slot | RW << 32, 0, 4096]
+        ),
+        Status::Busy
+    );
     assert_eq!(m.operate(t, 100, op::pool::DESTROY, [0; 4]), Status::Ok);
     for s in 100..104 {
         assert!(space.slot(s).unwrap().get().is_dead());
     }
-    assert_eq!(m.operate(t, slot, op::memory::MAKE_POOL, [100, 0, 0, 0]), Status::Ok, "again");
+    assert_eq!(
+        m.operate(t, slot, op::memory::MAKE_POOL, [100, 0, 0, 0]),
+        Status::Ok,
+        "again"
+    );
 }
 
 #[test]
@@ -61,10 +99,21 @@ fn everything_made_and_destroyed_leaves_the_pool_as_it_was() {
     let round = || {
         let s = Space::create(m.pool, 128).unwrap();
         let at = m.name(s);
-        assert_eq!(m.operate(t, at, op::space::MAP, [0x40_0000, slot | RW << 32, 0, 1 << 20]), Status::Ok);
+        assert_eq!(
+            m.operate(
+                t,
+                at,
+                op::space::MAP,
+                [0x40_0000, slot | RW << 32, 0, 1 << 20]
+            ),
+            Status::Ok
+        );
         let u = Thread::create(m.pool, s, 0x5000_0000).unwrap();
         let _ = u;
-        assert_eq!(m.operate(t, own, op::space::DESTROY_OBJECT, [at, 0, 0, 0]), Status::Ok);
+        assert_eq!(
+            m.operate(t, own, op::space::DESTROY_OBJECT, [at, 0, 0, 0]),
+            Status::Ok
+        );
         assert!(memory.get().mappings.is_empty());
         m.pool.stat()
     };
@@ -82,22 +131,55 @@ fn maps_large_pages_where_aligned_and_revokes_them_everywhere() {
     let a = Space::create(m.pool, 8).unwrap();
     let at = m.name(a);
     let va = 0x4000_0000 - 4096;
-    assert_eq!(m.operate(t, at, op::space::MAP, [va, slot | RW << 32, (2 << 20) - 4096, (2 << 20) + 8192]), Status::Ok);
+    assert_eq!(
+        m.operate(
+            t,
+            at,
+            op::space::MAP,
+            [va, slot | RW << 32, (2 << 20) - 4096, (2 << 20) + 8192]
+        ),
+        Status::Ok
+    );
     let (phys, e) = a.table.translate(va + 4096 + 5).unwrap();
     assert_eq!(phys, RAM + (2 << 20) + 5);
     assert!(e.contains(Entry::LARGE | Entry::USER | Entry::WRITE | Entry::NO_EXECUTE));
     assert_eq!(a.table.translate(va).unwrap().0, RAM + (2 << 20) - 4096);
-    assert_eq!(a.table.translate(va + (2 << 20) + 4096).unwrap().0, RAM + (4 << 20));
-    assert_eq!(m.operate(t, at, op::space::MAP, [va + (1 << 20), slot | RW << 32, 0, 4096]), Status::Overlap);
+    assert_eq!(
+        a.table.translate(va + (2 << 20) + 4096).unwrap().0,
+        RAM + (4 << 20)
+    );
+    assert_eq!(
+        m.operate(
+            t,
+            at,
+            op::space::MAP,
+            [va + (1 << 20), slot | RW << 32, 0, 4096]
+        ),
+        Status::Overlap
+    );
     assert_eq!(m.operate(t, slot, op::memory::REVOKE, [0; 4]), Status::Ok);
     for off in [0, 4096, 1 << 20, (2 << 20) + 4096] {
         assert!(a.table.translate(va + off).is_none());
     }
     assert!(memory.get().mappings.is_empty() && a.mappings.is_empty());
     // Small pages where a large one was, and a large one where small ones were.
-    assert_eq!(m.operate(t, at, op::space::MAP, [va + 4096, slot | RW << 32, 0, 8192]), Status::Ok);
-    assert_eq!(m.operate(t, at, op::space::UNMAP, [va + 4096, 0, 0, 0]), Status::Ok);
-    assert_eq!(m.operate(t, at, op::space::MAP, [0x4000_0000, slot | RW << 32, 0, 2 << 20]), Status::Ok);
+    assert_eq!(
+        m.operate(t, at, op::space::MAP, [va + 4096, slot | RW << 32, 0, 8192]),
+        Status::Ok
+    );
+    assert_eq!(
+        m.operate(t, at, op::space::UNMAP, [va + 4096, 0, 0, 0]),
+        Status::Ok
+    );
+    assert_eq!(
+        m.operate(
+            t,
+            at,
+            op::space::MAP,
+            [0x4000_0000, slot | RW << 32, 0, 2 << 20]
+        ),
+        Status::Ok
+    );
 }
 
 #[test]
@@ -106,7 +188,14 @@ fn each_wrong_argument_of_map_has_its_error() {
     let t = m.thread(5);
     let (_, slot) = m.memory(RAM, 1 << 20);
     let own = m.name(m.space);
-    let map = |at, r: u32, off, len| m.operate(t, own, op::space::MAP, [at, slot | u64::from(r) << 32, off, len]);
+    let map = |at, r: u32, off, len| {
+        m.operate(
+            t,
+            own,
+            op::space::MAP,
+            [at, slot | u64::from(r) << 32, off, len],
+        )
+    };
     assert_eq!(map(0x1001, 3, 0, 4096), Status::Misaligned);
     assert_eq!(map(0x1000, 3, 1, 4096), Status::Misaligned);
     assert_eq!(map(0x1000, 3, 0, 0), Status::OutOfRange);
@@ -117,10 +206,20 @@ fn each_wrong_argument_of_map_has_its_error() {
     assert_eq!(map(0x1000, 0, 0, 4096), Status::InvalidArg);
     assert_eq!(map(0x1000, 2, 0, 4096), Status::InvalidArg);
     assert_eq!(map(0x1000, 64, 0, 4096), Status::InvalidArg);
-    assert_eq!(map(0x1000, 7, 0, 4096), Status::InvalidArg, "writable and executable");
-    assert_eq!(m.operate(t, own, op::space::MAP, [0x1000, own | RW << 32, 0, 4096]), Status::WrongType);
+    assert_eq!(
+        map(0x1000, 7, 0, 4096),
+        Status::InvalidArg,
+        "writable and executable"
+    );
+    assert_eq!(
+        m.operate(t, own, op::space::MAP, [0x1000, own | RW << 32, 0, 4096]),
+        Status::WrongType
+    );
     assert_eq!(map(0x1000, 3, 0, 4096), Status::Ok);
-    assert_eq!(m.operate(t, own, op::space::UNMAP, [0x2000, 0, 0, 0]), Status::InvalidArg);
+    assert_eq!(
+        m.operate(t, own, op::space::UNMAP, [0x2000, 0, 0, 0]),
+        Status::InvalidArg
+    );
 }
 
 #[test]
@@ -137,9 +236,21 @@ fn parts_never_overlap_and_a_divided_memory_is_not_mapped() {
     assert_eq!(divide(0x8000, 0x1000, 150), Status::Occupied);
     assert_eq!(divide(0x8000, 0x1000, 151), Status::Ok);
     assert_eq!(divide(0xff000, 0x2000, 152), Status::OutOfRange);
-    assert_eq!(m.operate(t, own, op::space::MAP, [0x1000, slot | RW << 32, 0, 4096]), Status::Busy);
-    assert_eq!(m.operate(t, own, op::space::MAP, [0x1000, 150 | RW << 32, 0, 4096]), Status::Ok);
-    assert_eq!(m.operate(t, own, op::space::DESTROY_OBJECT, [slot, 0, 0, 0]), Status::Ok);
-    assert!(m.space.get().slot(150).unwrap().get().is_dead(), "parts die with it");
+    assert_eq!(
+        m.operate(t, own, op::space::MAP, [0x1000, slot | RW << 32, 0, 4096]),
+        Status::Busy
+    );
+    assert_eq!(
+        m.operate(t, own, op::space::MAP, [0x1000, 150 | RW << 32, 0, 4096]),
+        Status::Ok
+    );
+    assert_eq!(
+        m.operate(t, own, op::space::DESTROY_OBJECT, [slot, 0, 0, 0]),
+        Status::Ok
+    );
+    assert!(
+        m.space.get().slot(150).unwrap().get().is_dead(),
+        "parts die with it"
+    );
     assert!(m.space.table.translate(0x1000).is_none());
 }

@@ -38,7 +38,10 @@ impl Machine {
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if HOST_PHYS_BASE.load(Ordering::Relaxed) == 0 {
             let ram = vec![0_u64; PHYS / 8 + 512].leak();
-            HOST_PHYS_BASE.store((ram.as_ptr() as u64).next_multiple_of(4096), Ordering::Relaxed);
+            HOST_PHYS_BASE.store(
+                (ram.as_ptr() as u64).next_multiple_of(4096),
+                Ordering::Relaxed,
+            );
         }
         for p in POOLS.iter() {
             p.generation.set((p.generation.get() + 1) & !1);
@@ -81,7 +84,8 @@ impl Machine {
         let t = Thread::create(self.pool, space, at).unwrap();
         let b = Budget::create(self.pool).unwrap();
         t.set_own_budget(self.cpu, Some(b)).unwrap();
-        b.configure(self.cpu, priority, 1_000_000, 1_000_000, crate::arch::now()).unwrap();
+        b.configure(self.cpu, priority, 1_000_000, 1_000_000, crate::arch::now())
+            .unwrap();
         crate::sched::make_ready(self.cpu, t);
         t
     }
@@ -111,11 +115,22 @@ impl Machine {
         self.cpu.current.set(Some(t));
     }
     /// `t` makes a system call; answers who runs next.
-    pub fn sys(&self, t: Obj<Thread>, number: u64, cap: u64, tag: u64, words: [u64; 4], deadline: u64) -> Obj<Thread> {
+    pub fn sys(
+        &self,
+        t: Obj<Thread>,
+        number: u64,
+        cap: u64,
+        tag: u64,
+        words: [u64; 4],
+        deadline: u64,
+    ) -> Obj<Thread> {
         self.run(t);
         t.set(reg::RDI, cap);
         t.set(reg::RSI, tag);
-        for (r, w) in [reg::R8, reg::R9, reg::R10, reg::R12].into_iter().zip(words) {
+        for (r, w) in [reg::R8, reg::R9, reg::R10, reg::R12]
+            .into_iter()
+            .zip(words)
+        {
             t.set(r, w);
         }
         t.set(reg::R13, deadline);

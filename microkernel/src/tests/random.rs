@@ -52,7 +52,11 @@ fn check(m: &Machine, threads: &[Obj<Thread>]) {
             let b = t.budget.get().expect("a ready thread has a Budget");
             let active = b.thread.get() == Some(t)
                 && (m.cpu.budget.get() == Some(b) || b.queued.get() || b.exhausted.get());
-            assert!(active, "a ready thread that nobody runs: {:?}", threads.iter().position(|&x| x == t));
+            assert!(
+                active,
+                "a ready thread that nobody runs: {:?}",
+                threads.iter().position(|&x| x == t)
+            );
         }
     }
 }

@@ -9,8 +9,14 @@ use ipc_schema::abi::vm::PortAccess;
 fn only_plain_accesses_wholly_inside_one_range_are_routed() {
     let m = Machine::new();
     let g = GuestSpace::create(m.pool).unwrap();
-    let target = |badge| Cap { badge, ..Cap::new(g.get().header()) };
-    let add = |first, count, badge| g.get().add_route(first, count, Way::Endpoint, target(badge), 1);
+    let target = |badge| Cap {
+        badge,
+        ..Cap::new(g.get().header())
+    };
+    let add = |first, count, badge| {
+        g.get()
+            .add_route(first, count, Way::Endpoint, target(badge), 1)
+    };
     assert_eq!(add(0x3f8, 8, 1), Ok(()));
     assert_eq!(add(0x400, 4, 2), Ok(()));
     assert_eq!(add(0x3ff, 1, 3), Err(Status::Overlap));
@@ -18,7 +24,12 @@ fn only_plain_accesses_wholly_inside_one_range_are_routed() {
     assert_eq!(add(0, 0, 3), Err(Status::OutOfRange));
     assert_eq!(add(0xfffe, 2, 4), Ok(()));
     assert_eq!(add(0xff, 2, 5), Ok(()), "over the edge of a block");
-    let find = |port, width| g.get().routes().find(PortAccess::new(port, width, true)).map(|f| f.target.get().badge);
+    let find = |port, width| {
+        g.get()
+            .routes()
+            .find(PortAccess::new(port, width, true))
+            .map(|f| f.target.get().badge)
+    };
     for (port, width, expect) in [
         (0x3f8, 1, Some(1)),
         (0x3fc, 4, Some(1)),
@@ -59,5 +70,9 @@ fn the_table_is_bounded() {
     for block in 1..8 {
         assert_eq!(add(block << 8), Ok(()), "{block}");
     }
-    assert_eq!(add(9 << 8), Err(Status::NoMemory), "too many different blocks");
+    assert_eq!(
+        add(9 << 8),
+        Err(Status::NoMemory),
+        "too many different blocks"
+    );
 }

@@ -30,7 +30,12 @@ fn the_highest_priority_runs_and_equals_take_turns() {
 fn a_budget_smaller_than_its_period_is_all_that_a_thread_gets() {
     let m = Machine::new();
     let (greedy, other) = (m.thread(9), m.thread(3));
-    greedy.budget.get().unwrap().configure(m.cpu, 9, 250_000, 1_000_000, crate::arch::now()).unwrap();
+    greedy
+        .budget
+        .get()
+        .unwrap()
+        .configure(m.cpu, 9, 250_000, 1_000_000, crate::arch::now())
+        .unwrap();
     crate::sched::pick(m.cpu);
     let mut got = 0;
     for _ in 0..10_000 {
@@ -48,7 +53,12 @@ fn a_server_goes_on_with_its_own_time_when_its_client_has_none_left() {
     let (_, ep) = m.endpoint();
     let (client, server) = (m.thread(9), m.thread(8));
     m.receive(server, ep);
-    client.budget.get().unwrap().configure(m.cpu, 9, 1_000, 100_000_000, crate::arch::now()).unwrap();
+    client
+        .budget
+        .get()
+        .unwrap()
+        .configure(m.cpu, 9, 1_000, 100_000_000, crate::arch::now())
+        .unwrap();
     assert!(m.call(client, ep, [0; 4]) == server);
     m.cpu.budget_end.set(0);
     assert!(pass(&m, 5_000) == server, "it goes on");
@@ -58,7 +68,10 @@ fn a_server_goes_on_with_its_own_time_when_its_client_has_none_left() {
     server.set(reg::R13, NEVER);
     let next = crate::syscall(m.cpu, server, 1);
     assert!(next != client);
-    assert_eq!((client.state.get(), status(client)), (State::Ready, Status::Ok));
+    assert_eq!(
+        (client.state.get(), status(client)),
+        (State::Ready, Status::Ok)
+    );
     assert!(pass(&m, 200_000_000) == client);
 }
 
@@ -69,7 +82,11 @@ fn time_adds_up() {
     crate::sched::charge(m.cpu);
     let start = m.cpu.booked.get();
     let used = || {
-        threads.iter().map(|t| t.own_budget.get().unwrap().used.get()).sum::<u64>() + m.cpu.idle_cycles.get()
+        threads
+            .iter()
+            .map(|t| t.own_budget.get().unwrap().used.get())
+            .sum::<u64>()
+            + m.cpu.idle_cycles.get()
     };
     let before = used();
     crate::sched::pick(m.cpu);

@@ -52,7 +52,11 @@ pub fn decode(v: &Vcpu) -> Left {
 #[inline(always)]
 fn length(v: &Vcpu) -> u64 {
     let next = word(v, f::NEXT_RIP).get();
-    if next == 0 { 0 } else { next.wrapping_sub(word(v, f::RIP).get()) & 15 }
+    if next == 0 {
+        0
+    } else {
+        next.wrapping_sub(word(v, f::RIP).get()) & 15
+    }
 }
 
 /// IN, OUT, INS, OUTS (15.10.2): EXITINFO1 has type, size and port, EXITINFO2 the next rip.
@@ -68,8 +72,16 @@ fn port(v: &Vcpu) -> Left {
         access |= (info & 0b1100) << 19 | ((info >> 7) & 7) << 25 | 15 << 28;
         return Left::Exit(Exit::Port, [access, next, 0, 0]);
     }
-    let value = if info & 1 != 0 { 0 } else { v.gpr(gpr::RAX).get() & (u64::MAX >> (64 - 8 * width.min(4))) };
-    Left::Port { access, value, next }
+    let value = if info & 1 != 0 {
+        0
+    } else {
+        v.gpr(gpr::RAX).get() & (u64::MAX >> (64 - 8 * width.min(4)))
+    };
+    Left::Port {
+        access,
+        value,
+        next,
+    }
 }
 
 #[inline(never)]
@@ -78,13 +90,21 @@ fn other(v: &Vcpu, exit: u64) -> Left {
     let plain = |e| Left::Exit(e, [0, 0, 0, length(v)]);
     match exit {
         code::HLT => plain(Exit::Hlt),
-        code::MSR => plain(if info1 & 1 == 1 { Exit::Wrmsr } else { Exit::Rdmsr }),
+        code::MSR => plain(if info1 & 1 == 1 {
+            Exit::Wrmsr
+        } else {
+            Exit::Rdmsr
+        }),
         code::NPF => Left::Exit(Exit::NestedFault, [info2, info1, 0, 0]),
         // NMI and SMI are the machine's: taken when the guest has been left (STGI).
         code::NMI | code::SMI => Left::Interrupt,
         code::EXCEPTION_FIRST..=code::EXCEPTION_LAST => {
             let vector = exit - code::EXCEPTION_FIRST;
-            let more = if vector == 14 { info2 } else { word(v, f::DR6).get() };
+            let more = if vector == 14 {
+                info2
+            } else {
+                word(v, f::DR6).get()
+            };
             Left::Exit(Exit::Exception, [vector, info1, more, 0])
         }
         code::INIT => plain(Exit::Init),

@@ -22,7 +22,8 @@ pub fn load(v: &Vcpu, groups: u64) {
             x &= !0xe0;
         }
         v.xcr0.set(x);
-        v.tsc_aux.set(v.state(offset_of!(S, tsc_aux)).get() & 0xffff_ffff);
+        v.tsc_aux
+            .set(v.state(offset_of!(S, tsc_aux)).get() & 0xffff_ffff);
     }
     if groups & Groups::DR != 0 {
         for (i, d) in v.dr.iter().enumerate() {
@@ -89,7 +90,10 @@ mod hw {
     use x86_64::registers::model_specific::Msr;
 
     /// XCR0 bits that the kernel switches (0: no XSAVE, FXSAVE is used), and whether there is TSC_AUX.
-    static HAVE: Global<Have> = Global(Have { xcr0: Cell::new(0), tsc_aux: Cell::new(false) });
+    static HAVE: Global<Have> = Global(Have {
+        xcr0: Cell::new(0),
+        tsc_aux: Cell::new(false),
+    });
 
     struct Have {
         xcr0: Cell<u64>,
@@ -107,12 +111,24 @@ mod hw {
             // SAFETY: XSAVE is there.
             unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSXSAVE)) };
             let leaf = raw_cpuid::cpuid!(0xd, 0);
-            HAVE.xcr0.set((u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & KNOWN);
+            HAVE.xcr0
+                .set((u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & KNOWN);
             set_xcr0(HAVE.xcr0.get());
         }
-        HAVE.tsc_aux.set(id.get_extended_processor_and_feature_identifiers().is_some_and(|f| f.has_rdtscp()));
+        HAVE.tsc_aux.set(
+            id.get_extended_processor_and_feature_identifiers()
+                .is_some_and(|f| f.has_rdtscp()),
+        );
         // SAFETY: an FPU instruction at user level, or in the kernel, is to fault.
-        unsafe { Cr0::update(|c| c.insert(Cr0Flags::TASK_SWITCHED | Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::NUMERIC_ERROR)) };
+        unsafe {
+            Cr0::update(|c| {
+                c.insert(
+                    Cr0Flags::TASK_SWITCHED
+                        | Cr0Flags::MONITOR_COPROCESSOR
+                        | Cr0Flags::NUMERIC_ERROR,
+                )
+            })
+        };
     }
     pub fn supported() -> u64 {
         HAVE.xcr0.get()
@@ -120,7 +136,9 @@ mod hw {
     pub fn set_xcr0(value: u64) {
         if HAVE.xcr0.get() != 0 {
             // SAFETY: a subset of what CPUID shows, in a legal combination (`load`).
-            unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack)) };
+            unsafe {
+                asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+            };
         }
     }
     pub fn set_tsc_aux(value: u64) {

@@ -18,7 +18,10 @@ pub struct Svm;
 
 /// Physical addresses of the I/O permission map (all ports intercepted: routes are looked up in software) and of the MSR permission
 /// map; the same for every VM.
-static MAPS: Global<Maps> = Global(Maps { io: Cell::new(0), msr: Cell::new(0) });
+static MAPS: Global<Maps> = Global(Maps {
+    io: Cell::new(0),
+    msr: Cell::new(0),
+});
 
 struct Maps {
     io: Cell<u64>,
@@ -32,7 +35,16 @@ pub fn maps() -> (u64, u64) {
 
 /// MSRs that belong to the guest alone, since VMRUN, VMLOAD and VMSAVE switch them: STAR to SFMASK, FS, GS and kernel GS base, SYSENTER.
 const PASSED: [u32; 10] = [
-    0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102, 0x174, 0x175, 0x176,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0100,
+    0xc000_0101,
+    0xc000_0102,
+    0x174,
+    0x175,
+    0x176,
 ];
 
 /// Fills the permission maps: `io` is three pages, `msr` two (APM vol. 2, 15.10.1, 15.11).
@@ -43,7 +55,10 @@ pub unsafe fn init_maps(io: u64, msr: u64) {
     for (first, pages) in [(io, 3), (msr, 2)] {
         for i in 0..pages {
             // SAFETY: the caller's pages.
-            unsafe { mem::page(first + i * mem::PAGE) }.0.iter().for_each(|w| w.set(!0));
+            unsafe { mem::page(first + i * mem::PAGE) }
+                .0
+                .iter()
+                .for_each(|w| w.set(!0));
         }
     }
     for m in PASSED {
@@ -71,10 +86,15 @@ impl Virt for Svm {
     #[inline(always)]
     fn arm(&self, v: &Vcpu, post: u64, event: u64) {
         let old = word(v, f::V_INTR).get();
-        let tpr = if post & (1 << 44) != 0 { (post >> 40) & 15 } else { old & 15 };
+        let tpr = if post & (1 << 44) != 0 {
+            (post >> 40) & 15
+        } else {
+            old & 15
+        };
         let mut new = MASKING | tpr;
         if post & (1 << 31) != 0 {
-            new |= 1 << 8 | ((post >> 8) & 15) << 16 | ((post >> 32) & 1) << 20 | (post & 0xff) << 32;
+            new |=
+                1 << 8 | ((post >> 8) & 15) << 16 | ((post >> 32) & 1) << 20 | (post & 0xff) << 32;
         }
         word(v, f::V_INTR).set(new);
         word(v, f::EVENTINJ).set(event);
@@ -161,7 +181,8 @@ fn vmrun(_: &Cpu, v: &Vcpu) {
 
 #[cfg(target_os = "none")]
 mod entry {
-    core::arch::global_asm!(r#"
+    core::arch::global_asm!(
+        r#"
     .section .text
     .balign 64
     .globl vireo_vmrun
@@ -226,7 +247,8 @@ vireo_vmrun:
     pop rbx
     cld
     ret
-"#);
+"#
+    );
     unsafe extern "sysv64" {
         pub fn vireo_vmrun(vmcb: u64, registers: u64, host: u64);
     }

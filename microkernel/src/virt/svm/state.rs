@@ -10,8 +10,12 @@ const EFER_ALLOWED: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 14;
 /// Debug control bits of DR7 that do something; bit 10 is always 1, the upper half must be 0.
 const DR7_ALLOWED: u64 = 0xffff_2bff;
 
-const SEGMENTS: [(usize, usize); 4] =
-    [(offset_of!(S, es), f::ES), (offset_of!(S, cs), f::CS), (offset_of!(S, ss), f::SS), (offset_of!(S, ds), f::DS)];
+const SEGMENTS: [(usize, usize); 4] = [
+    (offset_of!(S, es), f::ES),
+    (offset_of!(S, cs), f::CS),
+    (offset_of!(S, ss), f::SS),
+    (offset_of!(S, ds), f::DS),
+];
 const DESCRIPTORS: [(usize, usize); 6] = [
     (offset_of!(S, fs), f::FS),
     (offset_of!(S, gs), f::GS),
@@ -98,7 +102,10 @@ pub fn save(v: &Vcpu, groups: u64) {
         set(offset_of!(S, rip), word(v, f::RIP).get());
         set(offset_of!(S, rsp), word(v, f::RSP).get());
         set(offset_of!(S, rflags), word(v, f::RFLAGS).get());
-        set(offset_of!(S, shadow), word(v, f::INTERRUPT_SHADOW).get() & 1);
+        set(
+            offset_of!(S, shadow),
+            word(v, f::INTERRUPT_SHADOW).get() & 1,
+        );
         set(offset_of!(S, cpl), (word(v, f::CPL_WORD).get() >> 24) & 3);
     }
     if groups & Groups::CR != 0 {

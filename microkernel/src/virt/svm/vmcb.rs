@@ -68,15 +68,26 @@ pub const SVME: u64 = 1 << 12;
 /// A word of a vCPU's VMCB.
 #[inline(always)]
 pub fn word(v: &Vcpu, offset: usize) -> &Cell<u64> {
-    debug_assert!(offset < 4096 && offset % 8 == 0);
+    debug_assert!(offset < 4096 && offset.is_multiple_of(8));
     // SAFETY: the VMCB is a page of the vCPU's own; offsets are the constants above.
     unsafe { &*((mem::virt(v.control_phys) + offset as u64) as *const Cell<u64>) }
 }
 
 /// Physical interrupts, NMI, SMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, all ports, MSRs by map, task switches, shutdown
 /// (bits of intercept vector 3).
-const INTERCEPTS_1: u64 =
-    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 31;
+const INTERCEPTS_1: u64 = 1
+    | 1 << 1
+    | 1 << 2
+    | 1 << 3
+    | 1 << 15
+    | 1 << 18
+    | 1 << 22
+    | 1 << 24
+    | 1 << 26
+    | 1 << 27
+    | 1 << 28
+    | 1 << 29
+    | 1 << 31;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, conditional MWAIT, XSETBV (vector 4).
 const INTERCEPTS_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13;
 /// #DB, #AC and #MC: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
