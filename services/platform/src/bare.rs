@@ -85,7 +85,7 @@ impl Capabilities {
 
     /// Where the register at a physical address is mapped.
     fn register(&mut self, address: u64, width: Width) -> Option<*mut u8> {
-        if address % u64::from(width.bytes()) != 0 {
+        if !address.is_multiple_of(u64::from(width.bytes())) {
             return None;
         }
         let (page, offset) = (address & !(PAGE - 1), address & (PAGE - 1));

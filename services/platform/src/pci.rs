@@ -61,10 +61,10 @@ pub fn list(machine: &mut impl Hardware) -> Vec<PciDevice> {
                     functions = 8;
                 }
                 // PCI-to-PCI bridge: its secondary bus.
-                if header & 0x7f == 1 {
-                    if let Some(numbers) = read(machine, address, 0x18) {
-                        buses.push((numbers >> 8) as u8);
-                    }
+                if header & 0x7f == 1
+                    && let Some(numbers) = read(machine, address, 0x18)
+                {
+                    buses.push((numbers >> 8) as u8);
                 }
             }
         }

@@ -83,13 +83,12 @@ fn sleep(machine: &mut impl Hardware, fadt: &Fadt, s5: SleepType) -> Option<()> 
 /// Starts the machine again: by the firmware's reset register, else by the chipset's port 0xCF9, else by the keyboard
 /// controller. Comes back only if nothing worked.
 pub fn reset(machine: &mut impl Hardware, fadt: Option<&Fadt>) {
-    if let Some((register, value)) = fadt.and_then(|f| f.reset) {
-        if register
+    if let Some((register, value)) = fadt.and_then(|f| f.reset)
+        && register
             .write(machine, Width::Byte, u32::from(value))
             .is_some()
-        {
-            machine.delay(PATIENCE_US);
-        }
+    {
+        machine.delay(PATIENCE_US);
     }
     // Intel ICH, reset control register: system reset chosen, then done with a hard reset.
     const RESET_CONTROL: u16 = 0xcf9;
