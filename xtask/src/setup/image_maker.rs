@@ -13,18 +13,44 @@ use crate::host;
 
 /// Version of the `bootloader` crate; later ones need a newer nightly.
 pub const BOOTLOADER: &str = "0.11.15";
-/// Packages that end up in the boot image beside ours.
+/// Packages of the boot loader that end up in the image: the BIOS stages, and our own UEFI stage.
 pub const STAGES: [&str; 5] = [
     "bootloader-x86_64-bios-boot-sector",
     "bootloader-x86_64-bios-stage-2",
     "bootloader-x86_64-bios-stage-3",
     "bootloader-x86_64-bios-stage-4",
-    "bootloader-x86_64-uefi",
+    UEFI_STAGE,
 ];
+const UEFI_STAGE: &str = "uefi-stage";
+const UEFI_TARGET: &str = "x86_64-unknown-uefi";
 
-const MANIFEST: &str = include_str!("../../mkimage/Cargo.toml");
-const LOCK: &str = include_str!("../../mkimage/Cargo.lock");
-const SOURCE: &str = include_str!("../../mkimage/src/main.rs");
+/// The sources, by their path below `xtask/mkimage`.
+const SOURCES: [(&str, &str); 9] = [
+    ("Cargo.toml", include_str!("../../mkimage/Cargo.toml")),
+    ("Cargo.lock", include_str!("../../mkimage/Cargo.lock")),
+    ("src/main.rs", include_str!("../../mkimage/src/main.rs")),
+    ("src/gpt.rs", include_str!("../../mkimage/src/gpt.rs")),
+    (
+        "uefi/Cargo.toml",
+        include_str!("../../mkimage/uefi/Cargo.toml"),
+    ),
+    (
+        "uefi/Cargo.lock",
+        include_str!("../../mkimage/uefi/Cargo.lock"),
+    ),
+    (
+        "uefi/src/main.rs",
+        include_str!("../../mkimage/uefi/src/main.rs"),
+    ),
+    (
+        "uefi/src/firmware.rs",
+        include_str!("../../mkimage/uefi/src/firmware.rs"),
+    ),
+    (
+        "uefi/src/memory.rs",
+        include_str!("../../mkimage/uefi/src/memory.rs"),
+    ),
+];
 
 /// Which firmware an image boots from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +102,9 @@ impl ImageMaker {
         let tmp = host::temporary(out);
         let mut cmd = host::command(self.program());
         cmd.args([kernel, archive, &tmp]).arg(firmware.name());
-        // The UEFI image has a random disk identifier; nothing else in it varies.
+        if firmware == Firmware::Uefi {
+            cmd.arg(self.uefi_stage());
+        }
         host::output(&mut cmd)?;
         fs::rename(&tmp, out).with_context(|| format!("writing {}", out.display()))
     }
@@ -95,68 +123,101 @@ impl ImageMaker {
         self.dir.join("mkimage")
     }
 
+    fn uefi_stage(&self) -> PathBuf {
+        self.dir.join("uefi-stage.efi")
+    }
+
+    /// Everything is there, and made from these very sources.
     fn complete(&self) -> bool {
-        let same = fs::read_to_string(self.dir.join("src/main.rs")).is_ok_and(|s| s == SOURCE);
-        let lists = STAGES.iter().all(|stage| self.crate_list(stage).exists());
-        same && lists
+        let mut sources = SOURCES.iter();
+        sources
+            .all(|(path, text)| fs::read_to_string(self.dir.join(path)).is_ok_and(|s| s == *text))
+            && STAGES.iter().all(|stage| self.crate_list(stage).exists())
+            && self.uefi_stage().exists()
             && self.program().exists()
-            && fs::read_to_string(self.dir.join("Cargo.toml")).is_ok_and(|s| s == MANIFEST)
     }
 
     fn build(&self, tc: &Toolchain) -> Result<()> {
         host::step("building the boot loader and image maker (some minutes, once)");
-        host::make_dir(&self.dir.join("src"))?;
         let _ = fs::remove_file(self.program());
-        fs::write(self.dir.join("Cargo.toml"), MANIFEST)?;
-        fs::write(self.dir.join("Cargo.lock"), LOCK)?;
-        fs::write(self.dir.join("src/main.rs"), SOURCE)?;
-        let build = || {
-            // The target folder goes by argument: as a variable it would reach the inner
-            // `cargo install`, which would wait for this cargo's lock for ever.
-            host::run(
-                tc.cargo()
-                    .current_dir(&self.dir)
-                    .env("RUSTC_BOOTSTRAP", "1")
-                    .args(["build", "--release", "--locked", "--target-dir", "target"]),
-            )
-        };
-        if build().is_err() {
-            host::step("that failed; trying once more");
-            build()?;
+        for (path, text) in SOURCES {
+            let path = self.dir.join(path);
+            host::make_dir(path.parent().unwrap_or(&self.dir))?;
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         }
+        let uefi = self.dir.join("uefi");
+        // The target folder goes by argument: as a variable it would reach the inner
+        // `cargo install`, which would wait for this cargo's lock for ever.
+        let build = |dir: &Path, args: &[&str]| {
+            let attempt = || {
+                let mut cmd = bootstrap_cargo(tc, dir);
+                cmd.args(["build", "--release", "--locked", "--target-dir", "target"]);
+                host::run(cmd.args(args))
+            };
+            attempt().or_else(|_| {
+                host::step("that failed; trying once more");
+                attempt()
+            })
+        };
+        build(
+            &uefi,
+            &[
+                "--target",
+                UEFI_TARGET,
+                "-Zbuild-std=core",
+                "-Zbuild-std-features=compiler-builtins-mem",
+            ],
+        )?;
+        build(&self.dir, &[])?;
         self.save_crate_lists(tc)
             .context("recording the boot loader's licences")?;
+        let stage = uefi
+            .join("target")
+            .join(UEFI_TARGET)
+            .join("release/uefi-stage.efi");
+        fs::copy(&stage, self.uefi_stage())
+            .with_context(|| format!("copying {}", stage.display()))?;
         fs::copy(self.dir.join("target/release/mkimage"), self.program())?;
         fs::remove_dir_all(self.dir.join("target"))?;
+        fs::remove_dir_all(uefi.join("target"))?;
         Ok(())
     }
 
     /// The stages' sources lie in the registry now; later they may not. Their licences are for `audit`.
     fn save_crate_lists(&self, tc: &Toolchain) -> Result<()> {
         for stage in STAGES {
-            let source = registry_source(stage)?;
-            // A copy, because cargo may want to write beside the manifest.
-            let copy = self.dir.join("stages").join(stage);
-            let _ = fs::remove_dir_all(&copy);
-            copy_tree(&source, &copy)?;
-            // Cut off from the workspace that the folder above is.
-            let manifest = copy.join("Cargo.toml");
-            let text = fs::read_to_string(&manifest)?;
-            if !text.contains("[workspace]") {
-                fs::write(&manifest, format!("{text}\n[workspace]\n"))?;
-            }
-            let target = match stage.ends_with("uefi") {
-                true => "x86_64-unknown-uefi",
-                false => super::toolchain::TARGET,
+            let list = if stage == UEFI_STAGE {
+                let mut cargo = bootstrap_cargo(tc, &self.dir.join("uefi"));
+                linked_crates(&mut cargo, &[stage], UEFI_TARGET)?
+            } else {
+                // A copy, because cargo may want to write beside the manifest.
+                let copy = self.dir.join("stages").join(stage);
+                let _ = fs::remove_dir_all(&copy);
+                copy_tree(&registry_source(stage)?, &copy)?;
+                // Cut off from the workspace that the folder above is.
+                let manifest = copy.join("Cargo.toml");
+                let text = fs::read_to_string(&manifest)?;
+                if !text.contains("[workspace]") {
+                    fs::write(&manifest, format!("{text}\n[workspace]\n"))?;
+                }
+                linked_crates(
+                    &mut bootstrap_cargo(tc, &copy),
+                    &[stage],
+                    super::toolchain::TARGET,
+                )?
             };
-            let mut cargo = tc.cargo();
-            cargo.current_dir(&copy).env("RUSTC_BOOTSTRAP", "1");
-            let text = linked_crates(&mut cargo, &[stage], target)?;
-            host::write_whole(&self.crate_list(stage), text.as_bytes())?;
+            host::write_whole(&self.crate_list(stage), list.as_bytes())?;
         }
         fs::remove_dir_all(self.dir.join("stages"))?;
         Ok(())
     }
+}
+
+/// A cargo that lets its compiler take unstable features.
+fn bootstrap_cargo(tc: &Toolchain, dir: &Path) -> Command {
+    let mut cmd = tc.cargo();
+    cmd.current_dir(dir).env("RUSTC_BOOTSTRAP", "1");
+    cmd
 }
 
 /// The crates that `packages` are linked from, one a line: name, version, licence, separated by `|`.
