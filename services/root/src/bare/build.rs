@@ -129,7 +129,7 @@ pub fn build(
     build_guest(machine, plan, built, pool, space)?;
     map_shared(machine, shared, plan, space)?;
     for (dest, grant) in plan.slots() {
-        grant_cap(machine, shared, built, grant, space, dest)?;
+        grant_cap(machine, shared, built, grant, space, (dest, id))?;
     }
     if plan.class != Class::Core || scheduler_runs {
         built.admitted = admit(shared, plan, budget, scheduler_runs);
@@ -242,7 +242,7 @@ fn grant_cap(
     built: &mut Built,
     grant: &Grant,
     space: Space,
-    dest: u32,
+    (dest, id): (u32, u8),
 ) -> Result<(), Error> {
     let source = match &grant.object {
         Object::Endpoint(name) => shared.endpoints.get(name).map(|e| e.0),
@@ -267,8 +267,13 @@ fn grant_cap(
         Object::Pool => built.pool.map(|p| p.0),
     };
     let source = source.ok_or(Error::Text("a capability's object is missing"))?;
+    // Root and the Log tell servers apart by their numbers.
+    let badge = match grant.object {
+        Object::Log | Object::Root => u64::from(id),
+        _ => grant.badge,
+    };
     space
-        .copy_cap(source, dest, grant.rights, grant.badge)
+        .copy_cap(source, dest, grant.rights, badge)
         .map_err(at("grant a capability"))
 }
 

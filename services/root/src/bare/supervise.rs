@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-use ipc_schema::abi::{ThreadRegs, Utcb, layout};
+use ipc_schema::abi::{ThreadRegs, Utcb, layout, thread_state};
 use ipc_schema::proto::{
     Cause, DeathRecord, PlatformRequest, SchedulerRequest, ServerState, VmEnd,
 };
@@ -77,9 +77,11 @@ impl Root {
             return false;
         }
         defmt::info!(
-            "{=str} runs: {=u64} KiB",
+            "{=str} runs: {=u64} KiB; {=u64} KiB of RAM and {=u32} slots are free",
             server.plan.instance.as_str(),
-            built.bytes() >> 10
+            built.bytes() >> 10,
+            self.machine.ram.free_bytes() >> 10,
+            self.machine.slots.free()
         );
         if let Some(place) = self.built.get_mut(index) {
             *place = Some(built);
@@ -182,7 +184,7 @@ impl Root {
         match verdict {
             // The loop takes it up when it is due.
             Verdict::Restart => {}
-            Verdict::GiveUp => complain!("given up: too many deaths"),
+            Verdict::GiveUp => complain!("a server is given up: too many deaths"),
             Verdict::StopVm(vm) => self.stop_vm(vm, VmEnd::Failed),
         }
     }
@@ -203,18 +205,23 @@ impl Root {
         let Some(thread) = built.and_then(|b| b.thread) else {
             return;
         };
+        let (mut regs, doing) = match thread.read_regs() {
+            Ok((regs, doing)) => (regs, Some(doing)),
+            Err(status) => {
+                complain!("read registers: {status:?}");
+                (ThreadRegs::default(), None)
+            }
+        };
         if cause == Cause::Killed
             && let Err(status) = thread.suspend()
         {
             complain!("suspend: {status:?}");
         }
-        let (regs, serving) = match thread.read_regs() {
-            Ok((regs, doing)) => (regs, doing.serving),
-            Err(status) => {
-                complain!("read registers: {status:?}");
-                (ThreadRegs::default(), false)
-            }
-        };
+        let serving = doing.is_some_and(|d| d.serving);
+        if doing.is_some_and(|d| matches!(d.state, thread_state::CALLING | thread_state::WAITING)) {
+            // In a system call: the stub's return address says where from.
+            regs.rip = self.stack_word(index, regs.gpr[4]).unwrap_or(regs.rip);
+        }
         let backtrace = self.backtrace(index, &regs);
         let Some(server) = self.registry.servers.get_mut(index) else {
             return;
@@ -250,6 +257,18 @@ impl Root {
             last_log,
             pending: None,
         }));
+    }
+
+    fn stack_word(&mut self, index: usize, va: u64) -> Option<u64> {
+        let built = self.built.get(index)?.as_ref()?;
+        let (pages, parts) = (built.pages?, built.parts?);
+        let offset = va
+            .checked_sub(layout::STACK_TOP - layout::STACK_SIZE)
+            .filter(|o| *o < layout::STACK_SIZE)?;
+        self.machine
+            .window(pages, |w| w.read(parts.stack + offset))
+            .ok()?
+            .map(u64::from_le_bytes)
     }
 
     fn backtrace(&mut self, index: usize, regs: &ThreadRegs) -> Vec<u64> {
