@@ -1,3 +1,8 @@
-//! bench.
+//! The bench server: the partner's code, the measuring, the probing.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
 #[cfg(not(target_os = "none"))]
 fn main() {}
+
+#[cfg(target_os = "none")]
+mod bare;

@@ -1,0 +1,135 @@
+//! What things cost.
+
+use super::alloc::vec::Vec;
+
+use bench::samples::{SAMPLES, figure};
+use runtime::abi::layout::{self, slot};
+use runtime::abi::rights::{READ, WRITE};
+use runtime::abi::{NEVER, Status};
+use runtime::object::{Pool, Space};
+use runtime::{Message, Notification, now};
+
+use super::partner::{self, Partner, Result, SPARE_OFFSET, address};
+
+/// Rounds before the first sample: what is done once only is done then.
+const WARM_UP: usize = 16;
+/// Where a page is mapped, beside one that stays, so that the tables are there.
+const SCRATCH: u64 = layout::SHARED;
+
+/// A figure's name, and what it costs to measure.
+struct Bench {
+    empty: u64,
+}
+
+impl Bench {
+    /// Takes samples of `timed`, each after an `untimed` and before another, and logs the figure.
+    #[inline(always)]
+    fn measure<C>(
+        &self,
+        name: &str,
+        context: &mut C,
+        mut before: impl FnMut(&mut C) -> Result<()>,
+        mut timed: impl FnMut(&mut C) -> Result<()>,
+        mut after: impl FnMut(&mut C) -> Result<()>,
+    ) -> Result<()> {
+        let mut samples = Vec::with_capacity(SAMPLES);
+        for round in 0..WARM_UP + SAMPLES {
+            before(context)?;
+            let from = now();
+            let done = timed(context);
+            let to = now();
+            done?;
+            after(context)?;
+            if round >= WARM_UP {
+                samples.push(to.wrapping_sub(from));
+            }
+        }
+        let f = figure(samples, self.empty).ok_or(Status::InvalidArg)?;
+        defmt::info!(
+            "BENCH {=str} instructions {=u64} {=u64} {=u64}",
+            name,
+            f.min,
+            f.median,
+            f.max
+        );
+        Ok(())
+    }
+}
+
+/// The cost of reading the TSC twice: the least of many.
+fn empty() -> u64 {
+    let once = |_| {
+        let from = now();
+        let to = now();
+        to.wrapping_sub(from)
+    };
+    (0..SAMPLES).map(once).min().unwrap_or(0)
+}
+
+/// Measures everything.
+pub fn measure(p: &mut Partner) -> Result<()> {
+    let bench = Bench { empty: empty() };
+    let nothing = |_: &mut ()| Ok(());
+    p.start_echo()?;
+    let endpoint = p.endpoint;
+    let call = |words: [u64; 4]| {
+        move |_: &mut ()| {
+            let reply = endpoint.call(Message::new(1, words))?;
+            if reply.words == words {
+                Ok(())
+            } else {
+                Err(Status::InvalidArg)
+            }
+        }
+    };
+    bench.measure(
+        "ipc_call_reply",
+        &mut (),
+        nothing,
+        |_| endpoint.call(Message::new(1, [0; 4])).map(|_| ()),
+        nothing,
+    )?;
+    // The words are compared, so that the compiler must set and read them.
+    bench.measure(
+        "ipc_call_reply_4w",
+        &mut (),
+        nothing,
+        call([1, 2, 3, 4]),
+        nothing,
+    )?;
+
+    // Polls a Notification that has bits: the cheapest call that brings something.
+    let own = Notification(slot::NOTIFICATION);
+    let signal = |_: &mut ()| own.signal();
+    let wait = |_: &mut ()| own.wait(NEVER).map(|_| ());
+    bench.measure("null_call", &mut (), signal, wait, nothing)?;
+    bench.measure("signal", &mut (), nothing, signal, wait)?;
+    let stat = |_: &mut ()| Pool(slot::POOL).stat().map(|_| ());
+    bench.measure("invoke", &mut (), nothing, stat, nothing)?;
+
+    p.start_waiter()?;
+    let bell = p.notification;
+    bench.measure("signal_wake", &mut (), nothing, |_| bell.signal(), nothing)?;
+
+    p.start_actor(address(&partner::bench_fault), 0)?;
+    p.next_fault(NEVER)?;
+    bench.measure(
+        "user_fault",
+        p,
+        |_| Ok(()),
+        |p| p.next_fault(NEVER).map(|_| ()),
+        |_| Ok(()),
+    )?;
+    p.stop()?;
+
+    let own = Space(slot::SPACE);
+    let ram = p.ram;
+    let page = 4096;
+    own.map(SCRATCH, ram, READ | WRITE, SPARE_OFFSET, page)?;
+    let map = |_: &mut ()| own.map(SCRATCH + page, ram, READ | WRITE, SPARE_OFFSET + page, page);
+    // SAFETY: nothing refers to the scratch pages.
+    let unmap = |_: &mut ()| unsafe { own.unmap(SCRATCH + page) };
+    bench.measure("map_page", &mut (), nothing, map, unmap)?;
+    // SAFETY: as above.
+    unsafe { own.unmap(SCRATCH) }
+}

@@ -1,0 +1,50 @@
+//! The start, and what to do.
+
+extern crate alloc;
+
+mod figures;
+mod partner;
+mod probes;
+
+use bench::args;
+use ipc_schema::manifest::Server;
+use ipc_schema::proto::{RootRequest, RootResponse};
+use runtime::abi::layout::slot;
+use runtime::abi::{NEVER, Status};
+use runtime::{Endpoint, Notification, StartInfo};
+
+use partner::Partner;
+
+runtime::entry!(main);
+
+fn main(start: &'static StartInfo) -> ! {
+    let server: Server = start.config().unwrap_or_else(|e| panic!("{e}"));
+    let args = args::parse(&server.args).unwrap_or_else(|word| panic!("args: `{word}`?"));
+    let mut partner = Partner::new(start)
+        .unwrap_or_else(|status| panic!("the partner cannot be built: {status:?}"));
+    if args.bench {
+        figures::measure(&mut partner).unwrap_or_else(|status| panic!("bench: {status:?}"));
+    }
+    let failed = if args.probe {
+        probes::all(start, &mut partner)
+    } else {
+        0
+    };
+    if args.power_off {
+        power_off(start, u32::from(failed > 0));
+    }
+    // Nobody signals this server: its work is done.
+    loop {
+        let _ = Notification(slot::NOTIFICATION).wait(NEVER);
+    }
+}
+
+fn power_off(start: &StartInfo, code: u32) {
+    let root = start.endpoint("root").unwrap_or(Endpoint(slot::NULL));
+    let answer: Result<RootResponse, _> = root.call_postcard(&RootRequest::PowerOff { code });
+    let status = match answer {
+        Err(runtime::CallError::Kernel(status)) => status,
+        _ => Status::Unsupported,
+    };
+    defmt::error!("the machine cannot be switched off: {=u64}", status as u64);
+}
