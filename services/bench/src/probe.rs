@@ -81,6 +81,13 @@ impl Expected {
         }
     }
 
+    /// Of the error code only what kind of selector it holds (Intel SDM vol. 3, 6.13): QEMU's TCG has another index there
+    /// than processors have.
+    #[must_use]
+    pub const fn without_index(self) -> Self {
+        Self { mask: 7, ..self }
+    }
+
     /// With the addresses of the code that does it.
     #[must_use]
     pub const fn within(self, from: u64, to: u64) -> Self {

@@ -72,30 +72,41 @@ pub fn measure(p: &mut Partner) -> Result<()> {
     let nothing = |_: &mut ()| Ok(());
     p.start_echo()?;
     let endpoint = p.endpoint;
+    // What came back is looked at when the clock has stopped.
     let call = |words: [u64; 4]| {
-        move |_: &mut ()| {
-            let reply = endpoint.call(Message::new(1, words))?;
-            if reply.words == words {
+        move |reply: &mut [u64; 4]| {
+            *reply = endpoint.call(Message::new(1, words))?.words;
+            Ok(())
+        }
+    };
+    let forget = |reply: &mut [u64; 4]| {
+        *reply = [0; 4];
+        Ok(())
+    };
+    let check = |words: [u64; 4]| {
+        move |reply: &mut [u64; 4]| {
+            if *reply == words {
                 Ok(())
             } else {
                 Err(Status::InvalidArg)
             }
         }
     };
+    let mut reply = [0; 4];
     bench.measure(
         "ipc_call_reply",
-        &mut (),
-        nothing,
+        &mut reply,
+        forget,
         |_| endpoint.call(Message::new(1, [0; 4])).map(|_| ()),
-        nothing,
+        check([0; 4]),
     )?;
-    // The words are compared, so that the compiler must set and read them.
+    let words = [1, 2, 3, 4];
     bench.measure(
         "ipc_call_reply_4w",
-        &mut (),
-        nothing,
-        call([1, 2, 3, 4]),
-        nothing,
+        &mut reply,
+        forget,
+        call(words),
+        check(words),
     )?;
 
     // Polls a Notification that has bits: the cheapest call that brings something.

@@ -8,7 +8,7 @@ use core::arch::global_asm;
 use runtime::abi::layout::slot;
 use runtime::abi::rights::{EXEC, READ, RECV, WRITE};
 use runtime::abi::{Status, Tag, layout};
-use runtime::object::{Budget, Cpu, Memory, Pool, Space, Thread};
+use runtime::object::{Budget, Cpu, Memory, Pool, Thread};
 use runtime::{Endpoint, Event, Message, Notification, Slot, StartInfo, reply_recv, time};
 
 /// Slots of the partner's table.

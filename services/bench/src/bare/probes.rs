@@ -206,7 +206,7 @@ fn acts() -> [Act; 25] {
             "INT 0x21",
             (&p::bench_int, &p::bench_int_end),
             0,
-            general(0x21 << 3 | 2),
+            general(0x21 << 3 | 2).without_index(),
         ),
         act("VMRUN", (&p::bench_vmrun, &p::bench_vmrun_end), 0, gp),
     ]
