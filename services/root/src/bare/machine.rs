@@ -121,6 +121,8 @@ impl Machine {
         };
         runtime::log::use_slot(badged(ROOT_ID)?.0);
         let announce = badged(ANNOUNCE_ID)?;
+        // First of all, so that even what goes wrong next can be read.
+        announce_to(announce, ROOT_ID as u8, "root@root");
         let mut ram = Ram::default();
         for m in memories(boot).filter(|m| m.kind == kind::RAM) {
             ram.add(m.phys, m.len, m.slot);
@@ -174,11 +176,7 @@ impl Machine {
 
     /// Says in the log which server has which number.
     pub fn announce(&self, id: u8, name: &str) {
-        let mut record = alloc::vec![id];
-        record.extend_from_slice(name.as_bytes());
-        if let Err(status) = self.announce.write(&record) {
-            complain!("announce {name}: {status:?}");
-        }
+        announce_to(self.announce, id, name);
     }
 
     /// A free slot.
@@ -294,5 +292,13 @@ impl Window {
         let from = self.at(offset, N)?;
         // SAFETY: the range is in the window and mapped; bytes need no alignment.
         Some(unsafe { from.cast::<[u8; N]>().read_volatile() })
+    }
+}
+
+fn announce_to(log: Log, id: u8, name: &str) {
+    let mut record = alloc::vec![id];
+    record.extend_from_slice(name.as_bytes());
+    if let Err(status) = log.write(&record) {
+        complain!("announce {name}: {status:?}");
     }
 }

@@ -57,7 +57,6 @@ fn main(boot: &'static BootInfo) -> ! {
 impl Root {
     fn new(boot: &'static BootInfo) -> Result<Self, Error> {
         let mut machine = Machine::new(boot)?;
-        machine.announce(1, "root@root");
         defmt::info!(
             "root: TSC {=u64} kHz, {=u64} MiB RAM free, unix time {=u64}",
             boot.tsc_hz / 1000,

@@ -11,6 +11,7 @@ use ipc_schema::proto::{
 };
 use root::death::{self, Tail};
 use root::plan::{self, Role, manager_bits};
+use root::ram::PAGE;
 use root::registry::Verdict;
 use runtime::object::log::records;
 use runtime::{now, time};
@@ -218,7 +219,9 @@ impl Root {
             complain!("suspend: {status:?}");
         }
         let serving = doing.is_some_and(|d| d.serving);
-        if doing.is_some_and(|d| matches!(d.state, thread_state::CALLING | thread_state::WAITING)) {
+        let waits =
+            doing.is_some_and(|d| matches!(d.state, thread_state::CALLING | thread_state::WAITING));
+        if waits || regs.rip.wrapping_sub(layout::STUB) < PAGE {
             // In a system call: the stub's return address says where from.
             regs.rip = self.stack_word(index, regs.gpr[4]).unwrap_or(regs.rip);
         }
