@@ -14,11 +14,11 @@
 /// State groups of the state page.
 pub struct Groups;
 impl Groups {
-    /// rip, rsp, rflags, shadow, cpl.
+    /// rip, rflags, shadow; from the guest also cs and cpl (where it is), which are written with SEG.
     pub const RIP: u64 = 1;
     /// cr0, cr2, cr3, cr4, efer.
     pub const CR: u64 = 2;
-    /// es, cs, ss, ds.
+    /// es, cs, ss, ds, rsp; to the guest also cpl.
     pub const SEG: u64 = 4;
     /// fs, gs, ldtr, tr, gdtr, idtr.
     pub const DESC: u64 = 8;
@@ -58,13 +58,13 @@ pub struct VcpuState {
     pub gpr: [u64; 16],
     /// Group RIP.
     pub rip: u64,
-    /// Group RIP.
+    /// Group SEG.
     pub rsp: u64,
     /// Group RIP.
     pub rflags: u64,
     /// Group RIP: bit 0: in an interrupt shadow (STI, MOV SS).
     pub shadow: u64,
-    /// Group RIP: current privilege level.
+    /// Current privilege level: read with group RIP, written with group SEG.
     pub cpl: u64,
     /// Group CR.
     pub cr0: u64,
@@ -78,7 +78,7 @@ pub struct VcpuState {
     pub efer: u64,
     /// Group SEG.
     pub es: Segment,
-    /// Group SEG.
+    /// Read with group RIP, written with group SEG.
     pub cs: Segment,
     /// Group SEG.
     pub ss: Segment,

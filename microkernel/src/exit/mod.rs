@@ -77,7 +77,7 @@ pub fn enter(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 /// Back to the VMM.
 #[inline(always)]
 pub fn leave(t: Obj<Thread>, v: Obj<Vcpu>, exit: Exit, info: [u64; 4]) -> Obj<Thread> {
-    let groups = v.on_exit[exit as usize % Exit::COUNT].get();
+    let groups = v.on_exit[exit as usize % 32].get();
     let (word, event) = virt().left(v.get(), u64::from(groups));
     let th = t.get();
     th.set(reg::RSI, ExitWord(word | exit as u64).0);

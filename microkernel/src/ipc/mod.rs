@@ -22,12 +22,12 @@ fn done(t: Obj<Thread>, status: Status) -> Obj<Thread> {
 /// System call `call`.
 #[inline(always)]
 pub fn call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
-    let cap = match cap::cap_at(t.get(), t.get().get(reg::RDI)) {
+    let cap = match cap::peek(t.get(), t.get().get(reg::RDI)) {
         Ok(cap) => cap,
         Err(e) => return done(t, e),
     };
     if cap.kind() != ipc_schema::abi::Kind::Endpoint as u32 {
-        return crate::object::invoke::invoke(cpu, t, cap);
+        return crate::object::invoke::invoke(cpu, t, *cap);
     }
     match cap.typed::<Endpoint>(rights::SEND) {
         Ok(ep) => send(cpu, t, ep, cap.badge, t.get().get(reg::R13)),

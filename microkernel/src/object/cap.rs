@@ -101,10 +101,18 @@ impl Cap {
     }
 }
 
-/// The capability in a slot of the thread's table.
-#[inline(always)]
+/// The capability in a slot of the thread's table, copied.
 pub fn cap_at(t: &Thread, slot: u64) -> Result<Cap, Status> {
-    cell_at(t.caps.get(), t.caps_len.get(), slot).map(Cell::get)
+    peek(t, slot).copied()
+}
+
+/// The capability in a slot of the thread's table, in place: the fast paths read only the words that they need.
+#[inline(always)]
+pub fn peek(t: &Thread, slot: u64) -> Result<&Cap, Status> {
+    let cell = cell_at(t.caps.get(), t.caps_len.get(), slot)?;
+    // SAFETY: slots change only in operations on Spaces and by capability transfer, which copy what they need before they write;
+    // nothing that holds this reference does either.
+    Ok(unsafe { &*cell.as_ptr() })
 }
 
 /// A slot of a table.
@@ -120,8 +128,12 @@ pub fn cell_at<'a>(table: u64, len: u64, slot: u64) -> Result<&'a Cell<Cap>, Sta
 
 /// Looks up a slot as an object of type `T`.
 #[inline(always)]
-pub fn lookup<T: super::Object>(t: &Thread, slot: u64, need: u32) -> Result<(Cap, Obj<T>), Status> {
-    let cap = cap_at(t, slot)?;
+pub fn lookup<T: super::Object>(
+    t: &Thread,
+    slot: u64,
+    need: u32,
+) -> Result<(&Cap, Obj<T>), Status> {
+    let cap = peek(t, slot)?;
     Ok((cap, cap.typed(need)?))
 }
 

@@ -53,7 +53,7 @@ impl<'a> Args<'a> {
         if slot == 0 {
             Ok(Cap::EMPTY)
         } else {
-            lookup::<T>(self.t.get(), slot, need).map(|(c, _)| c)
+            lookup::<T>(self.t.get(), slot, need).map(|(c, _)| *c)
         }
     }
     fn pool(&self, slot: u64) -> Result<&'static Pool, Status> {
@@ -424,7 +424,7 @@ fn vcpu(a: &Args, v: &Vcpu) -> Answer {
             if a.w[0] == !0 {
                 v.on_exit.iter().for_each(|e| e.set(groups));
             } else {
-                v.on_exit
+                v.on_exit[..ipc_schema::abi::vm::Exit::COUNT]
                     .get(a.w[0] as usize)
                     .ok_or(Status::OutOfRange)?
                     .set(groups);

@@ -6,6 +6,8 @@ use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};
 use core::cell::Cell;
 use ipc_schema::abi::vm::{Exit, Groups, VcpuState, gpr};
+
+const _: () = assert!(Exit::COUNT <= 32);
 use ipc_schema::abi::{Kind, Status};
 
 /// A virtual processor.
@@ -36,8 +38,8 @@ pub struct Vcpu {
     pub tsc_aux: Cell<u64>,
     /// DR0 to DR3 of the guest while another vCPU has the processor's.
     pub dr: [Cell<u64>; 4],
-    /// Groups copied to the state page, by exit.
-    pub on_exit: [Cell<u16>; Exit::COUNT],
+    /// Groups copied to the state page, by exit (a power of two of them, so that the index needs no check).
+    pub on_exit: [Cell<u16>; 32],
     siblings: Link<Vcpu>,
     state_phys: u64,
     state_at: u64,
@@ -94,7 +96,7 @@ impl Vcpu {
                 xcr0: Cell::new(1),
                 tsc_aux: Cell::new(0),
                 dr: Default::default(),
-                on_exit: [const { Cell::new(Groups::RIP as u16) }; Exit::COUNT],
+                on_exit: [const { Cell::new(Groups::RIP as u16) }; 32],
                 siblings: Link::default(),
                 state_phys,
                 state_at: at,
@@ -108,20 +110,20 @@ impl Vcpu {
         Ok(v)
     }
 
-    /// A word of the state page at `offset` bytes ([`VcpuState`]); the VMM writes the page too.
+    /// The state page ([`VcpuState`]) in words; the VMM writes it too.
     #[inline(always)]
     #[must_use]
-    pub fn state(&self, offset: usize) -> &Cell<u64> {
-        debug_assert!(offset < core::mem::size_of::<VcpuState>());
-        // SAFETY: inside the state page, which is the kernel's (shared with the VMM) for as long as the vCPU lives.
-        unsafe { &*((self.state_virt + offset as u64) as *const Cell<u64>) }
+    pub fn state(&self) -> &mem::Words {
+        const { assert!(core::mem::size_of::<VcpuState>() <= 4096) };
+        // SAFETY: a page of the vCPU's own (shared with the VMM), for as long as it lives; only cells.
+        unsafe { &*(self.state_virt as *const mem::Words) }
     }
 
     /// A general register of the guest.
     #[inline(always)]
     #[must_use]
     pub fn gpr(&self, n: usize) -> &Cell<u64> {
-        self.state(n * 8)
+        &self.state().0[n % 16]
     }
 
     /// The result of an IN of `width` bytes: 32 bits clear the upper half of rax, fewer leave the rest of it.

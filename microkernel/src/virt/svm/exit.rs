@@ -1,6 +1,6 @@
 //! From exit codes (APM vol. 2, appendix C) to the exits that both vendors share.
 
-use super::vmcb::{field as f, word};
+use super::vmcb::{Vmcb, field as f};
 use crate::object::Vcpu;
 use crate::virt::Left;
 use ipc_schema::abi::vm::{Exit, gpr};
@@ -34,36 +34,36 @@ mod code {
 
 /// What the guest left for. Ports and CPUID first: they are the frequent ones.
 #[inline(always)]
-pub fn decode(v: &Vcpu) -> Left {
-    let exit = word(v, f::EXITCODE).get();
+pub fn decode(v: &Vcpu, c: Vmcb) -> Left {
+    let exit = c.word(f::EXITCODE).get();
     if exit == code::IOIO {
-        return port(v);
+        return port(v, c);
     }
     if exit == code::INTR {
         return Left::Interrupt;
     }
     if exit == code::CPUID {
-        return Left::Exit(Exit::Cpuid, [0, 0, 0, length(v)]);
+        return Left::Exit(Exit::Cpuid, [0, 0, 0, length(c)]);
     }
-    other(v, exit)
+    other(c, exit)
 }
 
 /// Length of the instruction, where the processor saves the next rip; 0 elsewhere.
 #[inline(always)]
-fn length(v: &Vcpu) -> u64 {
-    let next = word(v, f::NEXT_RIP).get();
+fn length(c: Vmcb) -> u64 {
+    let next = c.word(f::NEXT_RIP).get();
     if next == 0 {
         0
     } else {
-        next.wrapping_sub(word(v, f::RIP).get()) & 15
+        next.wrapping_sub(c.word(f::RIP).get()) & 15
     }
 }
 
 /// IN, OUT, INS, OUTS (15.10.2): EXITINFO1 has type, size and port, EXITINFO2 the next rip.
 #[inline(always)]
-fn port(v: &Vcpu) -> Left {
-    let info = word(v, f::EXITINFO1).get();
-    let next = word(v, f::EXITINFO2).get();
+fn port(v: &Vcpu, c: Vmcb) -> Left {
+    let info = c.word(f::EXITINFO1).get();
+    let next = c.word(f::EXITINFO2).get();
     let width = (info >> 4) & 7;
     // IN 0 to 20, string 2 to 21, REP 3 to 22.
     let mut access = (info >> 16) & 0xffff | width << 16 | (info & 1) << 20;
@@ -85,9 +85,9 @@ fn port(v: &Vcpu) -> Left {
 }
 
 #[inline(never)]
-fn other(v: &Vcpu, exit: u64) -> Left {
-    let (info1, info2) = (word(v, f::EXITINFO1).get(), word(v, f::EXITINFO2).get());
-    let plain = |e| Left::Exit(e, [0, 0, 0, length(v)]);
+fn other(c: Vmcb, exit: u64) -> Left {
+    let (info1, info2) = (c.word(f::EXITINFO1).get(), c.word(f::EXITINFO2).get());
+    let plain = |e| Left::Exit(e, [0, 0, 0, length(c)]);
     match exit {
         code::HLT => plain(Exit::Hlt),
         code::MSR => plain(if info1 & 1 == 1 {
@@ -103,7 +103,7 @@ fn other(v: &Vcpu, exit: u64) -> Left {
             let more = if vector == 14 {
                 info2
             } else {
-                word(v, f::DR6).get()
+                c.word(f::DR6).get()
             };
             Left::Exit(Exit::Exception, [vector, info1, more, 0])
         }

@@ -14,7 +14,7 @@ const DR_OFFSET: usize = offset_of!(S, dr);
 pub fn load(v: &Vcpu, groups: u64) {
     if groups & Groups::XCR != 0 {
         // x87 always; AVX only with SSE; the AVX-512 trio together. Anything else would make XSETBV fault in the kernel.
-        let mut x = v.state(offset_of!(S, xcr0)).get() & hw::supported() | 1;
+        let mut x = v.state().0[offset_of!(S, xcr0) / 8].get() & hw::supported() | 1;
         if x & 2 == 0 {
             x &= !4;
         }
@@ -23,11 +23,11 @@ pub fn load(v: &Vcpu, groups: u64) {
         }
         v.xcr0.set(x);
         v.tsc_aux
-            .set(v.state(offset_of!(S, tsc_aux)).get() & 0xffff_ffff);
+            .set(v.state().0[offset_of!(S, tsc_aux) / 8].get() & 0xffff_ffff);
     }
     if groups & Groups::DR != 0 {
         for (i, d) in v.dr.iter().enumerate() {
-            d.set(v.state(DR_OFFSET + 8 * i).get());
+            d.set(v.state().0[DR_OFFSET / 8 + i].get());
         }
     }
     if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
@@ -44,13 +44,13 @@ pub fn load(v: &Vcpu, groups: u64) {
 /// vCPU to state page.
 pub fn save(v: &Vcpu, groups: u64) {
     if groups & Groups::XCR != 0 {
-        v.state(offset_of!(S, xcr0)).set(v.xcr0.get());
-        v.state(offset_of!(S, tsc_aux)).set(v.tsc_aux.get());
+        v.state().0[offset_of!(S, xcr0) / 8].set(v.xcr0.get());
+        v.state().0[offset_of!(S, tsc_aux) / 8].set(v.tsc_aux.get());
     }
     if groups & Groups::DR != 0 {
         keep_dr(v);
         for (i, d) in v.dr.iter().enumerate() {
-            v.state(DR_OFFSET + 8 * i).set(d.get());
+            v.state().0[DR_OFFSET / 8 + i].set(d.get());
         }
     }
 }

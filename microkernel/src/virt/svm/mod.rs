@@ -11,7 +11,7 @@ use crate::mem::{self, Global};
 use crate::object::Vcpu;
 use core::cell::Cell;
 use ipc_schema::abi::vm::gpr;
-use vmcb::{field as f, word};
+use vmcb::{Vmcb, field as f};
 
 /// The back end.
 pub struct Svm;
@@ -85,7 +85,8 @@ impl Virt for Svm {
 
     #[inline(always)]
     fn arm(&self, v: &Vcpu, post: u64, event: u64) {
-        let old = word(v, f::V_INTR).get();
+        let c = Vmcb::of(v);
+        let old = c.word(f::V_INTR).get();
         let tpr = if post & (1 << 44) != 0 {
             (post >> 40) & 15
         } else {
@@ -96,8 +97,8 @@ impl Virt for Svm {
             new |=
                 1 << 8 | ((post >> 8) & 15) << 16 | ((post >> 32) & 1) << 20 | (post & 0xff) << 32;
         }
-        word(v, f::V_INTR).set(new);
-        word(v, f::EVENTINJ).set(event);
+        c.word(f::V_INTR).set(new);
+        c.word(f::EVENTINJ).set(event);
     }
 
     fn switch_extended(&self, cpu: &Cpu, v: &Vcpu) {
@@ -109,36 +110,40 @@ impl Virt for Svm {
         if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
             self.new_asid(cpu, v);
         }
-        word(v, f::RAX).set(v.gpr(gpr::RAX).get());
+        let c = Vmcb::of(v);
+        c.word(f::RAX).set(v.gpr(gpr::RAX).get());
         vmrun(cpu, v);
-        v.gpr(gpr::RAX).set(word(v, f::RAX).get());
+        v.gpr(gpr::RAX).set(c.word(f::RAX).get());
         // An event whose delivery the exit interrupted is delivered again at the next entry, or told to the VMM (`left`).
-        let event = word(v, f::EXITINTINFO).get();
-        word(v, f::EVENTINJ).set(if event & (1 << 31) != 0 { event } else { 0 });
-        exit::decode(v)
+        let event = c.word(f::EXITINTINFO).get();
+        c.word(f::EVENTINJ)
+            .set(if event & (1 << 31) != 0 { event } else { 0 });
+        exit::decode(v, c)
     }
 
     #[inline(always)]
     fn left(&self, v: &Vcpu, groups: u64) -> (u64, u64) {
         state::save(v, groups);
-        let event = word(v, f::EVENTINJ).replace(0);
-        let intr = word(v, f::V_INTR).get();
+        let c = Vmcb::of(v);
+        let event = c.word(f::EVENTINJ).replace(0);
+        let intr = c.word(f::V_INTR).get();
         // V_IRQ to POST_PENDING (bit 32), V_TPR to bits 40 to 43.
         ((intr & (1 << 8)) << 24 | (intr & 15) << 40, event)
     }
 
     #[inline(always)]
     fn advance(&self, v: &Vcpu, next: u64) {
-        word(v, f::RIP).set(next);
-        word(v, f::INTERRUPT_SHADOW).set(0);
+        let c = Vmcb::of(v);
+        c.word(f::RIP).set(next);
+        c.word(f::INTERRUPT_SHADOW).set(0);
         // Single step: the trap comes after the instruction that was carried out (APM vol. 2, 13.1.4). RF ends with it too.
-        let flags = word(v, f::RFLAGS).get();
+        let flags = c.word(f::RFLAGS).get();
         if flags & (1 << 8 | 1 << 16) != 0 {
-            word(v, f::RFLAGS).set(flags & !(1 << 16));
+            c.word(f::RFLAGS).set(flags & !(1 << 16));
             if flags & (1 << 8) != 0 {
-                let dr6 = word(v, f::DR6);
+                let dr6 = c.word(f::DR6);
                 dr6.set(dr6.get() | 1 << 14);
-                word(v, f::EVENTINJ).set(1 | 3 << 8 | 1 << 31);
+                c.word(f::EVENTINJ).set(1 | 3 << 8 | 1 << 31);
             }
         }
     }
@@ -160,7 +165,9 @@ impl Svm {
         v.asid.set(asid);
         v.asid_round.set(cpu.asid_round.get());
         v.flushes.set(v.guest.flushes.get());
-        word(v, f::ASID_TLB).set(u64::from(asid) | flush << 32);
+        Vmcb::of(v)
+            .word(f::ASID_TLB)
+            .set(u64::from(asid) | flush << 32);
     }
 }
 
@@ -172,11 +179,11 @@ fn vmrun(cpu: &Cpu, v: &Vcpu) {
     // nested paging confines the guest to what was mapped for it; `vireo_vmrun` keeps the kernel's registers.
     unsafe { entry::vireo_vmrun(v.control_phys, v.state_virt, cpu.host_control.get()) };
     // Flush only once.
-    word(v, f::ASID_TLB).set(u64::from(v.asid.get()));
+    Vmcb::of(v).word(f::ASID_TLB).set(u64::from(v.asid.get()));
 }
 #[cfg(not(target_os = "none"))]
 fn vmrun(_: &Cpu, v: &Vcpu) {
-    word(v, f::EXITCODE).set(0x78);
+    Vmcb::of(v).word(f::EXITCODE).set(0x78);
 }
 
 #[cfg(target_os = "none")]

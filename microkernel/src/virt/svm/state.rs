@@ -1,6 +1,6 @@
 //! State groups: between the VMCB and the state page.
 
-use super::vmcb::{SVME, field as f, word};
+use super::vmcb::{SVME, Vmcb, field as f};
 use crate::object::Vcpu;
 use core::mem::offset_of;
 use ipc_schema::abi::vm::{Groups, VcpuState as S};
@@ -38,14 +38,13 @@ const SYSCALL: [(usize, usize); 8] = [
 /// State page to VMCB. What the processor would check at VMRUN it checks there; what it would not, and could hurt, is masked here.
 #[inline(always)]
 pub fn load(v: &Vcpu, groups: u64) {
-    let get = |at| v.state(at).get();
+    let (c, page) = (Vmcb::of(v), v.state());
+    let get = |at: usize| page.0[at / 8].get();
     if groups & Groups::RIP != 0 {
-        word(v, f::RIP).set(get(offset_of!(S, rip)));
-        word(v, f::RSP).set(get(offset_of!(S, rsp)));
-        word(v, f::RFLAGS).set(get(offset_of!(S, rflags)));
-        word(v, f::INTERRUPT_SHADOW).set(get(offset_of!(S, shadow)) & 1);
-        let cpl = word(v, f::CPL_WORD);
-        cpl.set((cpl.get() & !(0xff << 24)) | (get(offset_of!(S, cpl)) & 3) << 24);
+        c.word(f::RIP).set(get(offset_of!(S, rip)));
+        c.word(f::RFLAGS).set(get(offset_of!(S, rflags)));
+        c.word(f::INTERRUPT_SHADOW)
+            .set(get(offset_of!(S, shadow)) & 1);
     }
     if groups & !Groups::RIP != 0 {
         load_rare(v, groups);
@@ -54,40 +53,46 @@ pub fn load(v: &Vcpu, groups: u64) {
 
 #[inline(never)]
 fn load_rare(v: &Vcpu, groups: u64) {
-    let get = |at| v.state(at).get();
+    let (c, page) = (Vmcb::of(v), v.state());
+    let get = |at: usize| page.0[at / 8].get();
     if groups & Groups::CR != 0 {
-        word(v, f::CR0).set(get(offset_of!(S, cr0)));
-        word(v, f::CR2).set(get(offset_of!(S, cr2)));
-        word(v, f::CR3).set(get(offset_of!(S, cr3)));
-        word(v, f::CR4).set(get(offset_of!(S, cr4)));
-        word(v, f::EFER).set((get(offset_of!(S, efer)) & EFER_ALLOWED) | SVME);
+        c.word(f::CR0).set(get(offset_of!(S, cr0)));
+        c.word(f::CR2).set(get(offset_of!(S, cr2)));
+        c.word(f::CR3).set(get(offset_of!(S, cr3)));
+        c.word(f::CR4).set(get(offset_of!(S, cr4)));
+        c.word(f::EFER)
+            .set((get(offset_of!(S, efer)) & EFER_ALLOWED) | SVME);
     }
     let pairs = |list: &[(usize, usize)]| {
         for &(page, control) in list {
-            word(v, control).set(get(page));
-            word(v, control + 8).set(get(page + 8));
+            c.word(control).set(get(page));
+            c.word(control + 8).set(get(page + 8));
         }
     };
     if groups & Groups::SEG != 0 {
         pairs(&SEGMENTS);
+        c.word(f::RSP).set(get(offset_of!(S, rsp)));
+        let cpl = c.word(f::CPL_WORD);
+        cpl.set((cpl.get() & !(0xff << 24)) | (get(offset_of!(S, cpl)) & 3) << 24);
     }
     if groups & Groups::DESC != 0 {
         pairs(&DESCRIPTORS);
     }
     if groups & Groups::SYSCALL != 0 {
         for (page, control) in SYSCALL {
-            word(v, control).set(get(page));
+            c.word(control).set(get(page));
         }
     }
     if groups & Groups::PAT != 0 {
-        word(v, f::G_PAT).set(get(offset_of!(S, pat)));
+        c.word(f::G_PAT).set(get(offset_of!(S, pat)));
     }
     if groups & Groups::TSC != 0 {
-        word(v, f::TSC_OFFSET).set(get(offset_of!(S, tsc_offset)));
+        c.word(f::TSC_OFFSET).set(get(offset_of!(S, tsc_offset)));
     }
     if groups & Groups::DR != 0 {
-        word(v, f::DR6).set(get(offset_of!(S, dr6)) & 0xffff_ffff);
-        word(v, f::DR7).set((get(offset_of!(S, dr7)) & DR7_ALLOWED) | 0x400);
+        c.word(f::DR6).set(get(offset_of!(S, dr6)) & 0xffff_ffff);
+        c.word(f::DR7)
+            .set((get(offset_of!(S, dr7)) & DR7_ALLOWED) | 0x400);
     }
     if groups & (Groups::DR | Groups::XCR) != 0 {
         super::extended::load(v, groups);
@@ -97,23 +102,22 @@ fn load_rare(v: &Vcpu, groups: u64) {
 /// VMCB to state page.
 #[inline(always)]
 pub fn save(v: &Vcpu, groups: u64) {
-    let set = |at, value| v.state(at).set(value);
+    let (c, page) = (Vmcb::of(v), v.state());
+    let set = |at: usize, value| page.0[at / 8].set(value);
     if groups & Groups::RIP != 0 {
-        set(offset_of!(S, rip), word(v, f::RIP).get());
-        set(offset_of!(S, rsp), word(v, f::RSP).get());
-        set(offset_of!(S, rflags), word(v, f::RFLAGS).get());
-        set(
-            offset_of!(S, shadow),
-            word(v, f::INTERRUPT_SHADOW).get() & 1,
-        );
-        set(offset_of!(S, cpl), (word(v, f::CPL_WORD).get() >> 24) & 3);
+        set(offset_of!(S, rip), c.word(f::RIP).get());
+        set(offset_of!(S, cs), c.word(f::CS).get());
+        set(offset_of!(S, cs) + 8, c.word(f::CS + 8).get());
+        set(offset_of!(S, rflags), c.word(f::RFLAGS).get());
+        set(offset_of!(S, shadow), c.word(f::INTERRUPT_SHADOW).get() & 1);
+        set(offset_of!(S, cpl), (c.word(f::CPL_WORD).get() >> 24) & 3);
     }
     if groups & Groups::CR != 0 {
-        set(offset_of!(S, cr0), word(v, f::CR0).get());
-        set(offset_of!(S, cr2), word(v, f::CR2).get());
-        set(offset_of!(S, cr3), word(v, f::CR3).get());
-        set(offset_of!(S, cr4), word(v, f::CR4).get());
-        set(offset_of!(S, efer), word(v, f::EFER).get() & !SVME);
+        set(offset_of!(S, cr0), c.word(f::CR0).get());
+        set(offset_of!(S, cr2), c.word(f::CR2).get());
+        set(offset_of!(S, cr3), c.word(f::CR3).get());
+        set(offset_of!(S, cr4), c.word(f::CR4).get());
+        set(offset_of!(S, efer), c.word(f::EFER).get() & !SVME);
     }
     if groups & !(Groups::RIP | Groups::CR) != 0 {
         save_rare(v, groups);
@@ -122,33 +126,35 @@ pub fn save(v: &Vcpu, groups: u64) {
 
 #[inline(never)]
 fn save_rare(v: &Vcpu, groups: u64) {
-    let set = |at, value| v.state(at).set(value);
+    let (c, page) = (Vmcb::of(v), v.state());
+    let set = |at: usize, value| page.0[at / 8].set(value);
     let pairs = |list: &[(usize, usize)]| {
         for &(page, control) in list {
-            set(page, word(v, control).get());
-            set(page + 8, word(v, control + 8).get());
+            set(page, c.word(control).get());
+            set(page + 8, c.word(control + 8).get());
         }
     };
     if groups & Groups::SEG != 0 {
         pairs(&SEGMENTS);
+        set(offset_of!(S, rsp), c.word(f::RSP).get());
     }
     if groups & Groups::DESC != 0 {
         pairs(&DESCRIPTORS);
     }
     if groups & Groups::SYSCALL != 0 {
         for (page, control) in SYSCALL {
-            set(page, word(v, control).get());
+            set(page, c.word(control).get());
         }
     }
     if groups & Groups::PAT != 0 {
-        set(offset_of!(S, pat), word(v, f::G_PAT).get());
+        set(offset_of!(S, pat), c.word(f::G_PAT).get());
     }
     if groups & Groups::TSC != 0 {
-        set(offset_of!(S, tsc_offset), word(v, f::TSC_OFFSET).get());
+        set(offset_of!(S, tsc_offset), c.word(f::TSC_OFFSET).get());
     }
     if groups & Groups::DR != 0 {
-        set(offset_of!(S, dr6), word(v, f::DR6).get());
-        set(offset_of!(S, dr7), word(v, f::DR7).get());
+        set(offset_of!(S, dr6), c.word(f::DR6).get());
+        set(offset_of!(S, dr7), c.word(f::DR7).get());
     }
     if groups & (Groups::DR | Groups::XCR) != 0 {
         super::extended::save(v, groups);

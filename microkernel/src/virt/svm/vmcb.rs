@@ -65,12 +65,23 @@ pub mod field {
 /// EFER.SVME: must be set while a guest runs; the guest never sees it.
 pub const SVME: u64 = 1 << 12;
 
-/// A word of a vCPU's VMCB.
-#[inline(always)]
-pub fn word(v: &Vcpu, offset: usize) -> &Cell<u64> {
-    debug_assert!(offset < 4096 && offset.is_multiple_of(8));
-    // SAFETY: the VMCB is a page of the vCPU's own; offsets are the constants above.
-    unsafe { &*((mem::virt(v.control_phys) + offset as u64) as *const Cell<u64>) }
+/// A vCPU's VMCB. Taken once on each path, so that its address is not looked up field by field.
+#[derive(Clone, Copy)]
+pub struct Vmcb<'a>(&'a mem::Words);
+
+impl<'a> Vmcb<'a> {
+    /// The VMCB of `v`.
+    #[inline(always)]
+    pub fn of(v: &'a Vcpu) -> Self {
+        // SAFETY: a page of the vCPU's own, for as long as it lives.
+        Self(unsafe { mem::page(v.control_phys) })
+    }
+
+    /// The word at byte `offset`, one of [`field`].
+    #[inline(always)]
+    pub fn word(self, offset: usize) -> &'a Cell<u64> {
+        &self.0.0[offset / 8 % 512]
+    }
 }
 
 /// Physical interrupts, NMI, SMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, all ports, MSRs by map, task switches, shutdown
@@ -96,7 +107,8 @@ const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 /// The state after reset (APM vol. 2, 14.1.3), and the intercepts that every guest has.
 pub fn reset(v: &Vcpu) {
     use field::*;
-    let set = |at, value| word(v, at).set(value);
+    let c = Vmcb::of(v);
+    let set = |at, value| c.word(at).set(value);
     set(INTERCEPT_EXCEPTIONS, EXCEPTIONS | INTERCEPTS_1 << 32);
     set(INTERCEPT_2, INTERCEPTS_2);
     let (io, msr) = super::maps();

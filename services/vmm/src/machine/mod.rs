@@ -208,13 +208,11 @@ impl<K: Kernel> Machine<'_, K> {
             Exit::Port => Groups::RIP,
             // Not executed again if the device did it, so that there is no second chance to ask for more.
             Exit::RouteLost => Groups::RIP | Groups::DR,
-            Exit::Cpuid
-            | Exit::Hlt
-            | Exit::Rdmsr
-            | Exit::Wrmsr
-            | Exit::NestedFault
-            | Exit::Xsetbv
-            | Exit::Wbinvd => emulate::GROUPS,
+            // Group RIP brings cs: enough to fetch the instruction.
+            Exit::Cpuid | Exit::Hlt | Exit::Rdmsr | Exit::Wrmsr | Exit::Xsetbv | Exit::Wbinvd => {
+                Groups::RIP | Groups::CR
+            }
+            Exit::NestedFault => emulate::GROUPS,
             Exit::Exception
             | Exit::Shutdown
             | Exit::TaskSwitch

@@ -80,9 +80,9 @@ fn copy(to: &mut VcpuState, from: Option<&VcpuState>, groups: u64) {
             if groups & Groups::$group != 0 { $(to.$field = from.$field;)* }
         };
     }
-    group!(RIP: rip, rsp, rflags, shadow, cpl);
+    group!(RIP: rip, rflags, shadow);
     group!(CR: cr0, cr2, cr3, cr4, efer);
-    group!(SEG: es, cs, ss, ds);
+    group!(SEG: es, cs, ss, ds, rsp, cpl);
     group!(DESC: fs, gs, ldtr, tr, gdtr, idtr);
     group!(PAT: pat);
     group!(DR: dr, dr6, dr7);
@@ -120,6 +120,9 @@ impl Kernel for Fake {
         );
         let groups = self.groups[exit as usize];
         copy(&mut self.page, Some(&self.cpu.state), groups);
+        if groups & Groups::RIP != 0 {
+            (self.page.cs, self.page.cpl) = (self.cpu.state.cs, self.cpu.state.cpl);
+        }
         let word = exit as u64 | u64::from(self.cpu.posted) << 32 | u64::from(self.cpu.cr8) << 40;
         Ok(Ran {
             word: ExitWord(word),
