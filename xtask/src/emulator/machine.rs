@@ -114,6 +114,7 @@ impl Machine {
         let dir = host::target()
             .join("runs")
             .join(format!("{}-{number}", std::process::id()));
+        remove_left_over_runs();
         host::make_dir(&dir)?;
         let (log, trace) = (dir.join("log.bin"), dir.join("qemu.log"));
         fs::write(&log, b"")?;
@@ -318,6 +319,29 @@ impl Drop for Machine {
             && let Some(dir) = self.trace.parent()
         {
             let _ = fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// Removes the folders of runs that are over for an hour, kept after a triple fault or a kill.
+fn remove_left_over_runs() {
+    let runs = fs::read_dir(host::target().join("runs"));
+    for dir in runs
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok().map(|e| e.path()))
+    {
+        let name = dir
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let pid = name.split('-').next().unwrap_or_default();
+        let hour_old = fs::metadata(&dir)
+            .and_then(|m| m.modified())
+            .is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() > 3600));
+        if hour_old && !Path::new("/proc").join(pid).exists() {
+            let _ = fs::remove_dir_all(&dir);
         }
     }
 }

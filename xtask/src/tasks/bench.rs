@@ -1,6 +1,7 @@
 //! `bench`: boots `guests/bench.toml` deterministically and reports what things cost.
 //!
-//! The bench server and its guest write lines `BENCH <name> <unit> <min> <median> <max>`.
+//! The bench server (to the log) and its guest (to its serial port) write lines
+//! `BENCH <name> <unit> <min> <median> <max>`, and `SKIP <name>: <why>` for what they cannot measure.
 
 use std::{
     path::{Path, PathBuf},
@@ -76,7 +77,12 @@ impl Task for Bench {
         if exit.code() != 0 || !matches!(exit, Exit::PowerOff | Exit::Guest(0)) {
             return Err(machine.failure(&format!("the bench ended with {exit:?}")));
         }
-        let rows: Vec<Row> = machine.serial().lines().filter_map(parse).collect();
+        let (serial, log) = (machine.serial(), machine.log());
+        let lines = || log.iter().map(String::as_str).chain(serial.lines());
+        for skipped in lines().filter(|line| line.contains("SKIP ")) {
+            eprintln!("not measured: {}", skipped.trim());
+        }
+        let rows: Vec<Row> = lines().filter_map(parse).collect();
         if rows.is_empty() {
             return Err(machine.failure("the bench reported no figure"));
         }
@@ -114,13 +120,17 @@ fn load(path: &Path) -> Result<Figures> {
         .with_context(|| format!("reading {}", path.display()))
 }
 
-/// A figure out of a line of serial output, which may have something else before it.
+/// A figure out of a line of serial output or log, which may have something else before it, and
+/// the place in the source after it.
 fn parse(line: &str) -> Option<Row> {
     let (_, rest) = line.split_once("BENCH ")?;
     let words: Vec<&str> = rest.split_whitespace().collect();
-    let [name, unit, min, median, max] = words.as_slice() else {
+    let [name, unit, min, median, max, place @ ..] = words.as_slice() else {
         return None;
     };
+    if place.first().is_some_and(|word| !word.starts_with('(')) {
+        return None;
+    }
     Some(Row {
         name: (*name).to_owned(),
         unit: (*unit).to_owned(),
@@ -200,6 +210,9 @@ mod tests {
             ..row("ipc_call_reply", 410)
         };
         assert_eq!(parse(line), Some(want));
+        let logged = "bench: [0.1] INFO BENCH a instructions 1 2 999  (services/bench/src/x.rs:4)";
+        assert_eq!(parse(logged), Some(row("a", 2)));
+        assert_eq!(parse("BENCH x instructions 1 2 3 4"), None);
         assert_eq!(parse("BENCH x instructions 1 2"), None);
         assert_eq!(parse("BENCH x instructions 1 2 z"), None);
     }
