@@ -1,4 +1,5 @@
-//! `bench`: boots `guests/bench.toml` deterministically and reports what things cost.
+//! `bench`: boots two systems deterministically, one for the kernel's own operations and one for
+//! exits (together they would disturb each other), and reports what things cost.
 //!
 //! The bench server (to the log) and its guest (to its serial port) write lines
 //! `BENCH <name> <unit> <min> <median> <max>`, and `SKIP <name>: <why>` for what they cannot measure.
@@ -21,6 +22,9 @@ use crate::{
     setup::image_maker::Firmware,
 };
 
+/// The systems that measure.
+const SYSTEMS: [&str; 2] = ["guests/bench-ipc.toml", "guests/bench.toml"];
+
 /// How much a median may grow over the committed figure, in percent.
 const TOLERANCE: u64 = 3;
 
@@ -42,7 +46,7 @@ pub struct Bench {
     /// Make these figures the committed ones (xtask/bench-baseline.json)
     #[arg(long)]
     update: bool,
-    /// Seconds that the run may take
+    /// Seconds that each of its two runs may take
     #[arg(long, value_name = "S", default_value_t = 600)]
     timeout: u64,
 }
@@ -65,26 +69,9 @@ struct Row {
 
 impl Task for Bench {
     fn run(self, _: &ArgMatches) -> Result<u8> {
-        let description = Description::load(&host::root().join("guests/bench.toml"), None)?;
-        let image = image::build(&description, Firmware::Bios)?;
-        host::step("measuring, with time counted in instructions");
-        let options = Options {
-            icount: true,
-            ..Options::default()
-        };
-        let mut machine = Machine::start(&image, &options)?;
-        let exit = machine.wait_exit(Duration::from_secs(self.timeout))?;
-        if exit.code() != 0 || !matches!(exit, Exit::PowerOff | Exit::Guest(0)) {
-            return Err(machine.failure(&format!("the bench ended with {exit:?}")));
-        }
-        let (serial, log) = (machine.serial(), machine.log());
-        let lines = || log.iter().map(String::as_str).chain(serial.lines());
-        for skipped in lines().filter(|line| line.contains("SKIP ")) {
-            eprintln!("not measured: {}", skipped.trim());
-        }
-        let rows: Vec<Row> = lines().filter_map(parse).collect();
-        if rows.is_empty() {
-            return Err(machine.failure("the bench reported no figure"));
+        let mut rows = Vec::new();
+        for system in SYSTEMS {
+            rows.extend(self.measure(system)?);
         }
         let figures = Figures { rows };
         let baseline_path = host::root().join("xtask/bench-baseline.json");
@@ -108,6 +95,36 @@ impl Task for Bench {
             );
         }
         Ok(0)
+    }
+}
+
+impl Bench {
+    /// Boots one system to its end; gives its figures.
+    fn measure(&self, system: &str) -> Result<Vec<Row>> {
+        let description = Description::load(&host::root().join(system), None)?;
+        let image = image::build(&description, Firmware::Bios)?;
+        host::step(format!(
+            "measuring {system}, with time counted in instructions"
+        ));
+        let options = Options {
+            icount: true,
+            ..Options::default()
+        };
+        let mut machine = Machine::start(&image, &options)?;
+        let exit = machine.wait_exit(Duration::from_secs(self.timeout))?;
+        if !matches!(exit, Exit::PowerOff | Exit::Guest(0)) {
+            return Err(machine.failure(&format!("the bench ended with {exit:?}")));
+        }
+        let (serial, log) = (machine.serial(), machine.log());
+        let lines = || log.iter().map(String::as_str).chain(serial.lines());
+        for skipped in lines().filter(|line| line.contains("SKIP ")) {
+            eprintln!("not measured: {}", skipped.trim());
+        }
+        let rows: Vec<Row> = lines().filter_map(parse).collect();
+        if rows.is_empty() {
+            return Err(machine.failure("the bench reported no figure"));
+        }
+        Ok(rows)
     }
 }
 
