@@ -60,8 +60,6 @@ pub mod vmm_bits {
     pub const DEVICES: u64 = 1;
     /// The power button has been pressed.
     pub const POWER: u64 = 2;
-    /// It must end.
-    pub const QUIT: u64 = 4;
 }
 
 /// Bits of a device's or driver's Notification.

@@ -111,7 +111,6 @@ fn driver(number: usize, driver: &Driver) -> Result<Plan, PlanError> {
     let ports = Object::Ports(driver.ports.first, u32::from(driver.ports.count));
     plan.named("ports", ports, CONTROL, 0);
     plan.named("irq", Object::Irq(driver.irq), CONTROL, 0);
-    plan.signals("irq-bell", &driver.name, device_bits::BELL);
     plan.signals("manager", MANAGER, manager_bits::DRIVER);
     plan.shares("tx", page(&driver.name, "up"), READ | WRITE);
     plan.shares("rx", page(&driver.name, "down"), READ | WRITE);
@@ -121,10 +120,7 @@ fn driver(number: usize, driver: &Driver) -> Result<Plan, PlanError> {
 fn manager(system: &System) -> Result<Plan, PlanError> {
     let mut plan = Plan::new(MANAGER, MANAGER, Role::Manager, Class::Manager);
     plan.heap = 512 << 10;
-    plan.grants.retain(|g| g.object != Object::Log);
-    plan.fixed(slot::LOG, Object::Log, READ | WRITE);
     plan.named("root", Object::Root, SEND, 0);
-    plan.named("platform", Object::Endpoint(PLATFORM.to_string()), SEND, 0);
     if let Some(driver) = system.drivers.first() {
         plan.signals("driver", &driver.name, device_bits::CONSOLE);
         plan.shares("serial-tx", page(&driver.name, "down"), READ | WRITE);
@@ -132,9 +128,6 @@ fn manager(system: &System) -> Result<Plan, PlanError> {
     }
     for vm in &system.vms {
         let name = |what: &str| format!("{what}:{}", vm.name);
-        let vmm = vmm_instance(&vm.name);
-        plan.signals(&name("power"), &vmm, vmm_bits::POWER);
-        plan.signals(&name("quit"), &vmm, vmm_bits::QUIT);
         if let Some(uart) = console(vm).and_then(|d| vm.devices.get(d)) {
             plan.signals(&name("uart"), &uart.name, device_bits::CONSOLE);
             plan.shares(&name("tx"), page(&uart.name, "down"), READ | WRITE);

@@ -199,12 +199,7 @@ fn least_privilege() {
                 assert!(g.rights & RECV == 0 || *i == plan.instance);
                 assert!(g.rights & GRANT == 0 || extra);
             }
-            let log = if plan.role == Role::Manager {
-                READ | WRITE
-            } else {
-                WRITE
-            };
-            assert!(g.object != Object::Log || g.rights == log);
+            assert!(g.object != Object::Log || g.rights == WRITE);
         }
         for m in &plan.mapped {
             let writable = m.rights & WRITE != 0;
