@@ -114,6 +114,13 @@ pub enum Failure {
     },
     /// It could not be tried.
     NotTried(&'static str),
+    /// Another part of the processor than it should have: percent.
+    Share {
+        /// What it had.
+        is: u64,
+        /// What it should have had.
+        expected: u64,
+    },
 }
 
 impl fmt::Display for Failure {
@@ -122,6 +129,7 @@ impl fmt::Display for Failure {
             Self::NoFault => f.write_str("it was allowed"),
             Self::Silence => f.write_str("nothing came of it in time"),
             Self::NotTried(why) => write!(f, "not tried: {why}"),
+            Self::Share { is, expected } => write!(f, "{is} % of the processor, not {expected} %"),
             Self::Other {
                 is: [vector, error, address, rip],
                 expected: e,
@@ -152,6 +160,18 @@ pub fn judge(expected: &Expected, fault: Option<Fault>) -> Result<(), Failure> {
     } else {
         let expected = *expected;
         Err(Failure::Other { is, expected })
+    }
+}
+
+/// Judges what part of the time `all` was `used`: it must be `expected` percent, give or take 3.
+pub fn judge_share(used: u64, all: u64, expected: u64) -> Result<(), Failure> {
+    const TOLERANCE: u64 = 3;
+    let percent = u128::from(used) * 100 / u128::from(all.max(1));
+    let is = u64::try_from(percent).unwrap_or(u64::MAX);
+    if is.abs_diff(expected) <= TOLERANCE {
+        Ok(())
+    } else {
+        Err(Failure::Share { is, expected })
     }
 }
 
@@ -201,5 +221,15 @@ mod tests {
         ] {
             assert!(judge(&kernel, Some([14, error, 0x1000, 0x40_0000])).is_err());
         }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(judge_share(330, 1000, 30), Ok(()));
+        assert_eq!(judge_share(270, 1000, 30), Ok(()));
+        let share = |is, expected| Err(Failure::Share { is, expected });
+        assert_eq!(judge_share(340, 1000, 30), share(34, 30));
+        assert_eq!(judge_share(260, 1000, 30), share(26, 30));
+        assert_eq!(judge_share(u64::MAX, 0, 30), share(u64::MAX, 30));
     }
 }

@@ -60,6 +60,11 @@ bench_waiter:
     call VIREO_STUB
     jmp 1b
 
+# Runs and does nothing.
+    .globl bench_spin
+bench_spin:
+    jmp bench_spin
+
     .macro act name
     .globl bench_\name
 bench_\name:
@@ -143,6 +148,8 @@ unsafe extern "C" {
     safe static bench_echo: [u8; 0];
     /// Waits for signals.
     safe static bench_waiter: [u8; 0];
+    /// Runs for ever.
+    safe static bench_spin: [u8; 0];
     /// Faults.
     pub safe static bench_fault: [u8; 0];
 }
@@ -190,7 +197,7 @@ pub fn address(label: &'static [u8; 0]) -> u64 {
     label.as_ptr().expose_provenance() as u64
 }
 
-/// The partner and what this server shares with it. It has a thread for each of its three jobs.
+/// The partner and what this server shares with it. It has a thread for each of its jobs.
 pub struct Partner {
     /// Does one forbidden act after the other.
     actor: Thread,
@@ -204,6 +211,10 @@ pub struct Partner {
     pub notification: Notification,
     /// RAM that this server has.
     pub ram: Memory,
+    /// Threads that just run, with their Budgets.
+    spinners: [(Thread, Budget); 2],
+    /// Whether the spinners have been started.
+    spinning: bool,
     /// Whether the actor's fault waits for an answer.
     faulted: bool,
 }
@@ -237,15 +248,17 @@ impl Partner {
             let budget: Budget = pool.create_budget(slot()?)?;
             budget.configure(Cpu(slot::CPU), PRIORITY, period, period)?;
             thread.configure(Some(budget), Some(supervisor), FAULTS, None)?;
-            Ok(thread)
+            Ok((thread, budget))
         };
         Ok(Self {
-            actor: thread(0)?,
-            echo: thread(1)?,
-            waiter: thread(2)?,
+            actor: thread(0)?.0,
+            echo: thread(1)?.0,
+            waiter: thread(2)?.0,
             endpoint,
             notification,
             ram,
+            spinners: [thread(3)?, thread(4)?],
+            spinning: false,
             faulted: false,
         })
     }
@@ -275,6 +288,49 @@ impl Partner {
     pub fn start_actor(&self, entry: u64, argument: u64) -> Result<()> {
         // SAFETY: as in `start_echo`.
         unsafe { self.actor.start(entry, stack_top(0), argument) }
+    }
+
+    /// Lets the spinners run beside each other for so many microseconds, below everybody else, with these budgets and periods
+    /// in microseconds. Answers the cycles that each has used, and those that passed.
+    pub fn spin(
+        &mut self,
+        settings: [(u64, u64); 2],
+        microseconds: u64,
+    ) -> Result<([u64; 2], u64)> {
+        const LOWEST: u64 = 0;
+        let used = |p: &Self| {
+            let [a, b] = p.spinners;
+            Ok([a.1.stat()?.used, b.1.stat()?.used])
+        };
+        for (number, ((thread, budget), (of, period))) in
+            (3u64..).zip(self.spinners.into_iter().zip(settings))
+        {
+            let (of, period) = (time::cycles(of), time::cycles(period));
+            budget.configure(Cpu(slot::CPU), LOWEST, of, period)?;
+            if self.spinning {
+                thread.resume()?;
+            } else {
+                // SAFETY: as in `start_echo`.
+                unsafe { thread.start(address(&bench_spin), stack_top(number), 0)? };
+            }
+        }
+        self.spinning = true;
+        let (before, from) = (used(self)?, time::now());
+        let until = time::after(microseconds);
+        let waited = Notification(slot::NOTIFICATION).wait(until);
+        let (after, to) = (used(self)?, time::now());
+        for (thread, _) in self.spinners {
+            thread.suspend()?;
+        }
+        match waited {
+            Err(Status::Timeout) => {}
+            _ => return Err(Status::InvalidArg),
+        }
+        let difference = [0, 1].map(|i: usize| {
+            let of = |both: &[u64; 2]| both.get(i).copied().unwrap_or(0);
+            of(&after).saturating_sub(of(&before))
+        });
+        Ok((difference, to.wrapping_sub(from)))
     }
 
     /// Lets the actor go on after its fault, if it has one, and waits for the next: vector, error code, address, rip. `None`:

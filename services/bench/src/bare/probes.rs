@@ -1,6 +1,6 @@
 //! What no server may do, one act after the other.
 
-use bench::probe::{Expected, Failure, judge, page, vector};
+use bench::probe::{Expected, Failure, judge, judge_share, page, vector};
 use runtime::abi::Status;
 use runtime::abi::layout::{self, slot};
 use runtime::abi::rights::{EXEC, READ, WRITE};
@@ -69,9 +69,48 @@ pub fn all(start: &StartInfo, partner: &mut Partner) -> usize {
         };
         count(name, result);
     }
+    for (name, settings, expected) in SHARES {
+        count(name, try_shares(partner, settings, expected));
+    }
     count("alive after all", alive(partner));
     defmt::info!("PROBE {=usize} passed, {=usize} failed", passed, failed);
     failed
+}
+
+/// Two threads that always want to run, of one priority: budgets and periods in microseconds, and the percent of the
+/// processor that each must get. They are as the scheduler server sets them.
+type Shares = (&'static str, [(u64, u64); 2], [u64; 2]);
+
+const SHARES: [Shares; 4] = [
+    ("equal turns", [(5_000, 5_000), (5_000, 5_000)], [50, 50]),
+    (
+        "turns of 1 to 3",
+        [(3_000, 3_000), (9_000, 9_000)],
+        [25, 75],
+    ),
+    (
+        "a limit of 30 %",
+        [(3_000, 10_000), (7_000, 7_000)],
+        [30, 70],
+    ),
+    (
+        "limits of 20 % and 50 %",
+        [(2_000, 10_000), (5_000, 10_000)],
+        [20, 50],
+    ),
+];
+
+fn try_shares(
+    partner: &mut Partner,
+    settings: [(u64, u64); 2],
+    expected: [u64; 2],
+) -> Result<(), Failure> {
+    const MICROSECONDS: u64 = 300_000;
+    let (used, all) = partner
+        .spin(settings, MICROSECONDS)
+        .map_err(|_| Failure::NotTried("the threads cannot be started"))?;
+    let mut each = used.into_iter().zip(expected);
+    each.try_for_each(|(used, expected)| judge_share(used, all, expected))
 }
 
 fn try_act(partner: &mut Partner, act: &Act) -> Result<(), Failure> {
