@@ -11,8 +11,10 @@ pub const HEADER: usize = 36;
 const MAX_TABLE: usize = 1 << 20;
 /// Most tables that are copied: firmware has some dozens.
 const MAX_TABLES: usize = 128;
-/// All copies together: this server's heap has little more.
-const MAX_TOTAL: usize = 3 << 20;
+/// All copies together; with one more for the DSDT they fit into this server's heap.
+const MAX_TOTAL: usize = 2 << 20;
+/// Tables that are copied whole; of others the header is enough.
+const WHOLE: [&[u8; 4]; 5] = [b"APIC", b"FACP", b"SSDT", b"RSDT", b"XSDT"];
 /// Where BIOS firmware puts the RSDP, on a boundary of 16 bytes (ACPI 6.5, 5.2.5.1).
 const BIOS_AREA: core::ops::Range<u64> = 0xe_0000..0x10_0000;
 /// Bytes of an RSDP of revision 0, and of one of revision 2.
@@ -28,7 +30,7 @@ pub enum TablesError {
     NoRoot,
 }
 
-/// A table, header included; its checksum is good.
+/// A table, header included. If it is whole, its checksum is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its physical address.
@@ -127,6 +129,17 @@ pub fn table(machine: &mut impl Hardware, address: u64) -> Option<Table> {
     checksum_good(&bytes).then_some(Table { address, bytes })
 }
 
+/// Copies a table that the root table names, or its header if no more is needed.
+fn entry_of(machine: &mut impl Hardware, address: u64) -> Option<Table> {
+    let mut header = [0; HEADER];
+    machine.copy(address, &mut header)?;
+    if WHOLE.iter().any(|s| header.starts_with(*s)) {
+        return table(machine, address);
+    }
+    let bytes = header.to_vec();
+    Some(Table { address, bytes })
+}
+
 /// Copies all tables.
 pub fn read(machine: &mut impl Hardware, rsdp: u64) -> Result<Tables, TablesError> {
     let (address, entry) = root(machine, rsdp).ok_or(TablesError::NoRsdp)?;
@@ -143,7 +156,7 @@ pub fn read(machine: &mut impl Hardware, rsdp: u64) -> Result<Tables, TablesErro
             _ => u32_at(chunk, 0).map(u64::from),
         };
         let room = found.tables.len() < MAX_TABLES && total < MAX_TOTAL - MAX_TABLE;
-        let one = address.filter(|_| room).and_then(|a| table(machine, a));
+        let one = address.filter(|_| room).and_then(|a| entry_of(machine, a));
         match one {
             Some(table) => {
                 total += table.bytes.len();
@@ -166,7 +179,8 @@ mod tests {
         m.memory(0x2000, sealed(b"SSDT", &[4]));
         m.memory(0x3000, sealed(b"SSDT", &[5]));
         m.memory(0x4000, rsdt(&[0x1000, 0x2000]));
-        m.memory(0x5000, xsdt(&[0x1000, 0x2000, 0x3000, 0xdead_0000]));
+        m.memory(0x5000, xsdt(&[0x1000, 0x2000, 0x7000, 0x3000, 0xdead_0000]));
+        m.memory(0x7000, sealed(b"DMAR", &[6]));
         m
     }
 
@@ -178,6 +192,7 @@ mod tests {
         assert_eq!(tables.skipped, 1);
         assert_eq!(tables.all(b"SSDT").count(), 2);
         assert_eq!(tables.find(b"APIC").unwrap()[HEADER..], [1, 2, 3]);
+        assert_eq!(tables.find(b"DMAR").unwrap().len(), HEADER);
         assert_eq!(tables.find(b"MCFG"), None);
     }
 
