@@ -122,6 +122,18 @@ pub enum RootRequest {
         /// The code.
         code: u32,
     },
+    /// A VMM only: a device of its VM took an access and did not answer within the route's time limit. Root looks for
+    /// itself, ends it if it still serves, and starts it again. Answer: [`RootResponse::Done`]; `NotRunning`: it is
+    /// being restarted already; `Busy`: it has answered meanwhile.
+    Hung {
+        /// The device's number in the VM.
+        device: u32,
+    },
+    /// Suspends a server and does nothing else, to see what hangs on it: for tests. Answer: [`RootResponse::Done`].
+    Hang {
+        /// Its name.
+        server: String,
+    },
 }
 
 /// What root answers.

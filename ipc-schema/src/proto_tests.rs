@@ -37,6 +37,8 @@ fn root_requests() {
         b"\x0a\x02ab\x04\x07",
     );
     golden(RootRequest::PowerOff { code: 3 }, &[11, 3]);
+    golden(RootRequest::Hung { device: 2 }, &[12, 2]);
+    golden(RootRequest::Hang { server: name() }, b"\x0d\x02ab");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use root::image::{Image, Parts};
 use root::plan::{self, Grant, Memory as From, Object, Plan};
 use root::ram::PAGE;
 use runtime::object::{Budget, GuestSpace, Pool, Space, Thread, Vcpu};
-use runtime::time;
+use runtime::{now, time};
 
 use super::machine::{Block, Error, Machine, at};
 use super::shared::{CPU, Shared};
@@ -30,6 +30,8 @@ pub struct Built {
     pub thread: Option<Thread>,
     /// Its Budget.
     pub budget: Option<Budget>,
+    /// When its thread was started: TSC.
+    pub started: u64,
     /// The scheduler's number for it.
     pub admitted: Option<u32>,
     guest: Option<GuestSpace>,
@@ -140,6 +142,7 @@ pub fn build(
     thread
         .configure(Some(budget), Some(shared.own), u64::from(id), bound)
         .map_err(at("configure the thread"))?;
+    built.started = now();
     // SAFETY: it is not a thread of root's own Space.
     unsafe { thread.start(image.entry, layout::STACK_TOP, layout::START_INFO) }
         .map_err(at("start the thread"))

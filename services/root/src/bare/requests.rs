@@ -3,19 +3,23 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use ipc_schema::abi::{NEVER, Tag};
+use ipc_schema::abi::{NEVER, Tag, thread_state};
 use ipc_schema::proto::{
     Cause, LogRecord, MAX_LOG_BYTES, Refusal, RootRequest, RootResponse, ServerInfo, ServerState,
     VmEnd, VmInfo,
 };
 use root::plan::{Role, vmm_bits, vmm_instance};
-use runtime::{Message, ReplyCaps, Service, now, rpc, serve};
+use runtime::{Message, ReplyCaps, Service, now, rpc, serve, time};
 
 use super::Root;
 use super::supervise::read_log;
 
 /// Bytes that a log record costs in a message beside its own.
 const RECORD: usize = 4;
+/// A server that has run for less, in microseconds, and serves nobody is still starting.
+const YOUNG_MICROS: u64 = 50_000;
+/// Label of the reply to a fault that leaves the thread stopped.
+const STAY_STOPPED: u64 = 1;
 /// Most events in one answer: each is at most two names long.
 const EVENTS: usize = 24;
 
@@ -72,6 +76,47 @@ impl Root {
                 .saturating_add(built.as_ref().map_or(0, |b| b.used())),
         })
         .collect()
+    }
+
+    /// A VMM says that a device of its VM does not answer. Root looks for itself: one that waits for calls is well, and
+    /// one that has only just been started is another than the VMM means.
+    fn hung(&mut self, vm: usize, device: u32) -> Result<RootResponse, Refusal> {
+        let device = usize::try_from(device).map_err(|_| Refusal::Unknown)?;
+        let index = self
+            .registry
+            .by_role(Role::Device(vm, device))
+            .ok_or(Refusal::Unknown)?;
+        let built = self
+            .built
+            .get(index)
+            .and_then(Option::as_ref)
+            .ok_or(Refusal::NotRunning)?;
+        let thread = built.thread.ok_or(Refusal::NotRunning)?;
+        let (_, doing) = thread.read_regs().map_err(|_| Refusal::Failed)?;
+        let young = now().saturating_sub(built.started) < time::cycles(YOUNG_MICROS);
+        if doing.state == thread_state::WAITING || (young && !doing.serving) {
+            return Err(Refusal::Busy);
+        }
+        self.end(index, Cause::Hung);
+        Ok(RootResponse::Done)
+    }
+
+    /// Stops a server's thread and nothing else, to see what hangs on it.
+    fn hang(&mut self, name: &str) -> Result<RootResponse, Refusal> {
+        let index = self.server(name)?;
+        if self.registry.by_role(Role::Manager) == Some(index) {
+            return Err(Refusal::Unsupported);
+        }
+        let thread = self
+            .built
+            .get(index)
+            .and_then(Option::as_ref)
+            .and_then(|b| b.thread);
+        thread
+            .ok_or(Refusal::NotRunning)?
+            .suspend()
+            .map_err(|_| Refusal::Failed)?;
+        Ok(RootResponse::Done)
     }
 
     fn answer(&mut self, request: RootRequest) -> Result<RootResponse, Refusal> {
@@ -143,6 +188,8 @@ impl Root {
                 self.switch_off(code);
                 return Err(Refusal::Failed);
             }
+            RootRequest::Hung { .. } => return Err(Refusal::Forbidden),
+            RootRequest::Hang { server } => self.hang(&server)?,
         })
     }
 }
@@ -196,25 +243,33 @@ impl Service for Root {
     type Request = RootRequest;
     type Response = RootResponse;
 
-    /// Only those who may ask for everything have a capability that gets here: the manager and further servers.
+    /// The badge is the caller's number: what it may ask depends on what it is.
     fn request(
         &mut self,
-        _badge: u64,
+        badge: u64,
         request: RootRequest,
         _received: u64,
         _caps: &mut ReplyCaps,
     ) -> RootResponse {
         self.housekeeping();
-        let response = self.answer(request).unwrap_or_else(RootResponse::Refused);
+        let index = self.registry.by_id(badge);
+        let role = index
+            .and_then(|i| self.registry.servers.get(i))
+            .map(|s| s.plan.role);
+        let answer = match (role, request) {
+            (Some(Role::Vmm(vm)), RootRequest::Hung { device }) => self.hung(vm, device),
+            (Some(Role::Manager | Role::Extra(_)), request) => self.answer(request),
+            _ => Err(Refusal::Forbidden),
+        };
         self.ring_manager();
-        response
+        answer.unwrap_or_else(RootResponse::Refused)
     }
 
     fn message(&mut self, badge: u64, message: Message) -> Message {
         if message.tag.label() == Tag::FAULT {
-            // Its thread is destroyed here, so that the reply reaches nobody.
+            // Its thread is destroyed here, so that the reply reaches nobody; if it lives, it must not go on.
             self.faulted(badge, message.words);
-            return Message::default();
+            return Message::new(STAY_STOPPED, [0; 4]);
         }
         Message::new(rpc::BAD_REQUEST, [0; 4])
     }

@@ -213,7 +213,7 @@ impl Root {
                 (ThreadRegs::default(), None)
             }
         };
-        if cause == Cause::Killed
+        if matches!(cause, Cause::Killed | Cause::Hung)
             && let Err(status) = thread.suspend()
         {
             complain!("suspend: {status:?}");
