@@ -88,6 +88,18 @@ pub fn give(
         info.memory_count += 1;
         next += 1;
     };
+    // The archive first: there may be more ranges than root can be told of.
+    archive(loader, &mut add);
+    // Neighbours of one kind become one range: UEFI firmware tells of hundreds.
+    let mut last = (0, 0, 0);
+    let mut join = |phys: u64, len: u64, kind: u32| {
+        if kind == last.2 && phys == last.0 + last.1 {
+            last.1 += len;
+        } else {
+            add(last.0, last.1, last.2);
+            last = (phys, len, kind);
+        }
+    };
     let regions = &loader.memory_regions;
     for r in regions.iter() {
         match r.kind {
@@ -99,14 +111,15 @@ pub fn give(
                     r.end
                 };
                 let start = r.start.max(0x1_0000);
-                add(start, end.saturating_sub(start), 0);
+                join(start, end.saturating_sub(start), 0);
             }
             MemoryRegionKind::UnknownUefi(_) | MemoryRegionKind::UnknownBios(_) => {
-                add(r.start, r.end - r.start, 3)
+                join(r.start, r.end - r.start, 3);
             }
             _ => {}
         }
     }
+    join(0, 0, u32::MAX);
     // What no region claims below 4 GiB is devices, but for the local APIC, which nobody gets. Below 1 MiB there is firmware.
     let mut at = 0xa_0000;
     while at < DEVICES_END {
@@ -137,7 +150,6 @@ pub fn give(
             end.max(at + PAGE)
         };
     }
-    archive(loader, &mut add);
     // The framebuffer lies in a device range, which has been given.
     info.framebuffer = info_framebuffer(loader);
     next

@@ -130,7 +130,9 @@ pub fn reply_recv(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     reply(t, c);
     if cpu.budget.get() != c.budget.get() {
         // The caller's time had run out: `t` has been running on its own.
-        sched::make_ready(cpu, c);
+        if c.state.get() == State::Ready {
+            sched::make_ready(cpu, c);
+        }
         return receive(cpu, t, ep, true);
     }
     // The Budget goes back to the caller, which runs at once.

@@ -261,3 +261,18 @@ fn a_fault_is_a_call_to_the_supervisor_and_its_answer_resumes_or_stops() {
         assert_eq!(t.state.get(), state);
     }
 }
+
+#[test]
+fn a_stopped_thread_stays_stopped_when_its_time_had_run_out_meanwhile() {
+    let m = Machine::new();
+    let (ep, slot) = m.endpoint();
+    let (t, supervisor) = (m.thread(5), m.thread(6));
+    t.supervisor.set(Cap::new(ep.get().header()));
+    m.receive(supervisor, slot);
+    m.run(t);
+    crate::ipc::fault(m.cpu, t, 6, 0, 0);
+    // The supervisor goes on with its own time, as when `t`'s ends.
+    supervisor.budget.set(supervisor.own_budget.get());
+    m.sys(supervisor, 1, slot, Tag::new(1).0, [0; 4], NEVER);
+    assert_eq!(t.state.get(), State::Stopped);
+}
