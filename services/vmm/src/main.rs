@@ -95,7 +95,7 @@ mod bare {
         fn doorbell(&mut self, device: usize, port: u16) -> Result<(), Status> {
             let bell = self.servers.get(device).and_then(|server| server.doorbell);
             self.guest
-                .doorbell(port, 1, bell.ok_or(Status::InvalidArg)?, None)
+                .doorbell(port, 4, bell.ok_or(Status::InvalidArg)?, None)
         }
 
         fn call_device(

@@ -44,21 +44,26 @@ pub fn load(v: &Vcpu, groups: u64) {
 /// vCPU to state page.
 pub fn save(v: &Vcpu, groups: u64) {
     if groups & Groups::XCR != 0 {
+        keep(v);
         v.state().0[offset_of!(S, xcr0) / 8].set(v.xcr0.get());
         v.state().0[offset_of!(S, tsc_aux) / 8].set(v.tsc_aux.get());
     }
     if groups & Groups::DR != 0 {
-        keep_dr(v);
+        keep(v);
         for (i, d) in v.dr.iter().enumerate() {
             v.state().0[DR_OFFSET / 8 + i].set(d.get());
         }
     }
 }
 
-fn keep_dr(v: &Vcpu) {
+/// What the guest can have changed without an exit: debug registers, and XCR0 on a processor that does not intercept XSETBV (QEMU 7.2).
+fn keep(v: &Vcpu) {
     if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
         for (d, value) in v.dr.iter().zip(hw::dr()) {
             d.set(value);
+        }
+        if let Some(x) = hw::xcr0() {
+            v.xcr0.set(x & hw::supported() | 1);
         }
     }
 }
@@ -67,13 +72,29 @@ fn keep_dr(v: &Vcpu) {
 #[inline(never)]
 pub fn switch(cpu: &Cpu, v: &Vcpu) {
     if let Some(old) = cpu.fpu_owner.get() {
-        keep_dr(old.get());
+        keep(old.get());
         hw::save(old.extended_phys);
     }
     hw::restore(v.extended_phys, v.xcr0.get());
     hw::set_dr(core::array::from_fn(|i| v.dr[i].get()));
     hw::set_tsc_aux(v.tsc_aux.get());
     cpu.fpu_owner.set(Some(Obj::of(v)));
+}
+
+/// Before an entry, if the guest has breakpoints: arms them, on a processor that takes DR7 from the VMCB without doing so
+/// (QEMU 7.2). With GIF clear no breakpoint of the kernel's own can match (APM vol. 2, 15.17).
+#[cold]
+pub fn arm_breakpoints(dr7: u64) {
+    hw::clgi();
+    // Without general detect: the kernel is to read DR0 to DR3 freely.
+    hw::set_dr7(dr7 & !(1 << 13));
+}
+
+/// After an exit, if the guest has breakpoints: they are the guest's alone. The processor disables them (APM vol. 2, 15.6); QEMU
+/// 7.2 leaves them armed, for the kernel and the servers to run into.
+#[cold]
+pub fn disarm_breakpoints() {
+    hw::set_dr7(0x400);
 }
 
 /// Finds out what there is to switch (boot).
@@ -140,6 +161,26 @@ mod hw {
                 asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
             };
         }
+    }
+    /// XCR0 as it is, if there is one.
+    pub fn xcr0() -> Option<u64> {
+        if HAVE.xcr0.get() == 0 {
+            return None;
+        }
+        let (low, high): (u32, u32);
+        // SAFETY: a read; the kernel has set CR4.OSXSAVE.
+        unsafe {
+            asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack, nomem))
+        };
+        Some(u64::from(high) << 32 | u64::from(low))
+    }
+    pub fn clgi() {
+        // SAFETY: interrupts are off anyway, and VMRUN follows.
+        unsafe { asm!("clgi", options(nostack, nomem)) };
+    }
+    pub fn set_dr7(value: u64) {
+        // SAFETY: the caller's: no breakpoint is live where the kernel or a server could meet it.
+        unsafe { asm!("mov dr7, {}", in(reg) value, options(nostack, nomem)) };
     }
     pub fn set_tsc_aux(value: u64) {
         if HAVE.tsc_aux.get() {
@@ -210,6 +251,11 @@ mod hw {
         7
     }
     pub fn set_xcr0(_: u64) {}
+    pub fn xcr0() -> Option<u64> {
+        None
+    }
+    pub fn clgi() {}
+    pub fn set_dr7(_: u64) {}
     pub fn set_tsc_aux(_: u64) {}
     pub fn save(_: u64) {}
     pub fn restore(_: u64, _: u64) {}

@@ -112,7 +112,15 @@ impl Virt for Svm {
         }
         let c = Vmcb::of(v);
         c.word(f::RAX).set(v.gpr(gpr::RAX).get());
+        // Breakpoints that are enabled (L0 to G3).
+        let armed = |c: Vmcb| c.word(f::DR7).get() & 0xff != 0;
+        if armed(c) {
+            extended::arm_breakpoints(c.word(f::DR7).get());
+        }
         vmrun(cpu, v);
+        if armed(c) {
+            extended::disarm_breakpoints();
+        }
         v.gpr(gpr::RAX).set(c.word(f::RAX).get());
         // An event whose delivery the exit interrupted is delivered again at the next entry, or told to the VMM (`left`).
         let event = c.word(f::EXITINTINFO).get();

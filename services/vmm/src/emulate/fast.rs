@@ -139,7 +139,7 @@ mod tests {
             state.cs.attributes = if long { 0xA9B } else { 0xC9B };
             state.efer = if long { 0x500 } else { 0 };
             let quick = decode(&fetched, &state, 0xFEE0_0000);
-            let full = mmio::full(&GuestMemory::owned(&[]), &fetched, &state, 0xFEE0_0000);
+            let full = mmio::full(&GuestMemory::owned(&[]), &fetched, &state, 0xFEE0_0000, false);
             if let Some(quick) = quick {
                 prop_assert_eq!(Ok(quick), full);
             } else if len == 15 && prefixes.len() <= 1 && !prefixes.contains(&0x67) {

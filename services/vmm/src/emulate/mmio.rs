@@ -150,12 +150,15 @@ impl Access {
 
 /// Carries out the instruction at rip, which faulted at the guest-physical address `gpa` of a device with the exit's
 /// error code `error`. A REP instruction goes on for at most [`CHUNK`] elements.
+/// `descriptors`: the page holds group DESC, which string operands in FS and GS take; without it they are
+/// [`Why::Segment`].
 #[inline]
 pub fn emulate<B: Bus>(
     memory: &GuestMemory,
     state: &mut VcpuState,
     gpa: u64,
     error: u64,
+    descriptors: bool,
     bus: &mut B,
 ) -> Result<Retired, EmulateError> {
     let fetched = fetch(memory, state)?;
@@ -173,7 +176,7 @@ pub fn emulate<B: Bus>(
         }
         return Ok(retire(state, access.len));
     }
-    let access = judge(memory, state, &fetched, gpa, error)?;
+    let access = judge(memory, state, &fetched, gpa, error, descriptors)?;
     let retired = perform(memory, state, bus, access)?;
     match access.effect {
         Effect::String(operation) => more(memory, state, bus, operation, retired),
@@ -223,18 +226,6 @@ fn more<B: Bus>(
     Ok(retired)
 }
 
-/// Decodes the instruction at rip, which faulted at `gpa` with the exit's error code `error`: the step by step form of
-/// [`emulate`]. A REP instruction gives one element a time.
-pub fn decode(
-    memory: &GuestMemory,
-    state: &VcpuState,
-    gpa: u64,
-    error: u64,
-) -> Result<Access, EmulateError> {
-    let fetched = fetch(memory, state)?;
-    judge(memory, state, &fetched, gpa, error)
-}
-
 /// True if a plain access is what the exit told, in one page of a device.
 #[inline(always)]
 fn fits(access: &Access, error: u64) -> bool {
@@ -251,6 +242,7 @@ fn judge(
     fetched: &Fetched,
     gpa: u64,
     error: u64,
+    descriptors: bool,
 ) -> Result<Access, EmulateError> {
     if error & (ERROR_FETCH | ERROR_TABLES) != 0 {
         let why = if error & ERROR_FETCH != 0 {
@@ -262,7 +254,7 @@ fn judge(
     }
     let access = match fast::decode(fetched, state, gpa) {
         Some(access) => access,
-        None => full(memory, fetched, state, gpa)?,
+        None => full(memory, fetched, state, gpa, descriptors)?,
     };
     if matches!(access.effect, Effect::String(_)) || fits(&access, error) {
         return Ok(access);
@@ -347,9 +339,10 @@ pub(super) fn full(
     fetched: &Fetched,
     state: &VcpuState,
     gpa: u64,
+    descriptors: bool,
 ) -> Result<Access, EmulateError> {
     let instruction = instruction(fetched, state)?;
-    if let Some(operation) = StringOperation::of(&instruction) {
+    if let Some(operation) = StringOperation::of(&instruction, descriptors) {
         let operation = operation.map_err(|why| fetched.unsupported(state, why))?;
         return string::element(memory, state, operation);
     }

@@ -26,8 +26,8 @@ pub mod walk;
 pub use length::{Expected, instruction_length};
 pub use registers::Mode;
 
-/// State groups that everything here reads (segment overrides with FS or GS in string instructions are refused, so that
-/// group DESC is never needed). Only [`Groups::RIP`] is written.
+/// State groups that everything here reads. String instructions with FS or GS overrides also take [`Groups::DESC`], and say
+/// so by [`Why::Segment`]. Only [`Groups::RIP`] is written.
 pub const GROUPS: u64 = Groups::RIP | Groups::CR | Groups::SEG;
 
 /// An exception that the instruction raises: inject it.
@@ -89,7 +89,7 @@ pub enum Why {
     CodeOutsideRam,
     /// A memory operand that crosses from RAM into a device, or two pages of a device.
     Straddles,
-    /// A string instruction through FS or GS.
+    /// A string instruction through FS or GS, and group DESC is not there: ask for it, and try again.
     Segment,
     /// The guest's page tables lie in a device.
     PageTables,

@@ -23,17 +23,18 @@ pub trait PortBus {
 
 /// Carries out the port instruction that made an exit, with the exit's [`PortAccess`] and address of the next
 /// instruction. Plain IN and OUT are done without looking at the guest's code; REP goes on for at most
-/// [`mmio::CHUNK`] elements.
+/// [`mmio::CHUNK`] elements. `descriptors`: the page holds group DESC, which operands in FS and GS take.
 #[inline]
 pub fn emulate<B: PortBus>(
     memory: &GuestMemory,
     state: &mut VcpuState,
     access: PortAccess,
     next_rip: u64,
+    descriptors: bool,
     bus: &mut B,
 ) -> Result<Retired, EmulateError> {
     if access.string() {
-        return strings(memory, state, access, bus);
+        return strings(memory, state, access, descriptors, bus);
     }
     let (port, width) = (access.port(), access.width());
     if access.input() {
@@ -82,11 +83,12 @@ fn strings<B: PortBus>(
     memory: &GuestMemory,
     state: &mut VcpuState,
     access: PortAccess,
+    descriptors: bool,
     bus: &mut B,
 ) -> Result<Retired, EmulateError> {
     let fetched = fetch(memory, state)?;
     let instruction = mmio::instruction(&fetched, state)?;
-    let operation = match StringOperation::of(&instruction) {
+    let operation = match StringOperation::of(&instruction, descriptors) {
         Some(Ok(operation)) => operation,
         Some(Err(why)) => return Err(fetched.unsupported(state, why)),
         None => return Err(EmulateError::Retry),

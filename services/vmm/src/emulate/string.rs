@@ -53,11 +53,13 @@ enum SourceSegment {
     Cs,
     Ss,
     Ds,
+    Fs,
+    Gs,
 }
 
 impl StringOperation {
-    /// The string instruction that this is, if it is one that is emulated.
-    pub fn of(instruction: &Instruction) -> Option<Result<Self, Why>> {
+    /// The string instruction that this is, if it is one that is emulated; `descriptors`: group DESC is in the page.
+    pub fn of(instruction: &Instruction, descriptors: bool) -> Option<Result<Self, Why>> {
         use Mnemonic as M;
         let (direction, width) = match instruction.mnemonic() {
             M::Movsb => (Direction::Move, 1),
@@ -93,7 +95,10 @@ impl StringOperation {
             iced_x86::Register::CS => SourceSegment::Cs,
             iced_x86::Register::SS => SourceSegment::Ss,
             _ if matches!(direction, Direction::Store | Direction::Input) => SourceSegment::Ds,
-            _ => return Some(Err(Why::Segment)),
+            _ if !descriptors => return Some(Err(Why::Segment)),
+            iced_x86::Register::FS => SourceSegment::Fs,
+            iced_x86::Register::GS => SourceSegment::Gs,
+            _ => return None,
         };
         let rep = instruction.has_rep_prefix() || instruction.has_repne_prefix();
         let len = instruction.len() as u8;
@@ -133,6 +138,8 @@ impl StringOperation {
             SourceSegment::Cs => (&state.cs, false),
             SourceSegment::Ss => (&state.ss, true),
             SourceSegment::Ds => (&state.ds, false),
+            SourceSegment::Fs => (&state.fs, false),
+            SourceSegment::Gs => (&state.gs, false),
         };
         self.place(memory, state, segment, RSI, Intent::Read)
     }
@@ -155,7 +162,9 @@ impl StringOperation {
         intent: Intent,
     ) -> Result<Place, EmulateError> {
         let offset = get(state, register) & mask(self.address);
-        let linear = linear(state, segment, offset, self.width, intent)
+        // In 64-bit code FS and GS alone have a base.
+        let based = matches!(self.source, SourceSegment::Fs | SourceSegment::Gs) && register == RSI;
+        let linear = linear(state, segment, offset, self.width, intent, based)
             .map_err(|()| {
                 if stack {
                     Exception::STACK
@@ -282,10 +291,16 @@ fn linear(
     offset: u64,
     width: u8,
     intent: Intent,
+    based: bool,
 ) -> Result<u64, ()> {
     let last = u64::from(width) - 1;
     if Mode::of(state) == Mode::Long {
         // ES, CS, SS and DS have base 0. Canonical for 48 bits; for 57 the page walk finds nothing there.
+        let offset = if based {
+            segment.base.wrapping_add(offset)
+        } else {
+            offset
+        };
         let end = offset.checked_add(last).ok_or(())?;
         let canonical = |a: u64| ((a as i64) << 16 >> 16) as u64 == a;
         return if canonical(offset) && canonical(end) {

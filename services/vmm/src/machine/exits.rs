@@ -4,8 +4,9 @@ use super::device::{Device, look};
 use super::{CPU, End, Fatal, Kernel, Machine, Note, Ran, Step};
 use crate::chipset::{Chipset, Effect};
 use crate::cpu::{Dynamic, xcr};
-use crate::emulate::{Exception, Expected, mmio, retire};
+use crate::emulate::{EmulateError, Exception, Expected, Why, mmio, retire};
 use crate::memory::GuestMemory;
+use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Exit, Groups, gpr};
 
 /// RFLAGS.IF.
@@ -14,6 +15,8 @@ const IF: u64 = 1 << 9;
 const GENERAL_DETECT: u64 = 1 << 13;
 /// CPUID leaf 1, edx: there is a local APIC.
 const CPUID_APIC: u32 = 1 << 9;
+/// CPUID leaf whose sizes follow XCR0.
+const XSAVE_LEAF: u32 = 0xD;
 /// Offset of the local APIC's EOI register.
 const EOI: u64 = 0xB0;
 
@@ -33,12 +36,21 @@ impl<K: Kernel> Machine<'_, K> {
             Ok(len) => len,
             Err(error) => return self.refuse(error, 0),
         };
+        if self.kernel.state().gpr[gpr::RAX] as u32 == XSAVE_LEAF {
+            let asked = self.brings_xcr0;
+            if let Err(status) = self.bring_xcr0(!asked) {
+                return self.fatal(Fatal::Kernel(status));
+            }
+            if !asked {
+                return Ok(());
+            }
+        }
         let state = self.kernel.state_mut();
         let leaf = state.gpr[gpr::RAX] as u32;
         let dynamic = Dynamic {
             apic_id: CPU,
             cr4: state.cr4,
-            xcr0: self.xcr0,
+            xcr0: state.xcr0,
         };
         let [eax, ebx, ecx, mut edx] =
             self.policy
@@ -55,6 +67,15 @@ impl<K: Kernel> Machine<'_, K> {
         Ok(())
     }
 
+    /// Whether CPUID's exits bring XCR0. The one leaf that needs it is asked for so seldom that the others need not pay for
+    /// the group: the guest executes the instruction again and comes back with it. A copy kept at XSETBV would go stale on
+    /// a processor that lets that through (QEMU 7.2).
+    #[cold]
+    fn bring_xcr0(&mut self, on: bool) -> Result<(), Status> {
+        self.brings_xcr0 = on;
+        self.kernel.on_exit(Exit::Cpuid, self.asked(Exit::Cpuid))
+    }
+
     #[inline(always)]
     pub(super) fn nested_fault(&mut self, ran: &Ran) -> Step {
         let [gpa, error, _] = ran.info;
@@ -65,6 +86,7 @@ impl<K: Kernel> Machine<'_, K> {
         if self.steps_blindly(Exit::NestedFault) {
             return self.widen(Exit::NestedFault);
         }
+        let wide = self.wide & 1 << Exit::NestedFault as u32 != 0;
         let mut bus = Mmio {
             now: self.kernel.now(),
             chipset: &mut self.chipset,
@@ -73,7 +95,14 @@ impl<K: Kernel> Machine<'_, K> {
             effect: Effect::None,
             unmapped: None,
         };
-        let done = mmio::emulate(&self.memory, self.kernel.state_mut(), gpa, error, &mut bus);
+        let done = mmio::emulate(
+            &self.memory,
+            self.kernel.state_mut(),
+            gpa,
+            error,
+            wide,
+            &mut bus,
+        );
         let Mmio {
             effect, unmapped, ..
         } = bus;
@@ -86,7 +115,12 @@ impl<K: Kernel> Machine<'_, K> {
             Err(error) => {
                 // What a string instruction has done is done.
                 self.effect(effect)?;
-                return self.refuse(error, gpa);
+                return match error {
+                    EmulateError::Unsupported(what) if what.why == Why::Segment && !wide => {
+                        self.widen(Exit::NestedFault)
+                    }
+                    _ => self.refuse(error, gpa),
+                };
             }
         }
         self.effect(effect)
@@ -146,7 +180,6 @@ impl<K: Kernel> Machine<'_, K> {
             Ok(value) => {
                 self.skip(Exit::Xsetbv, ran, Expected::Xsetbv)?;
                 if self.dirty & Groups::RIP != 0 {
-                    self.xcr0 = value;
                     self.kernel.state_mut().xcr0 = value;
                     self.dirty |= Groups::XCR;
                 }

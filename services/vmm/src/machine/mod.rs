@@ -121,7 +121,8 @@ pub struct Machine<'a, K: Kernel> {
     nmi: bool,
     /// CR8 as the processor has it.
     cr8: u8,
-    xcr0: u64,
+    /// CPUID's exits bring group XCR.
+    brings_xcr0: bool,
     /// Exits (by number) at which more groups are asked for, because the guest steps or uses INS or OUTS.
     wide: u32,
     retries: (u64, u32),
@@ -221,15 +222,24 @@ impl<K: Kernel> Machine<'_, K> {
         }
     }
 
+    /// State groups that are to come with an exit by now.
+    fn asked(&self, exit: Exit) -> u64 {
+        let mut groups = Self::groups(exit);
+        if self.wide & 1 << exit as u32 != 0 {
+            groups |= emulate::GROUPS | Groups::DR | Groups::DESC;
+        }
+        if exit == Exit::Cpuid && self.brings_xcr0 {
+            groups |= Groups::XCR;
+        }
+        groups
+    }
+
     /// Asks for all groups that a handler could need at `exit`. The guest is then to be entered again without having
     /// moved: it executes the same instruction, and comes back with them.
     #[cold]
     fn widen(&mut self, exit: Exit) -> Step {
         self.wide |= 1 << exit as u32;
-        match self
-            .kernel
-            .on_exit(exit, Self::groups(exit) | emulate::GROUPS | Groups::DR)
-        {
+        match self.kernel.on_exit(exit, self.asked(exit)) {
             Ok(()) => Ok(()),
             Err(status) => self.fatal(Fatal::Kernel(status)),
         }

@@ -77,7 +77,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             effect: Effect::None,
             signals: 0,
         };
-        let done = port::emulate(&self.memory, &mut state, access, 0, &mut ports);
+        let done = port::emulate(&self.memory, &mut state, access, 0, true, &mut ports);
         let (effect, signals) = (ports.effect, ports.signals);
         *self.kernel.state_mut() = state;
         match done {

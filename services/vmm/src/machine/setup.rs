@@ -99,7 +99,6 @@ impl<'a, K: Kernel> Machine<'a, K> {
         ask(&mut kernel)?;
         routes(&mut kernel, &devices, limit)?;
         let msrs = Msrs::new(&policy);
-        let xcr0 = kernel.state().xcr0;
         let cr8 = chipset.tpr(CPU) >> 4;
         let mut machine = Self {
             kernel,
@@ -118,7 +117,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             held: None,
             nmi: false,
             cr8,
-            xcr0,
+            brings_xcr0: false,
             wide: 0,
             retries: (0, 0),
             lost: Losses::default(),
@@ -183,9 +182,9 @@ fn routes<K: Kernel>(kernel: &mut K, devices: &[Device<'_>], limit: u64) -> Resu
     for (i, device) in devices.iter().enumerate() {
         let bell = device.doorbell.map(u32::from);
         let (first, end) = (u32::from(device.ports.first), device.ports.end());
-        // Around the doorbell, if that is one of the ports.
+        // Around the doorbell, a register of four bytes, if that is one of the ports.
         let pieces = match bell {
-            Some(bell) if (first..end).contains(&bell) => [(first, bell), (bell + 1, end)],
+            Some(bell) if (first..end).contains(&bell) => [(first, bell), (bell + 4, end)],
             _ => [(first, end), (end, end)],
         };
         for (from, to) in pieces {

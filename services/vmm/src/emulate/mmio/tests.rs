@@ -4,6 +4,7 @@ use super::super::testing::{CODE, DATA, DEVICE, DEVICE_GPA, Paging, machine};
 use super::super::{Exception, Retired};
 use super::*;
 use alloc::vec::Vec;
+use ipc_schema::abi::vm::Segment;
 use ipc_schema::abi::vm::gpr::{RAX, RBX, RCX, RDI, RSI};
 use proptest::prelude::*;
 
@@ -50,7 +51,14 @@ fn run(code: &[u8], error: u64) -> (Log, alloc::boxed::Box<VcpuState>) {
         value: VALUE,
         log: Vec::new(),
     };
-    let retired = emulate(&memory, &mut state, DEVICE_GPA + 0x10, error, &mut device);
+    let retired = emulate(
+        &memory,
+        &mut state,
+        DEVICE_GPA + 0x10,
+        error,
+        true,
+        &mut device,
+    );
     assert_eq!(retired, Ok(DONE), "{code:02x?}");
     assert_eq!(state.rip, CODE + code.len() as u64, "{code:02x?}");
     assert_eq!(state.shadow, 0);
@@ -187,7 +195,7 @@ fn the_exit_bounds_what_the_code_may_do() {
         let (memory, mut state) = machine(Paging::Long4, code);
         let before = *state;
         let mut device = Device::default();
-        let got = emulate(&memory, &mut state, AT, error, &mut device);
+        let got = emulate(&memory, &mut state, AT, error, true, &mut device);
         assert_eq!(
             (state.rip, state.gpr, state.rflags),
             (before.rip, before.gpr, before.rflags)
@@ -226,6 +234,7 @@ fn the_exit_bounds_what_the_code_may_do() {
         &mut state,
         DEVICE_GPA + 0xFFC,
         READ,
+        true,
         &mut Device::default(),
     );
     assert_eq!(why(got.unwrap_err()), Why::Straddles);
@@ -235,7 +244,7 @@ fn the_exit_bounds_what_the_code_may_do() {
 fn trap_flag_asks_for_a_debug_exception() {
     let (memory, mut state) = machine(Paging::Long4, &[0x89, 0x03]);
     state.rflags |= 1 << 8;
-    let got = emulate(&memory, &mut state, AT, WRITE, &mut Device::default());
+    let got = emulate(&memory, &mut state, AT, WRITE, true, &mut Device::default());
     assert_eq!(
         got,
         Ok(Retired {
@@ -266,7 +275,7 @@ fn rep_stos_and_movs_run_in_chunks() {
     // rep stosd
     let (memory, mut state) = string(&[0xF3, 0xAB], 0, DEVICE, 300);
     let mut device = Device::default();
-    let got = emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device);
+    let got = emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device);
     assert_eq!(
         got,
         Ok(Retired {
@@ -280,7 +289,14 @@ fn rep_stos_and_movs_run_in_chunks() {
     );
     assert_eq!(device.log.len(), 256);
     assert_eq!(device.log[255], ('w', DEVICE_GPA + 1020, 4, 0x1516_1718));
-    let got = emulate(&memory, &mut state, DEVICE_GPA + 1024, WRITE, &mut device);
+    let got = emulate(
+        &memory,
+        &mut state,
+        DEVICE_GPA + 1024,
+        WRITE,
+        true,
+        &mut device,
+    );
     assert_eq!((got, state.rip, state.gpr[RCX]), (Ok(DONE), CODE + 2, 0));
     assert_eq!(device.log.len(), 300);
 
@@ -290,7 +306,7 @@ fn rep_stos_and_movs_run_in_chunks() {
     memory.write(0xB000, &[4, 5, 6]).unwrap();
     let mut device = Device::default();
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device),
         Ok(DONE)
     );
     assert_eq!(
@@ -310,7 +326,7 @@ fn rep_stos_and_movs_run_in_chunks() {
         ..Device::default()
     };
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA + 8, READ, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA + 8, READ, true, &mut device),
         Ok(DONE)
     );
     assert_eq!(
@@ -329,7 +345,7 @@ fn rep_stos_and_movs_run_in_chunks() {
         ..Device::default()
     };
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, READ, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, READ, true, &mut device),
         Ok(DONE)
     );
     assert_eq!(
@@ -338,7 +354,7 @@ fn rep_stos_and_movs_run_in_chunks() {
     );
     let (memory, mut state) = string(&[0xAC], DEVICE, 0, 0);
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, READ, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, READ, true, &mut device),
         Ok(DONE)
     );
     assert_eq!(state.gpr[RAX], R & !0xFF | 0x88);
@@ -351,7 +367,7 @@ fn a_string_runs_from_a_device_into_ram() {
     let (memory, mut state) = string(&[0xF3, 0xAB], 0, DEVICE, 2);
     state.rflags |= 1 << 10;
     let mut device = Device::default();
-    let got = emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device);
+    let got = emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device);
     assert_eq!(
         got,
         Err(EmulateError::Exception(Exception::page_fault(
@@ -367,7 +383,7 @@ fn a_string_runs_from_a_device_into_ram() {
     let (memory, mut state) = string(&[0xF3, 0xAB], 0, DATA, 2);
     let mut device = Device::default();
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device),
         Ok(DONE)
     );
     assert_eq!(
@@ -377,7 +393,7 @@ fn a_string_runs_from_a_device_into_ram() {
     // No elements, not even a translation.
     let (memory, mut state) = string(&[0xF3, 0xAB], 0, 0x1234_5678, 0);
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device),
         Ok(DONE)
     );
 }
@@ -390,12 +406,12 @@ fn strings_obey_segments() {
     let mut device = Device::default();
     let gp = Err(EmulateError::Exception(Exception::GENERAL_PROTECTION));
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device),
         gp
     );
     state.es.limit = (DEVICE + 3) as u32;
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device),
         Ok(DONE)
     );
     // Read-only, not present, expand-down.
@@ -407,21 +423,45 @@ fn strings_obey_segments() {
     ] {
         (state.rip, state.gpr[RDI]) = (CODE, rdi);
         (state.es.attributes, state.es.limit) = (attributes, limit);
-        let got = emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device);
+        let got = emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device);
         assert_eq!(got, if ok { Ok(DONE) } else { gp }, "{attributes:#x}");
     }
-    // The segment's base counts, and FS is refused.
+    // The segment's base counts.
     let (memory, mut state) = machine(Paging::Pae, &[0xAB]);
     (state.gpr[RDI], state.es.base) = (0x20, DEVICE);
     let mut device = Device::default();
     assert_eq!(
-        emulate(&memory, &mut state, DEVICE_GPA, WRITE, &mut device),
+        emulate(&memory, &mut state, DEVICE_GPA, WRITE, true, &mut device),
         Ok(DONE)
     );
     assert_eq!(device.log[0].1, DEVICE_GPA + 0x20);
-    let (memory, mut state) = string(&[0x64, 0xA4], DEVICE, DEVICE, 0);
-    let got = emulate(&memory, &mut state, DEVICE_GPA, READ, &mut device);
-    assert!(matches!(got, Err(EmulateError::Unsupported(u)) if u.why == Why::Segment));
+    // FS and GS have one in 64-bit code too, once group DESC is there; the destination is never theirs.
+    for (prefix, gs) in [(0x64, false), (0x65, true)] {
+        let (memory, mut state) = string(&[prefix, 0xA4], 0x20, DATA, 0);
+        *(if gs { &mut state.gs } else { &mut state.fs }) = Segment {
+            base: DEVICE,
+            ..Segment::default()
+        };
+        state.ds.base = 0x1234;
+        let got = emulate(&memory, &mut state, AT, READ, false, &mut device);
+        assert!(matches!(got, Err(EmulateError::Unsupported(u)) if u.why == Why::Segment));
+        let mut device = Device {
+            value: VALUE,
+            log: Vec::new(),
+        };
+        let got = emulate(&memory, &mut state, AT, READ, true, &mut device);
+        assert_eq!((got, state.rip), (Ok(DONE), CODE + 2));
+        assert_eq!(device.log, [('r', DEVICE_GPA + 0x20, 1, 0)]);
+        assert_eq!(memory.read_u8(0x9000), Ok(0x88));
+        // A base that leads out of the canonical addresses.
+        let fs = if gs { &mut state.gs } else { &mut state.fs };
+        (fs.base, state.rip) = (1 << 47, CODE);
+        let got = emulate(&memory, &mut state, AT, READ, true, &mut device);
+        assert_eq!(
+            got,
+            Err(EmulateError::Exception(Exception::GENERAL_PROTECTION))
+        );
+    }
 }
 
 #[test]
@@ -432,7 +472,7 @@ fn legacy_modes_decode_their_own_way() {
         state.gpr[RAX] = R;
         let mut device = Device::default();
         assert_eq!(
-            emulate(&memory, &mut state, AT, WRITE, &mut device),
+            emulate(&memory, &mut state, AT, WRITE, true, &mut device),
             Ok(DONE)
         );
         assert_eq!(
@@ -448,7 +488,7 @@ fn legacy_modes_decode_their_own_way() {
     state.gpr[RAX] = R;
     let mut device = Device::default();
     assert_eq!(
-        emulate(&memory, &mut state, 0xA_0000, WRITE, &mut device),
+        emulate(&memory, &mut state, 0xA_0000, WRITE, true, &mut device),
         Ok(DONE)
     );
     assert_eq!(device.log, [('w', 0xA_0000, 2, 0x1718)]);
@@ -473,7 +513,7 @@ proptest! {
         if es.0 & 1 == 0 { (state.es.attributes, state.es.limit) = es }
         let mut device = Device::default();
         let before = state.rip;
-        match emulate(&memory, &mut state, DEVICE_GPA + offset, error, &mut device) {
+        match emulate(&memory, &mut state, DEVICE_GPA + offset, error, true, &mut device) {
             Ok(retired) => {
                 let moved = state.rip.wrapping_sub(before);
                 let expected = if retired.complete { 1..=15 } else { 0..=0 };

@@ -47,6 +47,7 @@ fn plain_in_and_out_merge_by_width() {
             &mut state,
             PortAccess::new(0x60, width, true),
             CODE + 2,
+            true,
             &mut ports,
         );
         assert_eq!(
@@ -59,6 +60,7 @@ fn plain_in_and_out_merge_by_width() {
             &mut state,
             PortAccess::new(0x61, width, false),
             CODE + 3,
+            true,
             &mut ports,
         );
         assert_eq!((got, state.gpr[RAX], state.rip), (Ok(DONE), R, CODE + 3));
@@ -72,7 +74,14 @@ fn rep_ins_and_outs() {
     let (memory, mut state) = machine(Paging::Long4, &[0xF3, 0x66, 0x6D]);
     (state.gpr[RDX], state.gpr[RDI], state.gpr[RCX]) = (0x1F0, DATA + 0xFFD, 3);
     let mut ports = Ports::default();
-    let got = emulate(&memory, &mut state, string(0x1F0, 2, true), 0, &mut ports);
+    let got = emulate(
+        &memory,
+        &mut state,
+        string(0x1F0, 2, true),
+        0,
+        true,
+        &mut ports,
+    );
     assert_eq!(
         (got, state.rip, state.gpr[RCX], state.gpr[RDI]),
         (Ok(DONE), CODE + 3, 0, DATA + 0x1003)
@@ -91,7 +100,14 @@ fn rep_ins_and_outs() {
     (state.gpr[RDX], state.gpr[RSI], state.gpr[RCX]) = (0x3F8, DATA, 257);
     memory.write(0x9000, b"Hi").unwrap();
     let mut ports = Ports::default();
-    let got = emulate(&memory, &mut state, string(0x3F8, 1, false), 0, &mut ports);
+    let got = emulate(
+        &memory,
+        &mut state,
+        string(0x3F8, 1, false),
+        0,
+        true,
+        &mut ports,
+    );
     assert_eq!(
         (got.unwrap().complete, state.rip, state.gpr[RCX]),
         (false, CODE, 1)
@@ -101,7 +117,14 @@ fn rep_ins_and_outs() {
         [('o', 0x3F8, 1, b'H'.into()), ('o', 0x3F8, 1, b'i'.into())]
     );
     assert_eq!(
-        emulate(&memory, &mut state, string(0x3F8, 1, false), 0, &mut ports),
+        emulate(
+            &memory,
+            &mut state,
+            string(0x3F8, 1, false),
+            0,
+            true,
+            &mut ports
+        ),
         Ok(DONE)
     );
     assert_eq!((state.rip, ports.0.len()), (CODE + 2, 257));
@@ -113,7 +136,7 @@ fn rewritten_or_faulting_strings_touch_no_port() {
     let mut attempt = |code: &[u8], access, rdi| {
         let (memory, mut state) = machine(Paging::Long4, code);
         (state.gpr[RDX], state.gpr[RDI], state.gpr[RSI]) = (0x1F0, rdi, rdi);
-        emulate(&memory, &mut state, access, 0, &mut ports).unwrap_err()
+        emulate(&memory, &mut state, access, 0, true, &mut ports).unwrap_err()
     };
     // Another width, another port, the other direction, no port instruction at all.
     assert_eq!(
@@ -160,7 +183,7 @@ proptest! {
         let (memory, mut state) = machine(Paging::ALL[paging], &code);
         state.gpr = gprs;
         state.gpr[RDI] = DATA;
-        let _ = emulate(&memory, &mut state, PortAccess(word), word, &mut Ports::default());
-        let _ = emulate(&memory, &mut state, string(gprs[RDX] as u16, 1, true), word, &mut Ports::default());
+        let _ = emulate(&memory, &mut state, PortAccess(word), word, true, &mut Ports::default());
+        let _ = emulate(&memory, &mut state, string(gprs[RDX] as u16, 1, true), word, true, &mut Ports::default());
     }
 }

@@ -386,3 +386,53 @@ fn intercepted_exceptions_are_the_guests() {
         ([9, 8, 7, 6], 0xFFFF_2FF0, 0x401)
     );
 }
+
+/// Leaf 0xD tells sizes for the XCR0 that the guest has at that moment, even if it set it without an exit; other leaves do
+/// not ask for it.
+#[test]
+fn xsave_sizes_follow_the_processors_xcr0() {
+    let pages = Pages::default();
+    let mut m = machine(&pages);
+    m.kernel.length = 2;
+    let narrow = m.kernel.groups[Exit::Cpuid as usize];
+    for (xcr0, size) in [(7u64, 0x340), (3, 0x240), (7, 0x340)] {
+        for _ in 0..2 {
+            m.on(move |cpu| {
+                cpu.state.gpr[gpr::RAX] = 0xD;
+                cpu.state.gpr[gpr::RCX] = 0;
+                cpu.state.xcr0 = xcr0;
+                (Exit::Cpuid, [0; 3])
+            });
+        }
+        m.on(move |cpu| {
+            assert_eq!(cpu.state.gpr[gpr::RBX], size);
+            cpu.state.gpr[gpr::RAX] = 0;
+            (Exit::Cpuid, [0; 3])
+        });
+    }
+    m.run();
+    assert_eq!(m.kernel.groups[Exit::Cpuid as usize], narrow);
+    // Every leaf 0xD was executed twice, everything else once.
+    assert_eq!(m.kernel.entries.len(), 10);
+}
+
+/// MOVS from FS: carried out only when the exit brings group DESC.
+#[test]
+fn mmio_strings_through_fs_ask_for_descriptors() {
+    let pages = Pages::default();
+    let mut m = machine(&pages);
+    m.code(&[0x64, 0xA4]);
+    for _ in 0..2 {
+        m.on(|cpu| {
+            cpu.state.fs.base = 0xFEC0_0000;
+            cpu.state.fs.limit = u32::MAX;
+            cpu.state.fs.attributes = 0xC93;
+            cpu.state.gpr[gpr::RSI] = 0;
+            cpu.state.gpr[gpr::RDI] = 0x10_0000;
+            (Exit::NestedFault, [0xFEC0_0000, 1 << 32, 0])
+        });
+    }
+    assert_eq!(m.run(), End::Killed);
+    assert_eq!(m.kernel.entries[1].dirty, 0, "not carried out at first");
+    assert_eq!((m.cpu().rip, m.cpu().gpr[gpr::RDI]), (ENTRY + 2, 0x10_0001));
+}

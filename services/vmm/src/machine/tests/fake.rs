@@ -73,6 +73,7 @@ fn copy(to: &mut VcpuState, from: Option<&VcpuState>, groups: u64) {
     (rubbish.cr0, rubbish.cr2, rubbish.cr3) = (RUBBISH, RUBBISH, RUBBISH);
     (rubbish.cr4, rubbish.efer) = (RUBBISH, RUBBISH);
     (rubbish.es, rubbish.cs, rubbish.ss, rubbish.ds) = (junk, junk, junk, junk);
+    (rubbish.fs, rubbish.gs, rubbish.xcr0) = (junk, junk, RUBBISH);
     (rubbish.dr, rubbish.dr6, rubbish.dr7) = ([RUBBISH; 4], RUBBISH, RUBBISH);
     let from = from.unwrap_or(&rubbish);
     macro_rules! group {
@@ -116,7 +117,7 @@ impl Kernel for Fake {
         copy(
             &mut self.page,
             None,
-            Groups::RIP | Groups::CR | Groups::SEG | Groups::DR,
+            Groups::RIP | Groups::CR | Groups::SEG | Groups::DESC | Groups::DR | Groups::XCR,
         );
         let groups = self.groups[exit as usize];
         copy(&mut self.page, Some(&self.cpu.state), groups);
@@ -243,11 +244,12 @@ pub fn description() -> Vm {
 }
 
 /// The host: an Intel-like processor with few features.
-fn cpuid(leaf: u32, _: u32) -> CpuidResult {
+fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let [eax, ebx, ecx, edx] = match leaf {
         0 => [0xD, 0x756E_6547, 0x6C65_746E, 0x4965_6E69],
         1 => [0x0006_06A6, 0, 1 << 26, 0x0FFF_FFFF],
-        0xD => [7, 0x340, 0x340, 0],
+        0xD if subleaf == 0 => [7, 0x340, 0x340, 0],
+        0xD if subleaf == 2 => [0x100, 0x240, 0, 0],
         0x8000_0000 => [0x8000_0008, 0, 0, 0],
         0x8000_0001 => [0, 0, 1, 1 << 29 | 1 << 27 | 1 << 20 | 1 << 11],
         0x8000_0008 => [0x3028, 0, 0, 0],
