@@ -78,7 +78,13 @@ impl Thread {
         let r = unsafe { invoke_tag(self.0, Tag::new(thread::READ_REGS), [0; 4]) }?;
         let mut bytes = [0; REGS_BYTES];
         utcb::read(&mut bytes);
-        Ok((decode_regs(&bytes), Doing { state: r.words[0], serving: r.words[1] != 0 }))
+        Ok((
+            decode_regs(&bytes),
+            Doing {
+                state: r.words[0],
+                serving: r.words[1] != 0,
+            },
+        ))
     }
 
     /// Sets the registers of a stopped or faulted thread.
