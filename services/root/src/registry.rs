@@ -11,11 +11,16 @@ use ipc_schema::proto::{Cause, DeathRecord, RootEvent, ServerState, VmEnd, VmSta
 use crate::plan::{Plan, Role};
 
 /// Deaths within [`WINDOW_SECONDS`] after which a server is given up.
-pub const MAX_DEATHS: usize = 5;
+pub const MAX_DEATHS: usize = 20;
 /// See [`MAX_DEATHS`].
 pub const WINDOW_SECONDS: u64 = 10;
-/// The second restart in a row waits so long, the third twice as long, and so on; the first does not wait.
-pub const FIRST_DELAY_MS: u64 = 100;
+/// So many restarts within the window do not wait: a guest should hardly feel them. The next waits
+/// [`FIRST_DELAY_MS`], and each further one twice as long, up to [`LAST_DELAY_MS`].
+pub const AT_ONCE: usize = 4;
+/// See [`AT_ONCE`].
+pub const FIRST_DELAY_MS: u64 = 10;
+/// See [`AT_ONCE`].
+pub const LAST_DELAY_MS: u64 = 320;
 /// Most events kept for the manager.
 pub const MAX_EVENTS: usize = 64;
 /// The number of the first server; 0 is the kernel, 1 is root.
@@ -340,10 +345,12 @@ impl Server {
         if earlier >= MAX_DEATHS {
             return None;
         }
-        let delay = match earlier {
-            0 => 0,
-            // At most 2^3: the limit ends it before.
-            n => (hz / 1000).saturating_mul(FIRST_DELAY_MS << (n - 1)),
+        let delay = match earlier.checked_sub(AT_ONCE) {
+            None => 0,
+            // At most 2^20: the limit ends it before.
+            Some(n) => (FIRST_DELAY_MS << n)
+                .min(LAST_DELAY_MS)
+                .saturating_mul(hz / 1000),
         };
         Some(now.saturating_add(delay))
     }
