@@ -202,7 +202,8 @@ mod entry {
     .balign 64
     .globl vireo_vmrun
 # rdi: VMCB, rsi: the guest's general registers, rdx: VMCB with the host's VMLOAD state. Interrupts are off; a pending one ends
-# the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts.
+# the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts. STI comes well before: VMRUN in its shadow
+# hands the shadow on to the guest (on some processors, and on QEMU), whose first instruction may be CLI.
 vireo_vmrun:
     push rbx
     push rbp
@@ -213,6 +214,7 @@ vireo_vmrun:
     push rdx
     push rsi
     clgi
+    sti
     mov rax, rdi
     vmload rax
     mov rcx, [rsi + 8]
@@ -229,7 +231,6 @@ vireo_vmrun:
     mov r14, [rsi + 112]
     mov r15, [rsi + 120]
     mov rsi, [rsi + 48]
-    sti
     vmrun rax
     cli
     vmsave rax
