@@ -1,2 +1,216 @@
-//! system-tests.
-#![cfg_attr(not(test), no_std)]
+//! What the whole-system tests drive their machines with.
+//!
+//! Job: boot a system in an emulator, type at its terminal, read what it says and judge it. Place: on top of
+//! [`xtask::emulator`], beside the cases in `cases/`, whose own systems are in `systems/`. Trust: everything that a
+//! machine says is data.
+//!
+//! No test depends on the speed of the machine it runs on: each step waits for what it expects, up to a bound that is
+//! far above what it takes ([`BOOT`], [`STEP`]). An error shows the last lines of serial output and log.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use regex::Regex;
+use xtask::build::image;
+use xtask::description::Description;
+use xtask::emulator::{Exit, Machine, Options};
+use xtask::host;
+use xtask::setup::image_maker::Firmware;
+
+pub mod command;
+pub mod stream;
+
+/// Bound of a boot to a guest's first words (usually 10 to 60 s).
+pub const BOOT: Duration = Duration::from_secs(400);
+/// Bound of everything else (usually below a second).
+pub const STEP: Duration = Duration::from_secs(120);
+/// The guest's prompt.
+pub const SHELL: &str = r"/ # $";
+/// The manager's prompt.
+pub const PROMPT: &str = r"vireo> $";
+/// The key that leads to the manager and back.
+pub const ESCAPE: &str = "\x1d";
+
+/// Why a test failed: shown as text, without the test harness's own backtrace.
+pub struct Failure(anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+/// What a test gives.
+pub type Judged = Result<(), Failure>;
+
+/// One emulator at a time, however many threads run tests: it takes a processor for itself, and memory.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A booted system.
+pub struct System {
+    /// The machine it runs on.
+    pub machine: Machine,
+    /// Makes the marks around a command's output differ from any earlier ones.
+    commands: u32,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Waits until no other test uses an emulator.
+pub fn turn() -> MutexGuard<'static, ()> {
+    // A test that failed leaves nothing behind that matters to the next.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl System {
+    /// Boots the system of a TOML (a path relative to the repository) by BIOS.
+    pub fn boot(toml: &str) -> Result<Self> {
+        Self::boot_with(toml, Firmware::Bios, &Options::default())
+    }
+
+    /// Boots the system of a TOML as told.
+    pub fn boot_with(toml: &str, firmware: Firmware, options: &Options) -> Result<Self> {
+        let description = Description::load(&host::root().join(toml), options.memory)?;
+        Self::boot_description(&description, firmware, options)
+    }
+
+    /// Boots a description.
+    pub fn boot_description(
+        description: &Description,
+        firmware: Firmware,
+        options: &Options,
+    ) -> Result<Self> {
+        let turn = turn();
+        let image = image::build(description, firmware)?;
+        Ok(Self {
+            machine: Machine::start(&image, options)?,
+            commands: 0,
+            _turn: turn,
+        })
+    }
+
+    /// Waits up to [`STEP`] until the output after the last match fits; gives what matched.
+    pub fn expect(&mut self, pattern: &str) -> Result<String> {
+        self.expect_within(pattern, STEP)
+    }
+
+    /// Waits for what a guest says first.
+    pub fn expect_boot(&mut self, pattern: &str) -> Result<String> {
+        self.expect_within(pattern, BOOT)
+    }
+
+    /// Waits for a guest's first prompt.
+    pub fn shell(&mut self) -> Result<()> {
+        self.expect_boot(SHELL).map(drop)
+    }
+
+    /// Waits, but not when Vireo itself has stopped.
+    fn expect_within(&mut self, pattern: &str, bound: Duration) -> Result<String> {
+        let either = format!(r"(?:{pattern})|\nVireo: [^\n]*cannot go on[^\n]*\n");
+        let found = self.machine.expect(&either, bound)?;
+        if found.starts_with("\nVireo: ") {
+            return Err(self.failure(&format!("Vireo stopped before `{pattern}` was seen")));
+        }
+        Ok(found)
+    }
+
+    /// Has the shell run a command; gives its output, with plain line ends. An exit code other than 0 is an error.
+    pub fn sh(&mut self, command: &str) -> Result<String> {
+        self.commands += 1;
+        let number = self.commands;
+        // What is typed is echoed: the marks appear whole in the output alone.
+        self.machine.send_line(&format!(
+            "echo beg''in-{number}; {command}; echo e''nd-{number} $?"
+        ))?;
+        let all = self.expect(&format!(
+            r"(?s)begin-{number}\r\n.*end-{number} \d+\r\n/ # "
+        ))?;
+        let parts = Regex::new(r"(?s)^begin-\d+\r\n(.*)end-\d+ (\d+)\r\n")?.captures(&all);
+        let parts = parts.context("no marks in the output")?;
+        let output = parts[1].replace("\r\n", "\n");
+        if &parts[2] != "0" {
+            return Err(self.failure(&format!("`{command}` ended with {}:\n{output}", &parts[2])));
+        }
+        Ok(output)
+    }
+
+    /// From a VM's console to the manager's prompt.
+    pub fn to_manager(&mut self) -> Result<()> {
+        self.machine.send(ESCAPE)?;
+        self.expect(PROMPT).map(drop)
+    }
+
+    /// Has the manager carry out a command; gives what it says up to the next prompt.
+    pub fn manager(&mut self, command: &str) -> Result<String> {
+        self.machine.send_line(command)?;
+        // The echo ends the line before the answer.
+        self.expect(&format!(r"{}\r\n", regex::escape(command)))?;
+        let answer = self.expect(r"(?s)^.*?vireo> ")?;
+        let answer = answer.strip_suffix("vireo> ").unwrap_or(&answer);
+        Ok(answer.replace("\r\n", "\n"))
+    }
+
+    /// From the manager's prompt to the console of a VM at its shell's prompt.
+    pub fn attach(&mut self, vm: &str) -> Result<()> {
+        self.machine.send_line(&format!("attach {vm}"))?;
+        self.expect(&format!(r"\[console of {vm}; "))?;
+        // It may have shown its prompt before.
+        self.machine.send_line("")?;
+        self.expect(SHELL).map(drop)
+    }
+
+    /// Waits for the end of the machine, which must be this one.
+    pub fn ends(&mut self, expected: Exit) -> Result<()> {
+        let exit = self.machine.wait_exit(STEP)?;
+        if exit != expected {
+            return Err(self.failure(&format!("the machine ended as {exit:?}, not {expected:?}")));
+        }
+        Ok(())
+    }
+
+    /// Number of log lines so far: where [`System::log_after`] is to begin.
+    pub fn log_position(&self) -> usize {
+        self.machine.log().len()
+    }
+
+    /// Waits up to [`STEP`] until a log line from position `from` on fits; gives it.
+    pub fn log_after(&mut self, from: usize, pattern: &str) -> Result<String> {
+        self.machine.expect_log(pattern, from, STEP)
+    }
+
+    /// An error with the last lines of serial output and log.
+    pub fn failure(&self, why: &str) -> anyhow::Error {
+        self.machine.failure(why)
+    }
+
+    /// An error with the last lines of output and log, unless `text` fits `pattern`.
+    pub fn check(&self, text: &str, pattern: &str) -> Result<()> {
+        if Regex::new(pattern)?.is_match(text) {
+            return Ok(());
+        }
+        Err(self.failure(&format!("`{pattern}` does not fit this:\n{text}")))
+    }
+
+    /// An error with the last lines of output and log, if `text` fits `pattern`.
+    pub fn check_not(&self, text: &str, pattern: &str) -> Result<()> {
+        match Regex::new(pattern)?.find(text) {
+            None => Ok(()),
+            Some(found) => Err(self.failure(&format!("`{}` in this:\n{text}", found.as_str()))),
+        }
+    }
+}
+
+/// An error unless `text` fits `pattern`, for text that no machine said.
+pub fn fits(text: &str, pattern: &str) -> Result<()> {
+    if !Regex::new(pattern)?.is_match(text) {
+        bail!("`{pattern}` does not fit this:\n{text}");
+    }
+    Ok(())
+}
