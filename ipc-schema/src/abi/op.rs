@@ -57,7 +57,8 @@ pub mod thread {
     pub const SUSPEND: u64 = 3;
     /// Lets it go on.
     pub const RESUME: u64 = 4;
-    /// Payload of the reply: [`crate::abi::ThreadRegs`]; w0: [`crate::abi::thread_state`].
+    /// Payload of the reply: [`crate::abi::ThreadRegs`], then six words of the call that it has taken: badge, tag, words 0 to 3;
+    /// w0: [`crate::abi::thread_state`], w1: 1 if it has taken a call.
     pub const READ_REGS: u64 = 5;
     /// Payload: [`crate::abi::ThreadRegs`], for a stopped or faulted thread.
     pub const WRITE_REGS: u64 = 6;

@@ -112,6 +112,17 @@ fn copy_words(from: &Thread, to: &Thread) {
     }
 }
 
+/// The call that `c` has made: badge, tag, words.
+#[must_use]
+pub fn pending(c: &Thread) -> [u64; 6] {
+    let [tag, w0, w1, w2, w3] = if c.resume.get() == Resume::Syscall {
+        [reg::RSI, reg::R8, reg::R9, reg::R10, reg::R12].map(|r| c.get(r))
+    } else {
+        core::array::from_fn(|i| c.message[i].get())
+    };
+    [c.badge.get(), tag, w0, w1, w2, w3]
+}
+
 /// System call `reply_recv`.
 #[inline(always)]
 pub fn reply_recv(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {

@@ -337,8 +337,13 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
                 State::Queued | State::Calling => thread_state::CALLING,
                 State::Receiving | State::Waiting => thread_state::WAITING,
             };
+            let call = t.caller.get().map_or([0; 6], |c| ipc::pending(c.get()));
+            out[ThreadRegs::WORDS..]
+                .iter()
+                .zip(call)
+                .for_each(|(o, w)| o.set(w));
             let serving = u64::from(t.caller.get().is_some());
-            return Ok(([state, serving, 0, 0], ThreadRegs::WORDS * 8));
+            return Ok(([state, serving, 0, 0], (ThreadRegs::WORDS + call.len()) * 8));
         }
         op::thread::WRITE_REGS => {
             if !t.faulted.get() && t.state.get() != State::Stopped {

@@ -276,3 +276,25 @@ fn a_stopped_thread_stays_stopped_when_its_time_had_run_out_meanwhile() {
     m.sys(supervisor, 1, slot, Tag::new(1).0, [0; 4], NEVER);
     assert_eq!(t.state.get(), State::Stopped);
 }
+
+#[test]
+fn a_thread_tells_its_supervisor_which_call_it_had_taken() {
+    let m = Machine::new();
+    let (ep, slot) = m.endpoint();
+    let badged = m.put(Cap {
+        badge: 42,
+        ..Cap::new(ep.get().header())
+    });
+    let (client, server, supervisor) = (m.thread(5), m.thread(5), m.thread(6));
+    let name = m.name(server);
+    m.receive(server, slot);
+    m.call(client, badged, [1, 2, 3, 4]);
+    let read = ipc_schema::abi::op::thread::READ_REGS;
+    assert_eq!(m.operate(supervisor, name, read, [0; 4]), Status::Ok);
+    assert_eq!(words(supervisor)[1], 1);
+    let call: Vec<_> = supervisor.get().utcb().0[128 + 18..][..6]
+        .iter()
+        .map(std::cell::Cell::get)
+        .collect();
+    assert_eq!(call, [42, Tag::new(7).0, 1, 2, 3, 4]);
+}

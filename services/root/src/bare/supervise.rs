@@ -7,7 +7,7 @@ use core::fmt::Write;
 
 use ipc_schema::abi::{ThreadRegs, Utcb, layout, thread_state};
 use ipc_schema::proto::{
-    Cause, DeathRecord, PlatformRequest, SchedulerRequest, ServerState, VmEnd,
+    Cause, DeathRecord, PendingCall, PlatformRequest, SchedulerRequest, ServerState, VmEnd,
 };
 use root::death::{self, Tail};
 use root::plan::{self, Role, manager_bits};
@@ -258,7 +258,10 @@ impl Root {
             registers: death::registers(&regs),
             backtrace,
             last_log,
-            pending: None,
+            pending: doing.filter(|d| d.serving).map(|d| {
+                let [badge, tag, words @ ..] = d.call;
+                PendingCall { badge, tag, words }
+            }),
         }));
     }
 

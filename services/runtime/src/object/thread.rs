@@ -24,6 +24,8 @@ pub struct Doing {
     pub state: u64,
     /// It has taken a call and not answered it.
     pub serving: bool,
+    /// That call: badge, tag, words 0 to 3.
+    pub call: [u64; 6],
 }
 
 impl Thread {
@@ -76,13 +78,19 @@ impl Thread {
     pub fn read_regs(self) -> Result<(ThreadRegs, Doing)> {
         // SAFETY: asking changes nothing but the UTCB.
         let r = unsafe { invoke_tag(self.0, Tag::new(thread::READ_REGS), [0; 4]) }?;
-        let mut bytes = [0; REGS_BYTES];
+        let mut bytes = [0; REGS_BYTES + 48];
         utcb::read(&mut bytes);
+        let (regs, call) = bytes.split_at(REGS_BYTES);
+        let mut words = [0; 6];
+        for (word, bytes) in words.iter_mut().zip(call.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.first_chunk::<8>().copied().unwrap_or_default());
+        }
         Ok((
-            decode_regs(&bytes),
+            decode_regs(regs.first_chunk().unwrap_or(&[0; REGS_BYTES])),
             Doing {
                 state: r.words[0],
                 serving: r.words[1] != 0,
+                call: words,
             },
         ))
     }
