@@ -22,12 +22,13 @@ pub enum Command {
     Servers,
     Death(String),
     Restart(String),
+    Hang(String),
     Log(u32),
     Version,
 }
 
 /// Usage and meaning of each command: what `help` shows.
-const COMMANDS: [(&str, &str); 11] = [
+const COMMANDS: [(&str, &str); 12] = [
     ("help", "this list"),
     ("vms", "the virtual machines"),
     (
@@ -45,6 +46,10 @@ const COMMANDS: [(&str, &str); 11] = [
     (
         "restart NAME",
         "kills a server; it is started again with its state",
+    ),
+    (
+        "hang NAME",
+        "suspends a server, to see what hangs on it: for tests",
     ),
     (
         "log [COUNT]",
@@ -97,6 +102,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
         "servers" if argument.is_none() => Ok(Command::Servers),
         "servers" => Ok(Command::Death(name()?)),
         "restart" => Ok(Command::Restart(name()?)),
+        "hang" => Ok(Command::Hang(name()?)),
         "log" => match argument.map(str::parse) {
             None => Ok(Command::Log(LOG_RECORDS)),
             Some(Ok(count)) => Ok(Command::Log(count)),

@@ -269,6 +269,10 @@ impl Console {
                 let text = format!("{server} has been killed and is started again");
                 self.ask(RootRequest::Restart { server }, done(text));
             }
+            Command::Hang(server) => {
+                let text = format!("{server} is suspended; `restart {server}` ends that");
+                self.ask(RootRequest::Hang { server }, done(text));
+            }
             Command::Log(records) => {
                 self.ask(RootRequest::LogTail { records }, Wanted::Log(records))
             }

@@ -194,6 +194,16 @@ fn vms_are_ruled() {
         },
     );
     assert_eq!(bench.answers(None), "root does not answer\r\nvireo> ");
+    bench.asks(
+        "hang a.uart0",
+        RootRequest::Hang {
+            server: "a.uart0".into(),
+        },
+    );
+    assert_eq!(
+        bench.answers(Some(RootResponse::Done)),
+        "a.uart0 is suspended; `restart a.uart0` ends that\r\nvireo> "
+    );
     bench.asks("kill b", RootRequest::Kill { vm: "b".into() });
     let text = bench.answers(Some(RootResponse::Death(None)));
     assert_eq!(text, "root's answer makes no sense\r\nvireo> ");
