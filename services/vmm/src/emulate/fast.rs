@@ -4,7 +4,7 @@
 
 use super::fetch::Fetched;
 use super::mmio::{Access, Effect, Kind};
-use super::registers::{Mode, Register, mask};
+use super::registers::{Mode, Register, get, mask};
 use ipc_schema::abi::vm::VcpuState;
 
 const OPERAND_SIZE: u8 = 0x66;
@@ -28,6 +28,26 @@ const fn operand_length(modrm: u8, sib: u8) -> usize {
         _ => return 0,
     };
     1 + (modrm & 7 == 4) as usize + displacement
+}
+
+/// True if the operand of a form above surely begins at the start of a page: \[register\] in 64-bit code. Where the processor
+/// reports the first byte of a page, the operand could as well have begun in the page before.
+#[inline(always)]
+pub(super) fn begins_page(fetched: &Fetched, state: &VcpuState) -> bool {
+    let mut at = usize::from(fetched.bytes[0] == OPERAND_SIZE);
+    let rex = fetched.bytes[at];
+    let rex = if rex & 0xF0 == 0x40 {
+        at += 1;
+        rex
+    } else {
+        0
+    };
+    let modrm = fetched.bytes[at + 1];
+    let base = modrm & 7;
+    Mode::of(state) == Mode::Long
+        && modrm >> 6 == 0
+        && !matches!(base, 4 | 5)
+        && get(state, base | (rex & 1) << 3) & 0xFFF == 0
 }
 
 /// Decodes one of the forms above; `None` for anything else.
@@ -103,6 +123,7 @@ pub(super) fn decode(fetched: &Fetched, state: &VcpuState, gpa: u64) -> Option<A
         gpa,
         width,
         kind,
+        split: None,
         len: len as u8,
         effect,
     })

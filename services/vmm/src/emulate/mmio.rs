@@ -9,7 +9,7 @@ use super::alu::Operation;
 use super::fetch::{Fetched, fetch};
 use super::registers::{Mode, Register, mask};
 use super::string::StringOperation;
-use super::{EmulateError, Retired, Why, fast, retire, string};
+use super::{EmulateError, Retired, Why, fast, retire, string, walk};
 use crate::memory::GuestMemory;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use ipc_schema::abi::vm::VcpuState;
@@ -69,6 +69,15 @@ pub(super) enum Effect {
     String(StringOperation),
 }
 
+/// An operand across two pages, at least one of them a device's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Split {
+    /// Bytes in the first page.
+    room: u8,
+    /// Guest-physical address of the second page.
+    second: u64,
+}
+
 /// One device access of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -79,6 +88,8 @@ pub struct Access {
     pub width: u8,
     /// What the device is to do.
     pub kind: Kind,
+    /// Set if the operand goes on in another page.
+    pub(super) split: Option<Split>,
     /// Length of the instruction.
     pub(super) len: u8,
     pub(super) effect: Effect,
@@ -92,6 +103,40 @@ impl Access {
             Effect::AluMemory { operation, .. } => operation.writes(),
             Effect::Load { .. } | Effect::AluRegister { .. } => false,
             Effect::String(_) => matches!(self.kind, Kind::Write(_)),
+        }
+    }
+
+    /// Each byte's guest-physical address.
+    fn bytes(&self, split: Split) -> impl Iterator<Item = (u32, u64)> {
+        let first = self.gpa;
+        (0..self.width.min(8)).map(move |i| {
+            let gpa = match i.checked_sub(split.room) {
+                None => first.wrapping_add(u64::from(i)),
+                Some(i) => split.second.wrapping_add(u64::from(i)),
+            };
+            (u32::from(i) * 8, gpa)
+        })
+    }
+
+    /// Reads the operand; across pages, byte by byte.
+    #[inline]
+    fn read<B: Bus>(&self, bus: &mut B) -> u64 {
+        let Some(split) = self.split else {
+            return bus.read(self.gpa, self.width);
+        };
+        self.bytes(split).fold(0, |value, (shift, gpa)| {
+            value | (bus.read(gpa, 1) & 0xFF) << shift
+        })
+    }
+
+    /// Writes the operand; across pages, byte by byte.
+    #[inline]
+    fn write<B: Bus>(&self, bus: &mut B, value: u64) {
+        let Some(split) = self.split else {
+            return bus.write(self.gpa, self.width, value);
+        };
+        for (shift, gpa) in self.bytes(split) {
+            bus.write(gpa, 1, value >> shift & 0xFF);
         }
     }
 
@@ -165,6 +210,7 @@ pub fn emulate<B: Bus>(
     // The short way once more, by itself: the compiler then sees that only plain loads and stores come from it.
     if let Some(access) = fast::decode(&fetched, state, gpa)
         && fits(&access, error)
+        && (gpa & 0xFFF != 0 || fast::begins_page(&fetched, state))
     {
         match access.effect {
             Effect::Load { to, .. } => to.write(state, bus.read(gpa, access.width)),
@@ -193,16 +239,19 @@ fn perform<B: Bus>(
     access: Access,
 ) -> Result<Retired, EmulateError> {
     let value = match access.kind {
-        Kind::Read => bus.read(access.gpa, access.width),
+        Kind::Read => access.read(bus),
         Kind::Write(value) => {
-            bus.write(access.gpa, access.width, value);
+            access.write(bus, value);
             0
         }
         Kind::None => 0,
     };
     let (back, retired) = access.complete(memory, state, value)?;
     if let Some(back) = back {
-        bus.write(back.gpa, access.width, back.value);
+        match access.effect {
+            Effect::String(_) => bus.write(back.gpa, access.width, back.value),
+            _ => access.write(bus, back.value),
+        }
     }
     Ok(retired)
 }
@@ -256,13 +305,104 @@ fn judge(
         Some(access) => access,
         None => full(memory, fetched, state, gpa, descriptors)?,
     };
-    if matches!(access.effect, Effect::String(_)) || fits(&access, error) {
+    if matches!(access.effect, Effect::String(_)) {
         return Ok(access);
     }
     if access.writes() != (error & ERROR_WRITE != 0) {
+        // Some report a read for an instruction that reads and writes (QEMU): the right to write is then yet to be shown.
+        return if access.kind == Kind::Read && access.writes() {
+            place(memory, state, fetched, descriptors, access)
+        } else {
+            Err(EmulateError::Retry)
+        };
+    }
+    let within = gpa & 0xFFF <= 0x1000 - u64::from(access.width);
+    if within && (gpa & 0xFFF != 0 || access.width == 1) {
+        return Ok(access);
+    }
+    place(memory, state, fetched, descriptors, access)
+}
+
+/// Translates the operand, where the exit does not tell all: whether one at a border of a page lies across it (told is the
+/// address of its first byte, or of the first byte in the second page, whichever is a device's), or whether it may be
+/// written.
+#[cold]
+fn place(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    fetched: &Fetched,
+    descriptors: bool,
+    access: Access,
+) -> Result<Access, EmulateError> {
+    let instruction = instruction(fetched, state)?;
+    let operand = (0..instruction.op_count())
+        .find(|&i| instruction.op_kind(i) == OpKind::Memory)
+        .ok_or(EmulateError::Retry)?;
+    let long = Mode::of(state) == Mode::Long;
+    let linear = instruction
+        .virtual_address(operand, 0, |register, _, _| {
+            use iced_x86::Register as R;
+            Some(match register {
+                R::FS | R::GS if !descriptors => return None,
+                R::FS => state.fs.base,
+                R::GS => state.gs.base,
+                R::ES | R::CS | R::SS | R::DS if long => 0,
+                R::ES => state.es.base,
+                R::CS => state.cs.base,
+                R::SS => state.ss.base,
+                R::DS => state.ds.base,
+                other => general(other)?.read(state),
+            })
+        })
+        .ok_or_else(|| fetched.unsupported(state, Why::Segment))?;
+    let narrow = |linear: u64| if long { linear } else { linear & 0xFFFF_FFFF };
+    let linear = narrow(linear.wrapping_add(bit_offset(&instruction, state, access.width)));
+    let intent = if access.writes() {
+        walk::Intent::Write
+    } else {
+        walk::Intent::Read
+    };
+    let translate =
+        |linear| walk::data(memory, state, linear, intent).map_err(EmulateError::Exception);
+    let first = translate(linear)?;
+    let room = 0x1000 - (linear & 0xFFF);
+    if room >= u64::from(access.width) {
+        return if access.gpa == first {
+            Ok(access)
+        } else {
+            Err(EmulateError::Retry)
+        };
+    }
+    let second = translate(narrow(linear.wrapping_add(room)))?;
+    if access.gpa != first && access.gpa != second {
         return Err(EmulateError::Retry);
     }
-    Err(fetched.unsupported(state, Why::Straddles))
+    Ok(Access {
+        gpa: first,
+        split: Some(Split {
+            room: room as u8,
+            second,
+        }),
+        ..access
+    })
+}
+
+/// How far the number of a bit in a register moves the operand of BT and its kin: by whole operands (Intel SDM vol. 2, BT).
+fn bit_offset(instruction: &Instruction, state: &VcpuState, width: u8) -> u64 {
+    let is_bit_test = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    );
+    if !is_bit_test || instruction.op_kind(1) != OpKind::Register {
+        return 0;
+    }
+    let Some(register) = general(instruction.op_register(1)) else {
+        return 0;
+    };
+    let unused = 64 - 8 * u32::from(width.clamp(1, 8));
+    let bit = (register.read(state) << unused) as i64 >> unused;
+    let bits = 8 * i64::from(width.max(1));
+    (bit.div_euclid(bits) * (bits / 8)) as u64
 }
 
 /// Decodes with the full decoder.
@@ -437,6 +577,7 @@ fn plain(instruction: &Instruction, state: &VcpuState, gpa: u64) -> Option<Acces
         gpa,
         width,
         kind,
+        split: None,
         len: instruction.len() as u8,
         effect,
     })

@@ -352,6 +352,7 @@ pub(super) fn element(
             gpa,
             width: operation.width,
             kind,
+            split: None,
             len: operation.len,
             effect: Effect::String(operation),
         })

@@ -198,9 +198,13 @@ impl<'a> Tables<'a> {
 
 /// Where [`machine`] has its code.
 pub(crate) const CODE: u64 = 0x40_0000;
-/// A device's page there, linear and guest-physical.
+/// Two pages of a device there, linear and guest-physical.
 pub(crate) const DEVICE: u64 = 0x50_0000;
 pub(crate) const DEVICE_GPA: u64 = 0xFEC0_0000;
+/// Here a page of the device begins, behind a page of RAM (guest-physical 0xD000).
+pub(crate) const BORDER: u64 = 0x70_1000;
+/// The device once more, for reading only.
+pub(crate) const READ_ONLY: u64 = 0x80_0000;
 /// Two pages of data, linear; guest-physical 0x9000 and 0xB000.
 pub(crate) const DATA: u64 = 0x60_0000;
 
@@ -211,6 +215,8 @@ pub(crate) fn machine(paging: Paging, code: &[u8]) -> (GuestMemory, Box<VcpuStat
     let mut tables = Tables::new(&memory, paging, 0x1_0000);
     for (linear, gpa) in [
         (CODE, 0x8000),
+        (BORDER - 0x1000, 0xD000),
+        (BORDER, DEVICE_GPA),
         (DEVICE, DEVICE_GPA),
         (DEVICE + 0x1000, DEVICE_GPA + 0x1000),
         (DATA, 0x9000),
@@ -218,6 +224,7 @@ pub(crate) fn machine(paging: Paging, code: &[u8]) -> (GuestMemory, Box<VcpuStat
     ] {
         assert!(tables.map(linear, gpa, 12, PRESENT | WRITABLE));
     }
+    assert!(tables.map(READ_ONLY, DEVICE_GPA, 12, PRESENT));
     let mut state = tables.state();
     state.rip = CODE;
     (memory, state)

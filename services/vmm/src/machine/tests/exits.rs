@@ -23,7 +23,7 @@ fn set_up_routes_around_the_doorbell_and_starts_the_guest() {
             (0, 0x3F8, 8, limit),
             (1, 0x70, 2, limit),
             (2, 0x5000, 4, limit),
-            (2, 0x5005, 11, limit)
+            (2, 0x5008, 8, limit)
         ]
     );
     assert_eq!(m.kernel.bells, [(2, 0x5004)]);
