@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     Case::new("msr-efer", efer),
     Case::vireo("msr-efer-illegal", efer_illegal),
     Case::vireo("msr-unknown", unknown),
+    Case::vireo("msr-vm-cr", vm_cr),
     Case::vireo("msr-bad-value", bad_value),
     Case::new("msr-registers", registers),
 ];
@@ -116,13 +117,12 @@ fn refuses(msr: u32, value: u64) -> Check {
 }
 
 fn unknown(_: &BootInfo) -> Check {
-    // None of these is an MSR of any processor; 0xc001_0114 to 0117 are SVM's own.
+    // None of these is an MSR of any processor; 0xc001_0117 is SVM's own, which there is none of.
     for msr in [
         0x1234_5678,
         0x4000_0000,
         0x7fff_ffff,
         0xffff_ffff,
-        0xc001_0114,
         0xc001_0117,
         0x480,
     ] {
@@ -137,6 +137,18 @@ fn unknown(_: &BootInfo) -> Check {
         refuses(msr, 0)?;
         refuses(msr, 1)?;
     }
+    Ok(())
+}
+
+/// VM_CR, if it is there, says that SVM is switched off, for good (APM vol. 2, 15.30.1).
+fn vm_cr(_: &BootInfo) -> Check {
+    const VM_CR: u32 = 0xc001_0114;
+    let Ok(value) = exec::rdmsr(VM_CR) else {
+        return Ok(());
+    };
+    equal!(value & 0x18, 0x18, "LOCK and SVMDIS");
+    let _ = exec::wrmsr(VM_CR, 0);
+    equal!(exec::rdmsr(VM_CR)?, value, "VM_CR after a write");
     Ok(())
 }
 

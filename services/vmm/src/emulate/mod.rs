@@ -12,6 +12,7 @@ use core::fmt;
 use ipc_schema::abi::vm::{Event, Groups, VcpuState};
 
 mod alu;
+mod condition;
 mod fast;
 mod fetch;
 pub mod length;

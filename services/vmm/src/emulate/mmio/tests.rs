@@ -1,7 +1,7 @@
 //! MMIO instructions carried out against a recording device.
 
 use super::super::testing::{BORDER, CODE, DATA, DEVICE, DEVICE_GPA, Paging, READ_ONLY, machine};
-use super::super::{Exception, Retired};
+use super::super::{Exception, Retired, Why};
 use super::*;
 use alloc::vec::Vec;
 use ipc_schema::abi::vm::Segment;
@@ -90,6 +90,8 @@ fn stores() {
         (&[0x0F, 0xC3, 0x43, 0x10], 4, R & 0xFFFF_FFFF), // movnti
         (&[0xA3, 0x10, 0, 0x50, 0, 0, 0, 0, 0], 4, R & 0xFFFF_FFFF), // moffs
         (&[0x67, 0x89, 0x43, 0x10], 4, R & 0xFFFF_FFFF),
+        (&[0x0F, 0x95, 0x43, 0x10], 1, 1), // setne
+        (&[0x0F, 0x94, 0x43, 0x10], 1, 0),
         (&[0x65, 0x89, 0x04, 0x25, 0x10, 0, 0, 0], 4, R & 0xFFFF_FFFF), // gs
     ] {
         let (log, _) = run(code, WRITE);
@@ -125,6 +127,10 @@ fn loads() {
         ),
         (&[0x48, 0x63, 0x43, 0x10], 4, RAX, 0xFFFF_FFFF_8586_8788), // movsxd
         (&[0xA1, 0x10, 0, 0x50, 0, 0, 0, 0, 0], 4, RAX, 0x8586_8788),
+        // cmovne and cmove, with ZF clear: the latter only zero-extends.
+        (&[0x0F, 0x45, 0x43, 0x10], 4, RAX, 0x8586_8788),
+        (&[0x0F, 0x44, 0x43, 0x10], 4, RAX, R & 0xFFFF_FFFF),
+        (&[0x66, 0x0F, 0x44, 0x43, 0x10], 2, RAX, R),
     ] {
         let (log, state) = run(code, READ);
         assert_eq!(log, [('r', AT, width, 0)], "{code:02x?}");
@@ -161,6 +167,24 @@ fn read_modify_write() {
         );
         assert_eq!(state.rflags & 0x41, zf_cf, "{code:02x?}");
     }
+    // xadd [m], eax; lock cmpxchg [m], ecx that fails, and (al against the byte's value) one that succeeds.
+    let (log, state) = run(&[0x0F, 0xC1, 0x43, 0x10], WRITE);
+    let sum = (0x8586_8788 + 0x1516_1718) & 0xFFFF_FFFF;
+    assert_eq!(log, [('r', AT, 4, 0), ('w', AT, 4, sum)]);
+    assert_eq!(state.gpr[RAX], 0x8586_8788);
+    let (log, state) = run(&[0xF0, 0x0F, 0xB1, 0x4B, 0x10], WRITE);
+    assert_eq!(log, [('r', AT, 4, 0), ('w', AT, 4, 0x8586_8788)]);
+    assert_eq!((state.gpr[RAX], state.rflags & 0x40), (0x8586_8788, 0));
+    let (memory, mut state) = machine(Paging::Long4, &[0x48, 0x0F, 0xB1, 0x4B, 0x10]);
+    (state.gpr[RAX], state.gpr[RBX], state.gpr[RCX]) = (VALUE, DEVICE, R);
+    let mut device = Device {
+        value: VALUE,
+        log: Vec::new(),
+    };
+    let got = emulate(&memory, &mut state, AT, WRITE, true, &mut device);
+    assert_eq!((got, state.gpr[RAX]), (Ok(DONE), VALUE));
+    assert_eq!(device.log, [('r', AT, 8, 0), ('w', AT, 8, R)]);
+    assert_eq!(state.rflags & 0x40, 0x40);
     let (log, state) = run(&[0x87, 0x43, 0x10], WRITE);
     assert_eq!(log, [('r', AT, 4, 0), ('w', AT, 4, 0x1516_1718)]);
     assert_eq!(state.gpr[RAX], 0x8586_8788);
