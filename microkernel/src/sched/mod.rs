@@ -316,15 +316,14 @@ pub fn tick(cpu: &Cpu) {
             }
         }
     }
-    if cpu.budget_end.get() <= now {
+    // A Budget that ends now is `pick`'s to follow up. A timer set for a time that is past would come again before the interrupted
+    // code has closed its window for interrupts, and again, for ever.
+    let mut end = cpu.budget_end.get();
+    if cpu.budget.get().is_none() || end <= now {
+        end = NEVER;
         cpu.reschedule.set(true);
     }
     cpu.programmed.set(NEVER);
-    let end = if cpu.budget.get().is_some() {
-        cpu.budget_end.get().max(now)
-    } else {
-        NEVER
-    };
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
 }
 

@@ -96,3 +96,18 @@ fn time_adds_up() {
     crate::sched::charge(m.cpu);
     assert_eq!(used() - before, m.cpu.booked.get() - start);
 }
+
+#[test]
+fn the_timer_is_not_set_for_a_time_slice_that_is_over() {
+    let m = Machine::new();
+    let (a, b) = (m.thread(5), m.thread(5));
+    crate::sched::pick(m.cpu);
+    crate::arch::advance(2_000_000);
+    crate::sched::tick(m.cpu);
+    assert!(m.cpu.reschedule.get());
+    assert!(
+        m.cpu.programmed.get() > crate::arch::now(),
+        "it would interrupt its own handler for ever"
+    );
+    let _ = (a, b);
+}
