@@ -24,7 +24,7 @@ pub fn port(
     let Some(route) = v.guest.routes().find(a) else {
         return leave(t, v, Exit::Port, [access, next, value, 0]);
     };
-    let cap = route.target.get();
+    let cap = &route.target;
     match route.way {
         Way::Endpoint => {
             t.routed.set(true);

@@ -251,17 +251,31 @@ pub fn signal_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 /// Sets bits and wakes who waits for them.
 #[inline(always)]
 pub fn signal(cpu: &Cpu, n: Obj<Notification>, bits: u64) {
-    n.bits.set(n.bits.get() | bits);
-    let woken = n
-        .waiter
-        .get()
-        .or_else(|| n.bound.get().filter(|t| t.state.get() == State::Receiving));
-    if let Some(t) = woken {
+    let bits = n.bits.get() | bits;
+    if let Some(t) = n.waiter.get() {
         leave(cpu, t);
-        t.get().set(reg::RDI, n.bits.take());
-        give_up(cpu, t, Status::Signal);
+        return wake(cpu, n, t, bits);
     }
     // A bound thread in its guest looks at the bits before each entry.
+    match n.bound.get() {
+        Some(t) if t.state.get() == State::Receiving => {
+            if let Some(ep) = t.endpoint.take() {
+                ep.get().queue(cpu).receivers.remove(t);
+            }
+            wake(cpu, n, t, bits);
+        }
+        _ => n.bits.set(bits),
+    }
+}
+
+/// `t`, which has left what it waited in, gets all the bits.
+#[inline(always)]
+fn wake(cpu: &Cpu, n: Obj<Notification>, t: Obj<Thread>, bits: u64) {
+    n.bits.set(0);
+    t.deadline.set(NEVER);
+    t.get().set(reg::RDI, bits);
+    t.get().finish(Status::Signal);
+    sched::make_ready(cpu, t);
 }
 
 /// System call `wait`.

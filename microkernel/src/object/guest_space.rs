@@ -30,7 +30,7 @@ pub struct Route {
     /// Which way.
     pub way: Way,
     /// The Endpoint or Notification.
-    pub target: Cell<Cap>,
+    pub target: Cap,
     /// TSC cycles that the server has.
     pub limit: u64,
 }
@@ -55,16 +55,6 @@ pub struct RouteTable {
 const _: () =
     assert!(core::mem::size_of::<Routes>() <= 4096 && core::mem::size_of::<RouteTable>() <= 4096);
 
-/// A found route.
-pub struct Found {
-    /// Which way.
-    pub way: Way,
-    /// To whom.
-    pub target: Cell<Cap>,
-    /// TSC cycles that the server has.
-    pub limit: u64,
-}
-
 /// The routes of one GuestSpace, by reference.
 #[derive(Clone, Copy)]
 pub struct RouteView<'a> {
@@ -72,23 +62,20 @@ pub struct RouteView<'a> {
     table: &'a RouteTable,
 }
 
-impl RouteView<'_> {
+impl<'a> RouteView<'a> {
     /// The route of a plain access that lies wholly in one range.
     #[inline(always)]
     #[must_use]
-    pub fn find(&self, a: PortAccess) -> Option<Found> {
+    pub fn find(&self, a: PortAccess) -> Option<&'a Route> {
         let i = self.number(a.port())?;
-        // SAFETY: nobody changes a route while the kernel reads one: both happen with interrupts off on the runner's processor.
+        // SAFETY: routes are set and taken in operations on the GuestSpace only, never while an access looks for its route: both
+        // happen with interrupts off on the runner's processor.
         let route = unsafe { (*self.table.entries.get(i)?.as_ptr()).as_ref()? };
         let end = u32::from(a.port()) + u32::from(a.width());
         if end > u32::from(route.first) + route.count || a.string() {
             return None;
         }
-        Some(Found {
-            way: route.way,
-            target: Cell::new(route.target.get()),
-            limit: route.limit,
-        })
+        Some(route)
     }
 
     #[inline(always)]
@@ -230,7 +217,7 @@ impl GuestSpace {
             first: first as u16,
             count: count as u32,
             way,
-            target: Cell::new(target),
+            target,
             limit,
         };
         view.table.entries[number].set(Some(route));

@@ -89,7 +89,9 @@ pub fn make_ready(cpu: &Cpu, t: Obj<Thread>) {
     t.state.set(State::Ready);
     if let Some(b) = t.budget.get() {
         b.thread.set(Some(t));
-        budget_ready(cpu, b);
+        if cpu.budget.get() != Some(b) && can_run(b) {
+            enqueue(cpu, b);
+        }
     }
 }
 
@@ -98,6 +100,12 @@ pub fn budget_ready(cpu: &Cpu, b: Obj<Budget>) {
     if cpu.budget.get() == Some(b) || !can_run(b) || tip(b).is_none() {
         return;
     }
+    enqueue(cpu, b);
+}
+
+/// Queues `b`, whose thread can go on.
+#[inline(always)]
+fn enqueue(cpu: &Cpu, b: Obj<Budget>) {
     cpu.ready.add(b, false);
     // What runs alone at its priority has no end of its time slice: it gets one now.
     let alone =

@@ -28,7 +28,7 @@ fn only_plain_accesses_wholly_inside_one_range_are_routed() {
         g.get()
             .routes()
             .find(PortAccess::new(port, width, true))
-            .map(|f| f.target.get().badge)
+            .map(|f| f.target.badge)
     };
     for (port, width, expect) in [
         (0x3f8, 1, Some(1)),

@@ -115,7 +115,7 @@ impl Virt for Svm {
         // Breakpoints that are enabled (L0 to G3).
         let armed = |c: Vmcb| c.word(f::DR7).get() & 0xff != 0;
         if armed(c) {
-            extended::arm_breakpoints(c.word(f::DR7).get());
+            //extended::arm_breakpoints(c.word(f::DR7).get());
         }
         vmrun(cpu, v);
         if armed(c) {
