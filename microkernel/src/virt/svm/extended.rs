@@ -91,9 +91,11 @@ pub fn arm_breakpoints(dr7: u64) {
 }
 
 /// After an exit, if the guest has breakpoints: they are the guest's alone. The processor disables them (APM vol. 2, 15.6); QEMU
-/// 7.2 leaves them armed, for the kernel and the servers to run into.
+/// 7.2 only sets DR7, and leaves them armed for the kernel and the servers to run into. It disarms by the types in the old DR7 when
+/// a bit beside the enabling ones changes: those without a type first, then those with the guest's.
 #[cold]
-pub fn disarm_breakpoints() {
+pub fn disarm_breakpoints(dr7: u64) {
+    hw::set_dr7(dr7 & 0xffff_0000 | 0x600);
     hw::set_dr7(0x400);
 }
 

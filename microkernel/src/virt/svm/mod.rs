@@ -115,11 +115,11 @@ impl Virt for Svm {
         // Breakpoints that are enabled (L0 to G3).
         let armed = |c: Vmcb| c.word(f::DR7).get() & 0xff != 0;
         if armed(c) {
-            //extended::arm_breakpoints(c.word(f::DR7).get());
+            extended::arm_breakpoints(c.word(f::DR7).get());
         }
         vmrun(cpu, v);
         if armed(c) {
-            extended::disarm_breakpoints();
+            extended::disarm_breakpoints(c.word(f::DR7).get());
         }
         v.gpr(gpr::RAX).set(c.word(f::RAX).get());
         // An event whose delivery the exit interrupted is delivered again at the next entry, or told to the VMM (`left`).
