@@ -12,7 +12,7 @@ mod bare {
     use alloc::vec::Vec;
     use core::arch::x86_64::{__cpuid_count, CpuidResult};
     use ipc_schema::manifest::Vm;
-    use ipc_schema::proto::{VmmReport, VmmReportResponse};
+    use ipc_schema::proto::{RootRequest, RootResponse, VmmReport, VmmReportResponse};
     use runtime::abi::vm::{Event, Exit, PortAccess, Post, Segment, VcpuState};
     use runtime::abi::{NEVER, Status, Tag, layout::slot};
     use runtime::object::{GuestSpace, Vcpu};
@@ -41,6 +41,7 @@ mod bare {
         page: VcpuPage,
         guest: GuestSpace,
         servers: Vec<Server>,
+        root: Endpoint,
     }
 
     impl Kernel for Host {
@@ -112,6 +113,16 @@ mod bare {
             Ok(reply.words[0] as u32)
         }
 
+        fn silent(&mut self, device: usize) {
+            let device = u32::try_from(device).unwrap_or(u32::MAX);
+            // It looks for itself; whatever it answers, the access is tried again.
+            let _ = self.root.call_postcard_with::<_, RootResponse>(
+                &RootRequest::Hung { device },
+                &[],
+                time::after(REPORT_PATIENCE),
+            );
+        }
+
         fn note(&mut self, note: &Note) {
             match *note {
                 Note::OneVcpu { asked } => {
@@ -147,6 +158,11 @@ mod bare {
                     access.port(),
                     access.taken(),
                     times
+                ),
+                Note::Dropped { device, access } => defmt::error!(
+                    "device {=usize} dies of an access at port {=u16:#x} again and again: it is dropped",
+                    device,
+                    access.port()
                 ),
                 Note::Halted => defmt::warn!(
                     "the guest halted with interrupts disabled, at {=u64:#x}",
@@ -335,6 +351,7 @@ mod bare {
             page: start.vcpu_page("vcpu0")?,
             guest: GuestSpace(start.cap("guest")?),
             servers,
+            root: start.endpoint("root")?,
         };
         let parts = Parts {
             vm,

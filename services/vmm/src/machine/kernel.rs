@@ -50,6 +50,8 @@ pub trait Kernel {
         value: u32,
         limit: u64,
     ) -> Result<u32, Status>;
+    /// Tells whoever supervises device `device` that it does not answer in time, to be looked at and started again.
+    fn silent(&mut self, device: usize);
     /// Something for the log. A fatal note comes with the registers of [`Kernel::state`].
     fn note(&mut self, note: &Note);
 }
@@ -86,6 +88,13 @@ pub enum Note {
         access: PortAccess,
         /// How often that has happened in this spell.
         times: u32,
+    },
+    /// A device died of the same access time and again: it went nowhere, as where no device is.
+    Dropped {
+        /// Number of the device.
+        device: usize,
+        /// The access.
+        access: PortAccess,
     },
     /// HLT with interrupts disabled.
     Halted,

@@ -10,6 +10,10 @@ use ipc_schema::state_page::Outcome;
 /// How often a string instruction's element is tried before the device counts as gone.
 const ATTEMPTS: u32 = 100;
 
+/// How often a device may die of one access before that is dropped: a guest must not be able to keep its own device
+/// from ever running again, and its next access may be one that the device bears.
+const DEADLY: u32 = 3;
+
 /// A device that does not answer, time and again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Losses {
@@ -17,6 +21,10 @@ pub(super) struct Losses {
     times: u32,
     /// When last.
     at: u64,
+    /// The access that was last taken and not answered, and its value.
+    taken: Option<(PortAccess, u32)>,
+    /// How often that one was, in this spell.
+    deaths: u32,
 }
 
 impl Losses {
@@ -24,14 +32,22 @@ impl Losses {
     fn pause(&mut self, now: u64, limit: u64) -> u64 {
         // A spell is over when routes have worked for as long as ten answers may take.
         let fresh = now.saturating_sub(self.at) > limit.saturating_mul(20);
-        self.times = if fresh {
-            1
-        } else {
-            self.times.saturating_add(1)
-        };
+        if fresh {
+            (self.times, self.deaths) = (0, 0);
+        }
+        self.times = self.times.saturating_add(1);
         self.at = now;
         // From a hundredth of the limit, doubling, to the limit itself.
         (limit / 128) << self.times.min(7)
+    }
+
+    /// Counts a taken access that was not carried out; true if the device has died of it too often.
+    fn deadly(&mut self, access: PortAccess, value: u32) -> bool {
+        if self.taken != Some((access, value)) {
+            (self.taken, self.deaths) = (Some((access, value)), 0);
+        }
+        self.deaths = self.deaths.saturating_add(1);
+        self.deaths >= DEADLY
     }
 }
 
@@ -147,11 +163,21 @@ impl<'a, K: Kernel> Machine<'a, K> {
                     times,
                 };
                 self.kernel.note(&note);
+                self.kernel.silent(device);
             }
         }
         if self.finish_lost(owner, access, value, next) {
             return Ok(());
         }
+        if access.taken() && self.lost.deadly(access, value) {
+            self.lost.deaths = 0;
+            if let Some(device) = owner {
+                self.kernel.note(&Note::Dropped { device, access });
+            }
+            self.complete(access, u32::MAX, next);
+            return Ok(());
+        }
+        let now = self.kernel.now();
         // A server that starts again signals, so this ends early; and a storm of losses leaves time for the others.
         match self.kernel.wait(now.saturating_add(pause)) {
             Ok(bits) => self.signalled(bits)?,
@@ -232,11 +258,12 @@ impl<K: Kernel> Ports<'_, '_, K> {
         let Some(device) = self.devices.get(index) else {
             return u32::MAX;
         };
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             let before = device.sequence();
             match self.kernel.call_device(index, access, value, self.limit) {
                 Ok(value) => return value,
                 Err(_) if self.signals & signal::QUIT != 0 => break,
+                Err(_) if attempt.is_power_of_two() => self.kernel.silent(index),
                 Err(_) => {}
             }
             let until = self.kernel.now().saturating_add(self.limit / 8);

@@ -55,6 +55,7 @@ pub struct Fake {
     pub answers: VecDeque<Answer>,
     pub calls: Vec<(usize, PortAccess, u32)>,
     pub notes: Vec<Note>,
+    pub silent: Vec<usize>,
     pub refuse: Option<Status>,
     pub length: u64,
 }
@@ -182,6 +183,10 @@ impl Kernel for Fake {
         }
     }
 
+    fn silent(&mut self, device: usize) {
+        self.silent.push(device);
+    }
+
     fn note(&mut self, note: &Note) {
         self.notes.push(*note);
     }
@@ -285,6 +290,7 @@ pub fn machine_of<'a>(vm: &Vm, pages: &'a Pages) -> Machine<'a, Fake> {
         answers: VecDeque::new(),
         calls: Vec::new(),
         notes: Vec::new(),
+        silent: Vec::new(),
         refuse: None,
         length: 0,
     };

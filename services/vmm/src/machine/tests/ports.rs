@@ -148,6 +148,7 @@ fn an_element_whose_answer_is_lost_is_done_once() {
     }
     m.run();
     assert_eq!(m.kernel.calls.len(), 2);
+    assert_eq!(m.kernel.silent.len(), 2);
     assert_eq!(m.cpu().rip, ENTRY + 1);
 }
 
@@ -200,6 +201,7 @@ fn losses_again_and_again_wait_longer_but_never_for_ever() {
     assert!(pauses.windows(2).all(|w| w[0] <= w[1]));
     assert!(pauses[0] < TSC_HZ / 100 && pauses[11] <= TSC_HZ / 10);
     assert_eq!(m.kernel.notes.len(), 4, "the 1st, 2nd, 4th and 8th");
+    assert_eq!(m.kernel.silent, [0; 4], "its supervisor is told as often");
     // And the VM can be ended meanwhile.
     m.exit(Exit::RouteLost, [input(0x3FD, 1), 0, ENTRY + 1]);
     m.kernel.waits.push_back(Box::new(|_| signal::QUIT));
@@ -264,4 +266,22 @@ fn a_slow_server_that_finishes_during_the_pause_is_not_asked_twice() {
     }));
     m.run();
     assert_eq!(m.cpu().rip, ENTRY + 1);
+}
+
+#[test]
+fn an_access_that_kills_is_dropped_at_last() {
+    let pages = Pages::default();
+    let mut m = machine(&pages);
+    for port in [0x3F8, 0x3F8, 0x3F9, 0x3F8, 0x3F8, 0x3F8] {
+        m.exit(Exit::RouteLost, [input(port, 1) | TAKEN, 0, ENTRY + 1]);
+        m.kernel.waits.push_back(Box::new(|_| signal::DEVICE));
+    }
+    m.run();
+    let dropped = |note: &&Note| matches!(note, Note::Dropped { device: 0, .. });
+    assert_eq!(m.kernel.notes.iter().filter(dropped).count(), 1);
+    assert_eq!(
+        (m.cpu().rip, m.cpu().gpr[gpr::RAX] & 0xFF),
+        (ENTRY + 1, 0xFF)
+    );
+    assert_eq!(m.kernel.waited.len(), 5, "none after the last");
 }
