@@ -3,4 +3,8 @@
 //! `cargo xtask test FILTER` runs those whose name contains FILTER. One emulator runs at a time.
 
 mod errors;
+mod exerciser;
+mod isolation;
 mod linux;
+mod server_death;
+mod two_vms;

@@ -1,12 +1,10 @@
 //! Two Linux VMs under one manager: each has its console, its life and its end.
 
-use std::collections::BTreeSet;
-
 use anyhow::Context as _;
-use system_tests::{ESCAPE, Judged, SHELL, System};
+use system_tests::{Judged, System};
 
 /// Interrupts that the guest has had from the power button's line.
-fn acpi_interrupts(system: &mut System) -> anyhow::Result<u64> {
+fn power_button_interrupts(system: &mut System) -> anyhow::Result<u64> {
     let line = system.sh("grep acpi /proc/interrupts")?;
     let count = line.split_whitespace().nth(1).and_then(|n| n.parse().ok());
     count.with_context(|| format!("no count in `{line}`"))
@@ -23,7 +21,8 @@ fn two_vms() -> Judged {
     s.to_manager()?;
     let help = s.manager("help")?;
     for command in [
-        "help", "vms", "attach", "start", "stop", "kill", "servers", "restart", "log", "version",
+        "help", "vms", "attach", "start", "stop", "kill", "servers", "restart", "hang", "log",
+        "version",
     ] {
         s.check(&help, &format!(r"(?m)^\s+{command}\b"))?;
     }
@@ -35,7 +34,7 @@ fn two_vms() -> Judged {
     let unknown = s.manager("attach three")?;
     s.check(&unknown, "there is no VM `three`")?;
 
-    // The second has booted unseen.
+    // The second boots unseen.
     s.machine.send_line("attach two")?;
     s.expect(r"\[console of two; ")?;
     s.shell()?;
@@ -44,39 +43,74 @@ fn two_vms() -> Judged {
     s.check(&host, "^number-two$")?;
 
     // A power button is an interrupt, and no more than that to a kernel without a daemon.
-    let before = acpi_interrupts(&mut s)?;
+    let before = power_button_interrupts(&mut s)?;
     s.to_manager()?;
     let pressed = s.manager("stop two")?;
     s.check(&pressed, "the power button of two has been pressed")?;
     let vms = s.manager("vms")?;
     s.check(&vms, r"(?m)^\* two +stopping ")?;
     s.attach("two")?;
-    let after = acpi_interrupts(&mut s)?;
-    s.check(
-        &format!("{}", after.saturating_sub(before)),
-        "^[1-9]",
-    )?;
+    let after = power_button_interrupts(&mut s)?;
+    s.check(&format!("{after} > {before}: {}", after > before), "true")?;
 
     // Every server of the system, with its figures.
     s.to_manager()?;
     let servers = s.manager("servers")?;
-    let row = |name: &str| format!(r"(?m)^ *\d+  {name} +running +0 +\d[\d.]* [KM]iB +\d+\.\d+ s$");
-    let mut ids = BTreeSet::new();
     for name in [
-        "platform", "scheduler", "manager", "uart0", "one", "one.uart0", "one.rtc0", "two",
-        "two.uart0", "two.rtc0",
+        "platform",
+        "scheduler",
+        "manager",
+        "uart0",
+        "one.vmm",
+        "one.uart0",
+        "one.rtc0",
+        "two.vmm",
+        "two.uart0",
+        "two.rtc0",
     ] {
-        s.check(&servers, &row(&name.replace('.', r"\.")))?;
-        ids.insert(name);
+        let name = regex::escape(name);
+        let row = format!(r"(?m)^ *\d+  {name} +running +0 +\d[\d.]* [KM]iB +\d+\.\d+ s$");
+        s.check(&servers, &row)?;
     }
     let death = s.manager("servers one.uart0")?;
     s.check(&death, "one.uart0 has not died since the start")?;
     let nobody = s.manager("servers three.uart0")?;
     s.check(&nobody, "there is no such VM or server")?;
     let log = s.manager("log 5")?;
-    s.check(&log, r"(?m)\A(?:~L\d+ (?:[0-9a-f]{2})+\n){5}\z")?;
+    s.check(&log, r"\A(?:~L\d+ (?:[0-9a-f]{2})+\n){5}\z")?;
 
-    // The first dies; the second stays at its prompt.
-    s.manager("attach one").ok();
+    // One ends, by another's word: the other stays at its prompt.
+    let killed = s.manager("kill one")?;
+    s.check(&killed, "one has been killed")?;
+    let vms = s.manager("vms")?;
+    s.check(&vms, r"(?m)^. one +stopped .* -$")?;
+    let gone = s.manager("attach one")?;
+    s.check(&gone, "one does not run; `start one` starts it")?;
+    s.attach("two")?;
+    let host = s.sh("hostname")?;
+    s.check(&host, "^number-two$")?;
+
+    // It can be had again, as it was at first.
+    s.to_manager()?;
+    let twice = s.manager("start two")?;
+    s.check(&twice, "refused: it runs already")?;
+    let started = s.manager("start one")?;
+    s.check(&started, "one is being started")?;
+    s.machine.send_line("attach one")?;
+    s.expect(r"\[console of one; ")?;
+    s.shell()?;
+    let host = s.sh("hostname")?;
+    s.check(&host, r"^\(none\)$")?;
+
+    // A guest that switches itself off leads to the manager; the last one may stay off, as this system has it.
+    s.machine.send_line("poweroff -f")?;
+    s.expect(r"(?s)\[one has stopped: it powered itself off\].*\[still running: two;.*vireo> $")?;
+    s.attach("two")?;
+    s.machine.send_line("poweroff -f")?;
+    s.expect(
+        r"(?s)\[two has stopped: it powered itself off\].*\[no VM is running now\].*vireo> $",
+    )?;
+    let vms = s.manager("vms")?;
+    s.check(&vms, r"(?m)^. one +stopped (?s:.*)^. two +stopped ")?;
     Ok(())
 }

@@ -23,11 +23,11 @@ pub mod command;
 pub mod stream;
 
 /// Bound of a boot to a guest's first words (usually 10 to 60 s).
-pub const BOOT: Duration = Duration::from_secs(400);
+pub const BOOT: Duration = Duration::from_secs(300);
 /// Bound of everything else (usually below a second).
 pub const STEP: Duration = Duration::from_secs(120);
-/// The guest's prompt.
-pub const SHELL: &str = r"/ # $";
+/// The guest's prompt, at the end of what came; its shell may ask where the cursor is.
+pub const SHELL: &str = r"/ # (?:\x1b\[6n)?$";
 /// The manager's prompt.
 pub const PROMPT: &str = r"vireo> $";
 /// The key that leads to the manager and back.
@@ -134,7 +134,7 @@ impl System {
         ))?;
         let parts = Regex::new(r"(?s)^begin-\d+\r\n(.*)end-\d+ (\d+)\r\n")?.captures(&all);
         let parts = parts.context("no marks in the output")?;
-        let output = parts[1].replace("\r\n", "\n");
+        let output = parts[1].replace("\r\n", "\n").trim_end().to_owned();
         if &parts[2] != "0" {
             return Err(self.failure(&format!("`{command}` ended with {}:\n{output}", &parts[2])));
         }

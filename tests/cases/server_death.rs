@@ -1,0 +1,133 @@
+//! Servers that die or hang under a running Linux: the guest sees a pause, never an error.
+
+use anyhow::Result;
+use system_tests::{ESCAPE, Judged, System, stream};
+
+/// Lines of the stream.
+const LINES: u32 = 1500;
+/// How often its device is killed meanwhile.
+const KILLS: usize = 4;
+
+/// Has a server killed and sees it run again; from a VM's prompt and back to it.
+fn restart(s: &mut System, server: &str, vm: &str) -> Result<()> {
+    let log = s.log_position();
+    s.to_manager()?;
+    s.manager(&format!("restart {server}"))?;
+    let name = regex::escape(server);
+    s.log_after(log, &format!("root: .*{name} ends: Killed"))?;
+    s.log_after(log, &format!("root: .*{name} runs"))?;
+    s.attach(vm)
+}
+
+/// What the kernel of the guest says that is no mere information.
+fn complaints(s: &mut System) -> Result<String> {
+    s.sh("dmesg -r | grep '^<[0-4]>' | cat")
+}
+
+#[test]
+fn server_death() -> Judged {
+    let mut s = System::boot("guests/linux.toml")?;
+    s.shell()?;
+    let before = complaints(&mut s)?;
+
+    restart(&mut s, "linux.uart0", "linux")?;
+    let sum = s.sh("echo $((6 * 7))")?;
+    s.check(&sum, "^42$")?;
+    s.to_manager()?;
+    let death = s.manager("servers linux.uart0")?;
+    s.check(
+        &death,
+        r"^linux\.uart0 \(server \d+\) died at \d+\.\d+ s: killed\n  rip [0-9a-f]{16} (?s:.*)\n~B\d+( 0x[0-9a-f]+)+\n",
+    )?;
+    let table = s.manager("servers")?;
+    s.check(&table, r"(?m)^ *\d+  linux\.uart0 +running +1 ")?;
+    s.attach("linux")?;
+
+    stream_through_deaths(&mut s)?;
+
+    // The clock is asked before and after; it goes on, by its state page.
+    let clock = "cat /proc/driver/rtc; hwclock -r -u";
+    let first = s.sh(clock)?;
+    s.check(&first, r"(?m)^rtc_date\s*: 20\d\d-\d\d-\d\d$")?;
+    restart(&mut s, "linux.rtc0", "linux")?;
+    let second = s.sh(clock)?;
+    s.check(&second, r"(?m)^rtc_date\s*: 20\d\d-\d\d-\d\d$")?;
+
+    // Not the devices alone: whoever can die under a guest does.
+    for server in ["scheduler", "platform"] {
+        restart(&mut s, server, "linux")?;
+    }
+    // The terminal's own driver: what is typed while it is away may be lost, but not the terminal.
+    restart(&mut s, "uart0", "linux")?;
+
+    hang(&mut s)?;
+
+    let after = complaints(&mut s)?;
+    s.check(
+        &format!("{}\nbefore:\n{before}\nafter:\n{after}", before == after),
+        "^true",
+    )?;
+    Ok(())
+}
+
+/// Kills the UART model while it prints; every line must come, whole.
+fn stream_through_deaths(s: &mut System) -> Result<()> {
+    let log = s.log_position();
+    let from = s.machine.serial().len();
+    s.machine.send_line(&format!(
+        "i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo \"line $i of a stream that must not break\"; done; echo the en''d"
+    ))?;
+    for kill in 1..=KILLS {
+        s.expect(&format!("line {} ", kill * LINES as usize / (KILLS + 2)))?;
+        let visit = format!("{ESCAPE}restart linux.uart0\r{ESCAPE}");
+        s.machine.send(&visit)?;
+        s.expect(r"has been killed and is started again")?;
+    }
+    s.expect("the end\r\n/ # ")?;
+    let all = s.machine.serial();
+    let text = stream::of_guest(all.get(from..).unwrap_or_default(), "linux");
+    let text = text.map_err(|e| s.failure(&e.to_string()))?;
+    let start = text.find("line 1 ").unwrap_or_default();
+    let end = text.rfind("the end").unwrap_or(text.len());
+    let sent: String = (1..=LINES)
+        .map(|i| format!("line {i} of a stream that must not break\r\n"))
+        .collect();
+    let repeats = stream::compare(&sent, text.get(start..end).unwrap_or_default(), KILLS);
+    let repeats = repeats.map_err(|e| s.failure(&e.to_string()))?;
+    eprintln!("{repeats} bytes came twice in {KILLS} deaths");
+    let deaths = s
+        .machine
+        .log()
+        .iter()
+        .skip(log)
+        .filter(|l| l.contains("linux.uart0 ends: Killed"))
+        .count();
+    s.check(&format!("{deaths} deaths"), &format!("^{KILLS} "))
+}
+
+/// A UART model that hangs: the VMM and all others answer, and the guest goes on by itself.
+fn hang(s: &mut System) -> Result<()> {
+    s.machine
+        .send_line("until [ -e /tmp/enough ]; do echo ti''ck; sleep 1; done &")?;
+    s.expect("tick\r\n")?;
+    let log = s.log_position();
+    s.to_manager()?;
+    let hung = s.manager("hang linux.uart0")?;
+    s.check(&hung, r"linux\.uart0 is suspended")?;
+    // The guest's next word meets nobody; what the VMM does about that is in the log.
+    s.log_after(log, r"linux\.vmm: .*device 0 did not answer")?;
+    s.log_after(log, r"root: .*linux\.uart0 ends: Hung")?;
+    s.log_after(log, r"linux\.uart0: .*goes on after a predecessor: true")?;
+    let vms = s.manager("vms")?;
+    s.check(&vms, r"(?m)^\* linux +running ")?;
+    let death = s.manager("servers linux.uart0")?;
+    s.check(&death, "did not answer in time")?;
+    s.machine.send(ESCAPE)?;
+    s.expect(r"\[console of linux; ")?;
+    s.expect(r"(?s)tick\r\n.*tick\r\n")?;
+    s.machine
+        .send_line("touch /tmp/enough; wait; echo qui''et")?;
+    s.expect(r"(?s)quiet\r\n.*/ # ")?;
+    let sum = s.sh("echo $((6 * 7))")?;
+    s.check(&sum, "^42$")
+}
