@@ -1,10 +1,11 @@
 //! Operations on kernel objects: each is decoded in full, where every check can fail, and then carried out, where nothing can.
 
+mod machine;
+
 use super::cap::{Cap, cap_at, kind_from_raw};
 use super::cpu::CpuObject;
 use super::guest_space::{GUEST_END, Way};
 use super::irq::Irq;
-use super::log::{LogObject, RING};
 use super::mapping::{Mapping, Request};
 use super::ports::Ports;
 use super::{
@@ -17,7 +18,7 @@ use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
 use crate::sched;
 use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, READ, RECV, SEND, WRITE};
-use ipc_schema::abi::{Kind, NEVER, Status, Tag, ThreadRegs, Utcb, layout, op, thread_state};
+use ipc_schema::abi::{Kind, Status, Tag, ThreadRegs, Utcb, layout, op, thread_state};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
 
@@ -115,10 +116,10 @@ fn dispatch(a: &Args, cap: &Cap) -> Answer {
             guest_space(a, cap.typed::<GuestSpace>(CONTROL)?.get())
         }
         k if k == Kind::Vcpu as u32 => vcpu(a, cap.typed::<Vcpu>(CONTROL)?.get()),
-        k if k == Kind::Irq as u32 => irq(a, cap.typed::<Irq>(CONTROL)?.get()),
-        k if k == Kind::Ports as u32 => ports(a, cap.typed::<Ports>(CONTROL)?.get()),
-        k if k == Kind::Cpu as u32 => cpu(a, cap.typed::<CpuObject>(CONTROL)?.get()),
-        k if k == Kind::Log as u32 => log(a, cap),
+        k if k == Kind::Irq as u32 => machine::irq(a, cap.typed::<Irq>(CONTROL)?.get()),
+        k if k == Kind::Ports as u32 => machine::ports(a, cap.typed::<Ports>(CONTROL)?.get()),
+        k if k == Kind::Cpu as u32 => machine::cpu(a, cap.typed::<CpuObject>(CONTROL)?.get()),
+        k if k == Kind::Log as u32 => machine::log(a, cap),
         _ => Err(Status::WrongType),
     }
 }
@@ -439,100 +440,3 @@ fn vcpu(a: &Args, v: &Vcpu) -> Answer {
         _ => Err(Status::BadOperation),
     }
 }
-
-fn irq(a: &Args, i: &Irq) -> Answer {
-    match a.tag.label() {
-        op::irq::BIND => {
-            i.target.set(a.keep::<Notification>(a.w[0], SEND)?);
-            NONE
-        }
-        op::irq::INFO => words([u64::from(i.vector), 0, 0, 0]),
-        _ => Err(Status::BadOperation),
-    }
-}
-
-fn ports(a: &Args, p: &Ports) -> Answer {
-    match a.tag.label() {
-        op::ports::IN => {
-            let (port, width) = p.decode(a.w[0])?;
-            words([arch::port_in(port, width), 0, 0, 0])
-        }
-        op::ports::OUT => {
-            let (port, width) = p.decode(a.w[0])?;
-            arch::port_out(port, width, a.w[1]);
-            NONE
-        }
-        op::ports::OUT_BYTES => {
-            let (port, _) = p.decode((a.w[0] & 0xffff) | 1 << 16)?;
-            let bytes = a.tag.payload().min(Utcb::PAYLOAD);
-            let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
-            for i in 0..bytes {
-                arch::port_out(port, 1, (input[i / 8].get() >> (i % 8 * 8)) & 0xff);
-            }
-            NONE
-        }
-        op::ports::DIVIDE => {
-            let dest = a.dest(a.w[2])?;
-            let part = p.divide(a.w[0], a.w[1], a.pool(a.w[3])?)?;
-            dest.set(Cap::new(part.get().header()));
-            NONE
-        }
-        _ => Err(Status::BadOperation),
-    }
-}
-
-fn cpu(a: &Args, c: &CpuObject) -> Answer {
-    match a.tag.label() {
-        op::cpu::CREATE_IRQ => {
-            let dest = a.dest(a.w[0])?;
-            let irq = Irq::create(a.cpu, a.pool(a.w[1])?)?;
-            dest.set(Cap::new(irq.get().header()));
-            words([u64::from(irq.vector), u64::from(arch::apic_id()), 0, 0])
-        }
-        op::cpu::INFO => {
-            sched::charge(a.cpu);
-            words([
-                u64::from(c.number),
-                u64::from(arch::apic_id()),
-                a.cpu.idle_cycles.get(),
-                0,
-            ])
-        }
-        _ => Err(Status::BadOperation),
-    }
-}
-
-fn log(a: &Args, cap: &Cap) -> Answer {
-    let payload = &a.t.get().utcb().0[PAYLOAD_WORD..];
-    match a.tag.label() {
-        op::log::WRITE => {
-            cap.typed::<LogObject>(WRITE)?;
-            let len = super::log::check_len(a.tag.payload())?;
-            RING.add(
-                cap.badge as u8,
-                (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8),
-            );
-            if let Ok(n) = RING.reader().typed::<Notification>(SEND) {
-                ipc::signal(a.cpu, n, RING.reader().badge.max(1));
-            }
-            NONE
-        }
-        op::log::READ => {
-            cap.typed::<LogObject>(READ)?;
-            let (next, lost, bytes) = RING.read(a.w[0], Utcb::PAYLOAD, |i, b| {
-                let word = &payload[i / 8];
-                let shift = i % 8 * 8;
-                word.set((word.get() & !(0xff << shift)) | u64::from(b) << shift);
-            });
-            Ok(([next, lost, 0, 0], bytes))
-        }
-        op::log::BIND => {
-            cap.typed::<LogObject>(READ)?;
-            RING.bind(a.keep::<Notification>(a.w[0], SEND)?);
-            NONE
-        }
-        _ => Err(Status::BadOperation),
-    }
-}
-
-const _: () = assert!(NEVER == u64::MAX);
