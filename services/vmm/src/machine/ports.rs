@@ -21,8 +21,8 @@ pub(super) struct Losses {
     times: u32,
     /// When last.
     at: u64,
-    /// The access that was last taken and not answered, and its value.
-    taken: Option<(PortAccess, u32)>,
+    /// The access that was last taken and not answered, its value, and the device's commits until then.
+    taken: Option<(PortAccess, u32, u64)>,
     /// How often that one was, in this spell.
     deaths: u32,
 }
@@ -41,10 +41,12 @@ impl Losses {
         (limit / 128) << self.times.min(7)
     }
 
-    /// Counts a taken access that was not carried out; true if the device has died of it too often.
-    fn deadly(&mut self, access: PortAccess, value: u32) -> bool {
-        if self.taken != Some((access, value)) {
-            (self.taken, self.deaths) = (Some((access, value)), 0);
+    /// Counts a taken access that was not carried out; true if the device has died of it too often. A device that has
+    /// carried out anything in between (`commits` says so) is no hopeless one.
+    fn deadly(&mut self, access: PortAccess, value: u32, commits: u64) -> bool {
+        let this = Some((access, value, commits));
+        if self.taken != this {
+            (self.taken, self.deaths) = (this, 0);
         }
         self.deaths = self.deaths.saturating_add(1);
         self.deaths >= DEADLY
@@ -169,7 +171,10 @@ impl<'a, K: Kernel> Machine<'a, K> {
         if self.finish_lost(owner, access, value, next) {
             return Ok(());
         }
-        if access.taken() && self.lost.deadly(access, value) {
+        let commits = owner
+            .and_then(|i| self.devices.get(i))
+            .map_or(0, Device::sequence);
+        if access.taken() && self.lost.deadly(access, value, commits) {
             self.lost.deaths = 0;
             if let Some(device) = owner {
                 self.kernel.note(&Note::Dropped { device, access });
