@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     Case::new("apic-self-ipi", |_| self_ipi()),
     Case::new("apic-priority", |_| priority()),
     Case::new("apic-tpr", |_| task_priority()),
+    Case::new("apic-cr8", cr8),
     Case::new("apic-nesting", |_| nesting()),
 ];
 
@@ -22,6 +23,10 @@ pub const X2APIC_CASES: &[Case] = &[
     Case::new("x2apic-self-ipi-msr", |_| in_x2apic(self_ipi_msr)),
     Case::new("x2apic-priority", |_| in_x2apic(priority)),
     Case::new("x2apic-tpr", |_| in_x2apic(task_priority)),
+    Case::new("x2apic-cr8", |info| {
+        not_in_qemu(info)?;
+        in_x2apic(lower_cr8)
+    }),
     Case::new("x2apic-nesting", |_| in_x2apic(nesting)),
 ];
 
@@ -94,8 +99,41 @@ fn priority() -> Check {
     Ok(())
 }
 
-/// A task priority holds back what is not above it; lowering it lets that in at once.
+/// A task priority holds back what is below it; lowering it lets that in at once.
 fn task_priority() -> Check {
+    apic::write(apic::reg::TPR, 0x5a);
+    equal!(cpu::cr8(), 5, "CR8 after TPR");
+    for vector in [0x41, 0x60] {
+        apic::send_self(vector);
+    }
+    cpu::open_window();
+    cpu::open_window();
+    equal!((idt::logged(), order()), (1, [0x60]), "above priority 5");
+    equal!(apic::read(apic::reg::PPR), 0x5a, "PPR");
+    apic::write(apic::reg::TPR, 0x30);
+    equal!(cpu::cr8(), 3, "CR8 after TPR");
+    cpu::open_window();
+    equal!((idt::logged(), order()), (2, [0x60, 0x41]), "interrupts");
+    apic::write(apic::reg::TPR, 0);
+    Ok(())
+}
+
+/// QEMU's emulation of SVM (7.2 to 10.0) delivers a virtual interrupt whose priority equals the task priority, which must
+/// be above it (APM vol. 2, 15.21.4), and stops at an assertion of its own when CR8 is written while one waits.
+fn not_in_qemu(info: &BootInfo) -> Check {
+    if info.command_line.value("emulator") == Some("qemu") {
+        return Err(Stop::Skip("QEMU stops when CR8 falls below a virtual interrupt"));
+    }
+    Ok(())
+}
+
+fn cr8(info: &BootInfo) -> Check {
+    not_in_qemu(info)?;
+    lower_cr8()
+}
+
+/// The same by CR8, which makes no exit.
+fn lower_cr8() -> Check {
     cpu::set_cr8(5);
     equal!(apic::read(apic::reg::TPR), 0x50, "TPR after CR8");
     for vector in [0x41, 0x5f, 0x60] {

@@ -112,6 +112,13 @@ fn lower(_: &mut idt::Frame) {
     outl(LINE, 0);
 }
 
+/// The same, but the first two times the line stays high.
+fn lower_third(_: &mut idt::Frame) {
+    if idt::logged() >= 3 {
+        outl(LINE, 0);
+    }
+}
+
 fn line(_: &BootInfo) -> Check {
     present()?;
     idt::set_handler(VECTOR, Some(lower));
@@ -137,18 +144,16 @@ fn line(_: &BootInfo) -> Check {
         0,
         "remote IRR after the end of interrupt"
     );
-    // A line that stays high comes again after each end of interrupt.
+    // A line that stays high comes again after each end of interrupt, before anything else is executed.
     idt::clear_log();
+    idt::set_handler(VECTOR, Some(lower_third));
     ioapic::route(GSI, VECTOR, ioapic::LEVEL);
     outl(LINE, 1);
-    let again = clock::wait_open(1000, || idt::logged() >= 3);
+    clock::wait_open(20, || false);
     outl(LINE, 0);
     ioapic::mask(GSI);
-    ensure!(
-        again,
-        "{} interrupts while the line stays high",
-        idt::logged()
-    );
+    idt::set_handler(VECTOR, None);
+    equal!(idt::logged(), 3, "interrupts of a line high for three");
     Ok(())
 }
 
