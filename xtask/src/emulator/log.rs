@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs};
 
 use defmt_decoder::{DecodeError, Locations, Table};
 
-use super::symbols::{Symbols, short};
+use super::symbols::{Place, Symbols, short};
 use crate::build::bare::{Binaries, KERNEL};
 
 const ANNOUNCE: u8 = 0xff;
@@ -84,10 +84,17 @@ impl LogDecoder {
         for (i, line) in message.lines().enumerate() {
             let tail = if i == 0 { rest.as_str() } else { "" };
             lines.push(format!("{instance}: {line}{tail}"));
-            // The level stands before the text.
-            let text = line
+            // The time in brackets and the level stand before the text.
+            let text =
+                line.split_once("] ").map_or(
+                    line,
+                    |(time, rest)| {
+                        if time.starts_with('[') { rest } else { line }
+                    },
+                );
+            let text = text
                 .split_once(' ')
-                .map_or(line, |(_, text)| text)
+                .map_or(text, |(_, text)| text)
                 .trim_start();
             if let Some(addresses) = text.strip_prefix("bt:") {
                 self.backtrace(&package, addresses, lines);
@@ -141,6 +148,7 @@ impl LogDecoder {
 
     fn backtrace(&mut self, package: &str, text: &str, lines: &mut Vec<String>) {
         let mut package = package.to_owned();
+        let mut first = true;
         for word in text.split_whitespace() {
             let name = word.strip_prefix('@').unwrap_or(word);
             if let Some(known) = self.package_of(name) {
@@ -149,7 +157,10 @@ impl LogDecoder {
             }
             let digits = word.trim_start_matches("0x").trim_end_matches(',');
             if let Ok(address) = u64::from_str_radix(digits, 16) {
-                let frames = self.symbols.resolve(&package, address);
+                // The first is where it happened, the others are return addresses.
+                let place = if first { Place::At } else { Place::Return };
+                first = false;
+                let frames = self.symbols.resolve(&package, address, place);
                 lines.extend(frames.into_iter().map(|f| format!("    {f}")));
             }
         }

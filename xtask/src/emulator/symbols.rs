@@ -4,6 +4,15 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::build::bare::Binaries;
 
+/// What an address of code is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An instruction's.
+    At,
+    /// A return address: it points behind the call; the call is what is asked for.
+    Return,
+}
+
 /// Debug information of the kernel and all servers, loaded when first asked for.
 pub struct Symbols {
     binaries: Binaries,
@@ -24,8 +33,8 @@ impl Symbols {
         self.path(package).is_some()
     }
 
-    /// One line for each frame at a return address, inlined functions first.
-    pub fn resolve(&mut self, package: &str, address: u64) -> Vec<String> {
+    /// One line for each frame at an address, inlined functions first.
+    pub fn resolve(&mut self, package: &str, address: u64, place: Place) -> Vec<String> {
         let path = self.path(package).map(Path::to_owned);
         let loader = self
             .loaded
@@ -34,9 +43,12 @@ impl Symbols {
         let Some(loader) = loader else {
             return vec![format!("{address:#x} in {package}")];
         };
-        // A return address points behind the call; the call is what is asked for.
+        let code = match place {
+            Place::At => address,
+            Place::Return => address.saturating_sub(1),
+        };
         let mut frames = Vec::new();
-        if let Ok(mut iter) = loader.find_frames(address.saturating_sub(1)) {
+        if let Ok(mut iter) = loader.find_frames(code) {
             while let Ok(Some(frame)) = iter.next() {
                 let name = frame.function.as_ref().and_then(|f| f.demangle().ok());
                 let name = name.map_or_else(|| "?".to_owned(), |n| n.into_owned());
@@ -50,7 +62,7 @@ impl Symbols {
             }
         }
         if frames.is_empty() {
-            let name = loader.find_symbol(address.saturating_sub(1)).unwrap_or("?");
+            let name = loader.find_symbol(code).unwrap_or("?");
             frames.push(format!("{address:#x} {name}"));
         }
         frames
