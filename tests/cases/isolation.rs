@@ -25,6 +25,8 @@ fn isolation_devices() -> Judged {
     let mut s = System::boot("tests/systems/touch.toml")?;
     s.expect_boot(r"EXERCISER 3 passed, 0 failed")?;
     s.expect(r"\[touch has stopped: debug exit with code 0\](?s:.*)vireo> $")?;
+    // The log is read beside the terminal, and its backtraces take their time.
+    s.log_after(0, r"touch\.vmm: .*ended: DebugExit\(0\)")?;
     let log = s.machine.log().join("\n");
     // #PF, #NM, #GP, each twice.
     for (vector, what) in [
