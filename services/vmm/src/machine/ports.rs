@@ -21,6 +21,8 @@ pub(super) struct Losses {
     times: u32,
     /// When last.
     at: u64,
+    /// Until when the supervisor is not told again.
+    told: u64,
     /// The access that was last taken and not answered, its value, and the device's commits until then.
     taken: Option<(PortAccess, u32, u64)>,
     /// How often that one was, in this spell.
@@ -39,6 +41,16 @@ impl Losses {
         self.at = now;
         // From a hundredth of the limit, doubling, to the limit itself.
         (limit / 128) << self.times.min(7)
+    }
+
+    /// True if the supervisor is to be told: at once, and then no more often than a device may take for an answer. It looks
+    /// for itself whether the device hangs.
+    fn tell(&mut self, now: u64, limit: u64) -> bool {
+        let due = now >= self.told;
+        if due {
+            self.told = now.saturating_add(limit);
+        }
+        due
     }
 
     /// Counts a taken access that was not carried out; true if the device has died of it too often. A device that has
@@ -165,6 +177,8 @@ impl<'a, K: Kernel> Machine<'a, K> {
                     times,
                 };
                 self.kernel.note(&note);
+            }
+            if self.lost.tell(now, self.limit) {
                 self.kernel.silent(device);
             }
         }
