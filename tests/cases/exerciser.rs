@@ -17,7 +17,7 @@ fn exerciser_passes() -> Judged {
     s.expect_boot("EXERCISER starts: pvh, Vireo,")?;
     let result = s.expect_boot(r"EXERCISER \d+ passed, \d+ failed")?;
     s.check(&result, r"EXERCISER (?:[5-9]\d|\d{3,}) passed, 0 failed")?;
-    s.ends(Exit::Guest(0))?;
+    s.ends(Exit::PowerOff)?;
     // On Vireo nothing is left out but what the processor lacks.
     let serial = s.machine.serial();
     s.check_not(&serial, r"SKIP testdev[^\n]*")?;
@@ -109,7 +109,7 @@ fn boots(kernel: PathBuf, protocol: &str) -> Result<()> {
         &format!("starts: {protocol}, Vireo, .*words=that-must-arrive\""),
     )?;
     s.expect(r"EXERCISER [1-9]\d* passed, 0 failed")?;
-    s.ends(Exit::Guest(0))
+    s.ends(Exit::PowerOff)
 }
 
 /// With the Multiboot header's magic destroyed, the PVH note is left.

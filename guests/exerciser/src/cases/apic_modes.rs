@@ -122,7 +122,9 @@ fn task_priority() -> Check {
 /// be above it (APM vol. 2, 15.21.4), and stops at an assertion of its own when CR8 is written while one waits.
 fn not_in_qemu(info: &BootInfo) -> Check {
     if info.command_line.value("emulator") == Some("qemu") {
-        return Err(Stop::Skip("QEMU stops when CR8 falls below a virtual interrupt"));
+        return Err(Stop::Skip(
+            "QEMU stops when CR8 falls below a virtual interrupt",
+        ));
     }
     Ok(())
 }
