@@ -106,7 +106,7 @@ impl Console {
         let mut text = String::new();
         for vm in vms
             .iter()
-            .filter(|vm| matches!(vm.state, VmState::Starting | VmState::Running))
+            .filter(|vm| !matches!(vm.state, VmState::Stopped | VmState::Failed))
         {
             text += if text.is_empty() {
                 "[still running: "

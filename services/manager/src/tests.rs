@@ -273,7 +273,7 @@ fn the_attached_vm_stops() {
         ]
     );
     assert_eq!(
-        bench.answers(both(VmState::Stopped, VmState::Running)),
+        bench.answers(both(VmState::Stopped, VmState::Stopping)),
         "[still running: b; `attach NAME` shows one]\r\n[b has stopped: it asked for a reset]\r\nvireo> "
     );
     let mut bench = Bench::new();
