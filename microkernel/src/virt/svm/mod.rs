@@ -185,7 +185,14 @@ impl Svm {
 fn vmrun(cpu: &Cpu, v: &Vcpu) {
     // SAFETY: the VMCB was validated field by field where the processor would not (`state::load`), the intercepts are the kernel's,
     // nested paging confines the guest to what was mapped for it; `vireo_vmrun` keeps the kernel's registers.
-    unsafe { entry::vireo_vmrun(v.control_phys, v.state_virt, cpu.host_control.get()) };
+    unsafe {
+        let host = cpu.host_control.get();
+        if Vmcb::of(v).word(f::INTERRUPT_SHADOW).get() & 1 == 0 {
+            entry::vireo_vmrun(v.control_phys, v.state_virt, host);
+        } else {
+            entry::vireo_vmrun_shadow(v.control_phys, v.state_virt, host);
+        }
+    };
     // Flush only once.
     Vmcb::of(v).word(f::ASID_TLB).set(u64::from(v.asid.get()));
 }
@@ -200,11 +207,13 @@ mod entry {
         r#"
     .section .text
     .balign 64
-    .globl vireo_vmrun
+    .globl vireo_vmrun, vireo_vmrun_shadow
 # rdi: VMCB, rsi: the guest's general registers, rdx: VMCB with the host's VMLOAD state. Interrupts are off; a pending one ends
 # the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts. STI comes well before: VMRUN in its shadow
 # hands the shadow on to the guest (on some processors, and on QEMU), whose first instruction may be CLI.
-vireo_vmrun:
+# vireo_vmrun_shadow does hand it on, for a guest that is in such a shadow: QEMU 7.2 does not look at the VMCB's field for that.
+.macro enter_guest name, shadow
+\name:
     push rbx
     push rbp
     push r12
@@ -231,6 +240,9 @@ vireo_vmrun:
     mov r14, [rsi + 112]
     mov r15, [rsi + 120]
     mov rsi, [rsi + 48]
+.if \shadow
+    sti
+.endif
     vmrun rax
     cli
     vmsave rax
@@ -263,9 +275,14 @@ vireo_vmrun:
     pop rbx
     cld
     ret
+.endm
+    enter_guest vireo_vmrun, 0
+    .balign 64
+    enter_guest vireo_vmrun_shadow, 1
 "#
     );
     unsafe extern "sysv64" {
         pub fn vireo_vmrun(vmcb: u64, registers: u64, host: u64);
+        pub fn vireo_vmrun_shadow(vmcb: u64, registers: u64, host: u64);
     }
 }
