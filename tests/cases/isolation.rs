@@ -2,12 +2,18 @@
 
 use anyhow::Result;
 use system_tests::{Judged, System};
-use xtask::emulator::Exit;
+use xtask::emulator::{Exit, Options};
+use xtask::setup::image_maker::Firmware;
 
 /// A server tries, thread by thread, everything that is forbidden to it.
 #[test]
 fn isolation_probes() -> Judged {
-    let mut s = System::boot("tests/systems/probe.toml")?;
+    // Time counted in instructions: shares and limits are then exact whatever else this machine is doing.
+    let options = Options {
+        icount: true,
+        ..Options::default()
+    };
+    let mut s = System::boot_with("tests/systems/probe.toml", Firmware::Bios, &options)?;
     let exit = s.machine.wait_exit(system_tests::BOOT)?;
     let log = s.machine.log().join("\n");
     s.check_not(&log, r"PROBE fail [^\n]*")?;
