@@ -30,7 +30,7 @@ pub struct Vcpu {
     pub asid: Cell<u32>,
     /// Round of identifiers.
     pub asid_round: Cell<u64>,
-    /// [`GuestSpace::flushes`] when it last entered.
+    /// [`GuestSpace::flushes`] when it last entered; the back end may set the top bit to have its next entry looked at.
     pub flushes: Cell<u64>,
     /// XCR0 of the guest.
     pub xcr0: Cell<u64>,

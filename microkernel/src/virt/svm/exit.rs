@@ -40,12 +40,13 @@ pub fn decode(v: &Vcpu, c: Vmcb) -> Left {
         return port(v, c);
     }
     if exit == code::INTR {
+        super::keep_shadow(v, c);
         return Left::Interrupt;
     }
     if exit == code::CPUID {
         return Left::Exit(Exit::Cpuid, [0, 0, 0, length(c)]);
     }
-    other(c, exit)
+    other(v, c, exit)
 }
 
 /// Length of the instruction, where the processor saves the next rip; 0 elsewhere.
@@ -85,7 +86,7 @@ fn port(v: &Vcpu, c: Vmcb) -> Left {
 }
 
 #[inline(never)]
-fn other(c: Vmcb, exit: u64) -> Left {
+fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
     let (info1, info2) = (c.word(f::EXITINFO1).get(), c.word(f::EXITINFO2).get());
     let plain = |e| Left::Exit(e, [0, 0, 0, length(c)]);
     match exit {
@@ -97,7 +98,10 @@ fn other(c: Vmcb, exit: u64) -> Left {
         }),
         code::NPF => Left::Exit(Exit::NestedFault, [info2, info1, 0, 0]),
         // NMI and SMI are the machine's: taken when the guest has been left (STGI).
-        code::NMI | code::SMI => Left::Interrupt,
+        code::NMI | code::SMI => {
+            super::keep_shadow(v, c);
+            Left::Interrupt
+        }
         code::EXCEPTION_FIRST..=code::EXCEPTION_LAST => {
             let vector = exit - code::EXCEPTION_FIRST;
             let more = if vector == 14 {

@@ -107,19 +107,16 @@ impl Virt for Svm {
 
     #[inline(always)]
     fn enter(&self, cpu: &Cpu, v: &Vcpu) -> Left {
-        if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-            self.new_asid(cpu, v);
-        }
         let c = Vmcb::of(v);
         c.word(f::RAX).set(v.gpr(gpr::RAX).get());
-        // Breakpoints that are enabled (L0 to G3).
-        let armed = |c: Vmcb| c.word(f::DR7).get() & 0xff != 0;
-        if armed(c) {
-            extended::arm_breakpoints(c.word(f::DR7).get());
+        let mut shadow = false;
+        if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
+            shadow = self.prepare(cpu, v, c);
         }
-        vmrun(cpu, v);
+        vmrun(cpu, v, shadow);
         if armed(c) {
             extended::disarm_breakpoints(c.word(f::DR7).get());
+            unusual(v);
         }
         v.gpr(gpr::RAX).set(c.word(f::RAX).get());
         // An event whose delivery the exit interrupted is delivered again at the next entry, or told to the VMM (`left`).
@@ -133,6 +130,7 @@ impl Virt for Svm {
     fn left(&self, v: &Vcpu, groups: u64) -> (u64, u64) {
         state::save(v, groups);
         let c = Vmcb::of(v);
+        keep_shadow(v, c);
         let event = c.word(f::EVENTINJ).replace(0);
         let intr = c.word(f::V_INTR).get();
         // V_IRQ to POST_PENDING (bit 32), V_TPR to bits 40 to 43.
@@ -157,10 +155,44 @@ impl Virt for Svm {
     }
 }
 
+/// Bit of [`Vcpu::flushes`]: the next entry takes [`Svm::prepare`], which looks at what is rare.
+const UNUSUAL: u64 = 1 << 63;
+
+/// Has the next entry look at breakpoints and the interrupt shadow.
+pub fn unusual(v: &Vcpu) {
+    v.flushes.set(v.flushes.get() | UNUSUAL);
+}
+
+/// Whether the guest has breakpoints that are enabled (L0 to G3).
+#[inline(always)]
+fn armed(c: Vmcb) -> bool {
+    c.word(f::DR7).get() & 0xff != 0
+}
+
+/// After an exit whose instruction the kernel does not carry out itself: the guest may be in an interrupt shadow still.
+#[inline(always)]
+pub fn keep_shadow(v: &Vcpu, c: Vmcb) {
+    if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
+        unusual(v);
+    }
+}
+
 impl Svm {
+    /// The rare part of an entry: an address space identifier, breakpoints; whether the guest is in an interrupt shadow.
+    #[inline(never)]
+    fn prepare(&self, cpu: &Cpu, v: &Vcpu, c: Vmcb) -> bool {
+        v.flushes.set(v.flushes.get() & !UNUSUAL);
+        if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
+            self.new_asid(cpu, v);
+        }
+        if armed(c) {
+            extended::arm_breakpoints(c.word(f::DR7).get());
+        }
+        c.word(f::INTERRUPT_SHADOW).get() & 1 != 0
+    }
+
     /// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
     /// processor knows; it is only needed when the round begins, since each identifier is given once in a round.
-    #[inline(never)]
     fn new_asid(&self, cpu: &Cpu, v: &Vcpu) {
         let mut asid = cpu.next_asid.get();
         let mut flush = 0;
@@ -182,22 +214,22 @@ impl Svm {
 /// Enters the guest; returns at its exit.
 #[cfg(target_os = "none")]
 #[inline(always)]
-fn vmrun(cpu: &Cpu, v: &Vcpu) {
+fn vmrun(cpu: &Cpu, v: &Vcpu, shadow: bool) {
     // SAFETY: the VMCB was validated field by field where the processor would not (`state::load`), the intercepts are the kernel's,
     // nested paging confines the guest to what was mapped for it; `vireo_vmrun` keeps the kernel's registers.
     unsafe {
         let host = cpu.host_control.get();
-        if Vmcb::of(v).word(f::INTERRUPT_SHADOW).get() & 1 == 0 {
-            entry::vireo_vmrun(v.control_phys, v.state_virt, host);
-        } else {
+        if shadow {
             entry::vireo_vmrun_shadow(v.control_phys, v.state_virt, host);
+        } else {
+            entry::vireo_vmrun(v.control_phys, v.state_virt, host);
         }
     };
     // Flush only once.
     Vmcb::of(v).word(f::ASID_TLB).set(u64::from(v.asid.get()));
 }
 #[cfg(not(target_os = "none"))]
-fn vmrun(_: &Cpu, v: &Vcpu) {
+fn vmrun(_: &Cpu, v: &Vcpu, _: bool) {
     Vmcb::of(v).word(f::EXITCODE).set(0x78);
 }
 

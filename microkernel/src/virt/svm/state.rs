@@ -93,6 +93,7 @@ fn load_rare(v: &Vcpu, groups: u64) {
         c.word(f::DR6).set(get(offset_of!(S, dr6)) & 0xffff_ffff);
         c.word(f::DR7)
             .set((get(offset_of!(S, dr7)) & DR7_ALLOWED) | 0x400);
+        super::unusual(v);
     }
     if groups & (Groups::DR | Groups::XCR) != 0 {
         super::extended::load(v, groups);
