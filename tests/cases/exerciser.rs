@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::{Judged, System, command, fits, turn};
+use system_tests::{Judged, System, command, deterministic, fits, turn};
 use xtask::build::bare;
 use xtask::description::Description;
-use xtask::emulator::{Exit, Options};
+use xtask::emulator::Exit;
 use xtask::host;
 use xtask::setup::{image_maker::Firmware, toolchain::Toolchain};
 
 /// All of its cases.
 #[test]
 fn exerciser_passes() -> Judged {
-    let mut s = System::boot("guests/exerciser.toml")?;
+    let mut s = System::boot_with("guests/exerciser.toml", Firmware::Bios, &deterministic())?;
     s.expect_boot("EXERCISER starts: pvh, Vireo,")?;
     let result = s.expect_boot(r"EXERCISER \d+ passed, \d+ failed")?;
     s.check(&result, r"EXERCISER (?:[5-9]\d|\d{3,}) passed, 0 failed")?;
@@ -103,7 +103,7 @@ fn boots(kernel: PathBuf, protocol: &str) -> Result<()> {
     let append = "only=cpuid*,testdev-none,shadow* words=that-must-arrive";
     let mut description = Description::of_kernel(&kernel, None, append, true, None)?;
     description.stem = format!("loader-{protocol}");
-    let mut s = System::boot_description(&description, Firmware::Bios, &Options::default())?;
+    let mut s = System::boot_description(&description, Firmware::Bios, &deterministic())?;
     let start = s.expect_boot(r"EXERCISER starts: [^\n]*\n")?;
     s.check(
         &start,
@@ -141,7 +141,7 @@ fn loader_of_nothing() -> Judged {
     let path = folder.join("no-kernel");
     host::write_whole(&path, &[0x5a; 4096])?;
     let description = Description::of_kernel(&path, None, "", true, None)?;
-    let mut s = System::boot_description(&description, Firmware::Bios, &Options::default())?;
+    let mut s = System::boot_description(&description, Firmware::Bios, &deterministic())?;
     let log = s.machine.expect_log(
         r"vm\.vmm: .*(?i:format|neither|kernel)",
         0,

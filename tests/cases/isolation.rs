@@ -1,7 +1,7 @@
 //! No server gets at what is not its own, and what tries is told about.
 
 use anyhow::Result;
-use system_tests::{Judged, System};
+use system_tests::{Judged, System, deterministic};
 use xtask::emulator::{Exit, Options};
 use xtask::setup::image_maker::Firmware;
 
@@ -28,7 +28,7 @@ fn isolation_probes() -> Judged {
 /// backtrace; the guest sees a pause.
 #[test]
 fn isolation_devices() -> Judged {
-    let mut s = System::boot("tests/systems/touch.toml")?;
+    let mut s = System::boot_with("tests/systems/touch.toml", Firmware::Bios, &deterministic())?;
     s.expect_boot(r"EXERCISER 3 passed, 0 failed")?;
     s.expect(r"\[touch has stopped: debug exit with code 0\](?s:.*)vireo> $")?;
     // The log is read beside the terminal, and its backtraces take their time.

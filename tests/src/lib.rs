@@ -51,6 +51,14 @@ impl fmt::Debug for Failure {
 /// What a test gives.
 pub type Judged = Result<(), Failure>;
 
+/// A machine whose time counts instructions: what a guest measures is the same on every host, however busy.
+pub fn deterministic() -> Options {
+    Options {
+        icount: true,
+        ..Options::default()
+    }
+}
+
 /// One emulator at a time, however many threads run tests: it takes a processor for itself, and memory.
 static TURN: Mutex<()> = Mutex::new(());
 
