@@ -127,6 +127,7 @@ impl Default for Uart {
 
 impl Uart {
     /// Reads the register at `offset` (0 to 7; beyond reads as an empty bus).
+    #[inline]
     pub fn read(&mut self, offset: u8) -> u8 {
         let latch = self.lcr & LCR_DLAB != 0;
         match offset {
@@ -233,8 +234,16 @@ impl Uart {
         self.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 && self.source() != IIR_NONE
     }
 
+    /// Whether [`Uart::take_dirty`] would be true.
+    #[must_use]
+    #[inline]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     /// True if the state has changed since the last call: it should be committed.
     #[must_use]
+    #[inline]
     pub fn take_dirty(&mut self) -> bool {
         core::mem::take(&mut self.dirty)
     }

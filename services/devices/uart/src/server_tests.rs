@@ -98,6 +98,38 @@ fn a_full_fifo_leaves_at_once_and_wakes_a_sleeping_manager() {
     }
 }
 
+/// Polling costs neither commits nor signals; a read that does change something has all its consequences.
+#[test]
+fn polling_has_no_consequences_but_reads_that_change_do() {
+    let shared = Shared::default();
+    let mut server = shared.server();
+    let lines = InterruptReader::new(&shared.irq, 1 << 4);
+    set_up(&mut server, 0x02);
+    assert_eq!(lines.look().levels, 1 << 4, "transmitter empty");
+    let commits = shared.state.sequence();
+    for _ in 0..20 {
+        assert_eq!(inp(&mut server, LSR), (0x60, NONE));
+    }
+    assert_eq!(shared.state.sequence(), commits);
+    // Reading what the interrupt is ends it: the line falls and that is committed.
+    assert_eq!(inp(&mut server, IIR), (0xC2, NONE));
+    assert_eq!(lines.look().levels, 0);
+    assert_eq!(shared.state.sequence(), commits + 1);
+    let read = Access::of(PortAccess::new(BASE + 2, 1, true), 0);
+    assert_eq!(shared.state.outcome(kind::UART, read), Outcome::Done(0xC2));
+    // An equal read that changed nothing and was cut short is not taken for that one.
+    let _ = inp(&mut server, LSR);
+    assert_eq!(shared.state.outcome(kind::UART, read), Outcome::NotDone);
+    // A byte that comes is there for the next look.
+    let mut manager = Producer::new(&shared.rx);
+    manager.push(b"x");
+    assert!(manager.needs_signal());
+    let _ = server.wake(|| 0);
+    assert_eq!(inp(&mut server, LSR), (0x61, NONE));
+    assert_eq!(inp(&mut server, DATA).0, b'x');
+    assert_eq!(inp(&mut server, LSR), (0x60, NONE));
+}
+
 #[test]
 fn a_short_burst_leaves_when_looked_at_or_in_time() {
     let shared = Shared::default();
