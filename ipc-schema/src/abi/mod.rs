@@ -285,6 +285,20 @@ pub mod thread_state {
     pub const FAULTED: u64 = 4;
 }
 
+/// What `op::cpu::INFO` and `op::cpu::START` answer.
+pub mod cpu_state {
+    /// Off: never started, or refused.
+    pub const OFF: u64 = 0;
+    /// INIT has been sent.
+    pub const INIT: u64 = 1;
+    /// The start-up message has been sent; the processor has not come up yet.
+    pub const STARTING: u64 = 2;
+    /// It is up and waits to be admitted.
+    pub const WAITING: u64 = 3;
+    /// It runs threads.
+    pub const ONLINE: u64 = 4;
+}
+
 /// One range of physical memory that root is given a capability to.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

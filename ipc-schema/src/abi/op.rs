@@ -49,7 +49,8 @@ pub mod space {
 /// Operations on a Thread (right CONTROL).
 pub mod thread {
     /// w0: slot of its Budget, or 0; w1: slot of the Endpoint that gets its faults (SEND), or 0; w2: badge of fault messages;
-    /// w3: slot of the Notification to bind (RECV), or 0.
+    /// w3: slot of the Notification to bind (RECV), or 0. The thread moves to the Budget's processor: `Busy` while it is in a call or
+    /// serves one.
     pub const CONFIGURE: u64 = 1;
     /// w0: rip, w1: rsp, w2: value of rdi. Starts a stopped thread.
     pub const START: u64 = 2;
@@ -67,7 +68,8 @@ pub mod thread {
 /// Operations on a Budget (right CONTROL).
 pub mod budget {
     /// w0: slot of a Cpu (CONTROL), w1: priority (0 lowest to 31), w2: budget, w3: period, in TSC cycles. A budget equal to
-    /// its period is never exhausted.
+    /// its period is never exhausted. With another Cpu than before, its owner moves there: `Busy` while that thread is in a call or
+    /// serves one, or while the Budget is lent to another; `Unsupported` while that processor is not online.
     pub const CONFIGURE: u64 = 1;
     /// Answers w0 = TSC cycles used in all, w1 = priority, w2 = budget, w3 = period.
     pub const STAT: u64 = 2;
@@ -120,8 +122,20 @@ pub mod cpu {
     /// w0: dest slot, w1: slot of the Pool that pays. Takes a free interrupt vector of this processor; answers w0 =
     /// vector, w1 = local APIC id: what an interrupt controller is to be told.
     pub const CREATE_IRQ: u64 = 1;
-    /// Answers w0 = number, w1 = local APIC id, w2 = TSC cycles idle.
+    /// Answers w0 = number, w1 = local APIC id, w2 = TSC cycles idle, w3 = [`crate::abi::cpu_state`].
     pub const INFO: u64 = 2;
+    /// w0: dest slot, w1: slot of the Pool that pays, w2: local APIC id. Makes the Cpu of another processor of the machine, which
+    /// stays off until it is started. `Busy`: that processor has a Cpu already; `NoMemory`: the kernel knows no more processors;
+    /// `OutOfRange`: no id of the local APIC in its memory-mapped form (8 bits). Answers w0 = number.
+    pub const ADD: u64 = 3;
+    /// One step of starting this processor; answers w0 = the [`crate::abi::cpu_state`] afterwards. The caller waits between the steps
+    /// (Intel SDM vol. 3, 9.4.4), since the kernel never does: w0 = 0 sends INIT (then 10 ms), 1 sends the start-up message (then
+    /// until the state is WAITING), 2 compares the time-stamp counters and admits the processor. `Busy`: not its turn; `Unsupported`:
+    /// the counters differ, or the processor lacks what the first one has: it stays off.
+    pub const START: u64 = 4;
+    /// Answers w0 = TSC cycles idle, w1 = acquisitions of shared locks, w2 = times stopped for another processor, w3 = longest time
+    /// with interrupts off so far in TSC cycles (waiting for others apart), where the kernel was built to measure it.
+    pub const STAT: u64 = 5;
 }
 
 /// Operations on the Log.
