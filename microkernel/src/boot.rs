@@ -1,10 +1,10 @@
 //! From the loader to root: takes the machine over, gives root capabilities to all of it, and never returns.
 
-mod features;
+pub mod features;
 mod memory;
 mod time;
 
-use crate::arch::{Cpu, console, entry, paging::Access, paging::Table};
+use crate::arch::{Cpu, apic, console, entry, paging::Access, paging::Table, start};
 use crate::mem::{self, PAGE};
 use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
@@ -15,7 +15,8 @@ use crate::object::{Budget, Cap, Object, Pool, Space, Thread};
 use crate::sched;
 use bootloader_api::BootInfo as Loader;
 use core::fmt::Debug;
-use ipc_schema::abi::{self, BootInfo, layout, layout::slot, rights};
+use core::sync::atomic::Ordering;
+use ipc_schema::abi::{self, BootInfo, cpu_state, layout, layout::slot, rights};
 
 /// Root's image: flat, made by xtask: magic, entry, number of segments, segments, bytes.
 static ROOT: &[u8] = include_bytes!(env!("VIREO_ROOT_FLAT"));
@@ -43,7 +44,8 @@ impl<T, E: Debug> OrFatal<T> for Result<T, E> {
 /// Takes the machine over.
 pub fn start(loader: &'static mut Loader) -> ! {
     x86_64::instructions::interrupts::disable();
-    entry::init();
+    let cpu = &Cpu::all()[0];
+    entry::init(cpu);
     console::init();
     if let Some(f) = loader.framebuffer.as_ref() {
         let i = f.info();
@@ -56,7 +58,8 @@ pub fn start(loader: &'static mut Loader) -> ! {
         });
     }
     features::require();
-    let cpu = Cpu::current();
+    cpu.state.store(cpu_state::ONLINE, Ordering::Release);
+    cpu.apic_id.set(apic::id());
     let (pool_phys, pool_len) = memory::kernel_pool(&loader.memory_regions).unwrap_or_else(|| {
         console::fatal(format_args!(
             "less than 64 MiB of memory in one piece: give the machine more."
@@ -70,7 +73,10 @@ pub fn start(loader: &'static mut Loader) -> ! {
 
     memory::own_page_table(cpu, page(1));
     memory::make_stub(page(1));
-    features::enable_virtualisation(cpu, page(1), page(1), page(3), page(2));
+    features::enable_virtualisation(cpu, page(3), page(2));
+    if let Some(low) = memory::start_page(&loader.memory_regions) {
+        start::prepare(low, [page(1), page(1), page(1)]);
+    }
     let (tsc_hz, tsc_source) = time::calibrate();
 
     // Root.
@@ -92,15 +98,14 @@ pub fn start(loader: &'static mut Loader) -> ! {
     }
     let info_phys = page(1);
     map(layout::BOOT_INFO, info_phys, rights::READ);
-    let thread = Thread::create(pool, space, layout::UTCB).or_fatal("memory for root");
-    let budget = Budget::create(pool).or_fatal("memory for root");
-    let _ = thread.set_own_budget(cpu, Some(budget));
+    let thread = Thread::create(pool, space, layout::UTCB, cpu).or_fatal("memory for root");
+    let budget = Budget::create(pool, 0).or_fatal("memory for root");
+    let _ = thread.set_own_budget(Some(budget));
+    crate::arch::set_root_thread(thread);
     let now = crate::arch::now();
     let slice = tsc_hz / 100;
     cpu.booked.set(now);
-    budget
-        .configure(cpu, ROOT_PRIORITY, slice, slice, now)
-        .or_fatal("time for root");
+    budget.configure(ROOT_PRIORITY, slice, slice, now);
 
     let put = |slot: u32, cap: Cap| {
         if let Ok(s) = space.get().slot(u64::from(slot)) {

@@ -7,7 +7,8 @@
 //! Principles:
 //! - Decode, then commit: an operation checks everything first, and can't fail any more once it changes something.
 //! - No allocation but out of Pools, which user level donated; no panic on anything that user level does.
-//! - On one processor, with interrupts off, on one stack; a thread's state is in its object, never on the kernel's stack.
+//! - On each processor with interrupts off, on one stack; a thread's state is in its object, never on the kernel's stack.
+//! - IPC and VM exits touch what belongs to their processor, without a lock; see [`sync`] for the rest.
 //! - What is destroyed is unlinked from everything that refers to it by pointer; what refers to it by capability finds out.
 #![cfg_attr(target_os = "none", no_std)]
 
@@ -17,9 +18,11 @@ pub mod boot;
 pub mod exit;
 pub mod ipc;
 pub mod list;
+pub mod mail;
 pub mod mem;
 pub mod object;
 pub mod sched;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 pub mod virt;

@@ -9,12 +9,19 @@ pub struct Link<T> {
     prev: Cell<Option<Obj<T>>>,
 }
 
-impl<T> Default for Link<T> {
-    fn default() -> Self {
+impl<T> Link<T> {
+    /// In no list.
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             next: Cell::new(None),
             prev: Cell::new(None),
         }
+    }
+}
+impl<T> Default for Link<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -30,12 +37,19 @@ pub struct List<T, const N: usize> {
     tail: Cell<Option<Obj<T>>>,
 }
 
-impl<T, const N: usize> Default for List<T, N> {
-    fn default() -> Self {
+impl<T, const N: usize> List<T, N> {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             head: Cell::new(None),
             tail: Cell::new(None),
         }
+    }
+}
+impl<T, const N: usize> Default for List<T, N> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -72,6 +72,12 @@ impl<T> Obj<T> {
     pub fn addr(self) -> u64 {
         self.0.as_ptr() as u64
     }
+    /// The pointer, which is never null.
+    #[inline(always)]
+    #[must_use]
+    pub fn non_null(self) -> NonNull<T> {
+        self.0
+    }
     /// The pointer.
     #[inline(always)]
     #[must_use]
@@ -111,13 +117,24 @@ pub unsafe fn page<'a>(phys: u64) -> &'a Words {
     unsafe { &*(virt(phys) as *const Words) }
 }
 
+/// A word that another processor may be changing: read whole, once.
+///
+/// For words that say whether something may be used at all (generations), and for figures that are only reported.
+#[inline(always)]
+#[must_use]
+pub fn shared(cell: &Cell<u64>) -> u64 {
+    // SAFETY: an aligned word for as long as the cell is borrowed; relaxed atomic access to it on this side.
+    unsafe { core::sync::atomic::AtomicU64::from_ptr(cell.as_ptr()) }
+        .load(core::sync::atomic::Ordering::Relaxed)
+}
+
 /// State of the kernel as a whole. It is only touched with interrupts off.
 ///
-/// One processor runs the kernel today. Everything on the paths of IPC and VM exits is in [`crate::arch::Cpu`] or in objects bound
-/// to one processor; what stays global is here, so that the lock it needs for more processors has one place.
+/// What is in one of these is written at boot, or belongs to one processor each, or is touched only under the object lock
+/// ([`crate::sync`]); what the paths of IPC and VM exits read of it on other processors changes only while those are stopped.
 pub struct Global<T>(pub T);
 
-// SAFETY: only the boot processor runs kernel code, with interrupts off, and handlers that interrupt the kernel (NMI) touch none of it.
+// SAFETY: see above: whoever makes one says which of the three it is.
 unsafe impl<T> Sync for Global<T> {}
 
 impl<T> Deref for Global<T> {

@@ -9,6 +9,8 @@ pub const BASE: u64 = 0xfee0_0000;
 const ID: u64 = 0x20;
 const EOI: u64 = 0xb0;
 const SPURIOUS: u64 = 0xf0;
+const COMMAND_LOW: u64 = 0x300;
+const COMMAND_HIGH: u64 = 0x310;
 const LVT_TIMER: u64 = 0x320;
 const LVT_LINT0: u64 = 0x350;
 const TIMER_INITIAL: u64 = 0x380;
@@ -79,4 +81,33 @@ pub fn eoi() {
 /// The id that interrupt controllers address it by.
 pub fn id() -> u32 {
     read(ID) >> 24
+}
+
+/// Sends a message by the interrupt command register (SDM vol. 3, 11.6.1); waits until the APIC has taken it.
+fn command(to: u32, low: u32) {
+    while read(COMMAND_LOW) & 1 << 12 != 0 {
+        core::hint::spin_loop();
+    }
+    write(COMMAND_HIGH, (to & 0xff) << 24);
+    write(COMMAND_LOW, low);
+}
+
+/// Interrupts the processor with APIC id `to`.
+pub fn interrupt(to: u32, vector: u8) {
+    command(to, 1 << 14 | u32::from(vector));
+}
+
+/// Interrupts all other processors that take interrupts.
+pub fn interrupt_others(vector: u8) {
+    command(0, 0b11 << 18 | 1 << 14 | u32::from(vector));
+}
+
+/// Resets the processor `to`: it waits for a start-up message then.
+pub fn send_init(to: u32) {
+    command(to, 1 << 14 | 0b101 << 8);
+}
+
+/// Has the processor `to`, which waits for it, begin in real mode at page `page` (below 1 MiB).
+pub fn send_startup(to: u32, page: u8) {
+    command(to, 1 << 14 | 0b110 << 8 | u32::from(page));
 }

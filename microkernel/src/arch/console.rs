@@ -4,6 +4,7 @@ use super::hardware::BOOT;
 use crate::mem::Global;
 use core::cell::Cell;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::instructions::port::Port;
 
 /// Port of the emulators' debug console; reads back its own number where it exists.
@@ -110,6 +111,7 @@ impl Write for Screen {
 /// Says why the kernel stops, and stops. The words are for the person who has to change something.
 pub fn fatal(message: fmt::Arguments) -> ! {
     x86_64::instructions::interrupts::disable();
+    crate::sync::halt_others();
     let _ = write!(Serial, "\r\nVireo: {message}\r\n");
     if SCREEN.get().address != 0 {
         let _ = writeln!(Screen { column: 0, row: 1 }, "Vireo: {message}");
@@ -133,15 +135,26 @@ static FRAME: Global<Frame> = Global(Frame {
     len: Cell::new(0),
 });
 
-// SAFETY: the kernel runs on one processor with interrupts off, and NMI and machine-check handlers don't log: no two frames interleave.
+/// Which processor writes a record.
+static WRITING: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: `WRITING` lets one processor in; interrupts are off, and NMI and machine-check handlers don't log: no two frames interleave.
 unsafe impl defmt::Logger for Logger {
     fn acquire() {
+        // Not for ever: the last words of a kernel that broke while it logged are worth a spoilt record.
+        for _ in 0..1 << 20 {
+            if !WRITING.swap(true, Ordering::Acquire) {
+                break;
+            }
+            core::hint::spin_loop();
+        }
         FRAME.len.set(0);
     }
     unsafe fn flush() {}
     unsafe fn release() {
         let frame = &FRAME.bytes[..FRAME.len.get().min(FRAME.bytes.len())];
         crate::object::log::RING.add(crate::object::log::KERNEL, frame.iter().map(Cell::get));
+        WRITING.store(false, Ordering::Release);
     }
     unsafe fn write(bytes: &[u8]) {
         for &b in bytes {

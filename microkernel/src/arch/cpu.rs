@@ -1,13 +1,15 @@
 //! What belongs to one processor: all that IPC and VM exits touch.
 
 use super::IRQS;
+use crate::mail::Mailbox;
 use crate::mem::Obj;
 use crate::object::irq::Irq;
-use crate::object::{Budget, Thread, Vcpu};
+use crate::object::{Budget, Cap, Notification, Thread, Vcpu};
 use crate::sched::Ready;
 use crate::sched::timer::Timers;
 use core::cell::Cell;
-use ipc_schema::abi::NEVER;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use ipc_schema::abi::{NEVER, cpu_state};
 
 /// A processor. Its address is in the GS base while the kernel runs on it.
 #[repr(C)]
@@ -16,6 +18,8 @@ pub struct Cpu {
     pub current: Cell<Option<Obj<Thread>>>,
     /// Top of the kernel stack.
     pub stack: Cell<u64>,
+    /// Its own address.
+    pub this: Cell<u64>,
     /// Page-table root that is loaded.
     pub root: Cell<u64>,
     /// Physical address of the VMCB that holds the host's own FS to SYSENTER state.
@@ -24,6 +28,8 @@ pub struct Cpu {
     pub number: u32,
     /// Somebody with precedence may be ready.
     pub reschedule: Cell<bool>,
+    /// Another processor has changed what its timer depends on.
+    pub retime: Cell<bool>,
     /// The Budget that runs.
     pub budget: Cell<Option<Obj<Budget>>>,
     /// When it ends; [`NEVER`] while nobody else wants the processor.
@@ -48,38 +54,73 @@ pub struct Cpu {
     pub asids: Cell<u32>,
     /// Who has which vector.
     pub irqs: [Cell<Option<Obj<Irq>>>; IRQS],
-    /// NMIs seen.
-    pub nmis: Cell<u64>,
+    /// Copies of capabilities read from tables that several processors use.
+    pub copies: [Cell<Cap>; 8],
+    /// The next of them to be used.
+    pub next_copy: Cell<usize>,
+    /// Acquisitions of shared locks.
+    pub locks: Cell<u64>,
+    /// Times that it has stopped for another processor.
+    pub stops: Cell<u64>,
+    /// Local APIC id.
+    pub apic_id: Cell<u32>,
+    /// [`cpu_state`].
+    pub state: AtomicU64,
+    /// Signals from other processors.
+    pub mail: Mailbox<Notification>,
+    /// The stop ([`crate::sync`]) that it has been asked to join, and the one that it joined last.
+    pub asked: AtomicU32,
+    /// See `asked`.
+    pub joined: AtomicU32,
+    /// While stopped it is to save the extended state that it holds.
+    pub give_up_fpu: AtomicU32,
+    /// Time stamps exchanged at admission: this side's, and the answer.
+    pub ping: AtomicU64,
+    /// See `ping`.
+    pub pong: AtomicU64,
 }
 
 impl Cpu {
     /// Processor `number`, with nothing to do.
     #[must_use]
-    pub fn new(number: u32) -> Self {
+    pub const fn new(number: u32) -> Self {
         Self {
             current: Cell::new(None),
             stack: Cell::new(0),
+            this: Cell::new(0),
             root: Cell::new(0),
             host_control: Cell::new(0),
             number,
             reschedule: Cell::new(false),
+            retime: Cell::new(false),
             budget: Cell::new(None),
             budget_end: Cell::new(NEVER),
             booked: Cell::new(0),
             idle_cycles: Cell::new(0),
             programmed: Cell::new(NEVER),
-            ready: Ready::default(),
-            timers: Timers::default(),
+            ready: Ready::new(),
+            timers: Timers::new(),
             fpu_owner: Cell::new(None),
             next_asid: Cell::new(1),
             asid_round: Cell::new(1),
             asids: Cell::new(2),
             irqs: [const { Cell::new(None) }; IRQS],
-            nmis: Cell::new(0),
+            copies: [const { Cell::new(Cap::EMPTY) }; 8],
+            next_copy: Cell::new(0),
+            locks: Cell::new(0),
+            stops: Cell::new(0),
+            apic_id: Cell::new(0),
+            state: AtomicU64::new(cpu_state::OFF),
+            mail: Mailbox::new(),
+            asked: AtomicU32::new(0),
+            joined: AtomicU32::new(0),
+            give_up_fpu: AtomicU32::new(0),
+            ping: AtomicU64::new(0),
+            pong: AtomicU64::new(0),
         }
     }
 
-    /// `t` is being destroyed: it is not what runs any more.
+    /// `t` is being destroyed or moved: it is not what runs any more.
     pub fn forget(&self, t: Obj<Thread>) {
         if self.current.get() == Some(t) {
             self.current.set(None);

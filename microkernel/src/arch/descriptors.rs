@@ -1,6 +1,6 @@
 //! GDT, TSS, IDT and the system-call MSRs (AMD APM vol. 2, 4.6 to 4.8, 6.1, 8.9).
 
-use super::Cpu;
+use super::{Cpu, MAX_CPUS};
 use crate::mem::Global;
 use core::arch::asm;
 use core::cell::Cell;
@@ -29,12 +29,17 @@ struct Tables {
 #[repr(C, align(16))]
 struct Stack([Cell<u8>; IST_SIZE]);
 
-static TABLES: Global<Tables> = Global(Tables {
-    gdt: [const { Cell::new(0) }; 7],
-    tss: [const { Cell::new(0) }; 26],
-    idt: [const { Cell::new([0; 2]) }; 256],
-    stacks: [const { Stack([const { Cell::new(0) }; IST_SIZE]) }; 3],
-});
+/// Each processor's own.
+static TABLES: Global<[Tables; MAX_CPUS]> = Global(
+    [const {
+        Tables {
+            gdt: [const { Cell::new(0) }; 7],
+            tss: [const { Cell::new(0) }; 26],
+            idt: [const { Cell::new([0; 2]) }; 256],
+            stacks: [const { Stack([const { Cell::new(0) }; IST_SIZE]) }; 3],
+        }
+    }; MAX_CPUS],
+);
 
 #[repr(C, packed)]
 struct Pointer {
@@ -59,7 +64,7 @@ fn gate(handler: u64, ist: u64) -> [u64; 2] {
 
 /// Loads this processor's tables.
 pub fn init(cpu: &Cpu) {
-    let t = &TABLES;
+    let t = &TABLES[cpu.number as usize % MAX_CPUS];
     let tss = t.tss.as_ptr() as u64;
     let limit = 103_u64;
     for (g, v) in t.gdt.iter().zip([

@@ -1,43 +1,52 @@
 //! In and out of the kernel: system calls, interrupts, exceptions; all on one stack a processor, interrupts off.
 
 use super::cpu::Cpu;
-use super::{FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors};
+use super::{
+    CALL_VECTOR, FIRST_IRQ, IRQS, MAX_CPUS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console,
+    descriptors,
+};
 use crate::mem::{Global, Obj};
 use crate::object::thread::{Regs, Resume};
 use crate::object::{Notification, Thread};
-use crate::{exit, ipc, sched};
+use crate::{exit, ipc, sched, sync};
 use core::arch::global_asm;
 use core::cell::Cell;
 use core::mem::offset_of;
-use core::ops::Deref;
 use ipc_schema::abi::{layout, rights};
 
-/// The boot processor. `new` is not `const` (its queues aren't), so it is built in place before first use.
-pub struct Boot(Cell<core::mem::MaybeUninit<Cpu>>);
-/// The boot processor's data.
-pub static CPU0: Global<Boot> = Global(Boot(Cell::new(core::mem::MaybeUninit::uninit())));
+/// Bytes of a kernel stack.
+const STACK_SIZE: usize = 32 * 1024;
+/// A stack, and below it a page that [`guard_stacks`] takes out of the kernel's page table.
+#[repr(C, align(4096))]
+struct Stack {
+    guard: Cell<[u8; 4096]>,
+    bytes: Cell<[u8; STACK_SIZE]>,
+}
+/// Each processor's own.
+static STACKS: Global<[Stack; MAX_CPUS]> = Global(
+    [const {
+        Stack {
+            guard: Cell::new([0; 4096]),
+            bytes: Cell::new([0; STACK_SIZE]),
+        }
+    }; MAX_CPUS],
+);
 
-impl Deref for Boot {
-    type Target = Cpu;
-    #[inline(always)]
-    fn deref(&self) -> &Cpu {
-        // SAFETY: `init` ran before anything else in the kernel (`boot::start` calls it first).
-        unsafe { &*self.0.as_ptr().cast::<Cpu>() }
-    }
+/// Addresses of the pages below the kernel stacks.
+pub fn guard_pages() -> impl Iterator<Item = u64> {
+    STACKS.iter().map(|s| s.guard.as_ptr() as u64)
 }
 
-/// Bytes of the kernel stack.
-const STACK_SIZE: usize = 32 * 1024;
-#[repr(C, align(4096))]
-struct Stack(Cell<[u8; STACK_SIZE]>);
-static STACK: Global<Stack> = Global(Stack(Cell::new([0; STACK_SIZE])));
+/// Top of the kernel stack of `cpu`.
+pub fn stack_top(cpu: &Cpu) -> u64 {
+    let stack = &STACKS[cpu.number as usize % MAX_CPUS];
+    stack.bytes.as_ptr() as u64 + STACK_SIZE as u64
+}
 
-/// Builds the boot processor's data and points the GS base at it.
-pub fn init() {
-    (CPU0.0).0.set(core::mem::MaybeUninit::new(Cpu::new(0)));
-    let cpu: &Cpu = &CPU0;
-    cpu.stack
-        .set(core::ptr::from_ref(&STACK.0) as u64 + STACK_SIZE as u64);
+/// Points this processor's descriptor tables, GS base and system-call MSRs at `cpu`'s data.
+pub fn init(cpu: &'static Cpu) {
+    cpu.this.set(core::ptr::from_ref(cpu) as u64);
+    cpu.stack.set(stack_top(cpu));
     descriptors::init(cpu);
     // SAFETY: the MSRs of the kernel's own entry: GS bases, SYSCALL target (APM vol. 2, 6.1), flags cleared on entry.
     unsafe {
@@ -327,6 +336,10 @@ fn interrupt(cpu: &Cpu, vector: u8) {
     apic::eoi();
     if vector == TIMER_VECTOR {
         return sched::tick(cpu);
+    }
+    if vector == CALL_VECTOR {
+        sync::join(cpu);
+        return ipc::collect(cpu);
     }
     let i = usize::from(vector.wrapping_sub(FIRST_IRQ));
     if i < IRQS

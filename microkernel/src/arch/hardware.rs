@@ -1,10 +1,11 @@
 //! What the rest of the kernel needs of the processor.
 
-use super::{Cpu, apic, console};
+use super::{CALL_VECTOR, Cpu, MAX_CPUS, apic, console};
 use crate::mem::{self, Global, Obj};
 use crate::object::Thread;
 use core::arch::asm;
 use core::cell::Cell;
+use ipc_schema::abi::Status;
 use x86_64::instructions::{interrupts, port::Port, tlb};
 
 /// Physical addresses fixed at boot.
@@ -17,20 +18,49 @@ pub(super) struct Boot {
     pub virtualisation: Cell<bool>,
     /// A debug console answers at port 0xe9.
     pub debug_port: Cell<bool>,
+    /// Root's first thread: the end of which is the end of all.
+    pub root_thread: Cell<Option<Obj<Thread>>>,
 }
 pub(super) static BOOT: Global<Boot> = Global(Boot {
     root: Cell::new(0),
     stub: Cell::new(0),
     virtualisation: Cell::new(false),
     debug_port: Cell::new(false),
+    root_thread: Cell::new(None),
 });
+
+/// What belongs to each processor; the others touch only its atomics, or all of it while it is stopped.
+static CPUS: Global<[Cpu; MAX_CPUS]> = Global([
+    Cpu::new(0),
+    Cpu::new(1),
+    Cpu::new(2),
+    Cpu::new(3),
+    Cpu::new(4),
+    Cpu::new(5),
+    Cpu::new(6),
+    Cpu::new(7),
+]);
 
 impl Cpu {
     /// The processor that runs this.
     #[inline(always)]
     #[must_use]
     pub fn current() -> &'static Self {
-        &super::entry::CPU0
+        let this: *const Self;
+        // SAFETY: GS points at this processor's `Cpu` while the kernel runs on it (`entry::init`), and that begins a `static`; the
+        // kernel never changes processors in the middle.
+        unsafe {
+            asm!("mov {}, gs:[{}]", out(reg) this, const core::mem::offset_of!(Self, this),
+                options(pure, nomem, nostack, preserves_flags));
+            &*this
+        }
+    }
+
+    /// All processors that there can be.
+    #[inline(always)]
+    #[must_use]
+    pub fn all() -> &'static [Self; MAX_CPUS] {
+        &CPUS
     }
 }
 
@@ -54,8 +84,37 @@ pub fn load_root(root: u64) {
 pub fn timer_at_most(cpu: &Cpu, at: u64) {
     if at < cpu.programmed.get() {
         cpu.programmed.set(at);
-        apic::program(at);
+        if cpu.this.get() == Cpu::current().this.get() {
+            apic::program(at);
+        } else {
+            // It is stopped, and does it when it goes on.
+            cpu.retime.set(true);
+        }
     }
+}
+
+/// Interrupts all other processors.
+pub fn call_others() {
+    apic::interrupt_others(CALL_VECTOR);
+}
+
+/// Interrupts `cpu`.
+pub fn call(cpu: &Cpu) {
+    apic::interrupt(cpu.apic_id.get(), CALL_VECTOR);
+}
+
+/// Waits for something that another processor will have done in a moment, whatever it does now.
+pub fn wait_until(_: &Cpu, done: impl Fn() -> bool) {
+    while !done() {
+        core::hint::spin_loop();
+    }
+}
+
+/// Root of the kernel's own page table, which holds nothing of user level's.
+#[inline(always)]
+#[must_use]
+pub fn kernel_root() -> u64 {
+    BOOT.root.get()
 }
 
 /// Waits for an interrupt, and takes it.
@@ -71,20 +130,20 @@ pub fn take_interrupts() {
     unsafe { asm!("sti", "nop", "cli") };
 }
 
-/// Drops translations of the space with this root.
+/// Drops translations of the space with this root on this processor; the others drop all of user level's when they are stopped.
 pub fn flush_space(root: u64) {
     if Cpu::current().root.get() == root {
         tlb::flush_all();
     }
 }
 
-/// The tables under `root` are about to be freed: this processor must not be in them.
+/// The tables under `root` are about to be freed: no processor may be in them. The others are stopped, and load what they find here
+/// when they go on.
 pub fn leave_space(root: u64) {
-    let cpu = Cpu::current();
-    if cpu.root.get() == root {
+    for cpu in Cpu::all().iter().filter(|c| c.root.get() == root) {
         cpu.root.set(BOOT.root.get());
-        load_root(BOOT.root.get());
     }
+    load_root(Cpu::current().root.get());
 }
 
 /// Gives a new root page the kernel's half.
@@ -102,10 +161,12 @@ pub fn stub_page() -> u64 {
     BOOT.stub.get()
 }
 
-/// This processor's local APIC id.
-#[must_use]
-pub fn apic_id() -> u32 {
-    apic::id()
+/// One step of `op::cpu::START`.
+///
+/// # Errors
+/// As that says.
+pub fn start_step(cpu: &'static Cpu, apic_id: u32, step: u64) -> Result<u64, Status> {
+    super::start::step(cpu, apic_id, step)
 }
 
 /// Whether vCPUs can run here.
@@ -149,9 +210,18 @@ pub fn debug_bytes(bytes: impl Iterator<Item = u8>) {
     }
 }
 
-/// A thread without a supervisor (root) faulted: nobody is left to decide anything.
+/// A thread without a supervisor faulted. If it is root, nobody is left to decide anything.
 pub fn orphan_fault(t: Obj<Thread>, vector: u64, error: u64, address: u64) {
     let r = &t.get().regs;
+    if BOOT.root_thread.get() != Some(t) {
+        return defmt::warn!(
+            "a thread without a supervisor faulted and stops: vector {=u64}, error {=u64:#x}, address {=u64:#x}, rip {=u64:#x}",
+            vector,
+            error,
+            address,
+            r.rip.get()
+        );
+    }
     console::fatal(format_args!(
         "root faulted: vector {vector}, error {error:#x}, address {address:#x}, rip {:#x}, rsp {:#x}. \
          The system cannot go on; report this with the log.",
@@ -163,6 +233,10 @@ pub fn orphan_fault(t: Obj<Thread>, vector: u64, error: u64, address: u64) {
 /// Boot: the kernel's own root page.
 pub fn set_root(root: u64) {
     BOOT.root.set(root);
+}
+/// Boot: root's first thread.
+pub fn set_root_thread(t: Obj<Thread>) {
+    BOOT.root_thread.set(Some(t));
 }
 /// Boot: the stub page.
 pub fn set_stub(stub: u64) {

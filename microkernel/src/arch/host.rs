@@ -1,26 +1,46 @@
 //! The processor of the host tests: remembers what it is told.
 
-use super::Cpu;
+use super::{Cpu, MAX_CPUS};
 use crate::mem::Obj;
 use crate::object::Thread;
+use ipc_schema::abi::{Status, cpu_state};
 use std::cell::Cell;
 
 std::thread_local! {
-    static CPU: Cell<&'static Cpu> = Cell::new(Box::leak(Box::new(Cpu::new(0))));
+    static CPUS: Cell<&'static [Cpu; MAX_CPUS]> = Cell::new(new_cpus());
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
     static NOW: Cell<u64> = const { Cell::new(1) };
     static IDLED: Cell<u64> = const { Cell::new(0) };
 }
 
+fn new_cpus() -> &'static [Cpu; MAX_CPUS] {
+    Box::leak(Box::new(core::array::from_fn(|i| Cpu::new(i as u32))))
+}
+
 impl Cpu {
-    /// This test's processor.
+    /// The processor that this test plays now.
     #[must_use]
     pub fn current() -> &'static Self {
-        CPU.with(Cell::get)
+        &Self::all()[CURRENT.with(Cell::get)]
     }
 
-    /// A new one, for the next test case of this thread.
+    /// All of them.
+    #[must_use]
+    pub fn all() -> &'static [Self; MAX_CPUS] {
+        CPUS.with(Cell::get)
+    }
+
+    /// Plays processor `number` from now on.
+    pub fn play(number: usize) -> &'static Self {
+        CURRENT.with(|c| c.set(number % MAX_CPUS));
+        Self::current()
+    }
+
+    /// New ones, for the next test case of this thread; one of them is online.
     pub fn renew() {
-        CPU.with(|c| c.set(Box::leak(Box::new(Self::new(0)))));
+        CPUS.with(|c| c.set(new_cpus()));
+        Self::play(0);
+        crate::sync::renew();
     }
 }
 
@@ -57,6 +77,24 @@ pub fn idle(cpu: &Cpu) {
 pub fn take_interrupts() {}
 /// No TLB.
 pub fn flush_space(_: u64) {}
+/// The others see it when they are next played.
+pub fn call_others() {}
+/// The others see it when they are next played.
+pub fn call(_: &Cpu) {}
+/// Does the part of `cpu`, which is asked for something.
+pub fn wait_until(cpu: &Cpu, done: impl Fn() -> bool) {
+    use std::sync::atomic::Ordering::Relaxed;
+    cpu.joined.store(cpu.asked.load(Relaxed), Relaxed);
+    if cpu.give_up_fpu.swap(0, Relaxed) != 0 {
+        cpu.fpu_owner.set(None);
+    }
+    assert!(done(), "a processor does not do its part");
+}
+/// None.
+#[must_use]
+pub fn kernel_root() -> u64 {
+    0
+}
 /// No TLB.
 pub fn leave_space(_: u64) {}
 /// No kernel half.
@@ -66,10 +104,19 @@ pub fn share_kernel_half(_: u64) {}
 pub fn stub_page() -> u64 {
     0
 }
-/// None.
-#[must_use]
-pub fn apic_id() -> u32 {
-    0
+/// It starts at once.
+///
+/// # Errors
+/// `InvalidArg`.
+pub fn start_step(cpu: &'static Cpu, _: u32, step: u64) -> Result<u64, Status> {
+    match step {
+        0 | 1 => Ok(step + 1),
+        2 => {
+            crate::sync::admit(cpu);
+            Ok(cpu_state::ONLINE)
+        }
+        _ => Err(Status::InvalidArg),
+    }
 }
 /// No guests on the host.
 #[must_use]
@@ -85,10 +132,5 @@ pub fn port_in(_: u16, _: u8) -> u64 {
 pub fn port_out(_: u16, _: u8, _: u64) {}
 /// No console.
 pub fn debug_bytes(_: impl Iterator<Item = u8>) {}
-/// Told to the test.
-///
-/// # Panics
-/// Always: a test gives every thread a supervisor.
-pub fn orphan_fault(_: Obj<Thread>, vector: u64, error: u64, address: u64) {
-    panic!("fault {vector} {error:#x} {address:#x} without a supervisor");
-}
+/// The thread stops, and that is all.
+pub fn orphan_fault(_: Obj<Thread>, _: u64, _: u64, _: u64) {}

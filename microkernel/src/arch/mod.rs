@@ -16,6 +16,8 @@ pub mod entry;
 #[cfg(target_os = "none")]
 mod hardware;
 #[cfg(target_os = "none")]
+pub mod start;
+#[cfg(target_os = "none")]
 pub use hardware::*;
 
 #[cfg(not(target_os = "none"))]
@@ -35,5 +37,7 @@ pub const FIRST_IRQ: u8 = 0x30;
 pub const IRQS: usize = 160;
 /// Vector of the local APIC's timer.
 pub const TIMER_VECTOR: u8 = 0xf0;
+/// Vector by which processors call each other: to join a stop, to collect signals.
+pub const CALL_VECTOR: u8 = 0xf1;
 /// Vector of spurious interrupts.
 pub const SPURIOUS_VECTOR: u8 = 0xff;

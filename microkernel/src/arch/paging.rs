@@ -192,6 +192,13 @@ impl Table {
         pool.give_pages(phys & ADDRESS, 1);
     }
 
+    /// Takes one small page of the kernel's own out (boot).
+    pub fn forbid(&self, va: u64) {
+        if let Some(e) = self.entry(va, 1) {
+            e.set(0);
+        }
+    }
+
     /// Makes the page that maps `va` uncached, whatever its size.
     pub fn set_uncached(&self, va: u64) {
         for level in [3, 2, 1] {

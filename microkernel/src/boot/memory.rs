@@ -9,6 +9,8 @@ use ipc_schema::abi::{BootInfo, BootMemory, layout::slot, rights};
 
 /// Kernel memory for root's own objects.
 const POOL: u64 = 16 << 20;
+/// What lies below belongs to nobody but processors that start (and the real-mode vectors).
+const LOW: u64 = 0x1_0000;
 /// First slots of root's memory capabilities.
 const FIRST: u32 = slot::FIRST_NAMED;
 /// End of the range that devices are placed in below 4 GiB.
@@ -22,6 +24,16 @@ pub fn kernel_pool(regions: &[MemoryRegion]) -> Option<(u64, u64)> {
         .max_by_key(|r| r.end - r.start)
         .filter(|r| r.end - r.start >= 4 * POOL)
         .map(|r| ((r.end - POOL) & !(PAGE - 1), POOL))
+}
+
+/// A page below 64 KiB where other processors can begin; root is given nothing there.
+pub fn start_page(regions: &[MemoryRegion]) -> Option<u64> {
+    regions
+        .iter()
+        .filter(|r| r.kind == MemoryRegionKind::Usable)
+        .map(|r| (r.start.max(PAGE).next_multiple_of(PAGE), r.end.min(LOW)))
+        .find(|(start, end)| start + PAGE <= *end)
+        .map(|(start, _)| start)
 }
 
 /// Leaves the loader's lower half behind, and makes the physical map what it is for: data, with the local APIC uncached.
@@ -38,6 +50,7 @@ pub fn own_page_table(cpu: &Cpu, root: u64) {
         });
     }
     Table { root }.set_uncached(mem::virt(apic::BASE));
+    entry::guard_pages().for_each(|p| Table { root }.forbid(p));
     cpu.root.set(root);
     crate::arch::set_root(root);
     crate::arch::load_root(root);
@@ -110,7 +123,7 @@ pub fn give(
                 } else {
                     r.end
                 };
-                let start = r.start.max(0x1_0000);
+                let start = r.start.max(LOW);
                 join(start, end.saturating_sub(start), 0);
             }
             MemoryRegionKind::UnknownUefi(_) | MemoryRegionKind::UnknownBios(_) => {

@@ -5,11 +5,12 @@ pub mod route;
 use crate::arch::{self, Cpu};
 use crate::mem::Obj;
 use crate::object::thread::{Resume, reg};
-use crate::object::{Thread, Vcpu, lookup};
+use crate::object::{Cap, Object, Thread, Vcpu, lookup};
 use crate::sched;
+use crate::sync::Operation;
 use crate::virt::{Left, Virt, virt};
 use ipc_schema::abi::vm::{Exit, ExitWord, Groups};
-use ipc_schema::abi::{NEVER, Status, rights};
+use ipc_schema::abi::{NEVER, Status, Syscall, rights};
 
 /// System call `run`: decodes, loads what the VMM changed, and turns the thread into the guest (at its next resume).
 #[inline(always)]
@@ -22,11 +23,15 @@ pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
             return t;
         }
     };
-    if v.runner.get() != Some(t)
-        && let Err(e) = v.get().adopt(t)
-    {
-        th.finish(e);
-        return t;
+    if v.runner.get() != Some(t) {
+        match v.get().adopt(t) {
+            Ok(()) => {}
+            Err(Status::Again) => return fetch(cpu, t, v),
+            Err(e) => {
+                th.finish(e);
+                return t;
+            }
+        }
     }
     let dirty = th.get(reg::RSI) & Groups::ALL;
     virt().load(v.get(), dirty);
@@ -36,6 +41,23 @@ pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     th.run_deadline.set(deadline);
     sched::set_deadline(cpu, t, deadline);
     th.resume.set(Resume::Guest);
+    t
+}
+
+/// `t` wants to run `v`, whose state another processor has: brings it here. Then `t` makes its call again.
+#[cold]
+fn fetch(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Obj<Thread> {
+    let cap = Cap::new(v.get().header());
+    let Some(op) = Operation::begin(cpu, t, Syscall::Run) else {
+        return sched::pick(cpu);
+    };
+    if let Ok(v) = cap.typed::<Vcpu>(0)
+        && v.runner.get().is_none()
+    {
+        op.stop();
+        v.get().fetch(cpu);
+    }
+    t.restart(Syscall::Run);
     t
 }
 
@@ -49,9 +71,9 @@ pub fn enter(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     // Latched while the guest could not be left; nothing comes in between here and the entry, since interrupts are off and then exit
     // the guest at once.
     if let Some(n) = t.bound.get()
-        && n.bits.get() != 0
+        && n.pending()
     {
-        let bits = n.bits.take();
+        let bits = n.take();
         return leave(t, v, Exit::Signal, [bits, 0, 0, 0]);
     }
     if t.expired.get() {

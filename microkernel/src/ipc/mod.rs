@@ -2,12 +2,13 @@
 
 pub mod transfer;
 
-use crate::arch::Cpu;
+use crate::arch::{Cpu, MAX_CPUS};
 use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
-use crate::object::{Endpoint, Notification, Thread, cap, lookup};
+use crate::object::{Cap, Endpoint, Notification, Object, Thread, cap, lookup};
 use crate::sched;
-use ipc_schema::abi::{NEVER, Status, Tag, rights};
+use crate::sync::Operation;
+use ipc_schema::abi::{NEVER, Status, Syscall, Tag, rights};
 
 /// Calls that may follow on one another: bounds every walk along a chain.
 const MAX_DEPTH: u8 = 16;
@@ -157,7 +158,7 @@ pub fn reply_recv(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
         }
         return receive(cpu, t, ep, true);
     }
-    let waiting = t.bound.get().is_none_or(|n| n.bits.get() == 0);
+    let waiting = t.bound.get().is_none_or(|n| !n.pending());
     if let (Some(ep), true, NEVER) = (ep, waiting, t.get().get(reg::R13)) {
         let q = ep.get().queue(cpu);
         if q.callers.is_empty() && !t.suspended.get() {
@@ -212,7 +213,7 @@ fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) 
         t.state.set(State::Stopped);
         return sched::pick(cpu);
     }
-    if let Some(bits) = th.bound.get().map(|n| n.bits.take()).filter(|&b| b != 0) {
+    if let Some(bits) = th.bound.get().map(|n| n.take()).filter(|&b| b != 0) {
         th.set(reg::RDI, bits);
         th.finish(Status::Signal);
         if running && t.budget.get() == cpu.budget.get() {
@@ -251,27 +252,61 @@ pub fn signal_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 /// Sets bits and wakes who waits for them.
 #[inline(always)]
 pub fn signal(cpu: &Cpu, n: Obj<Notification>, bits: u64) {
-    let bits = n.bits.get() | bits;
+    n.add(bits);
+    if n.home.get() == cpu.number {
+        deliver(cpu, n);
+    } else {
+        post(n);
+    }
+}
+
+/// Tells the processor where `n` is waited for. If it is on the way already, its bits are taken with it.
+#[cold]
+fn post(n: Obj<Notification>) {
+    let home = &Cpu::all()[n.home.get() as usize % MAX_CPUS];
+    // SAFETY: a live object of a Pool; its end takes it out (`Notification::destroy`).
+    if unsafe { home.mail.push(n.non_null()) } {
+        crate::arch::call(home);
+    }
+}
+
+/// Delivers what other processors have signalled.
+#[inline(never)]
+pub fn collect(cpu: &Cpu) {
+    cpu.mail.take(|n| {
+        // SAFETY: it was live when it was posted, and is taken out before it ends.
+        let n = unsafe { Obj::from_ptr(n) };
+        if n.home.get() != cpu.number {
+            // Its home has moved since.
+            post(n);
+        } else if n.pending() {
+            deliver(cpu, n);
+        }
+    });
+}
+
+/// `n`, which is at home here, has bits: wakes who waits for them.
+#[inline(always)]
+fn deliver(cpu: &Cpu, n: Obj<Notification>) {
     if let Some(t) = n.waiter.get() {
         leave(cpu, t);
-        return wake(cpu, n, t, bits);
+        return wake(cpu, n, t);
     }
     // A bound thread in its guest looks at the bits before each entry.
-    match n.bound.get() {
-        Some(t) if t.state.get() == State::Receiving => {
-            if let Some(ep) = t.endpoint.take() {
-                ep.get().queue(cpu).receivers.remove(t);
-            }
-            wake(cpu, n, t, bits);
+    if let Some(t) = n.bound.get()
+        && t.state.get() == State::Receiving
+    {
+        if let Some(ep) = t.endpoint.take() {
+            ep.get().queue(cpu).receivers.remove(t);
         }
-        _ => n.bits.set(bits),
+        wake(cpu, n, t);
     }
 }
 
 /// `t`, which has left what it waited in, gets all the bits.
 #[inline(always)]
-fn wake(cpu: &Cpu, n: Obj<Notification>, t: Obj<Thread>, bits: u64) {
-    n.bits.set(0);
+fn wake(cpu: &Cpu, n: Obj<Notification>, t: Obj<Thread>) {
+    let bits = n.take();
     t.deadline.set(NEVER);
     t.get().set(reg::RDI, bits);
     t.get().finish(Status::Signal);
@@ -285,10 +320,13 @@ pub fn wait(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
         Ok((_, n)) => n,
         Err(e) => return done(t, e),
     };
-    let bits = n.bits.take();
+    let bits = n.take();
     if bits != 0 {
         th.set(reg::RDI, bits);
         return done(t, Status::Signal);
+    }
+    if n.home.get() != cpu.number {
+        return bring_home(cpu, t, n);
     }
     if n.waiter.get().is_some() {
         return done(t, Status::Busy);
@@ -298,6 +336,27 @@ pub fn wait(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     t.state.set(State::Waiting);
     sched::set_deadline(cpu, t, th.get(reg::R13));
     sched::pick(cpu)
+}
+
+/// `t` wants to wait for `n`, whose home is another processor: its home becomes this one, unless somebody waits for it there. Then `t`
+/// makes its call again.
+#[cold]
+fn bring_home(cpu: &Cpu, t: Obj<Thread>, n: Obj<Notification>) -> Obj<Thread> {
+    // Not looked at any more once this has waited: `n` may be gone then.
+    let cap = Cap::new(n.get().header());
+    let Some(op) = Operation::begin(cpu, t, Syscall::Wait) else {
+        return sched::pick(cpu);
+    };
+    let Ok(n) = cap.typed::<Notification>(0) else {
+        return done(t, Status::InvalidCap);
+    };
+    op.stop();
+    if n.waiter.get().is_some() || n.bound.get().is_some_and(|b| b != t) {
+        return done(t, Status::Busy);
+    }
+    n.move_to(cpu.number);
+    t.restart(Syscall::Wait);
+    t
 }
 
 /// Takes `t` out of whatever it waits in. Its state is the caller's to set.
@@ -321,6 +380,7 @@ pub fn leave(cpu: &Cpu, t: Obj<Thread>) {
         State::Calling => {
             if let Some(s) = t.callee.take() {
                 s.caller.set(None);
+                s.depth.set(0);
                 sched::end_loan(cpu, s, t.budget.get());
             }
         }
@@ -346,6 +406,7 @@ pub fn give_up(cpu: &Cpu, t: Obj<Thread>, status: Status) {
 /// The server `s` is going away: the call that it serves gets no answer.
 pub fn fail_caller(cpu: &Cpu, s: Obj<Thread>) {
     if let Some(c) = s.caller.take() {
+        s.depth.set(0);
         c.callee.set(None);
         sched::end_loan(cpu, s, c.budget.get());
         c.taken_lost();

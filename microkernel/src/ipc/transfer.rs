@@ -1,7 +1,7 @@
 //! The part of a message that does not fit in registers: payload and capabilities, from UTCB to UTCB.
 
 use crate::object::Thread;
-use crate::object::cap::{Cap, cap_at, cell_at};
+use crate::object::cap::{Cap, cap_at};
 use ipc_schema::abi::{Kind, Tag, Utcb, rights};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
@@ -13,13 +13,14 @@ const RECEIVED_WORD: usize = 9;
 #[inline(never)]
 pub fn transfer(from: &Thread, to: &Thread, tag: Tag) {
     let (source, target) = (&from.utcb().0, &to.utcb().0);
-    let words = tag.payload().min(Utcb::PAYLOAD).div_ceil(8);
-    for (s, t) in source[PAYLOAD_WORD..]
-        .iter()
-        .zip(&target[PAYLOAD_WORD..])
-        .take(words)
-    {
+    let bytes = tag.payload().min(Utcb::PAYLOAD);
+    let pairs = source[PAYLOAD_WORD..].iter().zip(&target[PAYLOAD_WORD..]);
+    for (s, t) in pairs.clone().take(bytes / 8) {
         t.set(s.get());
+    }
+    // Nothing beyond the last byte: what lies there belongs to another message.
+    if let (Some((s, t)), 1..) = (pairs.clone().nth(bytes / 8), bytes % 8) {
+        t.set(s.get() & ((1 << (bytes % 8 * 8)) - 1));
     }
     if tag.caps() == 0 {
         return;
@@ -38,12 +39,9 @@ pub fn transfer(from: &Thread, to: &Thread, tag: Tag) {
         let Some(cap) = derive(cap, (slot_rights >> 32) as u32, badge) else {
             break;
         };
-        let Ok(slot) = cell_at(to.caps.get(), to.caps_len.get(), first + i as u64) else {
+        let Ok(slot) = to.space.get().empty_slot(first + i as u64) else {
             break;
         };
-        if first + i as u64 == 0 || !slot.get().is_dead() {
-            break;
-        }
         slot.set(cap);
         received += 1;
     }

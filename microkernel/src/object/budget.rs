@@ -1,7 +1,7 @@
 //! Budgets: scheduling contexts. A thread runs on one; a call lends it to the server.
 
 use super::{Cap, Header, Pool, Thread, object, pool::pool_of};
-use crate::arch::Cpu;
+use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
 use crate::mem::Obj;
 use crate::sched::timer::Timer;
@@ -15,6 +15,8 @@ pub const PRIORITIES: usize = 32;
 #[repr(C)]
 pub struct Budget {
     header: Header,
+    /// Number of its processor.
+    pub cpu: Cell<u32>,
     /// 0 (lowest) to 31.
     pub priority: Cell<u8>,
     /// In a ready queue.
@@ -50,13 +52,14 @@ impl Linked<0> for Budget {
 }
 
 impl Budget {
-    /// A Budget of nothing, at the lowest priority: a thread on it runs only once somebody who holds a Cpu has configured it.
+    /// A Budget of nothing, on processor `cpu`, at the lowest priority: a thread on it runs only once somebody who holds a Cpu has configured it.
     ///
     /// # Errors
     /// `NoMemory`.
-    pub fn create(pool: &Pool) -> Result<Obj<Self>, Status> {
+    pub fn create(pool: &Pool, cpu: u32) -> Result<Obj<Self>, Status> {
         pool.create_object(|header| Self {
             header,
+            cpu: Cell::new(cpu),
             priority: Cell::new(0),
             queued: Cell::new(false),
             exhausted: Cell::new(true),
@@ -73,21 +76,50 @@ impl Budget {
         })
     }
 
-    /// Sets what it grants; a new period begins.
+    /// Its processor.
+    #[inline(always)]
+    #[must_use]
+    pub fn home(&self) -> &'static Cpu {
+        &Cpu::all()[self.cpu.get() as usize % MAX_CPUS]
+    }
+
+    /// Moves it, with its owner, to processor `to`. The other processors are stopped.
+    ///
+    /// # Errors
+    /// `Busy`: the owner is in a call or serves one, or the Budget is lent.
+    pub fn move_to(&self, to: &Cpu) -> Result<(), Status> {
+        let this = Obj::of(self);
+        if self.cpu.get() == to.number {
+            return Ok(());
+        }
+        match self.owner.get() {
+            Some(t) => t.get().movable()?,
+            // Lent on by a thread that has none of its own now.
+            None if self.thread.get().is_some() => return Err(Status::Busy),
+            None => {}
+        }
+        match self.owner.get() {
+            Some(t) => crate::sched::migrate::thread(t, to),
+            None => crate::sched::migrate::budget(this, to),
+        }
+        Ok(())
+    }
+
+    /// Whether [`Budget::configure`] can take these.
     ///
     /// # Errors
     /// `OutOfRange`: priority above 31, or budget 0, or larger than the period.
-    pub fn configure(
-        &self,
-        cpu: &Cpu,
-        priority: u64,
-        budget: u64,
-        period: u64,
-        now: u64,
-    ) -> Result<(), Status> {
+    pub fn check(priority: u64, budget: u64, period: u64) -> Result<(), Status> {
         if priority >= PRIORITIES as u64 || budget == 0 || budget > period {
-            return Err(Status::OutOfRange);
+            Err(Status::OutOfRange)
+        } else {
+            Ok(())
         }
+    }
+
+    /// Sets what it grants, checked before; a new period begins. If it is another processor's, that one is stopped.
+    pub fn configure(&self, priority: u64, budget: u64, period: u64, now: u64) {
+        let cpu = self.home();
         let this = Obj::of(self);
         cpu.ready.remove(this);
         self.priority.set(priority as u8);
@@ -97,16 +129,19 @@ impl Budget {
         self.began.set(now);
         self.exhausted.set(false);
         cpu.timers.cancel(&self.timer);
+        if cpu.budget.get() == Some(this) {
+            // Its end is another now.
+            cpu.reschedule.set(true);
+        }
         crate::sched::budget_ready(cpu, this);
-        Ok(())
     }
 
-    /// Ends it. Threads that run on it fall back to their own.
+    /// Ends it. Threads that run on it fall back to their own. The other processors are stopped.
     pub fn destroy(&self) {
-        let cpu = Cpu::current();
+        let cpu = self.home();
         let this = Obj::of(self);
         if let Some(owner) = self.owner.get() {
-            let _ = owner.set_own_budget(cpu, None);
+            let _ = owner.set_own_budget(None);
         }
         crate::sched::disown(cpu, this);
         cpu.timers.cancel(&self.timer);

@@ -2,7 +2,8 @@
 
 use super::pool::{MAX_POOLS, POOLS};
 use super::{Header, Thread};
-use crate::mem::Obj;
+use crate::arch::Cpu;
+use crate::mem::{self, Obj};
 use core::cell::Cell;
 use core::ptr::NonNull;
 use ipc_schema::abi::{Kind, Status, rights};
@@ -66,14 +67,14 @@ impl Cap {
     #[inline(always)]
     pub fn object(&self) -> Result<Obj<Header>, Status> {
         let pool = &POOLS[self.pool as usize & (MAX_POOLS - 1)];
-        if pool.generation.get() != self.pool_generation {
+        if mem::shared(&pool.generation) != self.pool_generation {
             return Err(Status::InvalidCap);
         }
         let at = pool.virt.get() + u64::from(self.slot) * 64;
         // SAFETY: the generations agree, so the Pool's memory is still kernel memory, and `slot` was a slot of this Pool when the
         // capability was made; slots keep their header for as long as their Pool lives (slab pages never become anything else).
         let header = unsafe { Obj::from_ptr(NonNull::new_unchecked(at as *mut Header)) };
-        if header.word.get() != self.word {
+        if mem::shared(&header.get().word) != self.word {
             return Err(Status::InvalidCap);
         }
         Ok(header)
@@ -109,10 +110,30 @@ pub fn cap_at(t: &Thread, slot: u64) -> Result<Cap, Status> {
 /// The capability in a slot of the thread's table, in place: the fast paths read only the words that they need.
 #[inline(always)]
 pub fn peek(t: &Thread, slot: u64) -> Result<&Cap, Status> {
-    let cell = cell_at(t.caps.get(), t.caps_len.get(), slot)?;
+    let Ok(cell) = cell_at(t.caps.get(), t.caps_len.get(), slot) else {
+        return peek_shared(t, slot);
+    };
     // SAFETY: slots change only in operations on Spaces and by capability transfer, which copy what they need before they write;
-    // nothing that holds this reference does either.
+    // nothing that holds this reference does either. No other processor uses this table, or `caps_len` would be 0.
     Ok(unsafe { &*cell.as_ptr() })
+}
+
+/// The same where other processors use the table too: copied while nobody writes it.
+#[cold]
+#[inline(never)]
+fn peek_shared(t: &Thread, slot: u64) -> Result<&Cap, Status> {
+    let space = t.space.get();
+    let cell = cell_at(space.caps, space.caps_len, slot)?;
+    let cpu = Cpu::current();
+    let n = cpu.next_copy.get();
+    cpu.next_copy.set(n + 1);
+    let copy = &cpu.copies[n % cpu.copies.len()];
+    copy.set(space.writes.read(|| {
+        // SAFETY: an aligned slot of the table; what a writer makes of it meanwhile is thrown away.
+        unsafe { cell.as_ptr().read_volatile() }
+    }));
+    // SAFETY: this processor's own; it is used again only seven look-ups later, and no system call makes as many.
+    Ok(unsafe { &*copy.as_ptr() })
 }
 
 /// A slot of a table.

@@ -41,10 +41,9 @@ impl Endpoint {
         &self.queues[cpu.number as usize % MAX_CPUS]
     }
 
-    /// Ends it: callers in the queue, and receivers, get `Dead`.
+    /// Ends it: callers in the queue, and receivers, get `Dead`. The other processors are stopped.
     pub fn destroy(&self) {
-        let cpu = Cpu::current();
-        for q in &self.queues {
+        for (q, cpu) in self.queues.iter().zip(Cpu::all()) {
             while let Some(t) = q.callers.first().or(q.receivers.first()) {
                 crate::ipc::leave(cpu, t);
                 crate::ipc::give_up(cpu, t, Status::Dead);

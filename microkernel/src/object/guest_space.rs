@@ -254,6 +254,18 @@ impl GuestSpace {
         Ok(())
     }
 
+    /// The processors, a bit each, where a vCPU of it may be running.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        let mut cpus = 0;
+        let mut v = self.vcpus.first();
+        while let Some(o) = v {
+            cpus |= 1 << o.cpu.get();
+            v = List::<Vcpu, 0>::after(o);
+        }
+        cpus
+    }
+
     /// What was taken out of the table must not be used any more by any vCPU.
     pub fn flush(&self) {
         self.flushes.set(self.flushes.get() + 1);

@@ -12,6 +12,8 @@ pub struct Irq {
     header: Header,
     /// The vector.
     pub vector: u8,
+    /// Number of the processor.
+    pub cpu: u32,
     /// Signalled at each interrupt.
     pub target: Cell<Cap>,
 }
@@ -33,16 +35,16 @@ impl Irq {
         let irq = pool.create_object(|header| Self {
             header,
             vector,
+            cpu: cpu.number,
             target: Cell::new(Cap::EMPTY),
         })?;
         slot.set(Some(irq));
         Ok(irq)
     }
 
-    /// Ends it; its vector is free again.
+    /// Ends it; its vector is free again. The other processors are stopped.
     pub fn destroy(&self) {
-        let cpu = Cpu::current();
-        if let Some(slot) = cpu
+        if let Some(slot) = Cpu::all()[self.cpu as usize % crate::arch::MAX_CPUS]
             .irqs
             .get(usize::from(self.vector - crate::arch::FIRST_IRQ))
         {

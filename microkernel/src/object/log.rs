@@ -3,6 +3,7 @@
 use super::{Cap, Header, Pool, object};
 use crate::mem::{Global, Obj};
 use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, Ordering};
 use ipc_schema::abi::{Kind, Status};
 
 /// Bytes kept; a power of two.
@@ -14,6 +15,7 @@ pub const KERNEL: u8 = 0;
 
 /// The ring. Positions count bytes since boot.
 pub struct Ring {
+    lock: AtomicBool,
     bytes: [Cell<u8>; SIZE],
     /// Position after the newest record.
     end: Cell<u64>,
@@ -25,6 +27,7 @@ pub struct Ring {
 
 /// The only one.
 pub static RING: Global<Ring> = Global(Ring {
+    lock: AtomicBool::new(false),
     bytes: [const { Cell::new(0) }; SIZE],
     end: Cell::new(0),
     start: Cell::new(0),
@@ -53,8 +56,22 @@ impl Ring {
         &self.bytes[position as usize % SIZE]
     }
 
+    /// Runs `f` while no other processor uses the ring. Interrupts are off; `f` waits for nothing.
+    fn locked<T>(&self, f: impl FnOnce() -> T) -> T {
+        while self.lock.swap(true, Ordering::Acquire) {
+            core::hint::spin_loop();
+        }
+        let answer = f();
+        self.lock.store(false, Ordering::Release);
+        answer
+    }
+
     /// Adds a record {u16 length, u8 source, bytes}; the oldest make room.
     pub fn add(&self, source: u8, bytes: impl ExactSizeIterator<Item = u8> + Clone) {
+        self.locked(|| self.add_locked(source, bytes));
+    }
+
+    fn add_locked(&self, source: u8, bytes: impl ExactSizeIterator<Item = u8> + Clone) {
         let len = bytes.len().min(RECORD);
         let need = len as u64 + 3;
         while self.end.get() + need - self.start.get() > SIZE as u64 {
@@ -74,6 +91,15 @@ impl Ring {
 
     /// Copies whole records from `position` on into `out`; answers the next position, the bytes lost, and the bytes copied.
     pub fn read(
+        &self,
+        position: u64,
+        room: usize,
+        out: impl FnMut(usize, u8),
+    ) -> (u64, u64, usize) {
+        self.locked(|| self.read_locked(position, room, out))
+    }
+
+    fn read_locked(
         &self,
         position: u64,
         room: usize,

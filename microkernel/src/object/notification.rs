@@ -1,9 +1,16 @@
 //! Notifications: a word of pending bits that anyone with the right may set and one thread waits for.
+//!
+//! Bits are set from any processor. Whoever waits for them does so on the Notification's home processor, which alone looks at
+//! `waiter` and `bound`; a signal from elsewhere sets the bits and puts the Notification into the home's mailbox. The home changes only
+//! while the other processors are stopped.
 
 use super::{Header, Pool, Thread, object, pool::pool_of};
 use crate::arch::Cpu;
+use crate::mail::{Letter, Mail};
 use crate::mem::Obj;
 use core::cell::Cell;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 use ipc_schema::abi::{Kind, Status};
 
 /// A Notification.
@@ -11,37 +18,79 @@ use ipc_schema::abi::{Kind, Status};
 pub struct Notification {
     header: Header,
     /// Bits set and not yet taken.
-    pub bits: Cell<u64>,
+    pub bits: AtomicU64,
     /// The thread whose `reply_recv` and `run` it ends.
     pub bound: Cell<Option<Obj<Thread>>>,
     /// The thread in `wait`.
     pub waiter: Cell<Option<Obj<Thread>>>,
+    /// Number of the processor where both of these are.
+    pub home: Cell<u32>,
+    letter: Letter<Notification>,
 }
 object!(Notification, Kind::Notification);
+impl Mail for Notification {
+    fn letter(&self) -> &Letter<Self> {
+        &self.letter
+    }
+}
 
 impl Notification {
-    /// One with no bits set.
+    /// One with no bits set, at home on processor `home`.
     ///
     /// # Errors
     /// `NoMemory`.
-    pub fn create(pool: &Pool) -> Result<Obj<Self>, Status> {
+    pub fn create(pool: &Pool, home: u32) -> Result<Obj<Self>, Status> {
         pool.create_object(|header| Self {
             header,
-            bits: Cell::new(0),
+            bits: AtomicU64::new(0),
             bound: Cell::new(None),
             waiter: Cell::new(None),
+            home: Cell::new(home),
+            letter: Letter::new(),
         })
     }
 
-    /// Ends it: a waiter gets `Dead`.
+    /// Whether bits are pending.
+    #[inline(always)]
+    pub fn pending(&self) -> bool {
+        self.bits.load(Ordering::Relaxed) != 0
+    }
+
+    /// Sets bits.
+    #[inline(always)]
+    pub fn add(&self, bits: u64) {
+        self.bits.fetch_or(bits, Ordering::Release);
+    }
+
+    /// Takes all bits.
+    #[inline(always)]
+    pub fn take(&self) -> u64 {
+        if self.pending() {
+            self.bits.swap(0, Ordering::Acquire)
+        } else {
+            0
+        }
+    }
+
+    /// Its home becomes processor `home`. The other processors are stopped if that is a change.
+    pub fn move_to(&self, home: u32) {
+        self.home.set(home);
+    }
+
+    /// Ends it: a waiter gets `Dead`. The other processors are stopped.
     pub fn destroy(&self) {
-        let cpu = Cpu::current();
         if let Some(t) = self.waiter.get() {
+            let cpu = t.home();
             crate::ipc::leave(cpu, t);
             crate::ipc::give_up(cpu, t, Status::Dead);
         }
         if let Some(t) = self.bound.take() {
             t.bound.set(None);
+        }
+        if self.letter.linked() {
+            Cpu::all()
+                .iter()
+                .for_each(|c| c.mail.remove(NonNull::from(self)));
         }
         pool_of(&self.header).free_object(Obj::of(self));
     }

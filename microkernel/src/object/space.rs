@@ -7,6 +7,7 @@ use crate::arch::paging::{Access, Entry, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
 use core::cell::Cell;
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 use ipc_schema::abi::{Kind, Status, layout, rights};
 
 /// One protection domain.
@@ -24,6 +25,64 @@ pub struct Space {
     pub mappings: List<Mapping, 1>,
     /// Threads in it.
     pub threads: List<Thread, 1>,
+    /// The processors, a bit each, where threads of it have been: where its page table may be cached.
+    pub cpus: Cell<u32>,
+    /// Who writes the capability table.
+    pub writes: Writes,
+}
+
+/// Lets one processor at a time write a capability table, and readers notice (a sequence lock: odd while written).
+#[derive(Default)]
+pub struct Writes(AtomicU32);
+
+impl Writes {
+    fn write(&self, write: impl FnOnce()) {
+        let mut n = self.0.load(Ordering::Relaxed);
+        // Whoever has it writes four words, with interrupts off.
+        while n & 1 != 0
+            || self
+                .0
+                .compare_exchange(n, n + 1, Ordering::Acquire, Ordering::Relaxed)
+                .is_err()
+        {
+            core::hint::spin_loop();
+            n = self.0.load(Ordering::Relaxed);
+        }
+        write();
+        self.0.store(n.wrapping_add(2), Ordering::Release);
+    }
+
+    /// What `read` reads while nobody writes.
+    pub fn read<T>(&self, mut read: impl FnMut() -> T) -> T {
+        loop {
+            let before = self.0.load(Ordering::Acquire);
+            let value = read();
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && self.0.load(Ordering::Relaxed) == before {
+                return value;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// A slot of a capability table, to be written.
+#[derive(Clone, Copy)]
+pub struct Slot<'a> {
+    cell: &'a Cell<Cap>,
+    writes: &'a Writes,
+}
+
+impl Slot<'_> {
+    /// What is in it.
+    #[must_use]
+    pub fn get(&self) -> Cap {
+        self.writes.read(|| self.cell.get())
+    }
+    /// Puts `cap` in.
+    pub fn set(&self, cap: Cap) {
+        self.writes.write(|| self.cell.set(cap));
+    }
 }
 object!(Space, Kind::Space);
 
@@ -58,6 +117,8 @@ impl Space {
                 caps_phys,
                 mappings: List::default(),
                 threads: List::default(),
+                cpus: Cell::new(0),
+                writes: Writes::default(),
             })
             .inspect_err(|_| Table { root }.destroy(pool, USER_ENTRIES))
         });
@@ -108,19 +169,21 @@ impl Space {
     ///
     /// # Errors
     /// `InvalidCap`: outside; slot 0 is always empty.
-    pub fn slot(&self, slot: u64) -> Result<&Cell<Cap>, Status> {
+    pub fn slot(&self, slot: u64) -> Result<Slot<'_>, Status> {
         if slot == 0 {
-            Err(Status::InvalidCap)
-        } else {
-            cell_at(self.caps, self.caps_len, slot)
+            return Err(Status::InvalidCap);
         }
+        Ok(Slot {
+            cell: cell_at(self.caps, self.caps_len, slot)?,
+            writes: &self.writes,
+        })
     }
 
     /// A slot that can take a capability: empty, or holding a dead one.
     ///
     /// # Errors
     /// `InvalidCap`, `Occupied`.
-    pub fn empty_slot(&self, slot: u64) -> Result<&Cell<Cap>, Status> {
+    pub fn empty_slot(&self, slot: u64) -> Result<Slot<'_>, Status> {
         let cell = self.slot(slot)?;
         if cell.get().is_dead() {
             Ok(cell)
@@ -129,7 +192,20 @@ impl Space {
         }
     }
 
-    /// Makes a change of the table seen by every processor that uses it.
+    /// A thread of it is, or will be, on processor `cpu`. With a second processor the threads read the capability table in the way
+    /// that others may write it; the other processors are stopped then.
+    pub fn used_on(&self, cpu: u32) {
+        self.cpus.set(self.cpus.get() | 1 << cpu);
+        if self.cpus.get().count_ones() > 1 {
+            let mut t = self.threads.first();
+            while let Some(o) = t {
+                o.caps_len.set(0);
+                t = List::<Thread, 1>::after(o);
+            }
+        }
+    }
+
+    /// Makes a change of the table seen by this processor. Where others may have it cached, they are stopped (`cpus`).
     pub fn flush(&self) {
         crate::arch::flush_space(self.table.root);
     }

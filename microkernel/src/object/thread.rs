@@ -3,12 +3,12 @@
 use super::{
     Budget, Cap, Endpoint, Header, Notification, Pool, Space, Vcpu, object, pool::pool_of,
 };
-use crate::arch::Cpu;
+use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};
 use crate::sched::timer::Timer;
 use core::cell::Cell;
-use ipc_schema::abi::{Kind, NEVER, Status, Utcb};
+use ipc_schema::abi::{Kind, NEVER, Status, Syscall, Utcb, layout};
 
 /// Registers as saved at kernel entry. After a system call only those that the ABI preserves or uses are current.
 #[repr(C)]
@@ -78,6 +78,8 @@ pub struct Thread {
     pub regs: Regs,
     /// Root of its Space's page table.
     pub root: Cell<u64>,
+    /// Number of its processor.
+    pub cpu: Cell<u32>,
     /// How it goes on.
     pub resume: Cell<Resume>,
     /// What it does.
@@ -94,7 +96,7 @@ pub struct Thread {
     pub suspended: Cell<bool>,
     /// Its capability table: kernel address and slots (a copy of the Space's).
     pub caps: Cell<u64>,
-    /// Slots of it.
+    /// Slots of it; 0 if several processors use the table (they read the Space's own figure, with care).
     pub caps_len: Cell<u64>,
     /// Kernel address of its UTCB.
     pub utcb: u64,
@@ -149,17 +151,23 @@ impl Linked<1> for Thread {
 }
 
 impl Thread {
-    /// A stopped thread in `space`, with its UTCB mapped at `utcb_at`.
+    /// A stopped thread in `space`, on processor `cpu`, with its UTCB mapped at `utcb_at`.
     ///
     /// # Errors
     /// As [`Space::share_page`].
-    pub fn create(pool: &Pool, space: Obj<Space>, utcb_at: u64) -> Result<Obj<Self>, Status> {
+    pub fn create(
+        pool: &Pool,
+        space: Obj<Space>,
+        utcb_at: u64,
+        cpu: &Cpu,
+    ) -> Result<Obj<Self>, Status> {
         let utcb_phys = pool.take_pages(1)?;
-        let made = space.share_page(utcb_at, utcb_phys).and_then(|()| {
-            pool.create_object(|header| Self {
+        let made = pool
+            .create_object(|header| Self {
                 header,
                 regs: Regs::default(),
                 root: Cell::new(space.table.root),
+                cpu: Cell::new(cpu.number),
                 resume: Cell::new(Resume::Interrupt),
                 state: Cell::new(State::Stopped),
                 faulted: Cell::new(false),
@@ -191,11 +199,43 @@ impl Thread {
                 utcb_at,
                 utcb_phys,
             })
-            .inspect_err(|_| space.unshare_page(utcb_at))
-        });
+            .and_then(|t| {
+                space
+                    .share_page(utcb_at, utcb_phys)
+                    .inspect_err(|_| pool.free_object(t))?;
+                Ok(t)
+            });
         let t = made.inspect_err(|_| pool.give_pages(utcb_phys, 1))?;
         space.threads.push_back(t);
+        space.used_on(cpu.number);
         Ok(t)
+    }
+
+    /// Its processor.
+    #[inline(always)]
+    #[must_use]
+    pub fn home(&self) -> &'static Cpu {
+        &Cpu::all()[self.cpu.get() as usize % MAX_CPUS]
+    }
+
+    /// Whether it can move to another processor now: it is in no call, serves none, and its own Budget is lent to nobody.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub fn movable(&self) -> Result<(), Status> {
+        let waits = matches!(self.state.get(), State::Queued | State::Calling);
+        if waits || self.caller.get().is_some() || self.budget.get() != self.own_budget.get() {
+            return Err(Status::Busy);
+        }
+        Ok(())
+    }
+
+    /// It executes system call `call`, whose arguments are in its registers, again when it next runs.
+    pub fn restart(&self, call: Syscall) {
+        self.set(reg::RAX, call as u64);
+        self.regs.rip.set(layout::STUB);
+        self.regs.rflags.set(crate::arch::USER_FLAGS);
+        self.resume.set(Resume::Interrupt);
     }
 
     /// Its UTCB.
@@ -240,22 +280,32 @@ impl Thread {
         }
         if let Some(n) = n {
             n.bound.set(Some(this));
+            n.move_to(self.cpu.get());
         }
         Ok(())
     }
 
-    /// Gives it a Budget of its own, or none.
+    /// Gives it a Budget of its own, or none; of its own processor, which is stopped if it is another.
     ///
     /// # Errors
     /// `Busy`: another thread has it.
-    pub fn set_own_budget(&self, cpu: &Cpu, b: Option<Obj<Budget>>) -> Result<(), Status> {
-        let this = Obj::of(self);
+    pub fn set_own_budget(&self, b: Option<Obj<Budget>>) -> Result<(), Status> {
+        let (cpu, this) = (self.home(), Obj::of(self));
         if b.is_some_and(|b| b.owner.get().is_some_and(|t| t != this)) {
             return Err(Status::Busy);
+        }
+        if self.own_budget.get() == b {
+            return Ok(());
         }
         let old = self.own_budget.replace(b);
         if let Some(old) = old {
             old.owner.set(None);
+            // Lent along a chain of calls: its members go on with their own, so that the next owner takes it from nobody.
+            if self.budget.get() == Some(old)
+                && let Some(s) = self.callee.get()
+            {
+                crate::sched::end_loan(cpu, s, Some(old));
+            }
         }
         if let Some(b) = b {
             b.owner.set(Some(this));
@@ -266,15 +316,15 @@ impl Thread {
         Ok(())
     }
 
-    /// Ends it: out of every queue, its call dropped, the call it serves answered `Dead`.
+    /// Ends it: out of every queue, its call dropped, the call it serves answered `Dead`. The other processors are stopped.
     pub fn destroy(&self) {
-        let cpu = Cpu::current();
+        let cpu = self.home();
         let this = Obj::of(self);
         crate::ipc::leave(cpu, this);
         crate::ipc::fail_caller(cpu, this);
         crate::sched::stop(cpu, this);
         self.state.set(State::Stopped);
-        let _ = self.set_own_budget(cpu, None);
+        let _ = self.set_own_budget(None);
         let _ = self.bind(None);
         cpu.timers.cancel(&self.timer);
         if let Some(v) = self.vcpu.take() {

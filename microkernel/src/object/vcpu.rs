@@ -1,7 +1,7 @@
 //! Vcpus: the registers of a guest processor. Passive: a thread runs it.
 
 use super::{Cap, GuestSpace, Header, Pool, Space, Thread, object, pool::pool_of};
-use crate::arch::Cpu;
+use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};
 use core::cell::Cell;
@@ -24,6 +24,8 @@ pub struct Vcpu {
     pub guest: Obj<GuestSpace>,
     /// The one thread that runs it.
     pub runner: Cell<Option<Obj<Thread>>>,
+    /// Number of the processor that has its extended state or may have its translations; the runner's.
+    pub cpu: Cell<u32>,
     /// Address of the instruction after the routed one.
     pub next_rip: Cell<u64>,
     /// Address space identifier, and the round of identifiers that it belongs to.
@@ -81,14 +83,15 @@ impl Vcpu {
             }
         }
         let [control_phys, state_phys, extended_phys] = pages;
-        let made = space.share_page(at, state_phys).and_then(|()| {
-            pool.create_object(|header| Self {
+        let made = pool
+            .create_object(|header| Self {
                 header,
                 control_phys,
                 state_virt: mem::virt(state_phys),
                 extended_phys,
                 guest,
                 runner: Cell::new(None),
+                cpu: Cell::new(Cpu::current().number),
                 next_rip: Cell::new(0),
                 asid: Cell::new(0),
                 asid_round: Cell::new(0),
@@ -102,8 +105,12 @@ impl Vcpu {
                 state_at: at,
                 space: Cap::new(super::Object::header(space.get())),
             })
-            .inspect_err(|_| space.unshare_page(at))
-        });
+            .and_then(|v| {
+                space
+                    .share_page(at, state_phys)
+                    .inspect_err(|_| pool.free_object(v))?;
+                Ok(v)
+            });
         let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
         crate::virt::svm::vmcb::reset(v.get());
         guest.vcpus.push_back(v);
@@ -140,10 +147,13 @@ impl Vcpu {
     /// Makes `t` the thread that runs it.
     ///
     /// # Errors
-    /// `Busy`: another thread runs it.
+    /// `Busy`: another thread runs it. `Again`: its state is on another processor, [`Vcpu::fetch`] it first.
     pub fn adopt(&self, t: Obj<Thread>) -> Result<(), Status> {
         if self.runner.get().is_some() {
             return Err(Status::Busy);
+        }
+        if self.cpu.get() != t.cpu.get() {
+            return Err(Status::Again);
         }
         if let Some(old) = t.vcpu.replace(Some(Obj::of(self))) {
             old.runner.set(None);
@@ -152,9 +162,30 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Ends it; its registers are disowned first, so that nobody else's state is saved over them or taken for them.
+    /// Its state comes to processor `to` from where it is. The other processors are stopped.
+    pub fn fetch(&self, to: &Cpu) {
+        let from = self.home();
+        if from.number == to.number {
+            return;
+        }
+        if from.fpu_owner.get() == Some(Obj::of(self)) {
+            crate::sync::give_up_fpu(Cpu::current(), from);
+        }
+        // Identifiers are each processor's own; no round has number 0.
+        self.asid_round.set(0);
+        self.cpu.set(to.number);
+    }
+
+    /// The processor where its state is.
+    #[must_use]
+    pub fn home(&self) -> &'static Cpu {
+        &Cpu::all()[self.cpu.get() as usize % MAX_CPUS]
+    }
+
+    /// Ends it; its registers are disowned first, so that nobody else's state is saved over them or taken for them. The other processors
+    /// are stopped.
     pub fn destroy(&self) {
-        let cpu = Cpu::current();
+        let cpu = self.home();
         let this = Obj::of(self);
         if cpu.fpu_owner.get() == Some(this) {
             cpu.fpu_owner.set(None);

@@ -3,6 +3,7 @@
 //! What is queued are Budgets; each knows the thread that runs on it (the tip of a chain of calls). The Budget that is running is in
 //! no queue.
 
+pub mod migrate;
 pub mod timer;
 
 use crate::arch::{self, Cpu};
@@ -21,16 +22,15 @@ pub struct Ready {
     bitmap: Cell<u32>,
 }
 
-impl Default for Ready {
-    fn default() -> Self {
+impl Ready {
+    /// None.
+    pub(crate) const fn new() -> Self {
         Self {
-            queues: core::array::from_fn(|_| List::default()),
+            queues: [const { List::new() }; PRIORITIES],
             bitmap: Cell::new(0),
         }
     }
-}
 
-impl Ready {
     fn add(&self, b: Obj<Budget>, front: bool) {
         if b.queued.replace(true) {
             return;
@@ -299,6 +299,17 @@ pub fn switch_to(cpu: &Cpu, t: Obj<Thread>) {
 #[inline(always)]
 pub fn current_or_better(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     if cpu.reschedule.get() { pick(cpu) } else { t }
+}
+
+/// The hardware timer is set anew: another processor has changed what it depends on.
+pub fn retime(cpu: &Cpu) {
+    let end = if cpu.budget.get().is_some() {
+        cpu.budget_end.get()
+    } else {
+        NEVER
+    };
+    cpu.programmed.set(NEVER);
+    arch::timer_at_most(cpu, end.min(cpu.timers.next()));
 }
 
 /// The timer interrupt: brings about what is due.

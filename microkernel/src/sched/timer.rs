@@ -32,12 +32,16 @@ impl Linked<0> for Timer {
 }
 
 /// A processor's deadlines, earliest first.
-#[derive(Default)]
 pub struct Timers {
     list: List<Timer, 0>,
 }
 
 impl Timers {
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self { list: List::new() }
+    }
+
     /// Makes sure that `timer` comes up at `at` or before.
     #[inline(always)]
     pub fn arm(&self, timer: &Timer, at: u64, owner: Owner) {

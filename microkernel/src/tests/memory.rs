@@ -108,7 +108,7 @@ fn everything_made_and_destroyed_leaves_the_pool_as_it_was() {
             ),
             Status::Ok
         );
-        let u = Thread::create(m.pool, s, 0x5000_0000).unwrap();
+        let u = Thread::create(m.pool, s, 0x5000_0000, m.cpu).unwrap();
         let _ = u;
         assert_eq!(
             m.operate(t, own, op::space::DESTROY_OBJECT, [at, 0, 0, 0]),

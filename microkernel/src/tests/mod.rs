@@ -81,11 +81,10 @@ impl Machine {
     }
     pub fn thread_in(&self, space: Obj<Space>, priority: u64) -> Obj<Thread> {
         let at = self.next_utcb.replace(self.next_utcb.get() + 4096);
-        let t = Thread::create(self.pool, space, at).unwrap();
-        let b = Budget::create(self.pool).unwrap();
-        t.set_own_budget(self.cpu, Some(b)).unwrap();
-        b.configure(self.cpu, priority, 1_000_000, 1_000_000, crate::arch::now())
-            .unwrap();
+        let t = Thread::create(self.pool, space, at, self.cpu).unwrap();
+        let b = Budget::create(self.pool, self.cpu.number).unwrap();
+        t.set_own_budget(Some(b)).unwrap();
+        b.configure(priority, 1_000_000, 1_000_000, crate::arch::now());
         crate::sched::make_ready(self.cpu, t);
         t
     }
@@ -94,7 +93,7 @@ impl Machine {
         (e, self.name(e))
     }
     pub fn notification(&self) -> (Obj<Notification>, u64) {
-        let n = Notification::create(self.pool).unwrap();
+        let n = Notification::create(self.pool, self.cpu.number).unwrap();
         (n, self.name(n))
     }
     pub fn memory(&self, phys: u64, len: u64) -> (Obj<Memory>, u64) {

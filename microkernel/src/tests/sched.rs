@@ -34,8 +34,7 @@ fn a_budget_smaller_than_its_period_is_all_that_a_thread_gets() {
         .budget
         .get()
         .unwrap()
-        .configure(m.cpu, 9, 250_000, 1_000_000, crate::arch::now())
-        .unwrap();
+        .configure(9, 250_000, 1_000_000, crate::arch::now());
     crate::sched::pick(m.cpu);
     let mut got = 0;
     for _ in 0..10_000 {
@@ -57,8 +56,7 @@ fn a_server_goes_on_with_its_own_time_when_its_client_has_none_left() {
         .budget
         .get()
         .unwrap()
-        .configure(m.cpu, 9, 1_000, 100_000_000, crate::arch::now())
-        .unwrap();
+        .configure(9, 1_000, 100_000_000, crate::arch::now());
     assert!(m.call(client, ep, [0; 4]) == server);
     m.cpu.budget_end.set(0);
     assert!(pass(&m, 5_000) == server, "it goes on");

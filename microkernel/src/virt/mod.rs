@@ -39,6 +39,11 @@ pub trait Virt {
     fn advance(&self, v: &Vcpu, next: u64);
 }
 
+/// Saves the extended state that `cpu`, this processor, holds; it is nobody's then.
+pub fn release_extended(cpu: &Cpu) {
+    svm::extended::release(cpu);
+}
+
 /// The back end of this processor.
 #[inline(always)]
 pub fn virt() -> &'static svm::Svm {

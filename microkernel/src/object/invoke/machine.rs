@@ -1,22 +1,26 @@
 //! Operations on what stands for the machine: Irqs, Ports, Cpus, the Log.
 
 use super::{Answer, Args, NONE, PAYLOAD_WORD, words};
-use crate::arch;
+use crate::arch::{self, Cpu};
 use crate::ipc;
+use crate::mem::shared;
 use crate::object::cap::Cap;
-use crate::object::cpu::CpuObject;
+use crate::object::cpu::{CpuObject, apic_id};
 use crate::object::irq::Irq;
 use crate::object::log::{LogObject, RING, check_len};
 use crate::object::ports::Ports;
 use crate::object::{Notification, Object};
 use crate::sched;
+use core::sync::atomic::Ordering;
 use ipc_schema::abi::rights::{READ, SEND, WRITE};
 use ipc_schema::abi::{Status, Utcb, op};
 
 pub fn irq(a: &Args, i: &Irq) -> Answer {
     match a.tag.label() {
         op::irq::BIND => {
-            i.target.set(a.keep::<Notification>(a.w[0], SEND)?);
+            let target = a.keep::<Notification>(a.w[0], SEND)?;
+            a.op.stop_for(1 << i.cpu);
+            i.target.set(target);
             NONE
         }
         op::irq::INFO => words([u64::from(i.vector), 0, 0, 0]),
@@ -58,21 +62,45 @@ pub fn cpu(a: &Args, c: &CpuObject) -> Answer {
     match a.tag.label() {
         op::cpu::CREATE_IRQ => {
             let dest = a.dest(a.w[0])?;
-            let irq = Irq::create(a.cpu, a.pool(a.w[1])?)?;
+            let pool = a.pool(a.w[1])?;
+            a.op.stop_for(1 << c.number);
+            let irq = Irq::create(c.online()?, pool)?;
             dest.set(Cap::new(irq.get().header()));
-            words([u64::from(irq.vector), u64::from(arch::apic_id()), 0, 0])
+            words([u64::from(irq.vector), u64::from(apic_id(c.cpu())), 0, 0])
         }
         op::cpu::INFO => {
-            sched::charge(a.cpu);
+            let cpu = c.cpu();
             words([
                 u64::from(c.number),
-                u64::from(arch::apic_id()),
-                a.cpu.idle_cycles.get(),
-                0,
+                u64::from(apic_id(cpu)),
+                idle(a, cpu),
+                cpu.state.load(Ordering::Acquire),
             ])
+        }
+        op::cpu::ADD => {
+            let dest = a.dest(a.w[0])?;
+            let made = CpuObject::add(a.pool(a.w[1])?, a.w[2])?;
+            dest.set(Cap::new(made.get().header()));
+            words([u64::from(made.number), 0, 0, 0])
+        }
+        op::cpu::START => {
+            let state = arch::start_step(c.cpu(), apic_id(c.cpu()), a.w[0])?;
+            words([state, 0, 0, 0])
+        }
+        op::cpu::STAT => {
+            let cpu = c.cpu();
+            words([idle(a, cpu), shared(&cpu.locks), shared(&cpu.stops), 0])
         }
         _ => Err(Status::BadOperation),
     }
+}
+
+/// TSC cycles that `cpu` has been idle, up to now on this processor, up to its last booking on another.
+fn idle(a: &Args, cpu: &Cpu) -> u64 {
+    if cpu.number == a.cpu.number {
+        sched::charge(cpu);
+    }
+    shared(&cpu.idle_cycles)
 }
 
 pub fn log(a: &Args, cap: &Cap) -> Answer {

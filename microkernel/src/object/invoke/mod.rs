@@ -8,6 +8,7 @@ use super::guest_space::{GUEST_END, Way};
 use super::irq::Irq;
 use super::mapping::{Mapping, Request};
 use super::ports::Ports;
+use super::space::Slot;
 use super::{
     Budget, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space, Thread, Vcpu,
     lookup,
@@ -17,14 +18,16 @@ use crate::ipc;
 use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
 use crate::sched;
+use crate::sync::Operation;
 use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, READ, RECV, SEND, WRITE};
-use ipc_schema::abi::{Kind, Status, Tag, ThreadRegs, Utcb, layout, op, thread_state};
+use ipc_schema::abi::{Kind, Status, Syscall, Tag, ThreadRegs, Utcb, layout, op, thread_state};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
 
 /// The arguments of an operation, and who asks.
 struct Args<'a> {
     cpu: &'a Cpu,
+    op: Operation<'a>,
     t: Obj<Thread>,
     w: [u64; 4],
     tag: Tag,
@@ -64,7 +67,7 @@ impl<'a> Args<'a> {
         self.t.get().space.get()
     }
     /// The slot for a new capability.
-    fn dest(&self, slot: u64) -> Result<&'a core::cell::Cell<Cap>, Status> {
+    fn dest(&self, slot: u64) -> Result<Slot<'a>, Status> {
         self.space().empty_slot(slot)
     }
 }
@@ -72,9 +75,13 @@ impl<'a> Args<'a> {
 /// Carries out `call` on anything but an Endpoint.
 #[inline(never)]
 pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
+    let Some(op) = Operation::begin(cpu, t, Syscall::Call) else {
+        return sched::pick(cpu);
+    };
     let th = t.get();
     let a = Args {
         cpu,
+        op,
         t,
         w: [
             th.get(reg::R8),
@@ -85,6 +92,7 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
         tag: Tag(th.get(reg::RSI)),
     };
     let answer = cap.object().and_then(|_| dispatch(&a, &cap));
+    drop(a);
     // The thread may have been stopped or destroyed by its own operation.
     if cpu.current.get() != Some(t) {
         return sched::pick(cpu);
@@ -135,14 +143,14 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             }
             dest.set(match kind {
                 Kind::Space => named(Space::create(pool, a.w[2])?),
-                Kind::Thread => named(Thread::create(
-                    pool,
-                    a.obj::<Space>(a.w[2], CONTROL)?,
-                    a.w[3],
-                )?),
-                Kind::Budget => named(Budget::create(pool)?),
+                Kind::Thread => {
+                    let space = a.obj::<Space>(a.w[2], CONTROL)?;
+                    a.op.stop_for(space.cpus.get());
+                    named(Thread::create(pool, space, a.w[3], a.cpu)?)
+                }
+                Kind::Budget => named(Budget::create(pool, a.cpu.number)?),
                 Kind::Endpoint => named(Endpoint::create(pool)?),
-                Kind::Notification => named(Notification::create(pool)?),
+                Kind::Notification => named(Notification::create(pool, a.cpu.number)?),
                 Kind::GuestSpace => named(GuestSpace::create(pool)?),
                 _ => {
                     let guest = a.obj::<GuestSpace>(a.w[0] >> 32, CONTROL)?;
@@ -163,6 +171,7 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
         op::pool::DESTROY => {
             let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
             let pool = super::pool::pool_of(object.get().header());
+            a.op.stop();
             match pool.destroy_step(destroy) {
                 Status::Ok => NONE,
                 s => Err(s),
@@ -202,12 +211,17 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             NONE
         }
         op::memory::REVOKE => {
-            cap.typed::<Memory>(CONTROL)?.get().revoke();
+            let m = cap.typed::<Memory>(CONTROL)?;
+            a.op.stop();
+            m.get().revoke();
             NONE
         }
         op::memory::MAKE_POOL => {
             let m = cap.typed::<Memory>(CONTROL | READ | WRITE)?;
             let dest = a.dest(a.w[0])?;
+            if !m.mappings.is_empty() {
+                a.op.stop();
+            }
             dest.set(m.get().make_pool()?);
             NONE
         }
@@ -244,10 +258,11 @@ fn map_request(a: &Args, end: u64) -> Result<Request, Status> {
 fn space(a: &Args, s: &Space) -> Answer {
     match a.tag.label() {
         op::space::MAP => s.map(&map_request(a, layout::USER_END)?)?,
-        op::space::UNMAP => Mapping::find(&s.mappings, a.w[0])
-            .ok_or(Status::InvalidArg)?
-            .get()
-            .destroy(),
+        op::space::UNMAP => {
+            let m = Mapping::find(&s.mappings, a.w[0]).ok_or(Status::InvalidArg)?;
+            a.op.stop_for(s.cpus.get());
+            m.get().destroy();
+        }
         op::space::COPY_CAP => {
             let source = cap_at(a.t.get(), a.w[0])?;
             source.object()?;
@@ -262,6 +277,7 @@ fn space(a: &Args, s: &Space) -> Answer {
             if u32::from(cap.rights) & DESTROY == 0 {
                 return Err(Status::MissingRight);
             }
+            a.op.stop();
             match cap.kind() {
                 k if k == Kind::Memory as u32 => cap.typed::<Memory>(DESTROY)?.get().destroy()?,
                 k if [Kind::Pool as u32, Kind::Cpu as u32, Kind::Log as u32].contains(&k) => {
@@ -282,13 +298,31 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             let budget = a.optional::<Budget>(a.w[0], CONTROL)?;
             let supervisor = a.keep::<Endpoint>(a.w[1], SEND)?;
             let bound = a.optional::<Notification>(a.w[3], RECV)?;
-            if bound.is_some_and(|n| n.bound.get().is_some_and(|b| b != o)) {
+            let taken = |b: Option<Obj<Thread>>| b.is_some_and(|b| b != o);
+            if bound.is_some_and(|n| taken(n.bound.get()))
+                || budget.is_some_and(|b| taken(b.owner.get()))
+            {
                 return Err(Status::Busy);
             }
-            t.set_own_budget(a.cpu, budget)?;
+            let to = budget.map_or(t.home(), |b| b.home());
+            let moves = to.number != t.cpu.get();
+            if moves {
+                t.movable()?;
+            }
+            let homes = bound.map_or(0, |n| 1 << n.home.get());
+            a.op.stop_for(1 << t.cpu.get() | 1 << to.number | homes);
+            if moves {
+                t.set_own_budget(None)?;
+                sched::migrate::thread(o, to);
+            }
+            t.set_own_budget(budget)?;
             t.bind(bound)?;
             t.supervisor.set(supervisor);
             t.supervisor_badge.set(a.w[2]);
+            if moves && o == a.t {
+                t.set(reg::RSI, 0);
+                t.finish(Status::Ok);
+            }
         }
         op::thread::START => {
             if t.state.get() != State::Stopped || t.suspended.get() {
@@ -303,31 +337,38 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             t.set(reg::RDI, a.w[2]);
             t.regs.rflags.set(arch::USER_FLAGS);
             t.resume.set(Resume::Interrupt);
-            sched::make_ready(a.cpu, o);
+            t.faulted.set(false);
+            a.op.stop_for(1 << t.cpu.get());
+            sched::make_ready(t.home(), o);
         }
         op::thread::SUSPEND => {
+            a.op.stop_for(1 << t.cpu.get());
+            let home = t.home();
             t.suspended.set(true);
             if matches!(
                 t.state.get(),
                 State::Ready | State::Receiving | State::Waiting
             ) {
                 let waiting = t.state.get() != State::Ready;
-                ipc::leave(a.cpu, o);
+                ipc::leave(home, o);
                 if waiting {
                     t.finish(Status::Timeout);
                 }
                 t.state.set(State::Stopped);
-                if a.cpu.current.get() == Some(o) {
-                    a.cpu.reschedule.set(true);
+                if home.current.get() == Some(o) {
+                    home.reschedule.set(true);
                 }
             }
         }
         op::thread::RESUME => {
+            a.op.stop_for(1 << t.cpu.get());
             if t.suspended.replace(false) && t.state.get() == State::Stopped {
-                sched::make_ready(a.cpu, o);
+                t.faulted.set(false);
+                sched::make_ready(t.home(), o);
             }
         }
         op::thread::READ_REGS => {
+            a.op.stop_for(1 << t.cpu.get());
             let out = &a.t.get().utcb().0[PAYLOAD_WORD..];
             let regs = t.regs.gpr.iter().chain([&t.regs.rip, &t.regs.rflags]);
             out.iter().zip(regs).for_each(|(o, r)| o.set(r.get()));
@@ -347,7 +388,12 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             return Ok(([state, serving, 0, 0], (ThreadRegs::WORDS + call.len()) * 8));
         }
         op::thread::WRITE_REGS => {
-            if !t.faulted.get() && t.state.get() != State::Stopped {
+            a.op.stop_for(1 << t.cpu.get());
+            // A faulted thread waits for its supervisor's answer; one that calls for itself is not to be changed.
+            let faulted = t.faulted.get()
+                && t.resume.get() == Resume::Interrupt
+                && matches!(t.state.get(), State::Queued | State::Calling);
+            if !faulted && t.state.get() != State::Stopped {
                 return Err(Status::Busy);
             }
             let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
@@ -373,13 +419,22 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
 fn budget(a: &Args, b: &Budget) -> Answer {
     match a.tag.label() {
         op::budget::CONFIGURE => {
-            a.obj::<CpuObject>(a.w[0], CONTROL)?;
-            sched::charge(a.cpu);
-            b.configure(a.cpu, a.w[1], a.w[2], a.w[3], arch::now())?;
+            let to = a.obj::<CpuObject>(a.w[0], CONTROL)?.get().online()?;
+            Budget::check(a.w[1], a.w[2], a.w[3])?;
+            let from = b.home();
+            a.op.stop_for(1 << from.number | 1 << to.number);
+            b.move_to(to)?;
+            sched::charge(to);
+            b.configure(a.w[1], a.w[2], a.w[3], arch::now());
+            if from.number != to.number && b.owner.get() == Some(a.t) {
+                a.t.get().set(reg::RSI, 0);
+                a.t.get().finish(Status::Ok);
+            }
             NONE
         }
         op::budget::STAT => {
-            sched::charge(a.cpu);
+            a.op.stop_for(1 << b.cpu.get());
+            sched::charge(b.home());
             words([
                 b.used.get(),
                 u64::from(b.priority.get()),
@@ -388,7 +443,9 @@ fn budget(a: &Args, b: &Budget) -> Answer {
             ])
         }
         op::budget::BIND_EVENT => {
-            b.event.set(a.keep::<Notification>(a.w[0], SEND)?);
+            let event = a.keep::<Notification>(a.w[0], SEND)?;
+            a.op.stop_for(1 << b.cpu.get());
+            b.event.set(event);
             NONE
         }
         _ => Err(Status::BadOperation),
@@ -398,10 +455,11 @@ fn budget(a: &Args, b: &Budget) -> Answer {
 fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
     match a.tag.label() {
         op::guest_space::MAP => g.map(&map_request(a, GUEST_END)?)?,
-        op::guest_space::UNMAP => Mapping::find(&g.mappings, a.w[0])
-            .ok_or(Status::InvalidArg)?
-            .get()
-            .destroy(),
+        op::guest_space::UNMAP => {
+            let m = Mapping::find(&g.mappings, a.w[0]).ok_or(Status::InvalidArg)?;
+            a.op.stop_for(g.cpus());
+            m.get().destroy();
+        }
         op::guest_space::ROUTE => {
             let (first, count) = (a.w[0] & 0xffff, (a.w[0] >> 16) & 0xffff);
             let (way, target) = match (a.w[0] >> 32) & 0xff {
@@ -415,9 +473,13 @@ fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
             if target == Cap::EMPTY {
                 return Err(Status::InvalidCap);
             }
+            a.op.stop_for(g.cpus());
             g.add_route(first, count, way, target, a.w[2])?;
         }
-        op::guest_space::UNROUTE => g.remove_route(a.w[0] & 0xffff)?,
+        op::guest_space::UNROUTE => {
+            a.op.stop_for(g.cpus());
+            g.remove_route(a.w[0] & 0xffff)?;
+        }
         _ => return Err(Status::BadOperation),
     }
     NONE
@@ -427,6 +489,7 @@ fn vcpu(a: &Args, v: &Vcpu) -> Answer {
     match a.tag.label() {
         op::vcpu::ON_EXIT => {
             let groups = (a.w[1] & ipc_schema::abi::vm::Groups::ALL) as u16;
+            a.op.stop_for(1 << v.cpu.get());
             if a.w[0] == !0 {
                 v.on_exit.iter().for_each(|e| e.set(groups));
             } else {

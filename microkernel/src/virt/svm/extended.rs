@@ -71,14 +71,24 @@ fn keep(v: &Vcpu) {
 /// Makes `v` the owner.
 #[inline(never)]
 pub fn switch(cpu: &Cpu, v: &Vcpu) {
-    if let Some(old) = cpu.fpu_owner.get() {
-        keep(old.get());
-        hw::save(old.extended_phys);
-    }
+    release(cpu);
     hw::restore(v.extended_phys, v.xcr0.get());
     hw::set_dr(core::array::from_fn(|i| v.dr[i].get()));
     hw::set_tsc_aux(v.tsc_aux.get());
     cpu.fpu_owner.set(Some(Obj::of(v)));
+}
+
+/// Saves the state of the owner, which then has none here.
+pub fn release(cpu: &Cpu) {
+    if let Some(old) = cpu.fpu_owner.take() {
+        for (d, value) in old.dr.iter().zip(hw::dr()) {
+            d.set(value);
+        }
+        if let Some(x) = hw::xcr0() {
+            old.xcr0.set(x & hw::supported() | 1);
+        }
+        hw::save(old.extended_phys);
+    }
 }
 
 /// Before an entry, if the guest has breakpoints: arms them, on a processor that takes DR7 from the VMCB without doing so
@@ -104,6 +114,12 @@ pub fn init() {
     hw::init();
 }
 
+/// The same on another processor; false if it differs from the first in what there is to switch.
+#[must_use]
+pub fn init_other() -> bool {
+    hw::init_other()
+}
+
 #[cfg(target_os = "none")]
 mod hw {
     use crate::mem::{self, Global};
@@ -127,21 +143,39 @@ mod hw {
     const KNOWN: u64 = 0xe7;
 
     pub fn init() {
+        let (xcr0, tsc_aux) = there_is();
+        HAVE.xcr0.set(xcr0);
+        HAVE.tsc_aux.set(tsc_aux);
+        switch_on();
+    }
+    pub fn init_other() -> bool {
+        let same = there_is() == (HAVE.xcr0.get(), HAVE.tsc_aux.get());
+        if same {
+            switch_on();
+        }
+        same
+    }
+    /// XCR0 bits of this processor that the kernel knows, and whether there is TSC_AUX.
+    fn there_is() -> (u64, bool) {
         let id = raw_cpuid::CpuId::new();
+        let mut xcr0 = 0;
+        if id.get_feature_info().is_some_and(|f| f.has_xsave()) {
+            let leaf = raw_cpuid::cpuid!(0xd, 0);
+            xcr0 = (u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & KNOWN;
+        }
+        let tsc_aux = id
+            .get_extended_processor_and_feature_identifiers()
+            .is_some_and(|f| f.has_rdtscp());
+        (xcr0, tsc_aux)
+    }
+    fn switch_on() {
         // SAFETY: FXSR is part of x86-64; the kernel itself never uses SSE.
         unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE)) };
-        if id.get_feature_info().is_some_and(|f| f.has_xsave()) {
+        if HAVE.xcr0.get() != 0 {
             // SAFETY: XSAVE is there.
             unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSXSAVE)) };
-            let leaf = raw_cpuid::cpuid!(0xd, 0);
-            HAVE.xcr0
-                .set((u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & KNOWN);
             set_xcr0(HAVE.xcr0.get());
         }
-        HAVE.tsc_aux.set(
-            id.get_extended_processor_and_feature_identifiers()
-                .is_some_and(|f| f.has_rdtscp()),
-        );
         // SAFETY: an FPU instruction at user level, or in the kernel, is to fault.
         unsafe {
             Cr0::update(|c| {
@@ -249,6 +283,9 @@ mod hw {
 mod hw {
     //! No processor state to switch on the host.
     pub fn init() {}
+    pub fn init_other() -> bool {
+        true
+    }
     pub fn supported() -> u64 {
         7
     }

@@ -1,0 +1,252 @@
+//! Starting the other processors (Intel SDM vol. 3, 9.4; AMD APM vol. 2, 15.27 and 16.5 for the messages).
+//!
+//! A processor begins in real mode in one page below 1 MiB, which is copied there from here, and goes from there to long mode by a page
+//! table that maps that page at its own address. The steps are the platform server's to take and to time (`op::cpu::START`).
+
+use super::{Cpu, apic, entry};
+use crate::mem::{self, Global, PAGE};
+use core::arch::global_asm;
+use core::cell::Cell;
+use core::sync::atomic::Ordering;
+use ipc_schema::abi::{Status, cpu_state};
+use x86_64::registers::control::{Cr4, Efer};
+
+/// Where processors begin: the page below 1 MiB (0: none was found), and the page table for the way.
+struct Start {
+    page: Cell<u64>,
+    root: Cell<u64>,
+}
+/// Written at boot.
+static START: Global<Start> = Global(Start {
+    page: Cell::new(0),
+    root: Cell::new(0),
+});
+
+global_asm!(
+    r#"
+    .section .rodata
+    .balign 16
+    .globl vireo_start, vireo_start_end, vireo_start_data
+    .code16
+vireo_start:
+    cli
+    cld
+    xorl %ebx, %ebx
+    movw %cs, %bx
+    movw %bx, %ds
+    shll $4, %ebx
+    movl $(vireo_start_data - vireo_start), %esi
+    lgdtl (%si)
+    movl %cr0, %eax
+    orb $1, %al
+    movl %eax, %cr0
+    ljmpl *8(%si)
+    .code32
+vireo_start_32:
+    movw $0x10, %ax
+    movw %ax, %ds
+    movw %ax, %ss
+    leal (vireo_start_data - vireo_start)(%ebx), %esi
+    movl 24(%esi), %eax
+    movl %eax, %cr4
+    movl 32(%esi), %eax
+    movl %eax, %cr3
+    movl $0xc0000080, %ecx
+    movl 40(%esi), %eax
+    xorl %edx, %edx
+    wrmsr
+    movl $0x80010033, %eax
+    movl %eax, %cr0
+    ljmpl *16(%esi)
+    .code64
+vireo_start_64:
+    movq 48(%rsi), %rsp
+    movq 56(%rsi), %rdi
+    movq 64(%rsi), %rax
+    xorl %ebp, %ebp
+    # As after a call.
+    pushq $0
+    jmpq *%rax
+    .balign 8
+vireo_start_data:
+    .skip 112
+vireo_start_end:
+"#,
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    static vireo_start: u8;
+    static vireo_start_32: u8;
+    static vireo_start_64: u8;
+    static vireo_start_data: u8;
+    static vireo_start_end: u8;
+}
+
+/// Boot: `page` is a page of RAM below 1 MiB that nothing else uses; `tables` three pages below 4 GiB.
+pub fn prepare(page: u64, tables: [u64; 3]) {
+    let [root, directory, last] = tables;
+    super::share_kernel_half(root);
+    // SAFETY: three pages of the kernel's. Present and writable; the last maps the first 2 MiB as they are.
+    unsafe {
+        mem::page(root).0[0].set(directory | 3);
+        mem::page(directory).0[0].set(last | 3);
+        mem::page(last).0[0].set(1 << 7 | 3);
+    }
+    START.page.set(page);
+    START.root.set(root);
+}
+
+/// Copies the code to its page, with what `cpu` needs to come up.
+fn write_page(cpu: &'static Cpu) {
+    let page = START.page.get();
+    let start = &raw const vireo_start;
+    let at = |symbol: *const u8| symbol as u64 - start as u64;
+    let data = at(&raw const vireo_start_data);
+    let (cr4, efer) = (Cr4::read_raw(), Efer::read_raw());
+    // The GDT behind the rest: null, 32-bit code, data, 64-bit code.
+    let words = [
+        31 | (page + data + 80) << 16,
+        (page + at(&raw const vireo_start_32)) | 8 << 32,
+        (page + at(&raw const vireo_start_64)) | 24 << 32,
+        // Without PCID and the protections, which `entry` switches on: PAE, OSFXSR, OSXMMEXCPT, MCE.
+        cr4 & 0x660,
+        START.root.get(),
+        // SCE, LME, NXE.
+        efer & 0x901,
+        entry::stack_top(cpu),
+        core::ptr::from_ref(cpu) as u64,
+        came_up as *const () as u64,
+        0,
+        0,
+        0x00cf_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0x00af_9b00_0000_ffff,
+    ];
+    // SAFETY: a page that is only used for this, while no other processor is in it (each start waits for the one before); the symbols
+    // are the code's, shorter than a page.
+    unsafe {
+        let to = mem::virt(page) as *mut u8;
+        let len = at(&raw const vireo_start_end) as usize;
+        core::ptr::copy_nonoverlapping(start, to, len);
+        to.add(data as usize)
+            .cast::<[u64; 14]>()
+            .write_unaligned(words);
+    }
+    debug_assert!(data + 112 <= PAGE);
+}
+
+/// One step of `op::cpu::START`; answers the state afterwards.
+///
+/// # Errors
+/// As `op::cpu::START` says.
+pub fn step(cpu: &'static Cpu, apic_id: u32, step: u64) -> Result<u64, Status> {
+    if START.page.get() == 0 {
+        return Err(Status::Unsupported);
+    }
+    let now = cpu.state.load(Ordering::Acquire);
+    let next = match (step, now) {
+        (0, cpu_state::OFF | cpu_state::INIT | cpu_state::STARTING) => {
+            // There is one page to start in: nobody else may be on the way.
+            let others = Cpu::all().iter().any(|c| {
+                c.number != cpu.number && c.state.load(Ordering::Acquire) == cpu_state::STARTING
+            });
+            if others {
+                return Err(Status::Busy);
+            }
+            apic::send_init(apic_id);
+            cpu_state::INIT
+        }
+        (1, cpu_state::INIT) => {
+            write_page(cpu);
+            cpu.state.store(cpu_state::STARTING, Ordering::Release);
+            apic::send_startup(apic_id, (START.page.get() >> 12) as u8);
+            // It sets the state itself from now on.
+            return Ok(cpu.state.load(Ordering::Acquire));
+        }
+        (2, cpu_state::WAITING) => {
+            if !same_time(cpu) {
+                cpu.state.store(cpu_state::OFF, Ordering::Release);
+                apic::send_init(apic_id);
+                return Err(Status::Unsupported);
+            }
+            crate::sync::admit(cpu);
+            defmt::info!("processor {=u32} runs", cpu.number);
+            cpu_state::ONLINE
+        }
+        (0..=2, _) => return Err(Status::Busy),
+        _ => return Err(Status::InvalidArg),
+    };
+    if next != cpu_state::ONLINE {
+        cpu.state.store(next, Ordering::Release);
+    }
+    Ok(next)
+}
+
+/// Rounds of comparing time stamps.
+const ROUNDS: u32 = 8;
+/// Looks at the other side's answer before it is taken for dead.
+const PATIENCE: u32 = 1 << 22;
+
+/// Whether `cpu`'s time-stamp counter never runs behind this one's, nor this one's behind it: stamps go back and forth, and each side
+/// must see time go on.
+fn same_time(cpu: &Cpu) -> bool {
+    for _ in 0..ROUNDS {
+        let sent = super::now();
+        cpu.pong.store(0, Ordering::Relaxed);
+        cpu.ping.store(sent, Ordering::Release);
+        let mut patience = PATIENCE;
+        let answer = loop {
+            let answer = cpu.pong.load(Ordering::Acquire);
+            if answer != 0 {
+                break answer;
+            }
+            patience -= 1;
+            if patience == 0 {
+                return false;
+            }
+            core::hint::spin_loop();
+        };
+        if answer < sent || super::now() < answer {
+            return false;
+        }
+    }
+    true
+}
+
+/// The processor's first Rust code, on its own kernel stack.
+extern "sysv64" fn came_up(cpu: &'static Cpu) -> ! {
+    entry::init(cpu);
+    if !crate::boot::features::join(cpu) {
+        cpu.state.store(cpu_state::OFF, Ordering::Release);
+        halt();
+    }
+    cpu.root.set(super::kernel_root());
+    super::load_root(super::kernel_root());
+    apic::init();
+    cpu.ping.store(0, Ordering::Relaxed);
+    cpu.state.store(cpu_state::WAITING, Ordering::Release);
+    loop {
+        match cpu.state.load(Ordering::Acquire) {
+            cpu_state::ONLINE => break,
+            cpu_state::WAITING => {}
+            _ => halt(),
+        }
+        if cpu.ping.swap(0, Ordering::AcqRel) != 0 {
+            cpu.pong.store(super::now(), Ordering::Release);
+        }
+        core::hint::spin_loop();
+    }
+    cpu.booked.set(super::now());
+    let first = crate::sched::pick(cpu);
+    // SAFETY: the thread that `pick` made current; everything that entry and exit need is set up.
+    unsafe { entry::vireo_resume(first) }
+}
+
+/// Waits for an INIT.
+fn halt() -> ! {
+    x86_64::instructions::interrupts::disable();
+    loop {
+        x86_64::instructions::hlt();
+    }
+}

@@ -1,0 +1,201 @@
+//! Between processors: the object lock, and the stop.
+//!
+//! IPC and VM exits need neither: they touch one processor's data only. *Operations* on kernel objects take the one object lock.
+//! Those that change what another processor's fast path reads without a lock (an object's end, an unmapping, another processor's thread or
+//! Budget) also stop the other processors: each joins at the kernel's door, where it refers to no object, leaves to the kernel's own
+//! page table, and waits. When it goes on it loads its page table again, which is the shootdown: one message to all, one wait.
+//! What is freed under a stop is therefore referred to by no processor, neither from its stack nor from its TLB.
+//!
+//! Why nothing can deadlock: only the holder of the lock stops others; who waits for the lock joins stops while it waits, holds nothing,
+//! and has made its thread restartable, since the stop may move, suspend or destroy it; nobody waits for anything else with interrupts
+//! off, but for the few instructions of a capability table's or the log's own lock, whose holders never wait inside.
+
+use crate::arch::{self, Cpu};
+use crate::mem::Obj;
+use crate::object::Thread;
+use crate::object::thread::{Resume, State};
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use ipc_schema::abi::{Syscall, cpu_state};
+
+static OBJECTS: AtomicBool = AtomicBool::new(false);
+/// Number of the last stop that has ended.
+static ENDED: AtomicU32 = AtomicU32::new(0);
+/// Processors that run threads.
+static ONLINE: AtomicU32 = AtomicU32::new(1);
+
+/// The right to change kernel objects: the object lock is held for as long as this lives, and so does a stop.
+pub struct Operation<'a> {
+    cpu: &'a Cpu,
+    stopped: Cell<bool>,
+}
+
+/// Whether this is the only processor that runs.
+#[inline(always)]
+pub fn alone() -> bool {
+    ONLINE.load(Ordering::Relaxed) == 1
+}
+
+#[inline(always)]
+fn try_lock() -> bool {
+    !OBJECTS.swap(true, Ordering::Acquire)
+}
+
+impl<'a> Operation<'a> {
+    /// For system call `call` of `t`, which runs and has changed nothing yet. `None`: while this waited, `t` was stopped, moved or
+    /// destroyed, or somebody with precedence became ready: the caller picks; `t`, if it still is, makes the call again.
+    #[inline(always)]
+    pub fn begin(cpu: &'a Cpu, t: Obj<Thread>, call: Syscall) -> Option<Self> {
+        cpu.locks.set(cpu.locks.get() + 1);
+        if !try_lock() && !wait(cpu, t, call) {
+            return None;
+        }
+        Some(Self {
+            cpu,
+            stopped: Cell::new(false),
+        })
+    }
+
+    /// At boot, and on the way to a halt.
+    #[must_use]
+    pub fn alone(cpu: &'a Cpu) -> Self {
+        while !try_lock() {
+            join(cpu);
+            core::hint::spin_loop();
+        }
+        Self {
+            cpu,
+            stopped: Cell::new(false),
+        }
+    }
+
+    /// Stops the other processors until this operation ends.
+    #[inline(always)]
+    pub fn stop(&self) {
+        if !alone() && !self.stopped.replace(true) {
+            stop_others(self.cpu);
+        }
+    }
+
+    /// As [`Operation::stop`], if any of `cpus` (a bit each) is another processor.
+    #[inline(always)]
+    pub fn stop_for(&self, cpus: u32) {
+        if cpus & !(1 << self.cpu.number) != 0 {
+            self.stop();
+        }
+    }
+}
+
+impl Drop for Operation<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.stopped.get() {
+            ENDED.store(self.cpu.asked.load(Ordering::Relaxed), Ordering::Release);
+        }
+        OBJECTS.store(false, Ordering::Release);
+    }
+}
+
+/// Waits for the lock, joining stops. False: the caller has to pick, and does not have the lock.
+#[cold]
+fn wait(cpu: &Cpu, t: Obj<Thread>, call: Syscall) -> bool {
+    t.restart(call);
+    while !try_lock() {
+        join(cpu);
+        core::hint::spin_loop();
+    }
+    if cpu.current.get() == Some(t) && t.state.get() == State::Ready && !cpu.reschedule.get() {
+        t.resume.set(Resume::Syscall);
+        return true;
+    }
+    OBJECTS.store(false, Ordering::Release);
+    false
+}
+
+fn others(cpu: &Cpu) -> impl Iterator<Item = &'static Cpu> {
+    let me = cpu.number;
+    Cpu::all()
+        .iter()
+        .filter(move |c| c.number != me && c.state.load(Ordering::Acquire) == cpu_state::ONLINE)
+}
+
+#[cold]
+fn stop_others(cpu: &Cpu) {
+    // This processor's `asked` only serves to remember the number: it never joins its own stop.
+    let number = ENDED.load(Ordering::Relaxed).wrapping_add(1);
+    cpu.asked.store(number, Ordering::Relaxed);
+    cpu.joined.store(number, Ordering::Relaxed);
+    for c in others(cpu) {
+        c.asked.store(number, Ordering::Release);
+    }
+    arch::call_others();
+    for c in others(cpu) {
+        arch::wait_until(c, || c.joined.load(Ordering::Acquire) == number);
+    }
+}
+
+/// Has `c`, which is stopped, save and disown the FPU state that it holds; waits until it has.
+pub fn give_up_fpu(cpu: &Cpu, c: &Cpu) {
+    if c.number == cpu.number {
+        return crate::virt::release_extended(c);
+    }
+    c.give_up_fpu.store(1, Ordering::Release);
+    arch::wait_until(c, || c.give_up_fpu.load(Ordering::Acquire) == 0);
+}
+
+/// Joins the stop that this processor has been asked to join, if any. The caller refers to no object but a thread of this processor
+/// that it will not touch unless it still is the current one.
+pub fn join(cpu: &Cpu) {
+    while HALT.load(Ordering::Relaxed) {
+        core::hint::spin_loop();
+    }
+    let number = cpu.asked.load(Ordering::Acquire);
+    if number == cpu.joined.load(Ordering::Relaxed) {
+        return;
+    }
+    cpu.stops.set(cpu.stops.get() + 1);
+    arch::load_root(arch::kernel_root());
+    cpu.joined.store(number, Ordering::Release);
+    // A later stop may have begun by the time that this one's end is seen.
+    while (ENDED.load(Ordering::Acquire).wrapping_sub(number) as i32) < 0 {
+        if cpu.give_up_fpu.load(Ordering::Acquire) != 0 {
+            crate::virt::release_extended(cpu);
+            cpu.give_up_fpu.store(0, Ordering::Release);
+        }
+        core::hint::spin_loop();
+    }
+    arch::load_root(cpu.root.get());
+    if cpu.retime.take() {
+        crate::sched::retime(cpu);
+    }
+}
+
+static HALT: AtomicBool = AtomicBool::new(false);
+
+/// The kernel ends here: the other processors halt when they next look.
+pub fn halt_others() {
+    HALT.store(true, Ordering::Release);
+    if !alone() {
+        arch::call_others();
+    }
+}
+
+/// `cpu` runs threads from now on. Under the object lock.
+pub fn admit(cpu: &Cpu) {
+    let ended = ENDED.load(Ordering::Relaxed);
+    cpu.asked.store(ended, Ordering::Relaxed);
+    cpu.joined.store(ended, Ordering::Relaxed);
+    ONLINE.fetch_add(1, Ordering::Relaxed);
+    cpu.state.store(cpu_state::ONLINE, Ordering::Release);
+}
+
+/// For the next test case: one processor, nothing held.
+#[cfg(not(target_os = "none"))]
+pub fn renew() {
+    OBJECTS.store(false, Ordering::Relaxed);
+    ENDED.store(0, Ordering::Relaxed);
+    ONLINE.store(1, Ordering::Relaxed);
+    Cpu::current()
+        .state
+        .store(cpu_state::ONLINE, Ordering::Relaxed);
+}
