@@ -12,6 +12,16 @@
 //! - What is destroyed is unlinked from everything that refers to it by pointer; what refers to it by capability finds out.
 #![cfg_attr(target_os = "none", no_std)]
 
+/// What [`mail`] is made of.
+mod atomic {
+    pub use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+    /// A function that can be used for statics.
+    macro_rules! constant {
+        ($(#[$m:meta])* pub fn $($rest:tt)*) => { $(#[$m])* pub const fn $($rest)* };
+    }
+    pub(crate) use constant;
+}
+
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod boot;

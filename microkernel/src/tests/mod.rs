@@ -5,6 +5,7 @@ mod memory;
 mod random;
 mod routes;
 mod sched;
+mod smp;
 
 use crate::arch::Cpu;
 use crate::mem::{HOST_PHYS_BASE, Obj};
