@@ -368,7 +368,7 @@ fn a_long_log_goes_at_the_terminals_pace() {
         assert!(bench.relay.terminal.waiting.len() < 2 * FULL);
         shown += &bench.terminal.takes();
     }
-    assert_eq!((given, shown.matches("~L1 0000").count()), (1000, 1000));
+    assert_eq!((given, shown.matches("\x1eL1 0000").count()), (1000, 1000));
     assert!(shown.ends_with("vireo> "));
 }
 

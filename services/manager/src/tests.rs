@@ -432,9 +432,9 @@ fn a_death_in_full() {
         "a.uart0 (server 9) died at 3.000 s: panic\r\n",
         "  rip 0000000000401234  rflags 00000202\r\n",
         "  r15 000000000000feed\r\n",
-        "\r\n~B9 0x401234 0x402000\r\n",
+        "\r\n\x1eB9 0x401234 0x402000\r\n",
         "  pending call: badge 0x3, tag 0x20000, words 0x1 0x2 0x3 0x4\r\n",
-        "~L9 01ab\r\n~L9 \r\nvireo> ",
+        "\x1eL9 01ab\r\n\x1eL9 \r\nvireo> ",
     ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
@@ -472,7 +472,7 @@ fn the_log_comes_in_pieces_and_ends() {
         actions,
         [
             Action::Terminal(
-                b"[9 bytes of log were overwritten]\r\n~L0 00ff\r\n~L1 01ff\r\n".to_vec()
+                b"[9 bytes of log were overwritten]\r\n\x1eL0 00ff\r\n\x1eL1 01ff\r\n".to_vec()
             ),
             Action::Ask(RootRequest::Log { position: 70 })
         ]
