@@ -73,7 +73,7 @@ impl Console {
     }
 
     fn attach_if_running(&mut self, channel: usize, vms: &[VmInfo]) {
-        let Some(Channel { name, unseen }) = self.channels.get_mut(channel) else {
+        let Some(Channel { name, unseen, .. }) = self.channels.get_mut(channel) else {
             return;
         };
         let state = vms.iter().find(|vm| vm.name == *name).map(|vm| vm.state);
@@ -83,7 +83,7 @@ impl Console {
             Some(VmState::Stopped | VmState::Failed) => {
                 format!("{name} does not run; `start {name}` starts it\r\n")
             }
-            Some(_) => format!("[console of {name}; Ctrl-] leads to the manager]\r\n"),
+            Some(_) => crate::intro(name),
         };
         let runs = !matches!(state, None | Some(VmState::Stopped | VmState::Failed));
         self.print(&intro);

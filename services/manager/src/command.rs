@@ -53,7 +53,7 @@ const COMMANDS: [(&str, &str); 12] = [
     ),
     (
         "log [COUNT]",
-        "the last log records (50), for `cargo xtask` to decode",
+        "the last log records (50); `cargo xtask run` puts them into words",
     ),
     ("version", "what is running here"),
 ];

@@ -72,7 +72,25 @@ enum Wanted {
 
 struct Channel {
     name: String,
+    /// Its VM has a serial port to attach to.
+    port: bool,
     unseen: Scrollback,
+}
+
+/// A VM, as the console knows it from the system's description.
+#[derive(Clone, Copy, Debug)]
+pub struct Described<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// It has a serial port.
+    pub port: bool,
+    /// It is started with the system.
+    pub autostart: bool,
+}
+
+/// What an operator reads first at a VM's console.
+fn intro(vm: &str) -> String {
+    format!("[console of {vm}; Ctrl-] leads to the manager]\r\n")
 }
 
 /// The console.
@@ -93,19 +111,22 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console attached to the first of `vms`, which are the channels; at the prompt if there is none.
+    /// A console attached to the first of `vms`, which are the channels, that is started with the system and has a
+    /// serial port; at the prompt if there is none.
     #[must_use]
-    pub fn new(version: &str, tsc_hz: u64, vms: &[&str]) -> Self {
-        let channel = |name: &&str| Channel {
-            name: (*name).to_string(),
+    pub fn new(version: &str, tsc_hz: u64, vms: &[Described<'_>]) -> Self {
+        let channel = |vm: &Described<'_>| Channel {
+            name: vm.name.to_string(),
+            port: vm.port,
             unseen: Scrollback::default(),
         };
+        let first = vms.iter().position(|vm| vm.port && vm.autostart);
         let mut console = Self {
             version: version.to_string(),
             tsc_hz,
             channels: vms.iter().map(channel).collect(),
-            attached: (!vms.is_empty()).then_some(0),
-            at_prompt: vms.is_empty(),
+            attached: first,
+            at_prompt: first.is_none(),
             editor: Editor::default(),
             wanted: None,
             pieces: 0,
@@ -114,10 +135,8 @@ impl Console {
             actions: Vec::new(),
         };
         console.print(&format!("\r\n{version}\r\n"));
-        match vms.first() {
-            Some(name) => console.print(&format!(
-                "[console of {name}; Ctrl-] leads to the manager]\r\n"
-            )),
+        match first.and_then(|first| vms.get(first)) {
+            Some(vm) => console.print(&intro(vm.name)),
             None => console.prompt(),
         }
         console
@@ -177,6 +196,17 @@ impl Console {
                 ));
             }
             RootEvent::ServerRestarted { server } => self.notice(format!("[{server} runs again]")),
+        }
+    }
+
+    /// A VM has ended by its own wish to be started again, and has been: whoever is attached stays so. Output that it
+    /// still had is to be delivered first.
+    pub fn reset(&mut self, vm: &str) {
+        let notice = format!("[{vm} starts again: it asked for a reset]");
+        if self.channel(vm).is_some_and(|channel| self.shows(channel)) {
+            self.print(&format!("\r\n{notice}\r\n"));
+        } else {
+            self.notice(notice);
         }
     }
 
@@ -287,6 +317,11 @@ impl Console {
             Some(name) => self.channel(name),
             None => self.attached,
         };
+        let portless = channel.and_then(|channel| self.channels.get(channel));
+        if let Some(channel) = portless.filter(|channel| !channel.port) {
+            let text = format!("{} has no serial port to attach to\r\n", channel.name);
+            return self.print(&text);
+        }
         match (channel, name) {
             (Some(channel), _) => {
                 self.ask(

@@ -12,6 +12,7 @@ mod bare {
     use alloc::vec::Vec;
     use ipc_schema::manifest::System;
     use ipc_schema::proto::{Refusal, RootRequest, RootResponse, VmmReport, VmmReportResponse};
+    use manager::Described;
     use manager::relay::{Pages, Relay};
     use runtime::abi::{NEVER, layout::slot};
     use runtime::start::StartError;
@@ -65,7 +66,12 @@ mod bare {
                     rx: start.ring(&format!("rx:{name}"))?,
                 }),
             };
-            vms.push((name, pages));
+            let described = Described {
+                name,
+                port: pages.is_some(),
+                autostart: vm.autostart,
+            };
+            vms.push((described, pages));
             uarts.push(uart);
         }
         let relay = Relay::new(VERSION, start.tsc_hz, &terminal, &vms);

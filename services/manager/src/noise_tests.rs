@@ -1,7 +1,7 @@
 //! Hostile terminals and guests, and a root that answers anything.
 
 use super::*;
-use crate::tests::both;
+use crate::tests::{both, described};
 use ipc_schema::proto::{Cause, Refusal, RootResponse, VmEnd, VmState};
 use proptest::prelude::*;
 use std::vec;
@@ -32,7 +32,7 @@ proptest! {
     /// Whatever comes from anywhere: no panic, one question at a time, and the console never gets stuck.
     #[test]
     fn survives_anything(steps in proptest::collection::vec(step(), 0..60)) {
-        let mut console = Console::new("Vireo", 0, &["a", "b"]);
+        let mut console = Console::new("Vireo", 0, &described(&["a", "b"]));
         let mut asked = 0;
         let count = |console: &mut Console| {
             console.take_actions().iter().filter(|action| matches!(action, Action::Ask(_))).count()

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use ipc_schema::proto::{RootEvent, RootRequest, RootResponse, VmEnd, VmmReport};
 use ipc_schema::ring::{CAPACITY, Consumer, Producer, RingPage};
 
-use crate::{Action, Console};
+use crate::{Action, Console, Described};
 
 /// Bytes for the terminal that wait, beyond which a VM's output stays in its ring.
 const FULL: usize = 2048;
@@ -103,22 +103,22 @@ pub struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    /// Joins all. `vms`: name and, if it has a UART, the rings of each.
+    /// Joins all. `vms`: the description and, if it has a serial port, the rings of each.
     #[must_use]
     pub fn new(
         version: &str,
         tsc_hz: u64,
         terminal: &Pages<'a>,
-        vms: &[(&str, Option<Pages<'a>>)],
+        vms: &[(Described<'_>, Option<Pages<'a>>)],
     ) -> Self {
-        let names: Vec<&str> = vms.iter().map(|(name, _)| *name).collect();
-        let vm = |(name, pages): &(&str, Option<Pages<'a>>)| Vm {
-            name: (*name).to_string(),
+        let described: Vec<Described<'_>> = vms.iter().map(|(vm, _)| *vm).collect();
+        let vm = |(vm, pages): &(Described<'_>, Option<Pages<'a>>)| Vm {
+            name: vm.name.to_string(),
             link: pages.as_ref().map(Link::new),
             told: false,
         };
         Self {
-            console: Console::new(version, tsc_hz, &names),
+            console: Console::new(version, tsc_hz, &described),
             terminal: Link::new(terminal),
             vms: vms.iter().map(vm).collect(),
             deferred: None,
@@ -179,11 +179,16 @@ impl<'a> Relay<'a> {
             VmmReport::Running => self.started(&name),
             VmmReport::Ended(end) => {
                 self.drain(number);
-                ask(&RootRequest::Ended {
+                let answer = ask(&RootRequest::Ended {
                     vm: name.clone(),
                     end,
                 });
-                self.stopped(&name, end);
+                match (end, answer) {
+                    (VmEnd::Reset, Some(RootResponse::Done)) => self.console.reset(&name),
+                    // Root tells why it could not be started again.
+                    (VmEnd::Reset, Some(RootResponse::Refused(_))) => {}
+                    _ => self.stopped(&name, end),
+                }
             }
         }
         true
@@ -197,6 +202,10 @@ impl<'a> Relay<'a> {
         for event in &events {
             match event {
                 RootEvent::VmStarted { vm } => self.started(vm),
+                // It was told of by the VMM's report, and starts again.
+                RootEvent::VmStopped {
+                    end: VmEnd::Reset, ..
+                } => {}
                 RootEvent::VmStopped { vm, end } => {
                     if let Some(number) = self.number(vm) {
                         self.drain(number);
@@ -320,13 +329,17 @@ impl<'a> Relay<'a> {
         let done = response == Some(RootResponse::Done);
         self.console.answer(response);
         match request {
-            RootRequest::Kill { vm } if done => self.stopped(&vm, VmEnd::Killed),
-            RootRequest::Start { vm } if done => {
-                if let Some(vm) = self.vms.iter_mut().find(|other| other.name == vm) {
-                    vm.told = false;
-                }
-            }
+            // Who asked for it has his answer: the event tells him nothing new.
+            RootRequest::Kill { vm } if done => self.knows(&vm, true),
+            RootRequest::Start { vm } if done => self.knows(&vm, false),
             _ => {}
+        }
+    }
+
+    /// The operator knows whether this VM has stopped.
+    fn knows(&mut self, name: &str, stopped: bool) {
+        if let Some(vm) = self.vms.iter_mut().find(|vm| vm.name == name) {
+            vm.told = stopped;
         }
     }
 

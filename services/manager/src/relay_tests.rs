@@ -1,7 +1,7 @@
 //! The relay between real rings, with a driver, two UARTs and root at their other ends.
 
 use super::*;
-use ipc_schema::proto::{Cause, LogRecord, VmInfo, VmState};
+use ipc_schema::proto::{Cause, LogRecord, Refusal, VmInfo, VmState};
 use proptest::prelude::*;
 use std::format;
 use std::vec;
@@ -53,10 +53,18 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (terminal, a, b) = (End::new(), End::new(), End::new());
+        let vm = |name, pages: Option<Pages<'static>>| {
+            let described = Described {
+                name,
+                port: pages.is_some(),
+                autostart: true,
+            };
+            (described, pages)
+        };
         let vms = [
-            ("a", Some(a.pages())),
-            ("b", Some(b.pages())),
-            ("mute", None),
+            vm("a", Some(a.pages())),
+            vm("b", Some(b.pages())),
+            vm("mute", None),
         ];
         let relay = Relay::new("Vireo", 1000, &terminal.pages(), &vms);
         let mut bench = Self {
@@ -230,11 +238,71 @@ fn the_operator_is_told_of_an_end_once() {
 }
 
 #[test]
+fn a_reset_keeps_the_terminal_at_its_vm() {
+    let mut bench = Bench::new();
+    bench.a.sends(b"reboot: Restarting system\r\n");
+    assert!(bench.reports(0, VmmReport::Ended(VmEnd::Reset)));
+    let events = vec![
+        RootEvent::VmStopped {
+            vm: "a".into(),
+            end: VmEnd::Reset,
+        },
+        RootEvent::VmStarted { vm: "a".into() },
+    ];
+    bench
+        .relay
+        .events(|_| Some(RootResponse::Events(events.clone())));
+    assert!(bench.reports(0, VmmReport::Running));
+    bench.a.sends(b"BIOS\r\n");
+    bench.works();
+    assert_eq!(
+        bench.terminal.takes(),
+        "reboot: Restarting system\r\n\r\n[a starts again: it asked for a reset]\r\nBIOS\r\n"
+    );
+    assert_eq!(bench.types("ls\r"), "");
+    assert_eq!(bench.a.takes(), "ls\r");
+}
+
+#[test]
+fn a_reset_that_fails_is_told() {
+    let mut bench = Bench::new();
+    let refused = |_: &RootRequest| Some(RootResponse::Refused(Refusal::Failed));
+    assert!(
+        bench
+            .relay
+            .report(0, VmmReport::Ended(VmEnd::Reset), refused)
+    );
+    bench.works();
+    assert_eq!(bench.terminal.takes(), "", "root says it");
+    bench.states[0] = VmState::Failed;
+    let events = vec![
+        RootEvent::VmStopped {
+            vm: "a".into(),
+            end: VmEnd::Reset,
+        },
+        RootEvent::VmStopped {
+            vm: "a".into(),
+            end: VmEnd::Failed,
+        },
+    ];
+    bench
+        .relay
+        .events(|_| Some(RootResponse::Events(events.clone())));
+    bench.works();
+    assert!(
+        bench
+            .terminal
+            .takes()
+            .contains("[a has stopped: its VMM could not go on; the log tells why]")
+    );
+}
+
+#[test]
 fn kill_and_start() {
     let mut bench = Bench::new();
     assert_eq!(
         bench.types("\x1dkill b\r"),
-        "\r\nvireo> kill b\r\nb has been killed\r\nvireo> \r\n[b has stopped: killed]\r\nvireo> "
+        "\r\nvireo> kill b\r\nb has been killed\r\nvireo> "
     );
     let events = vec![
         RootEvent::VmStopped {
@@ -300,7 +368,7 @@ fn a_long_log_goes_at_the_terminals_pace() {
         assert!(bench.relay.terminal.waiting.len() < 2 * FULL);
         shown += &bench.terminal.takes();
     }
-    assert_eq!((given, shown.matches("~L1 0000").count()), (1000, 1000));
+    assert_eq!((given, shown.matches("\x1eL1 0000").count()), (1000, 1000));
     assert!(shown.ends_with("vireo> "));
 }
 

@@ -129,16 +129,19 @@ pub fn cause(cause: Cause) -> String {
     }
 }
 
-/// A log record for xtask: `~L<source> <hex of one defmt frame>`.
+/// The control character RS, which begins a line for xtask: it knows the words and places that go with the numbers.
+const RECORD: char = '\x1e';
+
+/// A log record for xtask: RS, `L<source> <hex of one defmt frame>`.
 pub fn frame(source: u8, frame: &[u8]) -> String {
-    let mut text = format!("~L{source} ");
+    let mut text = format!("{RECORD}L{source} ");
     for byte in frame {
         put!(text, "{byte:02x}");
     }
     text + "\r\n"
 }
 
-/// A death. The backtrace is a line for xtask: `~B<source> <address> <address> ...`, innermost first.
+/// A death. The backtrace is a line for xtask: RS, `B<source> <address> <address> ...`, innermost first.
 pub fn death(record: &DeathRecord, hz: u64) -> String {
     let when = seconds(record.time, hz);
     let mut text = format!(
@@ -161,7 +164,7 @@ pub fn death(record: &DeathRecord, hz: u64) -> String {
             if i % 4 == 3 { "\r\n" } else { "" }
         );
     }
-    put!(text, "~B{}", record.id);
+    put!(text, "{RECORD}B{}", record.id);
     for address in &record.backtrace {
         put!(text, " {address:#x}");
     }

@@ -26,12 +26,22 @@ pub(crate) fn both(a: VmState, b: VmState) -> Option<RootResponse> {
     })
 }
 
+/// VMs of these names, each with a serial port and started with the system.
+pub(crate) fn described<'a>(names: &[&'a str]) -> Vec<Described<'a>> {
+    let vm = |name: &&'a str| Described {
+        name,
+        port: true,
+        autostart: true,
+    };
+    names.iter().map(vm).collect()
+}
+
 /// A console with the VMs a and b, and what a test has to say to it.
 struct Bench(Console);
 
 impl Bench {
     fn new() -> Self {
-        let mut console = Console::new("Vireo 0.1", 1_000_000_000, &["a", "b"]);
+        let mut console = Console::new("Vireo 0.1", 1_000_000_000, &described(&["a", "b"]));
         let _ = console.take_actions();
         Self(console)
     }
@@ -78,7 +88,7 @@ impl Bench {
 
 #[test]
 fn starts_at_the_first_vm_and_passes_bytes() {
-    let mut console = Console::new("Vireo 0.1", 1, &["a", "b"]);
+    let mut console = Console::new("Vireo 0.1", 1, &described(&["a", "b"]));
     let [Action::Terminal(text)] = &console.take_actions()[..] else {
         panic!()
     };
@@ -101,6 +111,43 @@ fn starts_at_the_first_vm_and_passes_bytes() {
     assert_eq!(
         Console::new("v", 1, &[]).take_actions(),
         [Action::Terminal(b"\r\nv\r\nvireo> ".to_vec())]
+    );
+}
+
+#[test]
+fn starts_at_a_vm_that_runs_and_can_speak() {
+    let mut vms = described(&["later", "mute", "c"]);
+    vms[0].autostart = false;
+    vms[1].port = false;
+    let mut bench = Bench(Console::new("v", 1, &vms));
+    assert_eq!(
+        bench.shown(),
+        "\r\nv\r\n[console of c; Ctrl-] leads to the manager]\r\n"
+    );
+    assert!(bench.0.shows(2));
+    bench.types("\x1d");
+    assert_eq!(
+        bench.types("attach mute\r"),
+        "attach mute\r\nmute has no serial port to attach to\r\nvireo> "
+    );
+    let mut nobody = Bench(Console::new("v", 1, &vms[..2]));
+    assert_eq!(nobody.shown(), "\r\nv\r\nvireo> ");
+}
+
+#[test]
+fn a_reset_leaves_the_operator_where_he_is() {
+    let mut bench = Bench::new();
+    bench.0.reset("a");
+    assert_eq!(
+        bench.shown(),
+        "\r\n[a starts again: it asked for a reset]\r\n"
+    );
+    assert!(bench.0.shows(0));
+    bench.0.reset("b");
+    assert_eq!(bench.shown(), "", "not in the middle of a's console");
+    assert_eq!(
+        bench.types("\x1d"),
+        "\r\n[b starts again: it asked for a reset]\r\nvireo> "
     );
 }
 
@@ -385,9 +432,9 @@ fn a_death_in_full() {
         "a.uart0 (server 9) died at 3.000 s: panic\r\n",
         "  rip 0000000000401234  rflags 00000202\r\n",
         "  r15 000000000000feed\r\n",
-        "\r\n~B9 0x401234 0x402000\r\n",
+        "\r\n\x1eB9 0x401234 0x402000\r\n",
         "  pending call: badge 0x3, tag 0x20000, words 0x1 0x2 0x3 0x4\r\n",
-        "~L9 01ab\r\n~L9 \r\nvireo> ",
+        "\x1eL9 01ab\r\n\x1eL9 \r\nvireo> ",
     ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
@@ -425,7 +472,7 @@ fn the_log_comes_in_pieces_and_ends() {
         actions,
         [
             Action::Terminal(
-                b"[9 bytes of log were overwritten]\r\n~L0 00ff\r\n~L1 01ff\r\n".to_vec()
+                b"[9 bytes of log were overwritten]\r\n\x1eL0 00ff\r\n\x1eL1 01ff\r\n".to_vec()
             ),
             Action::Ask(RootRequest::Log { position: 70 })
         ]

@@ -77,7 +77,9 @@ fn cargo_build(
         .args(["build", "--release", "--target", TARGET])
         .arg("--target-dir")
         .arg(folder(kind));
-    if std::env::var_os("VIREO_VERBOSE").is_none() {
+    // The first time takes minutes: it shows how far it is.
+    let built = packages.iter().all(|p| artifact(kind, p).exists());
+    if built && std::env::var_os("VIREO_VERBOSE").is_none() {
         cmd.arg("--quiet");
     }
     for package in packages {

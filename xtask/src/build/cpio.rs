@@ -19,6 +19,11 @@ impl Cpio {
         self.entry(name, 0o100_000 | mode, 1, (0, 0), data);
     }
 
+    /// Adds a symbolic link.
+    pub fn link(&mut self, name: &str, to: &str) {
+        self.entry(name, 0o120_777, 1, (0, 0), to.as_bytes());
+    }
+
     /// Adds a character device node.
     pub fn char_device(&mut self, name: &str, major: u32, minor: u32) {
         self.entry(name, 0o020_600, 1, (major, minor), &[]);

@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, fs};
 
 use defmt_decoder::{DecodeError, Locations, Table};
 
-use super::symbols::{Place, Symbols, short};
+use super::{
+    records::Record,
+    symbols::{Place, Symbols, short},
+};
 use crate::build::bare::{Binaries, KERNEL};
 
 const ANNOUNCE: u8 = 0xff;
@@ -65,6 +68,19 @@ impl LogDecoder {
             self.record(source, &payload, &mut lines);
         }
         self.pending.drain(..used);
+        lines
+    }
+
+    /// A record that came by the serial line, as lines.
+    pub fn from_console(&mut self, record: Record) -> Vec<String> {
+        let mut lines = Vec::new();
+        match record {
+            Record::Log { source, frame } => self.record(source, &frame, &mut lines),
+            Record::Backtrace { source, addresses } => {
+                let package = self.sources.get(&source).map(|s| s.package.clone());
+                self.resolve(&package.unwrap_or_default(), &addresses, &mut lines);
+            }
+        }
         lines
     }
 
@@ -146,9 +162,10 @@ impl LogDecoder {
         ))
     }
 
+    /// The addresses of a `bt:` line.
     fn backtrace(&mut self, package: &str, text: &str, lines: &mut Vec<String>) {
         let mut package = package.to_owned();
-        let mut first = true;
+        let mut addresses = Vec::new();
         for word in text.split_whitespace() {
             let name = word.strip_prefix('@').unwrap_or(word);
             if let Some(known) = self.package_of(name) {
@@ -156,13 +173,17 @@ impl LogDecoder {
                 continue;
             }
             let digits = word.trim_start_matches("0x").trim_end_matches(',');
-            if let Ok(address) = u64::from_str_radix(digits, 16) {
-                // The first is where it happened, the others are return addresses.
-                let place = if first { Place::At } else { Place::Return };
-                first = false;
-                let frames = self.symbols.resolve(&package, address, place);
-                lines.extend(frames.into_iter().map(|f| format!("    {f}")));
-            }
+            addresses.extend(u64::from_str_radix(digits, 16));
+        }
+        self.resolve(&package, &addresses, lines);
+    }
+
+    /// Functions, files and lines: the first address is where it happened, the others are return addresses.
+    fn resolve(&mut self, package: &str, addresses: &[u64], lines: &mut Vec<String>) {
+        for (i, address) in addresses.iter().enumerate() {
+            let place = if i == 0 { Place::At } else { Place::Return };
+            let frames = self.symbols.resolve(package, *address, place);
+            lines.extend(frames.into_iter().map(|f| format!("    {f}")));
         }
     }
 

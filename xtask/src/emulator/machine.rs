@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use regex::bytes::Regex;
 
-use super::{log::LogDecoder, qemu, qemu::Options};
+use super::{log::LogDecoder, qemu, qemu::Options, records::Records};
 use crate::{
     build::image::{self, Image},
     description::Description,
@@ -127,15 +127,15 @@ impl Machine {
         let shared = Arc::new(Shared::default());
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("the emulator has no output")?;
+        let decoder = Arc::new(Mutex::new(LogDecoder::new(&image.binaries)));
         let reader = {
-            let shared = Arc::clone(&shared);
-            std::thread::spawn(move || read_serial(&shared, stdout, on_serial))
+            let (shared, decoder) = (Arc::clone(&shared), Arc::clone(&decoder));
+            std::thread::spawn(move || read_serial(&shared, &decoder, stdout, on_serial))
         };
         let logger = {
             let shared = Arc::clone(&shared);
-            let decoder = LogDecoder::new(&image.binaries);
             let show = options.show_log;
-            std::thread::spawn(move || read_log(&shared, &log, decoder, show))
+            std::thread::spawn(move || read_log(&shared, &log, &decoder, show))
         };
         let threads = vec![reader, logger];
         Ok(Self {
@@ -362,7 +362,22 @@ fn classify(status: Option<i32>, triple_fault: bool) -> Exit {
     }
 }
 
-fn read_serial(shared: &Shared, mut out: ChildStdout, mut on_serial: impl FnMut(&[u8])) {
+/// Reads the serial line to its end; records of the manager's become text.
+fn read_serial(
+    shared: &Shared,
+    decoder: &Mutex<LogDecoder>,
+    mut out: ChildStdout,
+    mut on_serial: impl FnMut(&[u8]),
+) {
+    let mut records = Records::default();
+    let mut take = |bytes: &[u8]| {
+        on_serial(bytes);
+        let mut serial = lock(&shared.serial);
+        serial.bytes.extend_from_slice(bytes);
+        serial.last = Some(Instant::now());
+        drop(serial);
+        shared.grown.notify_all();
+    };
     let mut buffer = [0; 4096];
     loop {
         let count = match out.read(&mut buffer) {
@@ -372,18 +387,14 @@ fn read_serial(shared: &Shared, mut out: ChildStdout, mut on_serial: impl FnMut(
             Err(_) => break,
         };
         let bytes = buffer.get(..count).unwrap_or_default();
-        on_serial(bytes);
-        let mut serial = lock(&shared.serial);
-        serial.bytes.extend_from_slice(bytes);
-        serial.last = Some(Instant::now());
-        drop(serial);
-        shared.grown.notify_all();
+        take(&records.feed(bytes, |record| lock(decoder).from_console(record)));
     }
+    take(&records.rest());
     lock(&shared.serial).closed = true;
     shared.grown.notify_all();
 }
 
-fn read_log(shared: &Shared, path: &Path, mut decoder: LogDecoder, show: bool) {
+fn read_log(shared: &Shared, path: &Path, decoder: &Mutex<LogDecoder>, show: bool) {
     let Ok(mut file) = File::open(path) else {
         return;
     };
@@ -393,7 +404,7 @@ fn read_log(shared: &Shared, path: &Path, mut decoder: LogDecoder, show: bool) {
         let stop = shared.stop.load(Ordering::Relaxed);
         bytes.clear();
         let _ = file.read_to_end(&mut bytes);
-        let lines = decoder.feed(&bytes);
+        let lines = lock(decoder).feed(&bytes);
         if show {
             for line in &lines {
                 eprint!("{line}\r\n");

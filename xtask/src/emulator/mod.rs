@@ -6,6 +6,7 @@
 pub mod log;
 pub mod machine;
 pub mod qemu;
+pub mod records;
 pub mod script;
 pub mod symbols;
 pub mod terminal;

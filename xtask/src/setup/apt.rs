@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::host;
 
@@ -23,19 +23,15 @@ pub const EMULATOR: [&str; 2] = ["qemu-system-x86", "ovmf"];
 
 /// Makes sure that all of `packages` are installed.
 pub fn need(packages: &[&str]) -> Result<()> {
-    let missing: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();
+    let missing = missing(packages);
     if missing.is_empty() {
         return Ok(());
     }
-    let by_hand = format!(
-        "apt-get update && apt-get install -y {}",
-        packages.join(" ")
-    );
     if !have_apt() || !am_root() {
-        bail!(
-            "these Debian packages are missing: {}\n  remedy: as root, type: {by_hand}",
-            missing.join(" ")
-        );
+        return Err(anyhow!(by_hand()));
+    }
+    if !missing.iter().all(|package| has_candidate(package)) {
+        update()?;
     }
     host::step(format!(
         "installing {} (a minute or two)",
@@ -45,10 +41,34 @@ pub fn need(packages: &[&str]) -> Result<()> {
     if first.is_err() {
         host::step("that failed; trying once more with fresh package lists");
         update()?;
-        install(&missing)
-            .with_context(|| format!("could not install; as root, type: {by_hand}"))?;
+        install(&missing).with_context(by_hand)?;
     }
     Ok(())
+}
+
+fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    packages.iter().copied().filter(|p| !installed(p)).collect()
+}
+
+/// What a person must do where we cannot: all of it at once, so that nobody is sent back twice.
+pub fn by_hand() -> String {
+    let all: Vec<&str> = TOOLCHAIN.into_iter().chain(EMULATOR).collect();
+    instructions(&missing(&all), have_apt())
+}
+
+fn instructions(missing: &[&str], apt: bool) -> String {
+    let list = missing.join(" ");
+    if apt {
+        format!(
+            "these Debian packages are missing: {list}\n  remedy: as root, type: \
+             apt-get update && apt-get install -y --no-install-recommends {list}"
+        )
+    } else {
+        format!(
+            "this machine has no apt-get, and these Debian packages are needed: {list}\n  remedy: use a Debian 12 \
+             machine or container, and there, as root: apt-get update && apt-get install -y --no-install-recommends {list}"
+        )
+    }
 }
 
 fn install(packages: &[&str]) -> Result<()> {
@@ -74,14 +94,16 @@ pub fn unpacked(package: &str, wanted: fn(&str) -> bool) -> Result<PathBuf> {
         }
     }
     let _lock = host::lock_cache()?;
-    let by_hand = "apt-get update";
     if !have_apt() {
-        bail!("`{package}` comes from Debian's packages, and this machine has no apt-get");
+        bail!(
+            "`{package}` comes from Debian's packages, and this machine has no apt-get\n  remedy: use a Debian 12 \
+             machine or container; or give your own files: run --kernel FILE --initrd FILE"
+        );
     }
     let real = match resolve(package, wanted) {
         Ok(real) => real,
         Err(_) => {
-            update().with_context(|| format!("as root, type: {by_hand}"))?;
+            update()?;
             resolve(package, wanted)?
         }
     };
@@ -92,7 +114,7 @@ pub fn unpacked(package: &str, wanted: fn(&str) -> bool) -> Result<PathBuf> {
     let download = || host::run(apt_get().args(["download", &real]).current_dir(&work));
     if download().is_err() {
         host::step("that failed; trying once more with fresh package lists");
-        update().with_context(|| format!("as root, type: {by_hand}"))?;
+        update()?;
         download()?;
     }
     let deb = fs::read_dir(&work)?
@@ -114,9 +136,7 @@ pub fn unpacked(package: &str, wanted: fn(&str) -> bool) -> Result<PathBuf> {
 /// The package itself, or the dependency of it that is `wanted`.
 fn resolve(package: &str, wanted: fn(&str) -> bool) -> Result<String> {
     if wanted(package) {
-        // Fails when the package lists are absent.
-        let policy = host::output(host::command("apt-cache").args(["policy", package]))?;
-        if policy.contains("Candidate:") && !policy.contains("Candidate: (none)") {
+        if has_candidate(package) {
             return Ok(package.to_owned());
         }
         bail!("Debian's package lists do not know `{package}`");
@@ -129,6 +149,12 @@ fn resolve(package: &str, wanted: fn(&str) -> bool) -> Result<String> {
     found
         .map(str::to_owned)
         .with_context(|| format!("`{package}` depends on nothing of the kind that is wanted"))
+}
+
+/// Whether the package lists, which a new machine may not have at all, know where to get a package.
+fn has_candidate(package: &str) -> bool {
+    let policy = host::output(host::command("apt-cache").args(["policy", package]));
+    policy.is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
 }
 
 /// The installed version of a package.
@@ -157,7 +183,9 @@ fn installed(package: &str) -> bool {
 
 fn update() -> Result<()> {
     if !am_root() {
-        bail!("the package lists must be fetched first, which takes root");
+        bail!(
+            "Debian's package lists must be fetched first\n  remedy: as root, type: apt-get update"
+        );
     }
     host::step("fetching Debian's package lists");
     host::run(apt_get().args(["update", "-q"]))
@@ -181,7 +209,19 @@ fn apt_get() -> std::process::Command {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::{instructions, plain};
+
+    #[test]
+    fn one_message_has_the_whole_command() {
+        let text = instructions(&["rustc-web", "ovmf"], true);
+        assert_eq!(
+            text,
+            "these Debian packages are missing: rustc-web ovmf\n  remedy: as root, type: apt-get update && apt-get \
+             install -y --no-install-recommends rustc-web ovmf"
+        );
+        let text = instructions(&["ovmf"], false);
+        assert!(text.contains("no apt-get") && text.ends_with("recommends ovmf"));
+    }
 
     #[test]
     fn versions_become_path_safe() {

@@ -10,16 +10,32 @@ use anyhow::{Context, Result};
 use super::apt;
 use crate::{build::cpio::Cpio, host};
 
-/// First program of the Linux guest: mounts what a shell needs and keeps one on the console.
-const INIT: &str = "#!/bin/busybox sh
+/// What busybox's init does: a shell on the console, started anew when it ends. `poweroff` and `reboot` ask init, which
+/// ends everything in order.
+const INITTAB: &str = "::sysinit:/etc/rc
+::respawn:/bin/cttyhack /bin/sh
+";
+
+/// What init runs first. A kernel of another version has no use for the modules, and does without a power button.
+const RC: &str = "#!/bin/busybox sh
 /bin/busybox --install -s
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-export HOME=/ TERM=vt100 PATH=/bin:/sbin:/usr/bin:/usr/sbin
-cd /
-while :; do setsid cttyhack sh; done
+for module in /lib/modules/$(uname -r)/*.ko; do
+    [ -f $module ] && insmod $module
+done
+[ -e /dev/input/event0 ] && acpid -l /dev/null -p /tmp/acpid.pid
 ";
+
+/// What busybox's acpid runs when the power button is pressed.
+const POWER_BUTTON: &str = "#!/bin/sh
+exec poweroff
+";
+
+/// Modules of Debian's kernel that it takes to hear its power button: the button's driver, without which the kernel does
+/// not even switch its interrupt on, and the devices that programs read it from.
+const MODULES: [&str; 2] = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"];
 
 /// Debian's cloud kernel: its `vmlinuz`.
 pub fn cloud_kernel() -> Result<PathBuf> {
@@ -38,7 +54,7 @@ pub fn cloud_kernel() -> Result<PathBuf> {
         .with_context(|| format!("no vmlinuz in {}", dir.display()))
 }
 
-/// An initramfs with Debian's static busybox and a shell on the console.
+/// An initramfs with Debian's static busybox: a shell on the console, and an ear for the power button.
 pub fn busybox_initramfs() -> Result<PathBuf> {
     let dir = apt::unpacked("busybox-static", |name| name == "busybox-static")?;
     let bin = ["bin/busybox", "usr/bin/busybox"].map(|b| dir.join(b));
@@ -47,7 +63,7 @@ pub fn busybox_initramfs() -> Result<PathBuf> {
         .find(|p| p.exists())
         .context("no busybox in busybox-static")?;
     let out = dir.join("initramfs.cpio.gz");
-    let bytes = initramfs(&host::read(busybox)?)?;
+    let bytes = initramfs(&host::read(busybox)?, &modules()?)?;
     if std::fs::read(&out).is_ok_and(|old| old == bytes) {
         return Ok(out);
     }
@@ -55,17 +71,54 @@ pub fn busybox_initramfs() -> Result<PathBuf> {
     Ok(out)
 }
 
-fn initramfs(busybox: &[u8]) -> Result<Vec<u8>> {
+/// [`MODULES`] of the cloud kernel, by their paths in the initramfs.
+fn modules() -> Result<Vec<(String, Vec<u8>)>> {
+    let kernel = cloud_kernel()?;
+    let name = kernel.file_name().unwrap_or_default().to_string_lossy();
+    let version = name.strip_prefix("vmlinuz-").unwrap_or_default();
+    let tree = kernel.with_file_name("../lib/modules").join(version);
+    let load = |path: &str| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        let bytes = host::read(&tree.join("kernel").join(path))?;
+        Ok((format!("lib/modules/{version}/{file}"), bytes))
+    };
+    MODULES.into_iter().map(load).collect()
+}
+
+fn initramfs(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
     for dir in [
-        "bin", "sbin", "dev", "proc", "sys", "tmp", "etc", "usr", "usr/bin", "usr/sbin",
+        "bin",
+        "sbin",
+        "dev",
+        "proc",
+        "sys",
+        "tmp",
+        "etc",
+        "etc/acpi",
+        "etc/acpi/PWRF",
+        "lib",
+        "lib/modules",
+        "usr",
+        "usr/bin",
+        "usr/sbin",
     ] {
         cpio.dir(dir);
     }
     cpio.char_device("dev/console", 5, 1);
     cpio.file("bin/busybox", 0o755, busybox);
-    cpio.file("init", 0o755, INIT.as_bytes());
-    // No name and no time in the header: the same busybox gives the same bytes.
+    cpio.link("init", "bin/busybox");
+    cpio.file("etc/inittab", 0o644, INITTAB.as_bytes());
+    cpio.file("etc/rc", 0o755, RC.as_bytes());
+    // The name that acpid gives the event (ACPI 6.5, 5.6.6: notification 0x80 of a fixed power button).
+    cpio.file("etc/acpi/PWRF/00000080", 0o755, POWER_BUTTON.as_bytes());
+    for (path, bytes) in modules {
+        if let Some((folder, _)) = path.rsplit_once('/') {
+            cpio.dir(folder);
+        }
+        cpio.file(path, 0o644, bytes);
+    }
+    // No name and no time in the header: the same files give the same bytes.
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gz.write_all(&cpio.finish())?;
     Ok(gz.finish()?)

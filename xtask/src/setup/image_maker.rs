@@ -79,7 +79,7 @@ pub struct ImageMaker {
 impl ImageMaker {
     /// Finds or builds it.
     pub fn get() -> Result<Self> {
-        let tc = Toolchain::debian()?;
+        let tc = Toolchain::debian().context("the boot loader is built with Debian's compiler")?;
         let dir = host::cache()?.join(format!("mkimage-{BOOTLOADER}-{}", tc.id()?));
         let maker = Self { dir };
         if !maker.complete() {

@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::apt;
 use crate::host;
@@ -31,21 +31,15 @@ pub struct Toolchain {
 impl Toolchain {
     /// Finds or makes the compiler, in the order: rustup's own, the one made before, a new one.
     pub fn get() -> Result<Self> {
-        if rustup_has_target() {
+        if has_target(host::command("rustc")) {
             return Ok(Self { sysroot: None });
         }
-        Self::debian()
+        // Rustup could give this compiler, but the boot loader and the emulator need the packages all the same.
+        Self::debian().with_context(|| format!("there is no compiler for {TARGET}"))
     }
 
     /// The toolchain made of Debian's packages, which can also build the boot loader.
     pub fn debian() -> Result<Self> {
-        if !apt::have_apt() {
-            bail!(
-                "there is no compiler for {TARGET}\n  remedy: type `rustup target add {TARGET}`, or on Debian, \
-                 as root: apt-get install -y {}",
-                apt::TOOLCHAIN.join(" ")
-            );
-        }
         apt::need(&apt::TOOLCHAIN)?;
         let version = apt::plain(&apt::version("rustc-web")?);
         let dir = host::cache()?.join(format!("toolchain-{version}"));
@@ -106,8 +100,11 @@ impl Toolchain {
             out.ok().map(|s| PathBuf::from(s.trim()))
         })?;
         let bin = sysroot.join("lib/rustlib").join(HOST).join("bin");
-        let system = PathBuf::from(format!("/usr/bin/llvm-{tool}"));
-        let candidates = [bin.join(format!("llvm-{tool}")), system];
+        let candidates = [
+            bin.join(format!("llvm-{tool}")),
+            PathBuf::from(format!("/usr/bin/llvm-{tool}-22")),
+            PathBuf::from(format!("/usr/bin/llvm-{tool}")),
+        ];
         candidates.into_iter().find(|p| p.exists())
     }
 
@@ -119,11 +116,11 @@ impl Toolchain {
     }
 }
 
-/// `rustc` prints a path and exits 0 even when the target is absent, so look into the folder.
-fn rustup_has_target() -> bool {
-    let mut cmd = host::command("rustc");
-    cmd.args(["--print", "target-libdir", "--target", TARGET]);
-    host::output(&mut cmd).is_ok_and(|dir| has_rlib(Path::new(dir.trim()), "core"))
+/// Whether a compiler has the target's library. `rustc` prints a path and exits 0 even when the target is absent, so
+/// look into the folder.
+fn has_target(mut rustc: Command) -> bool {
+    rustc.args(["--print", "target-libdir", "--target", TARGET]);
+    host::output(&mut rustc).is_ok_and(|dir| has_rlib(Path::new(dir.trim()), "core"))
 }
 
 fn has_rlib(dir: &Path, name: &str) -> bool {
@@ -241,4 +238,35 @@ fn script(path: &Path, line: &str) -> Result<()> {
 fn link(to: &Path, at: &Path) -> Result<()> {
     let _ = fs::remove_file(at);
     symlink(to, at).with_context(|| format!("linking {}", at.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compilers that print a folder for the target: only one whose folder holds the library has it.
+    #[test]
+    fn rustups_compiler_is_taken_when_it_has_the_target() {
+        let dir = std::env::temp_dir().join(format!("vireo-toolchain-{}", std::process::id()));
+        let libdir = dir.join("lib/rustlib").join(TARGET).join("lib");
+        host::make_dir(&dir.join("bin")).unwrap();
+        let rustc = dir.join("bin/rustc");
+        let print = format!(
+            "[ \"$*\" = \"--print target-libdir --target {TARGET}\" ] && echo \"{}\"",
+            libdir.display()
+        );
+        script(&rustc, &print).unwrap();
+        let has = || has_target(host::command(&rustc));
+        assert!(!has(), "the folder is not there");
+        host::make_dir(&libdir).unwrap();
+        assert!(!has(), "the folder is empty");
+        fs::write(libdir.join("libcore-0123.rmeta"), b"").unwrap();
+        fs::write(libdir.join("liballoc-0123.rlib"), b"").unwrap();
+        assert!(!has(), "the folder has no library");
+        fs::write(libdir.join("libcore-0123.rlib"), b"").unwrap();
+        assert!(has());
+        script(&rustc, "exit 1").unwrap();
+        assert!(!has(), "no compiler");
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

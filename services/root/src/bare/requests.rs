@@ -150,7 +150,9 @@ impl Root {
                 self.stop_vm(vm, end);
                 if end == VmEnd::Reset {
                     self.power_off = None;
-                    self.start_vm(vm);
+                    if !self.start_vm(vm) {
+                        return Err(Refusal::Failed);
+                    }
                 }
                 RootResponse::Done
             }

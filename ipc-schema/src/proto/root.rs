@@ -1,0 +1,210 @@
+//! What the manager and VMMs ask root, and what VMMs report to the manager.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Cause, DeathRecord, LogRecord, MAX_MESSAGE, Refusal, ServerInfo, VmEnd, VmInfo, encode,
+};
+
+/// What the manager asks root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootRequest {
+    /// The VMs, from number `first` on. Answer: [`RootResponse::Vms`].
+    Vms {
+        /// Where to go on when not all fitted into one message.
+        first: u32,
+    },
+    /// Starts a VM that is stopped. Answer: [`RootResponse::Done`].
+    Start {
+        /// Its name.
+        vm: String,
+    },
+    /// Presses a VM's ACPI power button. Answer: [`RootResponse::Done`].
+    Stop {
+        /// Its name.
+        vm: String,
+    },
+    /// Ends a VM and all its servers at once. Answer: [`RootResponse::Done`].
+    Kill {
+        /// Its name.
+        vm: String,
+    },
+    /// The servers, from number `first` on. Answer: [`RootResponse::Servers`].
+    Servers {
+        /// Where to go on when not all fitted into one message.
+        first: u32,
+    },
+    /// The last death of a server. Answer: [`RootResponse::Death`].
+    Death {
+        /// Its name.
+        server: String,
+    },
+    /// Kills a server and starts it again. Answer: [`RootResponse::Done`].
+    Restart {
+        /// Its name.
+        server: String,
+    },
+    /// The last so many log records, as many as fit, oldest first. Answer: [`RootResponse::Log`].
+    LogTail {
+        /// How many.
+        records: u32,
+    },
+    /// Log records from a position on, which an earlier answer gave. Answer: [`RootResponse::Log`].
+    Log {
+        /// The position.
+        position: u64,
+    },
+    /// Takes what has happened since the last time; root signals the manager when there is something. Answer:
+    /// [`RootResponse::Events`].
+    Events,
+    /// A VM's VMM has reported its end: root takes the VM's servers down and follows the system's idle policy.
+    /// Answer: [`RootResponse::Done`].
+    Ended {
+        /// Its name.
+        vm: String,
+        /// How it ended.
+        end: VmEnd,
+    },
+    /// Switches the machine off, with this code for an emulator. Answered only if it failed.
+    PowerOff {
+        /// The code.
+        code: u32,
+    },
+    /// A VMM only: a device of its VM took an access and did not answer within the route's time limit. Root looks for
+    /// itself, ends it if it still serves, and starts it again. Answer: [`RootResponse::Done`]; `NotRunning`: it is
+    /// being restarted already; `Busy`: it has answered meanwhile.
+    Hung {
+        /// The device's number in the VM.
+        device: u32,
+    },
+    /// Suspends a server and does nothing else, to see what hangs on it: for tests. Answer: [`RootResponse::Done`].
+    Hang {
+        /// Its name.
+        server: String,
+    },
+}
+
+/// What root answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootResponse {
+    /// Done.
+    Done,
+    /// Not done.
+    Refused(Refusal),
+    /// VMs.
+    Vms {
+        /// Those that fitted.
+        vms: Vec<VmInfo>,
+        /// How many there are in all.
+        total: u32,
+    },
+    /// Servers.
+    Servers {
+        /// Those that fitted.
+        servers: Vec<ServerInfo>,
+        /// How many there are in all.
+        total: u32,
+    },
+    /// The last death; `None` if the server has never died.
+    Death(Option<Box<DeathRecord>>),
+    /// Log records, oldest first; none: the end has been reached.
+    Log {
+        /// The records.
+        records: Vec<LogRecord>,
+        /// The position after them.
+        next: u64,
+        /// Bytes lost before them because the ring had wrapped.
+        lost: u64,
+    },
+    /// Events, oldest first.
+    Events(Vec<RootEvent>),
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootEvent {
+    /// A VM runs now.
+    VmStarted {
+        /// Its name.
+        vm: String,
+    },
+    /// A VM has ended.
+    VmStopped {
+        /// Its name.
+        vm: String,
+        /// How.
+        end: VmEnd,
+    },
+    /// A server has died; it is started again unless its state says otherwise.
+    ServerDied {
+        /// Its name.
+        server: String,
+        /// Why.
+        cause: Cause,
+    },
+    /// A server was started again.
+    ServerRestarted {
+        /// Its name.
+        server: String,
+    },
+}
+
+/// What a VMM reports to the manager, whose Endpoint it calls; the badge is the VM's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmmReport {
+    /// The guest is about to run.
+    Running,
+    /// The guest has ended.
+    Ended(VmEnd),
+}
+
+/// What the manager answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmmReportResponse {
+    /// Noted.
+    Done,
+    /// Not noted.
+    Refused(Refusal),
+}
+
+/// As many of `items` from `first` on as fit into one message with some room for the rest of it.
+fn fitting<T: Serialize + Clone>(items: &[T], first: u32, limit: usize) -> Vec<T> {
+    let mut scratch = [0; MAX_MESSAGE];
+    let mut used = 0usize;
+    let from = usize::try_from(first).unwrap_or(usize::MAX);
+    let later = items.get(from..).unwrap_or(&[]).iter();
+    later
+        .take_while(|item| {
+            used = used.saturating_add(encode(item, &mut scratch).unwrap_or(usize::MAX));
+            used <= limit
+        })
+        .cloned()
+        .collect()
+}
+
+impl RootResponse {
+    const ROOM: usize = MAX_MESSAGE - 32;
+
+    /// The answer to [`RootRequest::Vms`], with as many as fit.
+    #[must_use]
+    pub fn vms(all: &[VmInfo], first: u32) -> Self {
+        let total = u32::try_from(all.len()).unwrap_or(u32::MAX);
+        Self::Vms {
+            vms: fitting(all, first, Self::ROOM),
+            total,
+        }
+    }
+
+    /// The answer to [`RootRequest::Servers`], with as many as fit.
+    #[must_use]
+    pub fn servers(all: &[ServerInfo], first: u32) -> Self {
+        let total = u32::try_from(all.len()).unwrap_or(u32::MAX);
+        Self::Servers {
+            servers: fitting(all, first, Self::ROOM),
+            total,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What root asks the scheduler.
+
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+
+use super::Refusal;
+
+/// What a thread is for, which says how the scheduler ranks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// Root, platform, scheduler: little work, always needed.
+    Core,
+    /// A driver of the machine's hardware.
+    Driver,
+    /// A device model of a VM.
+    Device,
+    /// A VMM, and the guest in it.
+    Vm,
+    /// The manager: the operator must get through to a busy machine.
+    Manager,
+    /// Everything that can wait.
+    Background,
+}
+
+/// What root asks the scheduler. The Budget comes with the call, right CONTROL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SchedulerRequest {
+    /// Takes a Budget under its rule. Answer: [`SchedulerResponse::Admitted`].
+    Admit {
+        /// Whose it is, for people.
+        name: String,
+        /// What it is for.
+        class: Class,
+        /// Weight against others of the class when processors are short.
+        shares: u32,
+        /// Guaranteed part in percent of one processor; 0 is none.
+        reservation: u32,
+        /// Most it may use, in percent of one processor; `None` is no limit.
+        limit: Option<u32>,
+    },
+    /// Forgets a Budget, which is about to be destroyed. Answer: [`SchedulerResponse::Done`].
+    Release {
+        /// The number that [`SchedulerResponse::Admitted`] gave.
+        number: u32,
+    },
+}
+
+/// What the scheduler answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SchedulerResponse {
+    /// Done.
+    Done,
+    /// Not done; `Busy`: the reservations would exceed the processors.
+    Refused(Refusal),
+    /// The Budget is configured.
+    Admitted {
+        /// The scheduler's number for it.
+        number: u32,
+    },
+}
