@@ -18,7 +18,7 @@ use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
 use crate::sched;
 use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, READ, RECV, SEND, WRITE};
-use ipc_schema::abi::{Kind, Status, Tag, ThreadRegs, Utcb, layout, op, thread_state};
+use ipc_schema::abi::{Kind, Status, Syscall, Tag, ThreadRegs, Utcb, layout, op, thread_state};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
 
@@ -96,6 +96,14 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
                 th.set(r, v);
             }
             th.finish(Status::Ok);
+        }
+        // A step of a long operation is done: the thread makes its call again, as if it had not been here. Whatever became pending
+        // meanwhile comes first: interrupts on the way out, threads with precedence below.
+        Err(Status::Again) => {
+            th.set(reg::RAX, Syscall::Call as u64);
+            th.regs.rip.set(layout::STUB);
+            th.regs.rflags.set(arch::USER_FLAGS);
+            th.resume.set(Resume::Interrupt);
         }
         Err(e) => th.finish(e),
     }
