@@ -12,7 +12,7 @@ use crate::mem::{HOST_PHYS_BASE, Obj};
 use crate::object::pool::POOLS;
 use crate::object::thread::{Resume, State, reg};
 use crate::object::{Budget, Cap, Endpoint, Memory, Notification, Object, Pool, Space, Thread};
-use ipc_schema::abi::{NEVER, Status, Tag};
+use ipc_schema::abi::{NEVER, Status, Tag, layout};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -145,6 +145,11 @@ impl Machine {
     }
     pub fn operate(&self, t: Obj<Thread>, cap: u64, op: u64, words: [u64; 4]) -> Status {
         self.sys(t, 0, cap, Tag::new(op).0, words, NEVER);
+        // A long operation: the thread executes its system call again, from the stub page.
+        while t.resume.get() == Resume::Interrupt && t.regs.rip.get() == layout::STUB {
+            assert_eq!(t.get().get(reg::RAX), 0);
+            self.sys(t, 0, cap, Tag::new(op).0, words, NEVER);
+        }
         status(t)
     }
 }
