@@ -23,13 +23,14 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 10] = [
+pub const SERVERS: [&str; 11] = [
     ROOT,
     "platform",
     "scheduler",
     "manager",
     "vmm",
     "bench",
+    "hostile",
     "device-uart",
     "device-rtc",
     "device-testdev",
