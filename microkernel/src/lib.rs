@@ -53,6 +53,6 @@ pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
         }
     };
     #[cfg(feature = "checker")]
-    checker::after_call(cpu, next);
+    let next = checker::after_call(cpu, next);
     next
 }

@@ -1,7 +1,6 @@
 //! GuestSpaces: a nested page table that has what the mappings say, nothing of a Pool's, and routes within bounds.
 
 use super::{BLOCKS, GuestSpace, ROUTES};
-use crate::arch::Cpu;
 use crate::arch::paging::check::{Leaves, tables};
 use crate::checker::{Checked, Tally, account, count, ensure, live};
 use crate::list::check::walk;
@@ -9,7 +8,7 @@ use crate::mem::Obj;
 use crate::object::pool::{check as pool, pool_of};
 
 /// Checks one.
-pub fn check(_: &Cpu, g: Obj<GuestSpace>, tally: &Tally) -> Checked {
+pub fn check(g: Obj<GuestSpace>, tally: &Tally) -> Checked {
     let at = g.addr();
     let p = pool_of(&g.header);
     let mut mapped = 0;

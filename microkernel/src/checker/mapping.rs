@@ -1,7 +1,7 @@
 //! Mappings: what the page table has there is a run of the Memory, with no more rights than it allows.
 
 use super::{Mapping, Target};
-use crate::arch::{Cpu, paging::Entry};
+use crate::arch::paging::Entry;
 use crate::checker::{Checked, Tally, count, ensure, live};
 use crate::mem::{Obj, PAGE};
 use ipc_schema::abi::rights;
@@ -17,7 +17,7 @@ impl Mapping {
 }
 
 /// Checks one.
-pub fn check(_: &Cpu, m: Obj<Mapping>, tally: &Tally) -> Checked {
+pub fn check(m: Obj<Mapping>, tally: &Tally) -> Checked {
     let at = m.addr();
     count(&tally.mappings[0], 1);
     ensure(

@@ -1,14 +1,13 @@
 //! Memories: parts that lie inside and apart, mappings that know them, Pools that are out of reach.
 
 use super::Memory;
-use crate::arch::Cpu;
 use crate::checker::{Checked, Tally, count, ensure, live};
 use crate::list::{List, check::walk};
 use crate::mem::Obj;
 use crate::object::pool::check as pool;
 
 /// Checks one.
-pub fn check(_: &Cpu, m: Obj<Memory>, tally: &Tally) -> Checked {
+pub fn check(m: Obj<Memory>, tally: &Tally) -> Checked {
     let at = m.addr();
     let parts = walk(&m.parts, at, live, |p| {
         ensure(

@@ -9,7 +9,7 @@
 //! ends; queues, timers and who runs; each page table, which must map what its mappings say and nothing of a Pool's but the pages that
 //! are shared on purpose. The parts that need private fields are child modules of what they look into (files beside this one).
 
-use crate::arch::Cpu;
+use crate::arch::{Cpu, MAX_CPUS};
 use crate::mem::{Global, Obj};
 use crate::object::pool::{MAX_POOLS, POOLS, check as pool};
 use crate::object::thread::State;
@@ -17,8 +17,11 @@ use crate::object::{
     Budget, Endpoint, GuestSpace, Header, Mapping, Memory, Notification, Object, Space, Thread,
     Vcpu, irq::Irq,
 };
+use crate::sched;
+use crate::sync::Operation;
 use core::cell::Cell;
-use ipc_schema::abi::Kind;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use ipc_schema::abi::{Kind, cpu_state};
 
 /// Label of the `Log` operation that runs the checker; needs WRITE. w0: 0 = check now, N > 0 = also after every N-th system call from
 /// now on. Answers w0 = objects looked at, w1 = system calls so far, w2 = checks so far.
@@ -100,11 +103,19 @@ pub fn alive<T: Object>(o: Option<Obj<T>>, what: &'static str, at: u64) -> Check
     }
 }
 
-/// Checks everything. The processor is inside the kernel, between two system calls or in one that has not yet changed anything.
+/// Processors that run threads.
+fn online() -> impl Iterator<Item = &'static Cpu> {
+    Cpu::all()
+        .iter()
+        .filter(|c| c.state.load(Relaxed) == cpu_state::ONLINE)
+}
+
+/// Checks everything. This processor is inside the kernel, between two system calls or in one that has not yet changed anything; the
+/// others are stopped.
 ///
 /// # Errors
 /// The first finding.
-pub fn check(cpu: &Cpu) -> Checked<Tally> {
+pub fn check() -> Checked<Tally> {
     let tally = Tally::default();
     PAGES.iter().for_each(|p| p.set(0));
     for (number, p) in POOLS.iter().enumerate() {
@@ -114,9 +125,11 @@ pub fn check(cpu: &Cpu) -> Checked<Tally> {
     }
     // Headers are all good now: objects may be looked at.
     for p in POOLS.iter().filter(|p| p.generation.get() & 1 == 1) {
-        pool::each_object(p, &mut |h| object(cpu, h, &tally))?;
+        pool::each_object(p, &mut |h| object(h, &tally))?;
     }
-    processor(cpu, &tally)?;
+    for cpu in online() {
+        processor(cpu, &tally)?;
+    }
     for (number, p) in POOLS.iter().enumerate() {
         // The first is the kernel's own; what boot took of it is nobody's.
         if number != 0 && p.generation.get() & 1 == 1 {
@@ -156,14 +169,14 @@ pub fn check(cpu: &Cpu) -> Checked<Tally> {
 }
 
 /// One object.
-fn object(cpu: &Cpu, h: Obj<Header>, tally: &Tally) -> Checked {
+fn object(h: Obj<Header>, tally: &Tally) -> Checked {
     count(&tally.objects, 1);
     let kind = (h.word.get() >> 32) as u32;
     macro_rules! looks {
         ($($t:ty: $f:path),*) => {
             $(if kind == <$t>::KIND as u32 {
                 // SAFETY: a live slot whose header says that it is one.
-                return $f(cpu, unsafe { Obj::<$t>::from_ptr(core::ptr::NonNull::new_unchecked(h.ptr().cast())) }, tally);
+                return $f(unsafe { Obj::<$t>::from_ptr(core::ptr::NonNull::new_unchecked(h.ptr().cast())) }, tally);
             })*
         };
     }
@@ -180,7 +193,7 @@ fn object(cpu: &Cpu, h: Obj<Header>, tally: &Tally) -> Checked {
     )
 }
 
-fn notification(_: &Cpu, n: Obj<Notification>, _: &Tally) -> Checked {
+fn notification(n: Obj<Notification>, _: &Tally) -> Checked {
     let at = n.addr();
     alive(n.bound.get(), "a bound thread lives", at)?;
     alive(n.waiter.get(), "a waiter lives", at)?;
@@ -195,12 +208,18 @@ fn notification(_: &Cpu, n: Obj<Notification>, _: &Tally) -> Checked {
     if let Some(t) = n.waiter.get() {
         let ok = t.state.get() == State::Waiting && t.waits_for.get() == Some(n);
         ensure(ok, "a waiter waits", at, t.addr())?;
+        ensure(
+            n.home.get() == t.cpu.get(),
+            "a Notification is at home where it is waited for",
+            at,
+            t.addr(),
+        )?;
     }
     Ok(())
 }
 
-fn budget(cpu: &Cpu, b: Obj<Budget>, tally: &Tally) -> Checked {
-    let at = b.addr();
+fn budget(b: Obj<Budget>, tally: &Tally) -> Checked {
+    let (at, cpu) = (b.addr(), b.home());
     ensure(
         b.priority.get() < 32,
         "a priority is below 32",
@@ -213,6 +232,12 @@ fn budget(cpu: &Cpu, b: Obj<Budget>, tally: &Tally) -> Checked {
         ensure(
             o.own_budget.get() == Some(b),
             "an owner knows its Budget",
+            at,
+            o.addr(),
+        )?;
+        ensure(
+            o.cpu.get() == b.cpu.get(),
+            "an owner is on its Budget's processor",
             at,
             o.addr(),
         )?;
@@ -238,7 +263,8 @@ fn budget(cpu: &Cpu, b: Obj<Budget>, tally: &Tally) -> Checked {
     )
 }
 
-fn irq(cpu: &Cpu, i: Obj<Irq>, _: &Tally) -> Checked {
+fn irq(i: Obj<Irq>, _: &Tally) -> Checked {
+    let cpu = &Cpu::all()[i.cpu as usize % MAX_CPUS];
     let n = usize::from(i.vector).wrapping_sub(usize::from(crate::arch::FIRST_IRQ));
     let there = cpu.irqs.get(n).is_some_and(|s| s.get() == Some(i));
     ensure(
@@ -300,40 +326,49 @@ fn next(cpu: &Cpu, t: Obj<Thread>) -> Checked {
     )
 }
 
-static CALLS: Global<Cell<u64>> = Global(Cell::new(0));
-static CHECKS: Global<Cell<u64>> = Global(Cell::new(0));
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static CHECKS: AtomicU64 = AtomicU64::new(0);
 /// Checks come after each system call whose number is a multiple of this; 0: none by themselves.
-static PERIOD: Global<Cell<u64>> = Global(Cell::new(0));
+static PERIOD: AtomicU64 = AtomicU64::new(0);
 
 /// Calls so far, checks so far.
 pub fn figures() -> (u64, u64) {
-    (CALLS.get(), CHECKS.get())
+    (CALLS.load(Relaxed), CHECKS.load(Relaxed))
 }
 
 /// Sets how often checks come by themselves.
 pub fn set_period(calls: u64) {
-    PERIOD.set(calls);
+    PERIOD.store(calls, Relaxed);
 }
 
 /// Checks now; stops the machine at a finding. Answers the objects looked at.
-pub fn now(cpu: &Cpu) -> u64 {
-    CHECKS.set(CHECKS.get() + 1);
-    match check(cpu) {
+pub fn now(op: &Operation) -> u64 {
+    op.stop();
+    CHECKS.fetch_add(1, Relaxed);
+    match check() {
         Ok(tally) => tally.objects.get(),
         Err(f) => unsound(&f),
     }
 }
 
-/// After each system call.
-pub fn after_call(cpu: &Cpu, t: Obj<Thread>) {
-    let calls = CALLS.get() + 1;
-    CALLS.set(calls);
+/// After each system call, of which `t` was to go on: checks it, and now and then everything. Answers who goes on.
+pub fn after_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    let calls = CALLS.fetch_add(1, Relaxed) + 1;
     if let Err(f) = next(cpu, t) {
         unsound(&f);
     }
-    if PERIOD.get() != 0 && calls.is_multiple_of(PERIOD.get()) {
-        now(cpu);
+    let period = PERIOD.load(Relaxed);
+    if period == 0 || !calls.is_multiple_of(period) {
+        return t;
     }
+    // While this waited, another processor's operation may have moved, stopped or destroyed it.
+    let op = Operation::alone(cpu);
+    if cpu.current.get() == Some(t) && t.state.get() == State::Ready && !cpu.reschedule.get() {
+        now(&op);
+        return t;
+    }
+    drop(op);
+    sched::pick(cpu)
 }
 
 #[cfg(target_os = "none")]

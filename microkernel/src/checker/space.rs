@@ -1,7 +1,6 @@
 //! Spaces: a page table that has what the lists say and no more.
 
 use super::{Space, USER_ENTRIES};
-use crate::arch::Cpu;
 use crate::arch::paging::check::{Leaves, tables};
 use crate::checker::{Checked, Tally, account, count, ensure, live};
 use crate::list::check::walk;
@@ -10,7 +9,7 @@ use crate::object::pool::{check as pool, pool_of};
 use crate::object::vcpu::check::states_in;
 
 /// Checks one.
-pub fn check(_: &Cpu, s: Obj<Space>, tally: &Tally) -> Checked {
+pub fn check(s: Obj<Space>, tally: &Tally) -> Checked {
     let at = s.addr();
     let p = pool_of(&s.header);
     let mut mapped = 0;

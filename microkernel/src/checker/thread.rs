@@ -1,7 +1,7 @@
 //! Threads: where their state says, known to everybody that they know.
 
 use super::{State, Thread};
-use crate::arch::{Cpu, USER_FLAGS};
+use crate::arch::USER_FLAGS;
 use crate::checker::{Checked, Tally, account, alive, count, ensure, live};
 use crate::mem::Obj;
 use crate::object::pool::{check as pool, pool_of};
@@ -11,8 +11,8 @@ use crate::object::thread::Resume;
 const FORBIDDEN: u64 = 3 << 12 | 1 << 17 | 3 << 19;
 
 /// Checks one.
-pub fn check(cpu: &Cpu, o: Obj<Thread>, tally: &Tally) -> Checked {
-    let (t, at) = (o.get(), o.addr());
+pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
+    let (t, at, cpu) = (o.get(), o.addr(), o.home());
     count(&tally.threads[0], 1);
     alive(t.budget.get(), "the Budget that a thread runs on lives", at)?;
     alive(t.own_budget.get(), "a thread's own Budget lives", at)?;
@@ -39,7 +39,21 @@ pub fn check(cpu: &Cpu, o: Obj<Thread>, tally: &Tally) -> Checked {
             n.addr(),
         )?;
     }
+    if let Some(b) = t.budget.get() {
+        ensure(
+            b.cpu.get() == cpu.number,
+            "a thread runs on a Budget of its processor",
+            at,
+            b.addr(),
+        )?;
+    }
     if let Some(v) = t.vcpu.get() {
+        ensure(
+            v.cpu.get() == cpu.number,
+            "a vCPU is where its runner is",
+            at,
+            v.addr(),
+        )?;
         ensure(
             v.runner.get() == Some(o),
             "a vCPU knows its runner",
@@ -110,9 +124,16 @@ pub fn check(cpu: &Cpu, o: Obj<Thread>, tally: &Tally) -> Checked {
         t.deadline.get(),
     )?;
     let s = t.space.get();
-    let same =
-        t.root.get() == s.table.root && t.caps.get() == s.caps && t.caps_len.get() == s.caps_len;
+    let shared = s.cpus.get().count_ones() > 1;
+    let slots = if shared { 0 } else { s.caps_len };
+    let same = t.root.get() == s.table.root && t.caps.get() == s.caps && t.caps_len.get() == slots;
     ensure(same, "a thread's copies are its Space's", at, s.caps)?;
+    ensure(
+        s.cpus.get() & (1 << cpu.number) != 0,
+        "a Space knows the processors of its threads",
+        at,
+        u64::from(s.cpus.get()),
+    )?;
     let p = pool_of(&t.header);
     account(t.header.pool, 1);
     let page = pool::is_raw(p, t.utcb_phys) && t.utcb == crate::mem::virt(t.utcb_phys);

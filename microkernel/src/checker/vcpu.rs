@@ -1,14 +1,13 @@
 //! Vcpus: pages of their own, and a runner that knows them.
 
 use super::Vcpu;
-use crate::arch::Cpu;
 use crate::checker::{Checked, Tally, account, alive, count, ensure, live};
 use crate::mem::{Obj, virt};
 use crate::object::pool::{POOLS, check as pool, pool_of};
 use crate::object::{Object, Space};
 
 /// Checks one.
-pub fn check(_: &Cpu, v: Obj<Vcpu>, tally: &Tally) -> Checked {
+pub fn check(v: Obj<Vcpu>, tally: &Tally) -> Checked {
     let at = v.addr();
     count(&tally.vcpus[0], 1);
     ensure(

@@ -31,7 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Links agree in both directions; a thread is where its state says; a Budget's thread runs on it.
 fn check(m: &Machine, threads: &[Obj<Thread>]) {
-    crate::checker::check(m.cpu).unwrap();
+    crate::checker::check().unwrap();
     for &t in threads {
         match t.state.get() {
             State::Calling => assert!(t.callee.get().is_some_and(|s| s.caller.get() == Some(t))),

@@ -137,7 +137,7 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
             cap.typed::<LogObject>(WRITE)?;
             crate::checker::set_period(a.w[0]);
             let (calls, checks) = crate::checker::figures();
-            words([crate::checker::now(a.cpu), calls, checks, 0])
+            words([crate::checker::now(&a.op), calls, checks, 0])
         }
         _ => Err(Status::BadOperation),
     }
