@@ -41,7 +41,7 @@ fn full() -> Machine {
 
 #[test]
 fn a_sound_machine_is_sound() {
-    let m = full();
+    let _m = full();
     let tally = check().unwrap();
     assert!(tally.objects.get() > 15);
     assert_eq!(tally.mappings[0].get(), 2);
@@ -56,7 +56,7 @@ fn every_page_of_a_pool_is_accounted_for() {
     let cap = unsafe { Pool::create(28 << 20, 64, Cap::EMPTY) }.unwrap();
     let pool = Pool::from_cap(&cap, 0).unwrap();
     let s = Space::create(pool, 200).unwrap();
-    let t = crate::object::Thread::create(pool, s, 0x5000_0000).unwrap();
+    let t = crate::object::Thread::create(pool, s, 0x5000_0000, m.cpu).unwrap();
     assert_eq!(what(&m), "");
     pool.take_pages(1).unwrap();
     assert_eq!(what(&m), "a page of a Pool is somebody's, exactly once");

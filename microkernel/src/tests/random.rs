@@ -31,7 +31,6 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Links agree in both directions; a thread is where its state says; a Budget's thread runs on it.
 fn check(m: &Machine, threads: &[Obj<Thread>]) {
-    crate::checker::check().unwrap();
     for &t in threads {
         match t.state.get() {
             State::Calling => assert!(t.callee.get().is_some_and(|s| s.caller.get() == Some(t))),
@@ -110,5 +109,6 @@ proptest! {
             }
             check(&m, &threads);
         }
+        crate::checker::check().unwrap();
     }
 }
