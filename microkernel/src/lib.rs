@@ -25,6 +25,8 @@ mod atomic {
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod boot;
+#[cfg(any(test, feature = "checker"))]
+pub mod checker;
 pub mod exit;
 pub mod ipc;
 pub mod list;
@@ -45,7 +47,7 @@ use object::Thread;
 /// A system call of `t`, whose registers are saved in it; answers who goes on.
 #[inline(always)]
 pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
-    match number {
+    let next = match number {
         0 => ipc::call(cpu, t),
         1 => ipc::reply_recv(cpu, t),
         2 => ipc::signal_call(cpu, t),
@@ -59,5 +61,8 @@ pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
             t.finish(Status::BadOperation);
             t
         }
-    }
+    };
+    #[cfg(feature = "checker")]
+    let next = checker::after_call(cpu, next);
+    next
 }

@@ -128,3 +128,7 @@ impl<T: Linked<N>, const N: usize> List<T, N> {
         Some(o)
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "checker/list.rs"]
+pub(crate) mod check;

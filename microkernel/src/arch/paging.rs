@@ -230,3 +230,7 @@ impl Table {
         None
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/paging.rs"]
+pub(crate) mod check;

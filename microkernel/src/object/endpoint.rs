@@ -52,3 +52,7 @@ impl Endpoint {
         pool_of(&self.header).free_object(Obj::of(self));
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/endpoint.rs"]
+pub(crate) mod check;

@@ -286,3 +286,7 @@ impl GuestSpace {
         pool.free_object(Obj::of(self));
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/guest_space.rs"]
+pub(crate) mod check;

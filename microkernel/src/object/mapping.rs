@@ -145,3 +145,7 @@ impl Mapping {
         None
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/mapping.rs"]
+pub(crate) mod check;

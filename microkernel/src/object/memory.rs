@@ -175,3 +175,7 @@ impl Memory {
         }
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/memory.rs"]
+pub(crate) mod check;

@@ -326,3 +326,7 @@ struct FreeSlot {
 pub fn pool_of(header: &Header) -> &'static Pool {
     &POOLS[header.pool as usize & (MAX_POOLS - 1)]
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/pool.rs"]
+pub(crate) mod check;

@@ -225,3 +225,7 @@ impl Space {
         pool.free_object(Obj::of(self));
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/space.rs"]
+pub(crate) mod check;

@@ -338,3 +338,7 @@ impl Thread {
         pool.free_object(this);
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/thread.rs"]
+pub(crate) mod check;

@@ -204,3 +204,7 @@ impl Vcpu {
         pool.free_object(this);
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/vcpu.rs"]
+pub(crate) mod check;

@@ -369,3 +369,7 @@ pub fn yield_now(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     }
     pick(cpu)
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/sched.rs"]
+pub(crate) mod check;

@@ -88,3 +88,7 @@ impl Timers {
         t.owner.take()
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../checker/timer.rs"]
+pub(crate) mod check;

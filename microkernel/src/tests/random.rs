@@ -109,5 +109,6 @@ proptest! {
             }
             check(&m, &threads);
         }
+        crate::checker::check().unwrap();
     }
 }

@@ -23,13 +23,14 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 10] = [
+pub const SERVERS: [&str; 11] = [
     ROOT,
     "platform",
     "scheduler",
     "manager",
     "vmm",
     "bench",
+    "hostile",
     "device-uart",
     "device-rtc",
     "device-testdev",
@@ -67,6 +68,7 @@ fn cargo_build(
     kind: &str,
     flags: &str,
     packages: &[&str],
+    features: &[&str],
     env: &[(&str, &Path)],
 ) -> Result<()> {
     let mut cmd = tc.cargo();
@@ -85,6 +87,7 @@ fn cargo_build(
     for package in packages {
         cmd.args(["--package", package]);
     }
+    cmd.args(features);
     host::run(&mut cmd)
 }
 
@@ -101,7 +104,7 @@ pub fn system(tc: &Toolchain, packages: &[&str]) -> Result<Binaries> {
         );
     }
     host::step("compiling the servers");
-    cargo_build(tc, "servers", SERVER_FLAGS, &wanted, &[])?;
+    cargo_build(tc, "servers", SERVER_FLAGS, &wanted, &[], &[])?;
     let servers: BTreeMap<String, PathBuf> = wanted
         .iter()
         .map(|p| ((*p).to_owned(), artifact("servers", p)))
@@ -113,12 +116,28 @@ pub fn system(tc: &Toolchain, packages: &[&str]) -> Result<Binaries> {
         "kernel",
         KERNEL_FLAGS,
         &[KERNEL],
+        &[],
         &[("VIREO_ROOT_FLAT", &flat)],
     )?;
     Ok(Binaries {
         kernel: artifact("kernel", KERNEL),
         servers,
     })
+}
+
+/// Compiles the kernel with its invariant checker, once root is there in flat form ([`system`]).
+pub fn kernel_with_checker(tc: &Toolchain) -> Result<PathBuf> {
+    host::step("compiling the kernel with its checker");
+    // A folder of its own, so that the shipped kernel is never this one.
+    cargo_build(
+        tc,
+        "kernel-checker",
+        KERNEL_FLAGS,
+        &[KERNEL],
+        &["--features", "checker"],
+        &[("VIREO_ROOT_FLAT", &flat_root_path())],
+    )?;
+    Ok(artifact("kernel-checker", KERNEL))
 }
 
 /// Compiles one of our own guests.
@@ -130,7 +149,7 @@ pub fn guest(tc: &Toolchain, package: &str) -> Result<PathBuf> {
         );
     }
     host::step(format!("compiling the guest {package}"));
-    cargo_build(tc, "guests", GUEST_FLAGS, &[package], &[])?;
+    cargo_build(tc, "guests", GUEST_FLAGS, &[package], &[], &[])?;
     Ok(artifact("guests", package))
 }
 

@@ -55,7 +55,10 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
     // Two xtasks that build the same system take turns.
     let lock = File::create(dir.join("lock")).context("creating the system's lock")?;
     lock.lock().context("locking the system's folder")?;
-    let binaries = bare::system(&tc, &packages)?;
+    let mut binaries = bare::system(&tc, &packages)?;
+    if description.checker {
+        binaries.kernel = bare::kernel_with_checker(&tc)?;
+    }
     let bytes = pack(&tc, description, &binaries, true)?;
     let kernel = host::read(&bare::stripped(&tc, &binaries.kernel)?)?;
     let (kernel_copy, archive) = (dir.join("kernel"), dir.join("boot-archive"));

@@ -107,6 +107,7 @@ pub fn lower(
         system,
         files,
         stem: String::new(),
+        checker: raw.checker,
     })
 }
 

@@ -39,6 +39,8 @@ pub struct Description {
     pub files: Vec<(String, Source)>,
     /// The folder that the system's images are built in is named after this.
     pub stem: String,
+    /// Whether the kernel is built with its invariant checker (`checker = true`), for tests: never a system that ships.
+    pub checker: bool,
 }
 
 /// One mistake in a description.

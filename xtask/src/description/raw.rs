@@ -14,6 +14,8 @@ pub struct System {
     pub memory: Option<Spanned<String>>,
     pub idle: Option<Idle>,
     #[serde(default)]
+    pub checker: bool,
+    #[serde(default)]
     pub vm: Vec<Spanned<Vm>>,
     pub driver: Option<Vec<Spanned<Driver>>>,
     #[serde(default)]

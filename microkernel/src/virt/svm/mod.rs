@@ -318,3 +318,7 @@ mod entry {
         pub fn vireo_vmrun_shadow(vmcb: u64, registers: u64, host: u64);
     }
 }
+
+#[cfg(any(test, feature = "checker"))]
+#[path = "../../checker/svm.rs"]
+pub(crate) mod check;

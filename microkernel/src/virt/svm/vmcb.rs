@@ -86,7 +86,7 @@ impl<'a> Vmcb<'a> {
 
 /// Physical interrupts, NMI, SMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, all ports, MSRs by map, task switches, shutdown
 /// (bits of intercept vector 3).
-const INTERCEPTS_1: u64 = 1
+pub(super) const INTERCEPTS_1: u64 = 1
     | 1 << 1
     | 1 << 2
     | 1 << 3
@@ -100,9 +100,9 @@ const INTERCEPTS_1: u64 = 1
     | 1 << 29
     | 1 << 31;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, conditional MWAIT, XSETBV (vector 4).
-const INTERCEPTS_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13;
+pub(super) const INTERCEPTS_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13;
 /// #DB, #AC and #MC: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
-const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
+pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// The state after reset (APM vol. 2, 14.1.3), and the intercepts that every guest has.
 pub fn reset(v: &Vcpu) {

@@ -1,0 +1,72 @@
+//! Page tables: tables that belong to the Pool, leaves of user level only, none writable and executable at once.
+
+use super::{ADDRESS, Entry, LARGE, Table, table};
+use crate::checker::{Checked, ensure};
+use crate::mem::PAGE;
+use crate::object::Pool;
+use crate::object::pool::check as pool_check;
+
+/// What the leaves add up to.
+#[derive(Default)]
+pub struct Leaves {
+    /// Bytes mapped.
+    pub bytes: u64,
+}
+
+/// Checks all tables under the first `top` entries of the root; answers how many tables there are. `strict`: no page may be
+/// writable and executable (host tables).
+pub fn tables(
+    t: &Table,
+    pool: &Pool,
+    top: usize,
+    strict: bool,
+    at: u64,
+    leaves: &mut Leaves,
+) -> Checked<u64> {
+    level(t.root, pool, 4, top, strict, at, leaves)
+}
+
+fn level(
+    phys: u64,
+    pool: &Pool,
+    n: u32,
+    entries: usize,
+    strict: bool,
+    at: u64,
+    leaves: &mut Leaves,
+) -> Checked<u64> {
+    ensure(
+        pool_check::is_raw(pool, phys),
+        "a page table is of its object's Pool",
+        at,
+        phys,
+    )?;
+    let mut pages = 1;
+    for e in &table(phys).0[..entries] {
+        let v = e.get();
+        let bits = Entry::from_bits_truncate(v);
+        if !bits.contains(Entry::PRESENT) {
+            ensure(v == 0, "an absent entry is zero", at, v)?;
+            continue;
+        }
+        ensure(
+            bits.contains(Entry::USER),
+            "an entry is user level's",
+            at,
+            v,
+        )?;
+        if n > 1 && !bits.contains(Entry::LARGE) {
+            pages += level(v & ADDRESS, pool, n - 1, 512, strict, at, leaves)?;
+            continue;
+        }
+        ensure(n <= 2, "a large page is of 2 MiB", at, v)?;
+        ensure(
+            !strict || !bits.contains(Entry::WRITE) || bits.contains(Entry::NO_EXECUTE),
+            "no page is writable and executable",
+            at,
+            v,
+        )?;
+        leaves.bytes += if n == 2 { LARGE } else { PAGE };
+    }
+    Ok(pages)
+}

@@ -1,0 +1,48 @@
+//! Spaces: a page table that has what the lists say and no more.
+
+use super::{Space, USER_ENTRIES};
+use crate::arch::paging::check::{Leaves, tables};
+use crate::checker::{Checked, Tally, account, count, ensure, live};
+use crate::list::check::walk;
+use crate::mem::{Obj, PAGE};
+use crate::object::pool::{check as pool, pool_of};
+use crate::object::vcpu::check::states_in;
+
+/// Checks one.
+pub fn check(s: Obj<Space>, tally: &Tally) -> Checked {
+    let at = s.addr();
+    let p = pool_of(&s.header);
+    let mut mapped = 0;
+    let mappings = walk(&s.mappings, at, live, |m| {
+        mapped += m.range().1;
+        Ok(())
+    })?;
+    count(&tally.mappings[2], mappings);
+    let threads = walk(&s.threads, at, live, |t| {
+        ensure(t.space == s, "a thread knows its Space", at, t.addr())
+    })?;
+    count(&tally.threads[1], threads);
+    let caps_pages = s.caps_len * 32 / PAGE;
+    for i in 0..caps_pages {
+        ensure(
+            pool::is_raw(p, s.caps_phys + i * PAGE),
+            "a capability table is of its Space's Pool",
+            at,
+            i,
+        )?;
+    }
+    let mut leaves = Leaves::default();
+    let pages = tables(&s.table, p, USER_ENTRIES, true, at, &mut leaves)?;
+    account(s.header.pool, pages + caps_pages);
+    // Root's image and stack were put there by boot, without records.
+    if s.header.pool != 0 {
+        let shared = (threads + states_in(s) + 1) * PAGE;
+        ensure(
+            leaves.bytes == mapped + shared,
+            "a page table has what its mappings say",
+            at,
+            leaves.bytes.wrapping_sub(mapped + shared),
+        )?;
+    }
+    Ok(())
+}
