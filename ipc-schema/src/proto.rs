@@ -134,6 +134,8 @@ pub enum RootRequest {
         /// Its name.
         server: String,
     },
+    /// The processors. Answer: [`RootResponse::Cpus`].
+    Cpus,
 }
 
 /// What root answers.
@@ -170,6 +172,54 @@ pub enum RootResponse {
     },
     /// Events, oldest first.
     Events(Vec<RootEvent>),
+    /// The processors that have a Cpu, by number.
+    Cpus(Vec<CpuInfo>),
+}
+
+/// What a processor is doing, as [`crate::abi::cpu_state`] has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CpuState {
+    /// Never started, or refused.
+    Off,
+    /// On its way up.
+    Starting,
+    /// It runs threads.
+    Online,
+}
+
+impl CpuState {
+    /// From the number that the kernel gives.
+    #[must_use]
+    pub const fn from_abi(state: u64) -> Self {
+        match state {
+            crate::abi::cpu_state::ONLINE => Self::Online,
+            crate::abi::cpu_state::INIT
+            | crate::abi::cpu_state::STARTING
+            | crate::abi::cpu_state::WAITING => Self::Starting,
+            _ => Self::Off,
+        }
+    }
+}
+
+/// A processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuInfo {
+    /// Its number.
+    pub number: u32,
+    /// Its local APIC id.
+    pub apic_id: u32,
+    /// What it is doing.
+    pub state: CpuState,
+    /// TSC cycles since root has had it.
+    pub time: u64,
+    /// How many of them it was idle.
+    pub idle: u64,
+    /// Acquisitions of shared locks.
+    pub locks: u64,
+    /// Times that it stopped for another processor.
+    pub stops: u64,
+    /// Longest time with interrupts off so far, in TSC cycles; 0 if the kernel does not measure it.
+    pub longest_off: u64,
 }
 
 /// State of a VM.
@@ -200,6 +250,8 @@ pub struct VmInfo {
     pub vcpus: u32,
     /// TSC cycles since it was started; 0 if it does not run.
     pub uptime: u64,
+    /// The processor that its threads run on; `None` if it does not run.
+    pub cpu: Option<u32>,
 }
 
 /// State of a server.
@@ -230,6 +282,8 @@ pub struct ServerInfo {
     pub memory_bytes: u64,
     /// TSC cycles that it has used, its predecessors' included.
     pub cpu_time: u64,
+    /// The processor that its first thread runs on; `None` if it does not run.
+    pub cpu: Option<u32>,
 }
 
 /// Why a server died.
@@ -403,6 +457,12 @@ pub enum PlatformRequest {
         /// The processor's local APIC id.
         apic_id: u32,
     },
+    /// Root only: a processor beside the first, with its Cpu capability if it is online. The answer is
+    /// [`PlatformResponse::Processor`]; `Unknown`: there are no more.
+    Processor {
+        /// Which, from 0 on.
+        index: u32,
+    },
 }
 
 /// What the platform server answers.
@@ -421,6 +481,15 @@ pub enum PlatformResponse {
     },
     /// What the machine has.
     Machine(Machine),
+    /// A processor.
+    Processor {
+        /// Its number in the kernel.
+        number: u32,
+        /// Its local APIC id.
+        apic_id: u32,
+        /// Whether it came up.
+        state: CpuState,
+    },
 }
 
 /// What the machine has.
@@ -494,12 +563,32 @@ pub enum SchedulerRequest {
         reservation: u32,
         /// Most it may use, in percent of one processor; `None` is no limit.
         limit: Option<u32>,
+        /// Those it must share a processor with; `None`: it stays on the first.
+        group: Option<Group>,
     },
     /// Forgets a Budget, which is about to be destroyed. Answer: [`SchedulerResponse::Done`].
     Release {
         /// The number that [`SchedulerResponse::Admitted`] gave.
         number: u32,
     },
+    /// A processor beside the first, whose Cpu comes with the call, right CONTROL. Answer: [`SchedulerResponse::Done`].
+    Processor {
+        /// Its number in the kernel.
+        number: u32,
+    },
+}
+
+/// Budgets that share one processor, because calls stay on theirs: a VM's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Which.
+    pub id: u32,
+    /// Weight of all of it when a processor is chosen.
+    pub shares: u32,
+    /// What all of it is guaranteed, in percent of one processor.
+    pub reservation: u32,
+    /// The processor to take: where others of the group run already, or what the system's description says.
+    pub cpu: Option<u32>,
 }
 
 /// What the scheduler answers.
@@ -513,6 +602,8 @@ pub enum SchedulerResponse {
     Admitted {
         /// The scheduler's number for it.
         number: u32,
+        /// The processor that it is on.
+        cpu: u32,
     },
 }
 
