@@ -22,6 +22,8 @@ pub const MACHINE_OVERHEAD: u64 = 64 << 20;
 pub const MIN_VM_MEMORY: u64 = 1 << 20;
 /// Most virtual processors of a VM.
 pub const MAX_VCPUS: u32 = 64;
+/// Most processors of the machine that Vireo uses.
+pub const MAX_CPUS: u32 = 8;
 /// The guest's debug-exit port, present when [`Vm::debug_exit`] is set.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 
@@ -98,6 +100,9 @@ pub struct CpuShare {
     pub reservation: u32,
     /// Most it may use, in percent of one processor; `None` is no limit.
     pub limit: Option<u32>,
+    /// The processor that it runs on, below [`MAX_CPUS`]; `None`: the scheduler server chooses. If the machine does not have it, the
+    /// scheduler chooses too.
+    pub cpu: Option<u32>,
 }
 
 /// A range of I/O ports.
@@ -285,6 +290,8 @@ pub enum Fault {
     IrqTaken(Place),
     /// Zero shares, a reservation above the limit or above 100 % a vCPU, or a limit of 0.
     BadShare,
+    /// A processor that Vireo never uses: [`MAX_CPUS`] or above.
+    BadCpu,
 }
 
 /// The first problem found in a description.
@@ -391,6 +398,9 @@ impl Vm {
         let most = self.cpu.limit.unwrap_or(u32::MAX).min(self.vcpus * 100);
         if self.cpu.shares == 0 || self.cpu.limit == Some(0) || self.cpu.reservation > most {
             return fail(place, Fault::BadShare);
+        }
+        if self.cpu.cpu.is_some_and(|cpu| cpu >= MAX_CPUS) {
+            return fail(place, Fault::BadCpu);
         }
         for (i, device) in self.devices.iter().enumerate() {
             let place = Place::Device(index, i);

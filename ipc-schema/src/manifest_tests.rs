@@ -36,6 +36,7 @@ fn vm(name: &str) -> Vm {
             shares: 100,
             reservation: 0,
             limit: None,
+            cpu: None,
         },
         debug_exit: false,
         devices: vec![
@@ -69,7 +70,7 @@ fn golden_bytes() {
     let mut want: Vec<u8> = Vec::new();
     want.extend(b"\x05linux\x80\x80\x80\x80\x04\x01\x01"); // name, memory, Stay, one VM
     want.extend(b"\x01a\x80\x80\x80\x80\x01\x01\x01\x0bvm/a/kernel\x01\x0bvm/a/initrd\x05quiet");
-    want.extend(b"\x64\x00\x00\x00\x01"); // shares, reservation, no limit, no debug exit, one device
+    want.extend(b"\x64\x00\x00\x00\x00\x01"); // shares, reservation, no limit, no processor, no debug exit, one device
     want.extend(b"\x0aa.testdev0\x02\x12bin/device-testdev\x80\xa0\x01\x10\x05\x01\x90\xa0\x01");
     want.extend(b"\x01\x05uart0\x00\x0fbin/driver-uart\xf8\x07\x08\x04");
     want.extend(b"\x01\x05bench\x09bin/bench\x01x");
@@ -126,6 +127,10 @@ fn each_fault_is_found() {
     assert_eq!(
         fault_of(|s| s.vms[0].cpu.limit = Some(0)),
         e(vm0, Fault::BadShare)
+    );
+    assert_eq!(
+        fault_of(|s| s.vms[0].cpu.cpu = Some(MAX_CPUS)),
+        e(vm0, Fault::BadCpu)
     );
     assert_eq!(
         fault_of(|s| s.vms.push(vm("a"))),

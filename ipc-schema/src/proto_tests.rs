@@ -39,6 +39,7 @@ fn root_requests() {
     golden(RootRequest::PowerOff { code: 3 }, &[11, 3]);
     golden(RootRequest::Hung { device: 2 }, &[12, 2]);
     golden(RootRequest::Hang { server: name() }, b"\x0d\x02ab");
+    golden(RootRequest::Cpus, &[14]);
 }
 
 #[test]
@@ -79,13 +80,14 @@ fn root_responses() {
             memory: 5,
             vcpus: 6,
             uptime: 7,
+            cpu: Some(8),
         };
         golden(
             RootResponse::Vms {
                 vms: vec![vm],
                 total: 9,
             },
-            &[2, 1, 2, b'a', b'b', number, 5, 6, 7, 9],
+            &[2, 1, 2, b'a', b'b', number, 5, 6, 7, 1, 8, 9],
         );
     }
     let states = [
@@ -102,13 +104,14 @@ fn root_responses() {
             restarts: 5,
             memory_bytes: 6,
             cpu_time: 7,
+            cpu: None,
         };
         golden(
             RootResponse::Servers {
                 servers: vec![server],
                 total: 9,
             },
-            &[3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 9],
+            &[3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 0, 9],
         );
     }
     golden(RootResponse::Death(None), &[4, 0]);
@@ -125,6 +128,37 @@ fn root_responses() {
         &[5, 1, 5, 3, 1, 2, 3, 8, 9],
     );
     golden(RootResponse::Events(vec![]), &[6, 0]);
+    for (number, state) in (0..).zip([CpuState::Off, CpuState::Starting, CpuState::Online]) {
+        let cpu = CpuInfo {
+            number: 1,
+            apic_id: 2,
+            state,
+            time: 4,
+            idle: 5,
+            locks: 6,
+            stops: 7,
+            longest_off: 8,
+        };
+        golden(
+            RootResponse::Cpus(vec![cpu]),
+            &[7, 1, 1, 2, number, 4, 5, 6, 7, 8],
+        );
+    }
+}
+
+#[test]
+fn processor_states() {
+    use crate::abi::cpu_state;
+    for (abi, state) in [
+        (cpu_state::OFF, CpuState::Off),
+        (cpu_state::INIT, CpuState::Starting),
+        (cpu_state::STARTING, CpuState::Starting),
+        (cpu_state::WAITING, CpuState::Starting),
+        (cpu_state::ONLINE, CpuState::Online),
+        (99, CpuState::Off),
+    ] {
+        assert_eq!(CpuState::from_abi(abi), state);
+    }
 }
 
 #[test]
@@ -244,6 +278,15 @@ fn platform() {
         },
         &[5, 4, 0x40, 1],
     );
+    golden(PlatformRequest::Processor { index: 3 }, &[6, 3]);
+    golden(
+        PlatformResponse::Processor {
+            number: 1,
+            apic_id: 2,
+            state: CpuState::Online,
+        },
+        &[4, 1, 2, 2],
+    );
     golden(PlatformResponse::Done, &[0]);
     golden(PlatformResponse::Refused(Refusal::Busy), &[1, 1]);
     golden(
@@ -292,13 +335,32 @@ fn scheduler() {
             shares: 100,
             reservation: 20,
             limit: Some(50),
+            group: None,
         };
-        golden(request, &[0, 2, b'a', b'b', number, 100, 20, 1, 50]);
+        golden(request, &[0, 2, b'a', b'b', number, 100, 20, 1, 50, 0]);
     }
+    let grouped = SchedulerRequest::Admit {
+        name: name(),
+        class: Class::Vm,
+        shares: 1,
+        reservation: 2,
+        limit: None,
+        group: Some(Group {
+            id: 3,
+            shares: 4,
+            reservation: 5,
+            cpu: Some(6),
+        }),
+    };
+    golden(grouped, &[0, 2, b'a', b'b', 3, 1, 2, 0, 1, 3, 4, 5, 1, 6]);
+    golden(SchedulerRequest::Processor { number: 7 }, &[2, 7]);
     golden(SchedulerRequest::Release { number: 6 }, &[1, 6]);
     golden(SchedulerResponse::Done, &[0]);
     golden(SchedulerResponse::Refused(Refusal::Busy), &[1, 1]);
-    golden(SchedulerResponse::Admitted { number: 6 }, &[2, 6]);
+    golden(
+        SchedulerResponse::Admitted { number: 6, cpu: 1 },
+        &[2, 6, 1],
+    );
 }
 
 #[test]
@@ -311,6 +373,7 @@ fn long_lists_come_in_pieces() {
             restarts: u32::MAX,
             memory_bytes: u64::MAX,
             cpu_time: u64::MAX,
+            cpu: Some(u32::MAX),
         })
         .collect();
     let mut seen = vec![];

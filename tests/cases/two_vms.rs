@@ -52,7 +52,7 @@ fn two_vms() -> Judged {
     s.to_manager()?;
     let help = s.manager("help")?;
     for command in [
-        "help", "vms", "attach", "start", "stop", "kill", "servers", "restart", "hang", "log",
+        "help", "vms", "attach", "start", "stop", "kill", "servers", "cpus", "restart", "hang", "log",
         "version",
     ] {
         s.check(&help, &format!(r"(?m)^\s+{command}\b"))?;
@@ -60,8 +60,8 @@ fn two_vms() -> Judged {
     let version = s.manager("version")?;
     s.check(&version, r"^Vireo \d+\.\d+")?;
     let vms = s.manager("vms")?;
-    s.check(&vms, r"(?m)^\* one +running +256\.0 MiB +1 +\d+\.\d+ s$")?;
-    s.check(&vms, r"(?m)^  two +running +256\.0 MiB +1 +\d+\.\d+ s$")?;
+    s.check(&vms, r"(?m)^\* one +running +256\.0 MiB +1 +0 +\d+\.\d+ s$")?;
+    s.check(&vms, r"(?m)^  two +running +256\.0 MiB +1 +0 +\d+\.\d+ s$")?;
     let unknown = s.manager("attach three")?;
     s.check(&unknown, "there is no VM `three`")?;
 
@@ -101,7 +101,7 @@ fn two_vms() -> Judged {
         "two.rtc0",
     ] {
         let name = regex::escape(name);
-        let row = format!(r"(?m)^ *\d+  {name} +running +0 +\d[\d.]* [KM]iB +\d+\.\d+ s$");
+        let row = format!(r"(?m)^ *\d+  {name} +running +0 +\d[\d.]* [KM]iB +0 +\d+\.\d+ s$");
         s.check(&servers, &row)?;
     }
     let death = s.manager("servers one.uart0")?;

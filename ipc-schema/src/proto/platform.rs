@@ -38,6 +38,12 @@ pub enum PlatformRequest {
         /// The processor's local APIC id.
         apic_id: u32,
     },
+    /// Root only: a processor beside the first, with its Cpu capability if it is online. The answer is
+    /// [`PlatformResponse::Processor`]; `Unknown`: there are no more.
+    Processor {
+        /// Which, from 0 on.
+        index: u32,
+    },
 }
 
 /// What the platform server answers.
@@ -56,6 +62,15 @@ pub enum PlatformResponse {
     },
     /// What the machine has.
     Machine(Machine),
+    /// A processor.
+    Processor {
+        /// Its number in the kernel.
+        number: u32,
+        /// Its local APIC id.
+        apic_id: u32,
+        /// Whether it came up.
+        state: CpuState,
+    },
 }
 
 /// What the machine has.

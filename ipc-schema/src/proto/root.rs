@@ -85,6 +85,8 @@ pub enum RootRequest {
         /// Its name.
         server: String,
     },
+    /// The processors. Answer: [`RootResponse::Cpus`].
+    Cpus,
 }
 
 /// What root answers.
@@ -121,6 +123,54 @@ pub enum RootResponse {
     },
     /// Events, oldest first.
     Events(Vec<RootEvent>),
+    /// The processors that have a Cpu, by number.
+    Cpus(Vec<CpuInfo>),
+}
+
+/// What a processor is doing, as [`crate::abi::cpu_state`] has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CpuState {
+    /// Never started, or refused.
+    Off,
+    /// On its way up.
+    Starting,
+    /// It runs threads.
+    Online,
+}
+
+impl CpuState {
+    /// From the number that the kernel gives.
+    #[must_use]
+    pub const fn from_abi(state: u64) -> Self {
+        match state {
+            crate::abi::cpu_state::ONLINE => Self::Online,
+            crate::abi::cpu_state::INIT
+            | crate::abi::cpu_state::STARTING
+            | crate::abi::cpu_state::WAITING => Self::Starting,
+            _ => Self::Off,
+        }
+    }
+}
+
+/// A processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuInfo {
+    /// Its number.
+    pub number: u32,
+    /// Its local APIC id.
+    pub apic_id: u32,
+    /// What it is doing.
+    pub state: CpuState,
+    /// TSC cycles since root has had it.
+    pub time: u64,
+    /// How many of them it was idle.
+    pub idle: u64,
+    /// Acquisitions of shared locks.
+    pub locks: u64,
+    /// Times that it stopped for another processor.
+    pub stops: u64,
+    /// Longest time with interrupts off so far, in TSC cycles; 0 if the kernel does not measure it.
+    pub longest_off: u64,
 }
 
 /// Something that happened.

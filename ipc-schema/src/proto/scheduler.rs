@@ -37,12 +37,32 @@ pub enum SchedulerRequest {
         reservation: u32,
         /// Most it may use, in percent of one processor; `None` is no limit.
         limit: Option<u32>,
+        /// Those it must share a processor with; `None`: it stays on the first.
+        group: Option<Group>,
     },
     /// Forgets a Budget, which is about to be destroyed. Answer: [`SchedulerResponse::Done`].
     Release {
         /// The number that [`SchedulerResponse::Admitted`] gave.
         number: u32,
     },
+    /// A processor beside the first, whose Cpu comes with the call, right CONTROL. Answer: [`SchedulerResponse::Done`].
+    Processor {
+        /// Its number in the kernel.
+        number: u32,
+    },
+}
+
+/// Budgets that share one processor, because calls stay on theirs: a VM's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Which.
+    pub id: u32,
+    /// Weight of all of it when a processor is chosen.
+    pub shares: u32,
+    /// What all of it is guaranteed, in percent of one processor.
+    pub reservation: u32,
+    /// The processor to take: where others of the group run already, or what the system's description says.
+    pub cpu: Option<u32>,
 }
 
 /// What the scheduler answers.
@@ -56,5 +76,7 @@ pub enum SchedulerResponse {
     Admitted {
         /// The scheduler's number for it.
         number: u32,
+        /// The processor that it is on.
+        cpu: u32,
     },
 }

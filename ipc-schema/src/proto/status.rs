@@ -35,6 +35,8 @@ pub struct VmInfo {
     pub vcpus: u32,
     /// TSC cycles since it was started; 0 if it does not run.
     pub uptime: u64,
+    /// The processor that its threads run on; `None` if it does not run.
+    pub cpu: Option<u32>,
 }
 
 /// State of a server.
@@ -65,6 +67,8 @@ pub struct ServerInfo {
     pub memory_bytes: u64,
     /// TSC cycles that it has used, its predecessors' included.
     pub cpu_time: u64,
+    /// The processor that its first thread runs on; `None` if it does not run.
+    pub cpu: Option<u32>,
 }
 
 /// Why a server died.

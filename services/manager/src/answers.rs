@@ -49,6 +49,9 @@ impl Console {
                     None => self.print(&render::servers(&sofar, self.tsc_hz)),
                 }
             }
+            (Wanted::CpuTable, Some(RootResponse::Cpus(cpus))) => {
+                self.print(&render::cpus(&cpus));
+            }
             (Wanted::Death(_), Some(RootResponse::Death(Some(record)))) => {
                 self.print(&render::death(&record, self.tsc_hz));
             }

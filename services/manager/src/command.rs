@@ -20,6 +20,7 @@ pub enum Command {
     Stop(String),
     Kill(String),
     Servers,
+    Cpus,
     Death(String),
     Restart(String),
     Hang(String),
@@ -28,7 +29,7 @@ pub enum Command {
 }
 
 /// Usage and meaning of each command: what `help` shows.
-const COMMANDS: [(&str, &str); 12] = [
+const COMMANDS: [(&str, &str); 13] = [
     ("help", "this list"),
     ("vms", "the virtual machines"),
     (
@@ -43,6 +44,7 @@ const COMMANDS: [(&str, &str); 12] = [
     ("kill NAME", "ends it at once"),
     ("servers", "all servers with memory and CPU time"),
     ("servers NAME", "how that server died last"),
+    ("cpus", "the processors: how busy, and what they share"),
     (
         "restart NAME",
         "kills a server; it is started again with its state",
@@ -101,6 +103,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
         "kill" => Ok(Command::Kill(name()?)),
         "servers" if argument.is_none() => Ok(Command::Servers),
         "servers" => Ok(Command::Death(name()?)),
+        "cpus" => alone(Command::Cpus),
         "restart" => Ok(Command::Restart(name()?)),
         "hang" => Ok(Command::Hang(name()?)),
         "log" => match argument.map(str::parse) {

@@ -64,6 +64,7 @@ enum Wanted {
     /// Tell which VMs still run.
     Others(Vec<VmInfo>),
     ServerTable(Vec<ServerInfo>),
+    CpuTable,
     Death(String),
     /// Say this when it is done.
     Done(String),
@@ -287,6 +288,7 @@ impl Console {
                 RootRequest::Servers { first: 0 },
                 Wanted::ServerTable(Vec::new()),
             ),
+            Command::Cpus => self.ask(RootRequest::Cpus, Wanted::CpuTable),
             Command::Death(server) => {
                 self.ask(
                     RootRequest::Death {

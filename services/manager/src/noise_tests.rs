@@ -16,7 +16,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let line = prop_oneof![
-        "(vms|attach|attach [abc]|start a|kill b|servers|servers a|log|help|version|[ -~]{0,20})\r",
+        "(vms|attach|attach [abc]|start a|kill b|servers|servers a|cpus|log|help|version|[ -~]{0,20})\r",
         Just(String::from("\x1d")),
     ];
     prop_oneof![
@@ -42,13 +42,14 @@ proptest! {
                 Step::Type(bytes) => console.input(&bytes),
                 Step::Output(channel, bytes) => console.vm_output(channel, &bytes),
                 Step::Answer(kind) => {
-                    let answer = match kind % 7 {
+                    let answer = match kind % 8 {
                         0 => None,
                         1 => Some(RootResponse::Done),
                         2 => Some(RootResponse::Refused(Refusal::Busy)),
                         3 => both(VmState::Running, VmState::Failed),
                         4 => Some(RootResponse::Servers { servers: vec![], total: 9 }),
                         5 => Some(RootResponse::Death(None)),
+                        6 => Some(RootResponse::Cpus(vec![])),
                         _ => Some(RootResponse::Log { records: vec![], next: 0, lost: 1 }),
                     };
                     asked = 0;

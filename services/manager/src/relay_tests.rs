@@ -130,6 +130,7 @@ fn answer(
                 memory: 0,
                 vcpus: 1,
                 uptime: 0,
+                cpu: None,
             };
             Some(RootResponse::Vms {
                 vms: ["a", "b"].into_iter().zip(states).map(vm).collect(),

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt::Write;
 use ipc_schema::proto::{
-    Cause, DeathRecord, Refusal, ServerInfo, ServerState, VmEnd, VmInfo, VmState,
+    Cause, CpuInfo, CpuState, DeathRecord, Refusal, ServerInfo, ServerState, VmEnd, VmInfo, VmState,
 };
 
 /// Exception names (Intel SDM vol. 3, table 6-1).
@@ -58,7 +58,7 @@ fn seconds(cycles: u64, hz: u64) -> String {
 }
 
 pub fn vms(vms: &[VmInfo], attached: Option<&str>, hz: u64) -> String {
-    let mut text = String::from("  NAME             STATE     MEMORY       VCPUS  UPTIME\r\n");
+    let mut text = String::from("  NAME             STATE     MEMORY       VCPUS  CPU  UPTIME\r\n");
     for vm in vms {
         let mark = if attached == Some(&vm.name) { '*' } else { ' ' };
         let state = match vm.state {
@@ -76,9 +76,10 @@ pub fn vms(vms: &[VmInfo], attached: Option<&str>, hz: u64) -> String {
         let memory = bytes(vm.memory);
         put!(
             text,
-            "{mark} {:<16} {state:<9} {memory:<12} {:<6} {uptime}\r\n",
+            "{mark} {:<16} {state:<9} {memory:<12} {:<6} {:<4} {uptime}\r\n",
             vm.name,
-            vm.vcpus
+            vm.vcpus,
+            cpu(vm.cpu)
         );
     }
     text
@@ -86,7 +87,7 @@ pub fn vms(vms: &[VmInfo], attached: Option<&str>, hz: u64) -> String {
 
 pub fn servers(servers: &[ServerInfo], hz: u64) -> String {
     let mut text = String::from(
-        " ID  NAME                     STATE       RESTARTS  MEMORY       CPU TIME\r\n",
+        " ID  NAME                     STATE       RESTARTS  MEMORY       CPU  CPU TIME\r\n",
     );
     for server in servers {
         let state = match server.state {
@@ -97,12 +98,44 @@ pub fn servers(servers: &[ServerInfo], hz: u64) -> String {
         };
         put!(
             text,
-            "{:>3}  {:<24} {state:<11} {:<9} {:<12} {}\r\n",
+            "{:>3}  {:<24} {state:<11} {:<9} {:<12} {:<4} {}\r\n",
             server.id,
             server.name,
             server.restarts,
             bytes(server.memory_bytes),
+            cpu(server.cpu),
             seconds(server.cpu_time, hz)
+        );
+    }
+    text
+}
+
+/// A processor's number; what does not run is on none.
+fn cpu(number: Option<u32>) -> String {
+    number.map_or_else(|| String::from("-"), |number| format!("{number}"))
+}
+
+pub fn cpus(cpus: &[CpuInfo]) -> String {
+    let mut text =
+        String::from("CPU  APIC ID  STATE     IDLE     LOCKS       STOPS     LONGEST OFF\r\n");
+    for cpu in cpus {
+        let state = match cpu.state {
+            CpuState::Off => "off",
+            CpuState::Starting => "starting",
+            CpuState::Online => "online",
+        };
+        // Tenths of a percent.
+        let idle = u128::from(cpu.idle) * 1000 / u128::from(cpu.time.max(1));
+        put!(
+            text,
+            "{:>3}  {:<7}  {state:<8}  {:>3}.{} %  {:<10}  {:<8}  {} cycles\r\n",
+            cpu.number,
+            cpu.apic_id,
+            idle / 10,
+            idle % 10,
+            cpu.locks,
+            cpu.stops,
+            cpu.longest_off
         );
     }
     text

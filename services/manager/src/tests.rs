@@ -2,8 +2,8 @@
 
 use super::*;
 use ipc_schema::proto::{
-    Cause, DeathRecord, LogRecord, PendingCall, Refusal, Registers, RootResponse, ServerState,
-    VmEnd, VmState,
+    Cause, CpuInfo, CpuState, DeathRecord, LogRecord, PendingCall, Refusal, Registers,
+    RootResponse, ServerState, VmEnd, VmState,
 };
 use std::boxed::Box;
 use std::string::String;
@@ -16,6 +16,7 @@ fn vm(name: &str, state: VmState) -> VmInfo {
         memory: 256 << 20,
         vcpus: 1,
         uptime: 2_500_000_000,
+        cpu: (state != VmState::Stopped).then_some(1),
     }
 }
 
@@ -214,11 +215,11 @@ fn vms_are_ruled() {
     bench.asks("vms", RootRequest::Vms { first: 0 });
     let table = bench.answers(both(VmState::Running, VmState::Stopped));
     assert!(
-        table.contains("* a                running   256.0 MiB    1      2.500 s\r\n"),
+        table.contains("* a                running   256.0 MiB    1      1    2.500 s\r\n"),
         "{table}"
     );
     assert!(
-        table.contains("  b                stopped   256.0 MiB    1      -\r\nvireo> "),
+        table.contains("  b                stopped   256.0 MiB    1      -    -\r\nvireo> "),
         "{table}"
     );
     bench.asks("start b", RootRequest::Start { vm: "b".into() });
@@ -374,6 +375,7 @@ fn servers_in_pieces() {
         restarts: 2,
         memory_bytes: 70_000,
         cpu_time: 1_234_567_890,
+        cpu: (id != 2).then_some(0),
     };
     let mut bench = Bench::at_prompt();
     bench.asks("servers", RootRequest::Servers { first: 0 });
@@ -392,7 +394,33 @@ fn servers_in_pieces() {
     assert_eq!(text.lines().count(), 5);
     assert!(
         text.contains(
-            "  3  server3                  running     2         69 KiB       1.234 s\r\n"
+            "  3  server3                  running     2         69 KiB       0    1.234 s\r\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn processors() {
+    let cpu = |number, state, idle| CpuInfo {
+        number,
+        apic_id: 2 * number,
+        state,
+        time: 2000,
+        idle,
+        locks: 12,
+        stops: 3,
+        longest_off: 4,
+    };
+    let mut bench = Bench::at_prompt();
+    bench.asks("cpus", RootRequest::Cpus);
+    let text = bench.answers(Some(RootResponse::Cpus(vec![
+        cpu(0, CpuState::Online, 1999),
+        cpu(1, CpuState::Off, 0),
+    ])));
+    assert!(
+        text.contains(
+            "  0  0        online     99.9 %  12          3         4 cycles\r\n  1  2        off         0.0 %  "
         ),
         "{text}"
     );

@@ -5,13 +5,15 @@ extern crate alloc;
 use alloc::vec::Vec;
 
 use platform::pci::class_name;
+use platform::processors::{self, Processors, Standing, Step, Why};
 use platform::server::IOMMU_TABLES;
 use platform::{Hardware, Platform, Width};
 use runtime::abi::layout::{self, slot};
 use runtime::abi::rights::{READ, WRITE};
-use runtime::object::{Memory, Ports, Space};
+use runtime::abi::{Status, cpu_state};
+use runtime::object::{self, Cpu, Memory, Pool, Ports, Space};
 use runtime::start::{PlatformConfig, StartError};
-use runtime::{Endpoint, Notification, StartInfo, serve, time};
+use runtime::{Endpoint, Notification, Slots, StartInfo, serve, time};
 
 runtime::entry!(main);
 
@@ -189,10 +191,93 @@ impl Hardware for Capabilities {
     }
 
     fn delay(&mut self, microseconds: u64) {
-        // Nobody signals this server: it just sleeps until the deadline.
-        let until = time::after(microseconds);
-        while time::now() < until {
-            let _ = Notification(slot::NOTIFICATION).wait(until);
+        delay(microseconds);
+    }
+}
+
+fn delay(microseconds: u64) {
+    // Nobody signals this server: it just sleeps until the deadline.
+    let until = time::after(microseconds);
+    while time::now() < until {
+        let _ = Notification(slot::NOTIFICATION).wait(until);
+    }
+}
+
+/// The processors, by their capabilities.
+struct Cpus {
+    /// Pays for the Cpus; it outlives this server.
+    pool: Pool,
+    slots: Slots,
+    /// Number and capability of those that have been added.
+    added: Vec<(u32, Cpu)>,
+}
+
+/// The processor that this server runs on.
+const OWN_CPU: Cpu = Cpu(slot::CPU);
+
+fn why(status: Status) -> Why {
+    match status {
+        Status::Busy => "it has been started before",
+        Status::NoMemory => "the kernel has no room for it",
+        Status::OutOfRange => "its local APIC id has more than 8 bits",
+        Status::Unsupported => "its time-stamp counter differs, or it lacks what the first one has",
+        Status::BadOperation => "the kernel knows no further processors",
+        _ => "the kernel refuses",
+    }
+}
+
+impl Cpus {
+    fn cpu(&self, number: u32) -> Result<Cpu, Why> {
+        let found = self.added.iter().find(|(n, _)| *n == number);
+        found.map(|(_, cpu)| *cpu).ok_or("it has no Cpu")
+    }
+}
+
+impl Processors for Cpus {
+    fn own_apic_id(&mut self) -> Result<u32, Why> {
+        let info = OWN_CPU.info().map_err(why)?;
+        // Ids have 32 bits, by the architecture.
+        Ok(info.apic_id as u32)
+    }
+
+    fn add(&mut self, apic_id: u32) -> Result<u32, Why> {
+        let dest = self.slots.take().ok_or("no slot is left")?;
+        let added = OWN_CPU.add(apic_id, dest, self.pool).map_err(why);
+        let (cpu, number) = added.inspect_err(|_| self.slots.give_back(dest))?;
+        self.added.push((number as u32, cpu));
+        Ok(number as u32)
+    }
+
+    fn step(&mut self, number: u32, step: Step) -> Result<(), Why> {
+        let step = match step {
+            Step::Init => object::cpu::Step::Init,
+            Step::Startup => object::cpu::Step::Startup,
+            Step::Admit => object::cpu::Step::Admit,
+        };
+        self.cpu(number)?.start(step).map(drop).map_err(why)
+    }
+
+    fn standing(&mut self, number: u32) -> Result<Standing, Why> {
+        let info = self.cpu(number)?.info().map_err(why)?;
+        Ok(match info.state {
+            cpu_state::WAITING => Standing::Waiting,
+            cpu_state::ONLINE => Standing::Online,
+            _ => Standing::NotYet,
+        })
+    }
+
+    fn delay(&mut self, microseconds: u64) {
+        delay(microseconds);
+    }
+
+    fn tell(&mut self, apic_id: u32, outcome: Result<u32, Why>) {
+        match outcome {
+            Ok(number) => defmt::info!("processor {=u32} online, APIC id {=u32}", number, apic_id),
+            Err(why) => defmt::warn!(
+                "processor with APIC id {=u32} is not used: {=str}",
+                apic_id,
+                why
+            ),
         }
     }
 }
@@ -202,6 +287,14 @@ fn main(start: &'static StartInfo) -> ! {
     let machine = Capabilities::new(start, &config).unwrap_or_else(|e| panic!("{e}"));
     let mut platform = Platform::new(machine, config.rsdp);
     report(&platform);
+    let mut cpus = Cpus {
+        pool: Pool(start.cap("processors").unwrap_or_else(|e| panic!("{e}"))),
+        slots: start.free_slots(),
+        added: Vec::new(),
+    };
+    let found = processors::start(&mut cpus, &platform.madt.processors);
+    let slot = |number| cpus.cpu(number).map_or(0, |cpu| cpu.0);
+    platform.processors = found.into_iter().map(|p| (p, slot(p.number))).collect();
     let status = serve(Endpoint(slot::ENDPOINT), &mut platform);
     panic!("the Endpoint is gone: {status:?}")
 }
@@ -230,9 +323,10 @@ fn report(platform: &Platform<Capabilities>) {
     if platform.skipped > 0 {
         defmt::warn!("{=usize} ACPI tables cannot be read", platform.skipped);
     }
-    for id in &platform.madt.processors {
-        defmt::info!("processor: local APIC id {=u32}", *id);
-    }
+    defmt::debug!(
+        "{=usize} processors are enabled",
+        platform.madt.processors.len()
+    );
     for i in &platform.ioapics {
         let (first, last) = (
             i.gsi_base,

@@ -1,7 +1,7 @@
 //! What the machine has, and the few things that belong to all of it: interrupt routing, power, reset.
 //!
-//! Job: read the firmware's ACPI tables and the PCI configuration space; program the I/O APICs for root; switch the
-//! machine off or start it again. Place: a server that alone holds the I/O APICs, the ACPI registers and the PCI
+//! Job: read the firmware's ACPI tables and the PCI configuration space; start the processors beside the first; program the
+//! I/O APICs for root; switch the machine off or start it again. Place: a server that alone holds the I/O APICs, the ACPI registers and the PCI
 //! configuration ports; root is its client, others may only ask what there is. Trust: clients are not believed (typed
 //! refusals), and neither is the firmware: its tables are copied, their checksums and lengths are checked, and nothing in
 //! them can make this server panic.
@@ -23,6 +23,7 @@ pub mod ioapic;
 pub mod madt;
 pub mod pci;
 pub mod power;
+pub mod processors;
 pub mod s5;
 pub mod server;
 pub mod tables;

@@ -2,13 +2,17 @@
 
 use alloc::vec::Vec;
 
-use ipc_schema::proto::{self, Machine, PciDevice, PlatformRequest, PlatformResponse, Refusal};
+use ipc_schema::proto::{
+    self, CpuState, Machine, PciDevice, PlatformRequest, PlatformResponse, Refusal,
+};
+use runtime::abi::{CapTransfer, rights};
 use runtime::{ReplyCaps, Service};
 
 use crate::fadt::{self, Fadt};
 use crate::hardware::Hardware;
 use crate::ioapic::IoApic;
 use crate::madt::{self, Madt};
+use crate::processors::Processor;
 use crate::s5::{self, SleepType};
 use crate::tables::{self, HEADER, Tables, TablesError};
 use crate::{pci, power};
@@ -40,6 +44,8 @@ pub struct Platform<H> {
     pub s5: Option<SleepType>,
     /// PCI functions.
     pub pci: Vec<PciDevice>,
+    /// Processors beside the first, with the slots of their Cpus' capabilities.
+    pub processors: Vec<(Processor, u32)>,
 }
 
 /// Finds `\_S5` in the DSDT or in an SSDT.
@@ -73,7 +79,27 @@ impl<H: Hardware> Platform<H> {
             fadt,
             s5,
             pci,
+            processors: Vec::new(),
         }
+    }
+
+    /// A processor, with its capability if it may be used.
+    fn processor(&self, index: u32, caps: &mut ReplyCaps) -> Result<PlatformResponse, Refusal> {
+        let index = usize::try_from(index).map_err(|_| Refusal::Unknown)?;
+        let (found, slot) = self.processors.get(index).ok_or(Refusal::Unknown)?;
+        if found.state == CpuState::Online {
+            // The first of at most four.
+            caps.add(CapTransfer {
+                slot: *slot,
+                rights: rights::CONTROL | rights::GRANT,
+                badge: 0,
+            });
+        }
+        Ok(PlatformResponse::Processor {
+            number: found.number,
+            apic_id: found.apic_id,
+            state: found.state,
+        })
     }
 
     fn ioapic_of(&self, line: u32) -> Result<(IoApic, u32, madt::Mode), Refusal> {
@@ -135,6 +161,7 @@ impl<H: Hardware> Platform<H> {
         &mut self,
         badge: u64,
         request: &PlatformRequest,
+        caps: &mut ReplyCaps,
     ) -> Result<PlatformResponse, Refusal> {
         if *request == PlatformRequest::Describe {
             return Ok(PlatformResponse::Machine(self.describe()));
@@ -149,6 +176,7 @@ impl<H: Hardware> Platform<H> {
                 apic_id,
             } => self.route(gsi, vector, apic_id),
             PlatformRequest::Unmask { gsi } => self.unmask(gsi),
+            PlatformRequest::Processor { index } => self.processor(index, caps),
             PlatformRequest::PowerOff { code } => {
                 self.power_off(code);
                 Err(Refusal::Failed)
@@ -174,9 +202,9 @@ impl<H: Hardware> Service for Platform<H> {
         badge: u64,
         request: PlatformRequest,
         _received: u64,
-        _caps: &mut ReplyCaps,
+        caps: &mut ReplyCaps,
     ) -> PlatformResponse {
-        self.answer(badge, &request)
+        self.answer(badge, &request, caps)
             .unwrap_or_else(PlatformResponse::Refused)
     }
 }
@@ -275,6 +303,45 @@ mod tests {
             PlatformResponse::Done
         );
         assert_eq!(p.hardware.redirection(4), 0x41);
+    }
+
+    #[test]
+    fn processors_with_their_capabilities() {
+        let mut p = platform();
+        let processor = |number, apic_id, state| Processor {
+            number,
+            apic_id,
+            state,
+        };
+        p.processors = vec![
+            (processor(1, 5, CpuState::Online), 40),
+            (processor(2, 6, CpuState::Off), 41),
+        ];
+        let mut caps = ReplyCaps::default();
+        let request = PlatformRequest::Processor { index: 0 };
+        let answer = p.request(1, request.clone(), 0, &mut caps);
+        let want = |number, apic_id, state| PlatformResponse::Processor {
+            number,
+            apic_id,
+            state,
+        };
+        assert_eq!(answer, want(1, 5, CpuState::Online));
+        let [cap] = caps.as_slice() else { panic!() };
+        assert_eq!(
+            (cap.slot, cap.rights),
+            (40, rights::CONTROL | rights::GRANT)
+        );
+        let mut caps = ReplyCaps::default();
+        let answer = p.request(1, PlatformRequest::Processor { index: 1 }, 0, &mut caps);
+        assert_eq!(answer, want(2, 6, CpuState::Off));
+        assert!(caps.as_slice().is_empty(), "it is of no use");
+        let refused = PlatformResponse::Refused;
+        let end = PlatformRequest::Processor { index: 2 };
+        assert_eq!(ask(&mut p, 0, end), refused(Refusal::Unknown));
+        let mut caps = ReplyCaps::default();
+        let stranger = p.request(7, request, 0, &mut caps);
+        assert_eq!(stranger, refused(Refusal::Forbidden));
+        assert!(caps.as_slice().is_empty());
     }
 
     #[test]

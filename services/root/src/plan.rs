@@ -14,8 +14,9 @@ use ipc_schema::abi::ABI_VERSION;
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{CONTROL, RECV, SEND, WRITE};
 use ipc_schema::manifest::{DeviceKind, System, Vm, binary_file};
-use ipc_schema::proto::Class;
+use ipc_schema::proto::{Class, Group};
 use runtime::StartInfo;
+use runtime::forward::Grants;
 use runtime::start::Region;
 use runtime::time::WallClock;
 
@@ -85,8 +86,10 @@ pub enum Object {
     Ports(u16, u32),
     /// The Irq of a machine's interrupt line.
     Irq(u8),
-    /// The processor.
+    /// The first processor.
     Cpu,
+    /// A Pool for further processors' Cpus, which outlives the server.
+    Processors,
     /// Root's own Endpoint.
     Root,
     /// The Log.
@@ -211,6 +214,10 @@ pub struct Plan {
     pub class: Class,
     /// Its part of the processors.
     pub share: Share,
+    /// Those that it shares a processor with: a VM's. `None`: it is on the first.
+    pub group: Option<Group>,
+    /// Servers on other processors may call it.
+    pub remote: bool,
     /// Bytes of heap.
     pub heap: u64,
     /// Bytes of Pool.
@@ -307,6 +314,8 @@ impl Plan {
                 reservation: 0,
                 limit: None,
             },
+            group: None,
+            remote: false,
             heap: HEAP,
             pool: POOL,
             slots: SLOTS,
@@ -383,6 +392,18 @@ impl Plan {
         })
     }
 
+    /// Where its forwarders' capabilities go, if it has so many: behind the named ones.
+    #[must_use]
+    pub fn forwarders(&self, count: u32) -> Grants {
+        let named = self
+            .slots()
+            .filter(|(_, g)| matches!(g.place, Place::Named(_)));
+        Grants {
+            first: slot::FIRST_NAMED + named.count() as u32,
+            count: if self.remote { count } else { 0 },
+        }
+    }
+
     /// What its start page says.
     #[must_use]
     pub fn start_info(
@@ -391,6 +412,7 @@ impl Plan {
         restarts: u32,
         tsc_hz: u64,
         wall_clock: WallClock,
+        forwarders: Grants,
     ) -> StartInfo {
         let name = |(slot, grant): (u32, &Grant)| match &grant.place {
             Place::Named(name) => Some((name.clone(), slot)),
@@ -411,7 +433,8 @@ impl Plan {
             wall_clock,
             restarts,
             slots: self.slots,
-            first_free_slot: caps.last().map_or(slot::FIRST_NAMED, |(_, last)| last + 1),
+            first_free_slot: forwarders.first + Grants::slots(forwarders.count),
+            forwarders: forwarders.count,
             caps,
             regions: self.mapped.iter().map(region).collect(),
             config: self.config.clone(),

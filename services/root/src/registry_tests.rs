@@ -20,6 +20,7 @@ fn description(name: &str) -> VmDescription {
             shares: 1,
             reservation: 0,
             limit: None,
+            cpu: None,
         },
         debug_exit: true,
         devices: vec![Device {

@@ -7,13 +7,15 @@
 //! On the host (tests) system calls answer [`abi::Status::Unsupported`], so that servers' libraries build and
 //! test there; only what is under `target_os = "none"` needs the kernel.
 //!
-//! One thread a server: the UTCB, the heap and the log belong to the first thread (see [`object::thread`]).
+//! One thread a server: the UTCB, the heap and the log belong to the first thread (see [`object::thread`]). Callers on other
+//! processors reach it through [`forward`]'s threads.
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
 
 pub mod console;
 pub mod elf_note;
+pub mod forward;
 #[cfg(target_os = "none")]
 mod heap;
 pub mod ipc;

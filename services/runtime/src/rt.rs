@@ -2,9 +2,11 @@
 
 use alloc::boxed::Box;
 
+use crate::abi::layout::slot;
 use crate::abi::{BootInfo, layout};
+use crate::ipc::Endpoint;
 use crate::start::{HEADER, StartInfo};
-use crate::{elf_note::AbiNote, heap, time};
+use crate::{elf_note::AbiNote, forward, heap, time};
 
 /// The note that root looks for.
 #[used]
@@ -38,6 +40,9 @@ pub unsafe fn server(page: u64, main: fn(&'static StartInfo) -> !) -> ! {
     match StartInfo::decode(body) {
         Ok(start) => {
             time::set_frequency(start.tsc_hz);
+            if let Err(status) = forward::start(start.forwarder_slots(), Endpoint(slot::ENDPOINT)) {
+                panic!("forwarders: {status:?}");
+            }
             main(Box::leak(Box::new(start)))
         }
         Err(error) => panic!("{error}"),

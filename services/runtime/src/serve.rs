@@ -3,7 +3,8 @@
 use ipc_schema::abi::{CapTransfer, NEVER, Status, Tag};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::ipc::{Endpoint, Event, Message, reply_recv};
+use crate::forward::reply_recv;
+use crate::ipc::{Endpoint, Event, Message};
 use crate::{rpc, utcb};
 
 /// Capabilities to go with a reply; at most four.
@@ -68,7 +69,8 @@ pub trait Service {
     }
 }
 
-/// Serves for ever. Comes back only when the Endpoint is no good.
+/// Serves for ever, callers on other processors included if root gave forwarders ([`crate::forward`]). Comes back only when the
+/// Endpoint is no good.
 pub fn serve<S: Service>(endpoint: Endpoint, service: &mut S) -> Status {
     let mut reply = Message::default();
     loop {
@@ -84,7 +86,11 @@ pub fn answer<S: Service>(service: &mut S, event: Event) -> Message {
     match event {
         Event::Call { badge, message } if message.tag.label() == rpc::REQUEST => {
             // Decoded at once: the payload is only good until the next system call.
-            let received = utcb::received();
+            let received = match message.tag.caps() {
+                // Left of an earlier message.
+                0 => 0,
+                _ => utcb::received(),
+            };
             let Ok(request) = utcb::decode::<S::Request>(message.tag.payload()) else {
                 return Message::new(rpc::BAD_REQUEST, [0; 4]);
             };

@@ -9,6 +9,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::forward;
 use crate::ipc::{Endpoint, Notification};
 use crate::slots::{Slot, Slots};
 use crate::time::WallClock;
@@ -58,6 +59,9 @@ pub struct StartInfo {
     pub slots: u32,
     /// First slot that root has left empty.
     pub first_free_slot: u32,
+    /// Threads that forward calls from other processors, whose capabilities are just below `first_free_slot`: see
+    /// [`crate::forward`].
+    pub forwarders: u32,
     /// Named capabilities.
     pub caps: Vec<(String, u32)>,
     /// Named ranges of memory.
@@ -151,6 +155,18 @@ impl StartInfo {
         match postcard::take_from_bytes(&self.config) {
             Ok((config, [])) => Ok(config),
             _ => Err(StartError::BadConfig),
+        }
+    }
+
+    /// The slots of its forwarders' capabilities.
+    #[must_use]
+    pub fn forwarder_slots(&self) -> forward::Grants {
+        let count = self.forwarders.min(forward::MAX as u32);
+        forward::Grants {
+            first: self
+                .first_free_slot
+                .saturating_sub(forward::Grants::slots(count)),
+            count,
         }
     }
 

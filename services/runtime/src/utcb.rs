@@ -5,7 +5,7 @@
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use ipc_schema::abi::{CapTransfer, Utcb};
+use ipc_schema::abi::{CapTransfer, Tag, Utcb};
 use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(target_os = "none")]
@@ -119,6 +119,38 @@ pub fn set_receive(first: u32, count: u32) {
     unsafe {
         (&raw mut (*page()).recv_slot).write_volatile(first);
         (&raw mut (*page()).recv_count).write_volatile(count);
+    }
+}
+
+/// Copies the payload that `tag` announces from another thread's UTCB to this one's; no capabilities come with it.
+///
+/// # Safety
+///
+/// `other` is the UTCB of a thread of this Space, which neither that thread nor the kernel uses meanwhile.
+pub(crate) unsafe fn take_from(other: *const Utcb, tag: Tag) {
+    let len = tag.payload().min(Utcb::PAYLOAD);
+    // SAFETY: `len` bytes are within both payloads, which are those of two pages.
+    unsafe {
+        let from = other.cast::<u8>().wrapping_add(Utcb::PAYLOAD_OFFSET);
+        ptr::copy_nonoverlapping(from, payload(), len);
+        (&raw mut (*page()).received).write_volatile(0);
+    }
+}
+
+/// Copies the payload and the capabilities to be sent that `tag` announces from this thread's UTCB to another's.
+///
+/// # Safety
+///
+/// As [`take_from`].
+pub(crate) unsafe fn give_to(other: *mut Utcb, tag: Tag) {
+    let len = tag.payload().min(Utcb::PAYLOAD);
+    // SAFETY: as in `take_from`; `send` is a field of both pages.
+    unsafe {
+        let to = other.cast::<u8>().wrapping_add(Utcb::PAYLOAD_OFFSET);
+        ptr::copy_nonoverlapping(payload(), to, len);
+        if tag.caps() > 0 {
+            (&raw mut (*other).send).write((&raw const (*page()).send).read());
+        }
     }
 }
 

@@ -6,34 +6,53 @@ fn main() {}
 
 #[cfg(target_os = "none")]
 mod bare {
+    extern crate alloc;
+
+    use alloc::vec::Vec;
     use ipc_schema::proto::{Refusal, SchedulerRequest, SchedulerResponse};
     use runtime::abi::layout::slot;
+    use runtime::abi::{NEVER, Status};
     use runtime::object::{Budget, Cpu, Space};
     use runtime::{Endpoint, ReplyCaps, Service, Slots, StartInfo, serve, time, utcb};
+    use scheduler::placement::FIRST;
     use scheduler::policy::Setting;
-    use scheduler::server::{Decision, Slot};
+    use scheduler::server::{Decision, Outcome, Slot};
     use scheduler::{Kernel, Scheduler};
 
     runtime::entry!(main);
 
     const SPACE: Space = Space(slot::SPACE);
-    const CPU: Cpu = Cpu(slot::CPU);
+    /// Until what is in a call is tried again, in microseconds.
+    const RETRY_US: u64 = 10_000;
 
-    /// The Budgets' capabilities.
+    /// The Budgets' capabilities, and the processors'.
     struct Budgets {
         slots: Slots,
+        /// By number.
+        cpus: Vec<(u32, Cpu)>,
     }
 
     impl Kernel for Budgets {
-        fn configure(&mut self, budget: Slot, setting: Setting) -> bool {
+        fn configure(&mut self, budget: Slot, cpu: u32, setting: Setting) -> Outcome {
+            let Some((_, cpu)) = self.cpus.iter().find(|(number, _)| *number == cpu) else {
+                return Outcome::Refused;
+            };
             let cycles = time::cycles(setting.budget_us).max(1);
             // Equal stays equal: a Budget that is never exhausted.
             let period = time::cycles(setting.period_us).max(cycles);
-            let set = Budget(budget).configure(CPU, u64::from(setting.priority), cycles, period);
-            if let Err(status) = set {
-                defmt::warn!("a Budget cannot be set: status {=u64}", status as u64);
+            match Budget(budget).configure(*cpu, u64::from(setting.priority), cycles, period) {
+                Ok(()) => Outcome::Done,
+                Err(Status::Busy) => Outcome::Busy,
+                Err(status) => {
+                    defmt::warn!("a Budget cannot be set: status {=u64}", status as u64);
+                    Outcome::Refused
+                }
             }
-            set.is_ok()
+        }
+
+        fn processor(&mut self, number: u32, cpu: Slot) {
+            defmt::info!("processor {=u32} is in use", number);
+            self.cpus.push((number, Cpu(cpu)));
         }
 
         fn alive(&mut self, budget: Slot) -> bool {
@@ -48,19 +67,28 @@ mod bare {
 
         fn log(&mut self, name: &str, what: Decision) {
             match what {
-                Decision::Set(s) if s.budget_us == s.period_us => defmt::info!(
-                    "{=str}: priority {=u8}, turns of {=u64} us",
+                Decision::Set(cpu, s) if s.budget_us == s.period_us => defmt::info!(
+                    "{=str}: processor {=u32}, priority {=u8}, turns of {=u64} us",
                     name,
+                    cpu,
                     s.priority,
                     s.budget_us
                 ),
-                Decision::Set(s) => defmt::info!(
-                    "{=str}: priority {=u8}, {=u64} us every {=u64} us",
+                Decision::Set(cpu, s) => defmt::info!(
+                    "{=str}: processor {=u32}, priority {=u8}, {=u64} us every {=u64} us",
                     name,
+                    cpu,
                     s.priority,
                     s.budget_us,
                     s.period_us
                 ),
+                Decision::NoSuchProcessor(cpu) => {
+                    defmt::warn!(
+                        "{=str}: there is no processor {=u32}, another is taken",
+                        name,
+                        cpu
+                    );
+                }
                 Decision::Refused(why) => {
                     let why = match why {
                         Refusal::Busy => "the reservations would exceed the processor",
@@ -103,15 +131,27 @@ mod bare {
             received: u64,
             _caps: &mut ReplyCaps,
         ) -> SchedulerResponse {
-            let budget = match received {
+            let cap = match received {
                 0 => None,
                 _ => self.window.take(),
             };
-            let response = self.scheduler.request(request, budget);
+            let response = self.scheduler.request(request, cap);
             if self.window.is_none() {
                 self.open();
             }
             response
+        }
+
+        fn timeout(&mut self) {
+            self.scheduler.retry();
+        }
+
+        fn deadline(&self) -> u64 {
+            if self.scheduler.pending() {
+                time::after(RETRY_US)
+            } else {
+                NEVER
+            }
         }
     }
 
@@ -123,6 +163,7 @@ mod bare {
         }
         let kernel = Budgets {
             slots: start.free_slots(),
+            cpus: Vec::from([(FIRST, Cpu(slot::CPU))]),
         };
         let mut server = Server {
             scheduler: Scheduler::new(kernel),

@@ -3,20 +3,34 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ipc_schema::proto::{Refusal, SchedulerRequest, SchedulerResponse};
+use ipc_schema::proto::{Class, Group, Refusal, SchedulerRequest, SchedulerResponse};
 
+use crate::placement::{self, FIRST, Load};
 use crate::policy::{Demand, Setting, admit, settings};
 
 /// Most Budgets: each holds a slot of the capability table.
 pub const MAX_BUDGETS: usize = 200;
 
-/// Slot of a Budget's capability.
+/// Slot of a capability.
 pub type Slot = u32;
+
+/// How the kernel took a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The Budget is set so.
+    Done,
+    /// Its thread is in a call and cannot change its processor now.
+    Busy,
+    /// The Budget has been destroyed, or its processor is of no use.
+    Refused,
+}
 
 /// What this server does to Budgets.
 pub trait Kernel {
-    /// Sets a Budget; `false`: it has been destroyed.
-    fn configure(&mut self, budget: Slot, setting: Setting) -> bool;
+    /// Sets a Budget, on the processor of this number.
+    fn configure(&mut self, budget: Slot, cpu: u32, setting: Setting) -> Outcome;
+    /// The Cpu of this number is the capability in this slot from now on.
+    fn processor(&mut self, number: u32, cpu: Slot);
     /// Whether the Budget is still there.
     fn alive(&mut self, budget: Slot) -> bool;
     /// Gives up the capability and its slot.
@@ -28,8 +42,10 @@ pub trait Kernel {
 /// What has been decided about a Budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It is set so.
-    Set(Setting),
+    /// It is set so, on this processor.
+    Set(u32, Setting),
+    /// It was to go to a processor that is not there; another is taken.
+    NoSuchProcessor(u32),
     /// It was not admitted.
     Refused(Refusal),
     /// It has been released, or was found destroyed.
@@ -42,6 +58,10 @@ struct Entry {
     name: String,
     slot: Slot,
     demand: Demand,
+    /// Those that it shares a processor with.
+    group: Option<Group>,
+    /// The processor.
+    cpu: u32,
     /// How it is set now.
     set: Option<Setting>,
 }
@@ -49,17 +69,36 @@ struct Entry {
 /// The server's state.
 pub struct Scheduler<K> {
     kernel: K,
+    /// Numbers of the processors that may be used, in order.
+    cpus: Vec<u32>,
     entries: Vec<Entry>,
     next: u32,
+    /// A setting was not taken because of a call: it is to be tried again.
+    pending: bool,
 }
 
 impl<K: Kernel> Scheduler<K> {
-    /// Nothing is under rule yet.
-    pub const fn new(kernel: K) -> Self {
+    /// Nothing is under rule yet, and there is the first processor only.
+    pub fn new(kernel: K) -> Self {
         Self {
             kernel,
+            cpus: Vec::from([FIRST]),
             entries: Vec::new(),
             next: 1,
+            pending: false,
+        }
+    }
+
+    /// Whether [`Scheduler::retry`] has something to do, in a while.
+    #[must_use]
+    pub const fn pending(&self) -> bool {
+        self.pending
+    }
+
+    /// Tries again what the kernel did not take because a thread was in a call.
+    pub fn retry(&mut self) {
+        if self.pending {
+            self.apply();
         }
     }
 
@@ -80,12 +119,8 @@ impl<K: Kernel> Scheduler<K> {
         self.entries.is_empty()
     }
 
-    /// Answers a request. `budget` is the slot of the capability that came with it.
-    pub fn request(
-        &mut self,
-        request: SchedulerRequest,
-        budget: Option<Slot>,
-    ) -> SchedulerResponse {
+    /// Answers a request. `cap` is the slot of the capability that came with it.
+    pub fn request(&mut self, request: SchedulerRequest, cap: Option<Slot>) -> SchedulerResponse {
         match request {
             SchedulerRequest::Admit {
                 name,
@@ -93,6 +128,7 @@ impl<K: Kernel> Scheduler<K> {
                 shares,
                 reservation,
                 limit,
+                group,
             } => {
                 let demand = Demand {
                     class,
@@ -100,8 +136,8 @@ impl<K: Kernel> Scheduler<K> {
                     reservation,
                     limit,
                 };
-                match self.admit(&name, demand, budget) {
-                    Ok(number) => SchedulerResponse::Admitted { number },
+                match self.admit(&name, demand, group, cap) {
+                    Ok((number, cpu)) => SchedulerResponse::Admitted { number, cpu },
                     Err(why) => {
                         self.kernel.log(&name, Decision::Refused(why));
                         SchedulerResponse::Refused(why)
@@ -110,7 +146,7 @@ impl<K: Kernel> Scheduler<K> {
             }
             SchedulerRequest::Release { number } => {
                 // It should have brought nothing.
-                if let Some(slot) = budget {
+                if let Some(slot) = cap {
                     self.kernel.forget(slot);
                 }
                 if self.remove(|e| e.number == number) {
@@ -120,17 +156,44 @@ impl<K: Kernel> Scheduler<K> {
                     SchedulerResponse::Refused(Refusal::Unknown)
                 }
             }
+            SchedulerRequest::Processor { number } => self.processor(number, cap),
         }
     }
 
-    fn admit(&mut self, name: &str, demand: Demand, budget: Option<Slot>) -> Result<u32, Refusal> {
+    /// Takes a processor into use.
+    fn processor(&mut self, number: u32, cap: Option<Slot>) -> SchedulerResponse {
+        let Some(slot) = cap else {
+            return SchedulerResponse::Refused(Refusal::Malformed);
+        };
+        let place = match self.cpus.binary_search(&number) {
+            Ok(_) => {
+                self.kernel.forget(slot);
+                return SchedulerResponse::Refused(Refusal::Busy);
+            }
+            Err(place) => place,
+        };
+        self.cpus.insert(place, number);
+        self.kernel.processor(number, slot);
+        SchedulerResponse::Done
+    }
+
+    fn admit(
+        &mut self,
+        name: &str,
+        demand: Demand,
+        group: Option<Group>,
+        budget: Option<Slot>,
+    ) -> Result<(u32, u32), Refusal> {
         let slot = budget.ok_or(Refusal::Malformed)?;
         // Budgets of those that died make room first.
         self.sweep();
-        if let Err(why) = self.room_for(&demand) {
-            self.kernel.forget(slot);
-            return Err(why);
-        }
+        let cpu = match self.place(name, &demand, group.as_ref()) {
+            Ok(cpu) => cpu,
+            Err(why) => {
+                self.kernel.forget(slot);
+                return Err(why);
+            }
+        };
         let number = self.next;
         self.next = self.next.wrapping_add(1).max(1);
         self.entries.push(Entry {
@@ -138,23 +201,68 @@ impl<K: Kernel> Scheduler<K> {
             name: name.into(),
             slot,
             demand,
+            group,
+            cpu,
             set: None,
         });
         self.apply();
         // `apply` drops what the kernel does not take.
         if self.entries.iter().any(|e| e.number == number) {
-            Ok(number)
+            Ok((number, cpu))
         } else {
             Err(Refusal::Failed)
         }
     }
 
-    fn room_for(&self, demand: &Demand) -> Result<(), Refusal> {
+    /// The processor for a demand that can be met there.
+    fn place(
+        &mut self,
+        name: &str,
+        demand: &Demand,
+        group: Option<&Group>,
+    ) -> Result<u32, Refusal> {
         if self.entries.len() >= MAX_BUDGETS {
             return Err(Refusal::NoMemory);
         }
-        let others: Vec<Demand> = self.entries.iter().map(|e| e.demand).collect();
-        admit(demand, &others)
+        let cpu = match group {
+            None => FIRST,
+            Some(group) => {
+                if let Some(absent) = group.cpu.filter(|cpu| !self.cpus.contains(cpu)) {
+                    self.kernel.log(name, Decision::NoSuchProcessor(absent));
+                }
+                placement::choose(&self.loads(group.id), group, self.place_of(group.id))
+            }
+        };
+        let there = self.entries.iter().filter(|e| e.cpu == cpu);
+        let others: Vec<Demand> = there.map(|e| e.demand).collect();
+        admit(demand, &others).map(|()| cpu)
+    }
+
+    /// Where a group is, if anything of it is under rule.
+    fn place_of(&self, group: u32) -> Option<u32> {
+        let mut of_group = self.entries.iter().filter(|e| e.in_group(group));
+        of_group.next().map(|e| e.cpu)
+    }
+
+    /// What each processor bears, but for this group.
+    fn loads(&self, but: u32) -> Vec<Load> {
+        let load = |&cpu: &u32| {
+            let mut load = Load::new(cpu);
+            let mut seen: Vec<u32> = Vec::new();
+            for entry in self.entries.iter().filter(|e| e.cpu == cpu) {
+                match &entry.group {
+                    Some(group) if group.id == but || seen.contains(&group.id) => {}
+                    Some(group) => {
+                        seen.push(group.id);
+                        load.add(group.shares, group.reservation);
+                    }
+                    None if entry.demand.class == Class::Core => {}
+                    None => load.add(0, entry.demand.reservation),
+                }
+            }
+            load
+        };
+        self.cpus.iter().map(load).collect()
     }
 
     /// Drops the Budgets that have been destroyed without a word.
@@ -184,151 +292,47 @@ impl<K: Kernel> Scheduler<K> {
     }
 
     /// Sets all Budgets whose setting has changed. One that the kernel does not take is destroyed: without it the others'
-    /// settings are made again.
+    /// settings are made again. One whose thread is in a call keeps its old setting until the next turn.
     fn apply(&mut self) {
         loop {
-            let demands: Vec<Demand> = self.entries.iter().map(|e| e.demand).collect();
+            self.pending = false;
             let mut dead = Vec::new();
-            for (entry, setting) in self.entries.iter_mut().zip(settings(&demands)) {
-                if entry.set == Some(setting) {
-                    continue;
-                }
-                if self.kernel.configure(entry.slot, setting) {
-                    entry.set = Some(setting);
-                    self.kernel.log(&entry.name, Decision::Set(setting));
-                } else {
-                    dead.push(entry.number);
-                }
+            for cpu in self.cpus.clone() {
+                self.apply_to(cpu, &mut dead);
             }
             if !self.remove(|e| dead.contains(&e.number)) {
                 return;
             }
         }
     }
+
+    /// [`Scheduler::apply`] for one processor: those on it divide it among them.
+    fn apply_to(&mut self, cpu: u32, dead: &mut Vec<u32>) {
+        let there = self.entries.iter().filter(|e| e.cpu == cpu);
+        let demands: Vec<Demand> = there.map(|e| e.demand).collect();
+        let there = self.entries.iter_mut().filter(|e| e.cpu == cpu);
+        for (entry, setting) in there.zip(settings(&demands)) {
+            if entry.set == Some(setting) {
+                continue;
+            }
+            match self.kernel.configure(entry.slot, cpu, setting) {
+                Outcome::Done => {
+                    entry.set = Some(setting);
+                    self.kernel.log(&entry.name, Decision::Set(cpu, setting));
+                }
+                Outcome::Busy => self.pending = true,
+                Outcome::Refused => dead.push(entry.number),
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn in_group(&self, id: u32) -> bool {
+        self.group.is_some_and(|g| g.id == id)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ipc_schema::proto::Class;
-    use std::collections::{BTreeMap, BTreeSet};
-
-    #[derive(Default)]
-    struct Fake {
-        set: BTreeMap<Slot, Setting>,
-        dead: BTreeSet<Slot>,
-        forgotten: Vec<Slot>,
-        configured: usize,
-    }
-
-    impl Kernel for Fake {
-        fn configure(&mut self, budget: Slot, setting: Setting) -> bool {
-            self.configured += 1;
-            let alive = self.alive(budget);
-            if alive {
-                self.set.insert(budget, setting);
-            }
-            alive
-        }
-        fn alive(&mut self, budget: Slot) -> bool {
-            !self.dead.contains(&budget)
-        }
-        fn forget(&mut self, budget: Slot) {
-            assert!(!self.forgotten.contains(&budget));
-            self.forgotten.push(budget);
-            self.set.remove(&budget);
-        }
-        fn log(&mut self, _: &str, _: Decision) {}
-    }
-
-    fn vm(shares: u32, reservation: u32) -> SchedulerRequest {
-        SchedulerRequest::Admit {
-            name: "x".into(),
-            class: Class::Vm,
-            shares,
-            reservation,
-            limit: None,
-        }
-    }
-
-    fn scheduler() -> Scheduler<Fake> {
-        Scheduler::new(Fake::default())
-    }
-
-    fn admitted(s: &mut Scheduler<Fake>, request: SchedulerRequest, slot: Slot) -> u32 {
-        match s.request(request, Some(slot)) {
-            SchedulerResponse::Admitted { number } => number,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn all_are_set_again_when_one_comes_or_goes() {
-        let mut s = scheduler();
-        let first = admitted(&mut s, vm(100, 0), 20);
-        assert_eq!(s.kernel.set[&20].budget_us, 10_000);
-        let second = admitted(&mut s, vm(300, 0), 21);
-        assert_ne!(first, second);
-        assert_eq!(
-            (s.kernel.set[&20].budget_us, s.kernel.set[&21].budget_us),
-            (5_000, 15_000)
-        );
-        let release = |number| SchedulerRequest::Release { number };
-        assert_eq!(s.request(release(first), None), SchedulerResponse::Done);
-        assert_eq!(s.kernel.forgotten, [20]);
-        assert_eq!(s.kernel.set[&21].budget_us, 10_000);
-        let unknown = SchedulerResponse::Refused(Refusal::Unknown);
-        assert_eq!(s.request(release(first), None), unknown);
-        assert_eq!(s.len(), 1);
-    }
-
-    #[test]
-    fn nothing_is_set_twice_without_need() {
-        let mut s = scheduler();
-        admitted(&mut s, vm(100, 0), 20);
-        let mut device = vm(100, 0);
-        if let SchedulerRequest::Admit { class, .. } = &mut device {
-            *class = Class::Device;
-        }
-        admitted(&mut s, device, 21);
-        assert_eq!(s.kernel.configured, 2, "another class changes nothing");
-    }
-
-    #[test]
-    fn refusals_give_the_capability_back() {
-        let mut s = scheduler();
-        admitted(&mut s, vm(1, 60), 20);
-        let busy = SchedulerResponse::Refused(Refusal::Busy);
-        assert_eq!(s.request(vm(1, 41), Some(21)), busy);
-        assert_eq!(s.kernel.forgotten, [21]);
-        let malformed = SchedulerResponse::Refused(Refusal::Malformed);
-        assert_eq!(s.request(vm(1, 0), None), malformed);
-        assert_eq!(s.request(vm(0, 0), Some(22)), malformed);
-        assert_eq!(s.len(), 1);
-        admitted(&mut s, vm(1, 40), 23);
-    }
-
-    #[test]
-    fn the_dead_make_room() {
-        let mut s = scheduler();
-        admitted(&mut s, vm(1, 60), 20);
-        s.kernel.dead.insert(20);
-        admitted(&mut s, vm(1, 60), 21);
-        assert_eq!((s.len(), s.kernel.forgotten.clone()), (1, vec![20]));
-        // Dead before it was set at all.
-        s.kernel.dead.insert(22);
-        let failed = SchedulerResponse::Refused(Refusal::Failed);
-        assert_eq!(s.request(vm(1, 0), Some(22)), failed);
-        assert_eq!(s.kernel.set[&21].budget_us, 10_000);
-    }
-
-    #[test]
-    fn bounded() {
-        let mut s = scheduler();
-        for slot in 0..MAX_BUDGETS as u32 {
-            admitted(&mut s, vm(1, 0), slot + 20);
-        }
-        let full = SchedulerResponse::Refused(Refusal::NoMemory);
-        assert_eq!(s.request(vm(1, 0), Some(999)), full);
-    }
-}
+#[path = "server_tests.rs"]
+mod tests;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ipc_schema::manifest::{
     CheckError, CpuShare, Device, DeviceKind, Driver, DriverKind, Fault, Idle, MACHINE_OVERHEAD,
-    MAX_VM_NAME, Place, PortRange, Server, System, Vm, binary_file, initrd_file, kernel_file,
-    vm_name_ok,
+    MAX_CPUS, MAX_VM_NAME, Place, PortRange, Server, System, Vm, binary_file, initrd_file,
+    kernel_file, vm_name_ok,
 };
 use toml::Spanned;
 
@@ -143,6 +143,7 @@ fn lower_vm(
             shares: vm.shares.unwrap_or(100),
             reservation: vm.reservation.unwrap_or(0),
             limit: vm.limit,
+            cpu: vm.cpu.as_ref().map(|cpu| *cpu.get_ref()),
         },
         debug_exit: vm.debug_exit.unwrap_or(false),
         devices,
@@ -353,6 +354,18 @@ fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: CheckErr
             ),
             "correct shares, reservation or limit".into(),
         ),
+        Fault::BadCpu => {
+            at = vm
+                .and_then(|v| v.cpu.as_ref())
+                .map_or(at, |c| c.span().start);
+            (
+                format!(
+                    "{who} is to run on a processor that Vireo never uses: it uses 0 to {}",
+                    MAX_CPUS - 1
+                ),
+                "choose one of these, or leave `cpu` out".into(),
+            )
+        }
     };
     cx.mistake(at, what, remedy)
 }

@@ -42,6 +42,7 @@ pub struct Vm {
     pub shares: Option<u32>,
     pub reservation: Option<u32>,
     pub limit: Option<u32>,
+    pub cpu: Option<Spanned<u32>>,
     pub debug_exit: Option<bool>,
     pub device: Option<Vec<Spanned<Device>>>,
 }

@@ -57,6 +57,7 @@ fn a_good_description() {
     );
     assert_eq!(s.vms[1].devices[2].kind, DeviceKind::TestDev);
     assert_eq!(s.vms[1].devices[2].doorbell, Some(0x5010));
+    assert_eq!(s.vms[1].cpu.cpu, None);
     assert_eq!((s.vms[1].debug_exit, s.vms[1].autostart), (true, false));
     assert_eq!(s.drivers.len(), 1);
     assert_eq!(s.servers[0].args, "ipc");
@@ -121,6 +122,12 @@ fn each_mistake_names_line_and_remedy() {
         m.what.contains("b.uart0") && m.what.contains("two.toml:16"),
         "{m}"
     );
+
+    let m = mistake("debug_exit = true", "debug_exit = true\ncpu = 8");
+    assert_eq!(m.at, "guests/two.toml:15", "{m}");
+    assert!(m.what.contains("VM `b` is to run on a processor"), "{m}");
+    let m = mistake("debug_exit = true", "cpu = -1");
+    assert_eq!(m.at, "guests/two.toml:14", "{m}");
 
     let m = mistake("irq = 3", "irq = 4");
     assert!(m.what.contains("irq"), "{m}");

@@ -9,11 +9,13 @@ use ipc_schema::proto::{Class, SchedulerRequest, SchedulerResponse};
 use root::image::{Image, Parts};
 use root::plan::{self, Grant, Memory as From, Object, Plan};
 use root::ram::PAGE;
-use runtime::object::{Budget, GuestSpace, Pool, Space, Thread, Vcpu};
-use runtime::{now, time};
+use runtime::forward::Grants;
+use runtime::object::{Budget, Cpu, GuestSpace, Pool, Space, Thread, Vcpu};
+use runtime::{Slot, now, time};
 
 use super::machine::{Block, Error, Machine, at};
-use super::shared::{CPU, Shared};
+use super::processors::{self, CPU, FIRST, Forwarder};
+use super::shared::Shared;
 use super::{LOG, complain};
 
 /// What has been made for a server.
@@ -34,6 +36,10 @@ pub struct Built {
     pub started: u64,
     /// The scheduler's number for it.
     pub admitted: Option<u32>,
+    /// The number of the processor that its first thread runs on.
+    pub cpu: u32,
+    /// What takes calls to it on the other processors.
+    pub forwarders: Vec<Forwarder>,
     guest: Option<GuestSpace>,
     vcpus: Vec<Vcpu>,
     /// Guest memory, and RAM of its own.
@@ -52,27 +58,31 @@ impl Built {
 
     /// TSC cycles that it has used.
     pub fn used(&self) -> u64 {
-        self.budget
-            .and_then(|b| b.stat().ok())
-            .map_or(0, |s| s.used)
+        let forwarders = self.forwarders.iter().map(|f| f.budget);
+        let stats = self.budget.into_iter().chain(forwarders);
+        stats.filter_map(|b| b.stat().ok()).map(|s| s.used).sum()
     }
 }
 
-/// Builds the server and starts it. What is made goes to `built` at once, so that a failure leaves nothing behind.
+/// A Pool's bytes for each forwarder: its UTCB and objects.
+const FORWARDER_POOL: u64 = 16 << 10;
+
+/// Builds the server and starts it, on the processor `at` if others of its group run there. What is made goes to `built` at once,
+/// so that a failure leaves nothing behind.
 pub fn build(
     machine: &mut Machine,
     shared: &Shared,
     plan: &Plan,
-    id: u8,
-    restarts: u32,
-    scheduler_runs: bool,
+    (id, restarts): (u8, u32),
+    (scheduler_runs, group_at): (bool, Option<u32>),
     built: &mut Built,
 ) -> Result<(), Error> {
+    let grants = plan.forwarders(shared.processors.others());
     let file = machine
         .file(&plan.binary)
         .ok_or(Error::Text("the archive has no such server"))?;
     let image = Image::parse(file).map_err(|e| Error::Image(plan.binary.clone(), e))?;
-    let start = plan.start_info(id, restarts, machine.tsc_hz, machine.wall_clock);
+    let start = plan.start_info(id, restarts, machine.tsc_hz, machine.wall_clock, grants);
     let heap = plan.heap.next_multiple_of(PAGE);
     // At most a few MiB: the plan's own number.
     let start = start
@@ -91,7 +101,7 @@ pub fn build(
     })?;
     filled.ok_or(Error::Text("the image is longer than it said"))?;
 
-    let pool_block = machine.block(plan.pool)?;
+    let pool_block = machine.block(plan.pool + u64::from(grants.count) * FORWARDER_POOL)?;
     built.pool_block = Some(pool_block);
     // SAFETY: root has no references into the block.
     let pool = machine.make("make a pool", |dest| unsafe {
@@ -133,11 +143,8 @@ pub fn build(
     for (dest, grant) in plan.slots() {
         grant_cap(machine, shared, built, grant, space, (dest, id))?;
     }
-    if plan.class != Class::Core || scheduler_runs {
-        built.admitted = admit(shared, plan, budget, scheduler_runs);
-    } else {
-        configure(plan, budget);
-    }
+    admit(shared, plan, built, scheduler_runs, group_at);
+    build_forwarders(machine, shared, plan, id, grants, built)?;
     let bound = shared.notifications.get(&plan.instance).copied();
     thread
         .configure(Some(budget), Some(shared.own), u64::from(id), bound)
@@ -255,6 +262,7 @@ fn grant_cap(
         Object::Ports(first, count) => shared.ports.get(&(*first, *count)).map(|p| p.0),
         Object::Irq(line) => shared.irqs.get(line).map(|(irq, _)| irq.0),
         Object::Cpu => Some(CPU.0),
+        Object::Processors => shared.processors_pool.map(|p| p.0),
         Object::Root => Some(shared.own.0),
         Object::Log => Some(LOG.0),
         Object::Boot(slot) => Some(*slot),
@@ -280,34 +288,87 @@ fn grant_cap(
         .map_err(at("grant a capability"))
 }
 
-/// Puts a Budget under the scheduler's rule; under root's own if that fails.
-pub fn admit(shared: &Shared, plan: &Plan, budget: Budget, scheduler_runs: bool) -> Option<u32> {
+/// What takes calls to it on the other processors.
+fn build_forwarders(
+    machine: &mut Machine,
+    shared: &Shared,
+    plan: &Plan,
+    id: u8,
+    grants: Grants,
+    built: &mut Built,
+) -> Result<(), Error> {
+    let own = shared.notifications.get(&plan.instance);
+    match (built.pool.zip(built.space), own) {
+        (Some(place), Some(own)) if grants.count > 0 => processors::forwarders(
+            machine,
+            shared,
+            place,
+            (*own, id),
+            grants,
+            &mut built.forwarders,
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Puts a server's Budget under the scheduler's rule; under root's own if that fails. `at`: where its group runs already.
+pub fn admit(
+    shared: &Shared,
+    plan: &Plan,
+    built: &mut Built,
+    scheduler_runs: bool,
+    group_at: Option<u32>,
+) {
+    let Some(budget) = built.budget else {
+        return;
+    };
+    let mut group = plan.group;
+    if let Some(group) = &mut group {
+        group.cpu = group_at.or(group.cpu);
+    }
     let request = SchedulerRequest::Admit {
         name: plan.instance.clone(),
         class: plan.class,
         shares: plan.share.shares,
         reservation: plan.share.reservation,
         limit: plan.share.limit,
+        group,
     };
-    let answer = scheduler_runs.then(|| ask_scheduler(shared, &request, Some(budget)));
+    let answer = scheduler_runs.then(|| ask_scheduler(shared, &request, Some(budget.0)));
     match answer.flatten() {
-        Some(SchedulerResponse::Admitted { number }) => return Some(number),
+        Some(SchedulerResponse::Admitted { number, cpu }) => {
+            (built.admitted, built.cpu) = (Some(number), cpu);
+            return;
+        }
         Some(other) => complain!("scheduler, {}: {other:?}", plan.instance),
         None => {}
     }
-    configure(plan, budget);
-    None
+    let wanted = group.and_then(|g| g.cpu).unwrap_or(FIRST);
+    let (number, cpu) = shared.processors.or_first(wanted);
+    (built.admitted, built.cpu) = (None, number);
+    configure(plan, budget, cpu);
+}
+
+/// Tells a scheduler that has just been started which processors there are beside the first.
+pub fn give_processors(shared: &Shared) {
+    for (number, cpu) in shared.processors.online().filter(|(n, _)| *n != FIRST) {
+        let request = SchedulerRequest::Processor { number };
+        match ask_scheduler(shared, &request, Some(cpu.0)) {
+            Some(SchedulerResponse::Done) => {}
+            other => complain!("scheduler, processor {number}: {other:?}"),
+        }
+    }
 }
 
 /// Asks the scheduler; `None` if there was no proper answer in time.
 pub fn ask_scheduler(
     shared: &Shared,
     request: &SchedulerRequest,
-    budget: Option<Budget>,
+    cap: Option<Slot>,
 ) -> Option<SchedulerResponse> {
     let scheduler = shared.endpoints.get("scheduler")?;
-    let cap = budget.map(|b| CapTransfer {
-        slot: b.0,
+    let cap = cap.map(|slot| CapTransfer {
+        slot,
         rights: CONTROL,
         badge: 0,
     });
@@ -321,7 +382,7 @@ pub fn ask_scheduler(
 }
 
 /// What a Budget gets when the scheduler is not there to say: a priority by class, no limit.
-fn configure(plan: &Plan, budget: Budget) {
+fn configure(plan: &Plan, budget: Budget, cpu: Cpu) {
     let priority = match plan.class {
         Class::Core => 28,
         Class::Driver => 24,
@@ -331,7 +392,7 @@ fn configure(plan: &Plan, budget: Budget) {
         Class::Background => 4,
     };
     let period = time::cycles(10_000);
-    if let Err(status) = budget.configure(CPU, priority, period, period) {
+    if let Err(status) = budget.configure(cpu, priority, period, period) {
         complain!("budget of {}: {status:?}", plan.instance);
     }
 }
@@ -353,10 +414,12 @@ pub fn take_down(machine: &mut Machine, built: &mut Built) {
         built.budget.take().map(|b| b.0),
         built.guest.take().map(|g| g.0),
     ];
+    let forwarders = built.forwarders.drain(..).flat_map(|f| f.slots());
     for slot in made
         .into_iter()
         .flatten()
         .chain(built.vcpus.drain(..).map(|v| v.0))
+        .chain(forwarders)
     {
         machine.drop_slot(slot);
     }

@@ -27,7 +27,7 @@ const ARCHIVE: u64 = 0x20_0000_0000;
 const WINDOW: u64 = 0x30_0000_0000;
 
 /// Root's number as a source of log records.
-const ROOT_ID: u64 = 1;
+pub const ROOT_ID: u64 = 1;
 /// Source of records that name other sources.
 const ANNOUNCE_ID: u64 = 0xff;
 

@@ -2,6 +2,7 @@
 
 mod build;
 mod machine;
+mod processors;
 mod requests;
 mod shared;
 mod supervise;

@@ -49,18 +49,21 @@ impl Root {
 
     fn vms(&self) -> Vec<VmInfo> {
         let both = self.system.vms.iter().zip(&self.registry.vms);
-        both.map(|(description, vm)| VmInfo {
-            name: description.name.clone(),
-            state: vm.state,
-            memory: description.memory,
-            vcpus: description.vcpus,
-            uptime: if vm.runs() {
-                now().saturating_sub(vm.started)
-            } else {
-                0
-            },
-        })
-        .collect()
+        let numbered = both.enumerate();
+        numbered
+            .map(|(number, (description, vm))| VmInfo {
+                name: description.name.clone(),
+                state: vm.state,
+                memory: description.memory,
+                vcpus: description.vcpus,
+                uptime: if vm.runs() {
+                    now().saturating_sub(vm.started)
+                } else {
+                    0
+                },
+                cpu: self.cpu_of_vm(number),
+            })
+            .collect()
     }
 
     fn servers(&self) -> Vec<ServerInfo> {
@@ -74,6 +77,7 @@ impl Root {
             cpu_time: server
                 .used_before
                 .saturating_add(built.as_ref().map_or(0, |b| b.used())),
+            cpu: built.as_ref().map(|b| b.cpu),
         })
         .collect()
     }
@@ -192,6 +196,7 @@ impl Root {
             }
             RootRequest::Hung { .. } => return Err(Refusal::Forbidden),
             RootRequest::Hang { server } => self.hang(&server)?,
+            RootRequest::Cpus => RootResponse::Cpus(self.shared.processors.figures()),
         })
     }
 }

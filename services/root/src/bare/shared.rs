@@ -8,14 +8,15 @@ use ipc_schema::abi::rights::SEND;
 use ipc_schema::proto::{PlatformRequest, PlatformResponse};
 use root::plan::{Object, Plan, device_bits};
 use runtime::object::cpu::IrqTarget;
-use runtime::object::{Cpu, Irq, Ports};
+use runtime::object::{Irq, Pool, Ports};
 use runtime::{Endpoint, Notification, time};
 
 use super::machine::{Block, Error, Machine, POOL, at};
+use super::processors::{CPU, Processors};
 use super::{SPACE, complain};
 
-/// The processor.
-pub const CPU: Cpu = Cpu(slot::CPU);
+/// Bytes of the Pool that further processors' Cpus are made from.
+const PROCESSORS_POOL: u64 = 1 << 20;
 /// How long platform may take for an answer, in microseconds. It may still be looking at the firmware's tables.
 const PLATFORM_MICROS: u64 = 10_000_000;
 
@@ -33,6 +34,10 @@ pub struct Shared {
     pub ports: BTreeMap<(u16, u32), Ports>,
     /// By interrupt line.
     pub irqs: BTreeMap<u8, (Irq, IrqTarget)>,
+    /// The processors.
+    pub processors: Processors,
+    /// What further ones' Cpus are made from.
+    pub processors_pool: Option<Pool>,
 }
 
 impl Shared {
@@ -46,6 +51,8 @@ impl Shared {
             pages: BTreeMap::new(),
             ports: BTreeMap::new(),
             irqs: BTreeMap::new(),
+            processors: Processors::new(),
+            processors_pool: None,
         })
     }
 
@@ -75,6 +82,14 @@ impl Shared {
                     let (irq, target) =
                         machine.make("create an irq", |dest| CPU.create_irq(dest, POOL))?;
                     self.irqs.insert(*line, (irq, target));
+                }
+                Object::Processors if self.processors_pool.is_none() => {
+                    let block = machine.block(PROCESSORS_POOL)?;
+                    // SAFETY: root has no references into the block.
+                    let made = machine.make("make the processors' pool", |dest| unsafe {
+                        block.memory.make_pool(dest)
+                    })?;
+                    self.processors_pool = Some(made);
                 }
                 _ => {}
             }

@@ -17,6 +17,8 @@ use runtime::object::log::records;
 use runtime::{now, time};
 
 use super::build::{self, Built};
+use super::machine::ROOT_ID;
+use super::processors;
 use super::{LOG, Root, complain};
 
 /// How long the console may still write before the machine is switched off, in microseconds.
@@ -60,14 +62,14 @@ impl Root {
         let role = server.plan.role;
         let restarts = server.restarts + u32::from(server.state == ServerState::Restarting);
         let mut built = Built::default();
+        let group_at = role.vm().and_then(|vm| self.cpu_of_vm(vm));
         let (machine, shared) = (&mut self.machine, &self.shared);
         let done = build::build(
             machine,
             shared,
             &server.plan,
-            server.id,
-            restarts,
-            scheduler_runs,
+            (server.id, restarts),
+            (scheduler_runs, group_at),
             &mut built,
         );
         if let Err(error) = done {
@@ -90,20 +92,29 @@ impl Root {
         self.registry.started(index);
         match role {
             Role::Scheduler => self.admit_all(),
-            Role::Platform => self.shared.route_irqs(),
+            Role::Platform => {
+                self.shared.route_irqs();
+                self.shared.take_processors(&mut self.machine);
+            }
             _ => {}
         }
         true
     }
 
+    /// The processor that a VM's servers run on.
+    pub fn cpu_of_vm(&self, vm: usize) -> Option<u32> {
+        let of_vm = self.registry.of_vm(vm).into_iter();
+        let built = |index: usize| self.built.get(index).and_then(Option::as_ref);
+        of_vm.filter_map(built).map(|b| b.cpu).next()
+    }
+
     /// A new scheduler knows nobody.
     fn admit_all(&mut self) {
+        build::give_processors(&self.shared);
         for (server, built) in self.registry.servers.iter().zip(&mut self.built) {
-            if let Some((built, budget)) = built
-                .as_mut()
-                .and_then(|b| b.budget.map(|budget| (b, budget)))
-            {
-                built.admitted = build::admit(&self.shared, &server.plan, budget, true);
+            if let Some(built) = built {
+                let at = Some(built.cpu);
+                build::admit(&self.shared, &server.plan, built, true, at);
             }
         }
     }
@@ -162,19 +173,27 @@ impl Root {
     }
 
     /// A server has faulted: `words` are the fault message's.
-    pub fn faulted(&mut self, id: u64, words: [u64; 4]) {
+    pub fn faulted(&mut self, badge: u64, words: [u64; 4]) {
+        let (id, forwarder) = processors::faulting(badge);
         match self.registry.by_id(id) {
             Some(index) => {
                 let code = self.code_at(index, words[3]);
-                self.end(index, death::cause(words, code));
+                self.end_by(index, forwarder, death::cause(words, code));
             }
-            None => complain!("a fault of nobody: badge {id}"),
+            // Without it nobody is heard on its processor.
+            None if id == ROOT_ID => panic!("a forwarder of root's faulted: {words:x?}"),
+            None => complain!("a fault of nobody: badge {badge:#x}"),
         }
     }
 
     /// Ends a server: records its death, destroys it, and does what follows.
     pub fn end(&mut self, index: usize, cause: Cause) {
-        self.record(index, cause);
+        self.end_by(index, None, cause);
+    }
+
+    /// [`Root::end`], because of one of its forwarders if not of its first thread.
+    fn end_by(&mut self, index: usize, forwarder: Option<usize>, cause: Cause) {
+        self.record(index, forwarder, cause);
         self.take_down(index);
         let verdict = self.registry.died(index, cause, now());
         self.follow(verdict);
@@ -200,10 +219,14 @@ impl Root {
         self.machine.window(pages, |w| w.read(offset)).ok()?
     }
 
-    fn record(&mut self, index: usize, cause: Cause) {
+    fn record(&mut self, index: usize, forwarder: Option<usize>, cause: Cause) {
         let time = now();
         let built = self.built.get(index).and_then(Option::as_ref);
-        let Some(thread) = built.and_then(|b| b.thread) else {
+        let thread = built.and_then(|b| match forwarder {
+            Some(number) => b.forwarders.get(number).map(|f| f.thread),
+            None => b.thread,
+        });
+        let Some(thread) = thread else {
             return;
         };
         let (mut regs, doing) = match thread.read_regs() {

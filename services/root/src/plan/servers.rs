@@ -1,13 +1,13 @@
 //! The plans themselves: one function a kind of server. What is not granted here, a server does not have.
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{CONTROL, EXEC, GRANT, READ, SEND, WRITE};
 use ipc_schema::manifest::{DeviceKind, Driver, PortRange, Server, System, Vm};
-use ipc_schema::proto::Class;
+use ipc_schema::proto::{Class, Group};
 use runtime::start::PlatformConfig;
 
 use super::{
@@ -44,7 +44,36 @@ pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
     if plans.len() > MAX_SERVERS {
         return Err(PlanError::TooMany(plans.len()));
     }
+    let called = called_by_vms(&plans);
+    for plan in &mut plans {
+        plan.remote = called.contains(&plan.instance);
+    }
     Ok(plans)
+}
+
+/// The servers that a VM's servers, which may be on any processor, can call and that are not the VM's own.
+fn called_by_vms(plans: &[Plan]) -> Vec<String> {
+    let of_vms = plans.iter().filter(|p| p.role.vm().is_some());
+    let grants = of_vms.flat_map(|p| p.grants.iter().map(move |g| (p.role.vm(), g)));
+    let called = grants.filter_map(|(vm, grant)| match &grant.object {
+        Object::Endpoint(name) if grant.rights & SEND != 0 => {
+            let target = plans.iter().find(|p| p.instance == *name)?;
+            (target.role.vm() != vm).then(|| name.clone())
+        }
+        _ => None,
+    });
+    called.collect()
+}
+
+/// A VM's servers share a processor.
+fn group(v: usize, vm: &Vm) -> Option<Group> {
+    Some(Group {
+        // There are fewer VMs than servers.
+        id: v as u32,
+        shares: vm.cpu.shares,
+        reservation: vm.cpu.reservation,
+        cpu: vm.cpu.cpu,
+    })
 }
 
 const PLATFORM: &str = "platform";
@@ -56,6 +85,8 @@ fn platform(machine: &Machine<'_>) -> Result<Plan, PlanError> {
     // It interprets the firmware's AML.
     plan.heap = 4 << 20;
     plan.fixed(slot::POOL, Object::Pool, CONTROL);
+    plan.fixed(slot::CPU, Object::Cpu, CONTROL);
+    plan.named("processors", Object::Processors, CONTROL, 0);
     let mut config = PlatformConfig {
         rsdp: machine.rsdp,
         ..PlatformConfig::default()
@@ -182,6 +213,7 @@ fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
     };
     let mut plan = Plan::new(device.kind.package(), &device.name, role, class);
     plan.binary.clone_from(&device.binary);
+    plan.group = group(v, vm);
     plan.signals("vmm", &vmm_instance(&vm.name), vmm_bits::DEVICES);
     plan.shares("irq", page(&device.name, "irq"), READ | WRITE);
     plan.shares("state", page(&device.name, "state"), READ | WRITE);
@@ -203,6 +235,7 @@ fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
 fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, PlanError> {
     let instance = vmm_instance(&vm.name);
     let mut plan = Plan::new("vmm", &instance, Role::Vmm(v), Class::Vm);
+    plan.group = group(v, vm);
     plan.share = Share {
         shares: vm.cpu.shares,
         reservation: vm.cpu.reservation,

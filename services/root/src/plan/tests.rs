@@ -28,6 +28,7 @@ fn vm(name: &str, memory: u64) -> Vm {
             shares: 7,
             reservation: 10,
             limit: Some(50),
+            cpu: None,
         },
         debug_exit: false,
         devices: vec![
@@ -174,7 +175,7 @@ fn least_privilege() {
         let extra = matches!(plan.role, Role::Extra(_));
         assert_eq!(
             has(&|o| *o == Object::Cpu),
-            plan.role == Role::Scheduler || extra
+            matches!(plan.role, Role::Scheduler | Role::Platform) || extra
         );
         let asks = extra || matches!(plan.role, Role::Manager | Role::Vmm(_));
         assert_eq!(has(&|o| *o == Object::Root), asks);
@@ -310,7 +311,16 @@ fn the_start_page_names_what_was_granted() {
                 unix_seconds: 7,
                 at_tsc: 1,
             },
+            plan.forwarders(2),
         );
+        let grants = plan.forwarders(2);
+        assert_eq!(start.forwarder_slots().count, start.forwarders);
+        if grants.count > 0 {
+            assert_eq!(start.forwarder_slots(), grants);
+            let last = grants.wake(grants.count - 1);
+            assert_eq!(last + 1, start.first_free_slot);
+            assert!(plan.slots().all(|(slot, _)| slot < grants.bell()));
+        }
         let slots: BTreeSet<u32> = plan.slots().map(|(s, _)| s).collect();
         assert_eq!(slots.len(), plan.grants.len(), "{}", plan.instance);
         assert!(
@@ -332,6 +342,54 @@ fn the_start_page_names_what_was_granted() {
             (9, 3, ABI_VERSION)
         );
     }
-    let manager = find(&plans, "manager").start_info(9, 0, 1, WallClock::default());
+    let manager =
+        find(&plans, "manager").start_info(9, 0, 1, WallClock::default(), Grants::default());
     assert_eq!(manager.config::<System>(), Ok(sample()));
+}
+
+/// Calls stay on their processor: who can be called from another one must be told.
+#[test]
+fn callers_on_other_processors() {
+    let plans = plans_of(&sample()).unwrap();
+    let remote = plans.iter().filter(|p| p.remote).map(|p| &p.instance);
+    assert_eq!(remote.collect::<Vec<_>>(), ["manager"]);
+    let manager = find(&plans, "manager");
+    assert_eq!(
+        (manager.forwarders(3).count, manager.forwarders(0).count),
+        (3, 0)
+    );
+    assert_eq!(find(&plans, "one.vmm").forwarders(3).count, 0);
+}
+
+#[test]
+fn a_vm_shares_a_processor() {
+    let mut system = sample();
+    system.vms[1].cpu.cpu = Some(3);
+    let plans = plans_of(&system).unwrap();
+    for plan in &plans {
+        let group = plan.role.vm().map(|vm| Group {
+            id: vm as u32,
+            shares: 7,
+            reservation: 10,
+            cpu: (vm == 1).then_some(3),
+        });
+        assert_eq!(plan.group, group, "{}", plan.instance);
+    }
+}
+
+#[test]
+fn platform_starts_processors() {
+    let plans = plans_of(&sample()).unwrap();
+    let platform = find(&plans, "platform");
+    let processors = grant(platform, "processors");
+    assert_eq!(
+        (&processors.object, processors.rights),
+        (&Object::Processors, CONTROL)
+    );
+    let others = plans.iter().filter(|p| p.instance != "platform");
+    assert!(
+        others
+            .flat_map(|p| &p.grants)
+            .all(|g| g.object != Object::Processors)
+    );
 }

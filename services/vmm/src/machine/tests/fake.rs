@@ -238,6 +238,7 @@ pub fn description() -> Vm {
             shares: 1,
             reservation: 0,
             limit: None,
+            cpu: None,
         },
         debug_exit: true,
         devices: alloc::vec![
