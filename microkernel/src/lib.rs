@@ -11,6 +11,8 @@
 //! - What is destroyed is unlinked from everything that refers to it by pointer; what refers to it by capability finds out.
 #![cfg_attr(target_os = "none", no_std)]
 
+#[doc = include_str!("../docs/ABI.md")]
+pub mod abi_reference {}
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod boot;
