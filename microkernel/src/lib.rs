@@ -22,6 +22,8 @@ mod atomic {
     pub(crate) use constant;
 }
 
+#[doc = include_str!("../docs/ABI.md")]
+pub mod abi_reference {}
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod boot;

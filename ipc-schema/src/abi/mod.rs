@@ -18,6 +18,7 @@
 
 pub mod layout;
 pub mod op;
+pub mod operations;
 pub mod vm;
 
 /// Version of everything in this module; also an ELF note in each server. A mismatch refuses to start.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-use super::Refusal;
+use super::{CpuState, Refusal};
 
 /// What one asks the platform server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
