@@ -15,14 +15,36 @@ struct Samples(UnsafeCell<[u64; SAMPLES]>);
 unsafe impl Sync for Samples {}
 static TAKEN: Samples = Samples(UnsafeCell::new([0; SAMPLES]));
 
+/// Where a debugger finds the sample that it traces (`cargo xtask bench --trace`): called before it with the hash of the
+/// row's name, and after it with 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_trace(row: u64) {
+    core::hint::black_box(row);
+}
+
+/// FNV-1a, 64 bits: a row's name in a register.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
 /// Takes the samples and hands them over.
-fn sample(mut take: impl FnMut() -> u64) -> &'static mut [u64; SAMPLES] {
+fn sample(name: &str, mut take: impl FnMut() -> u64) -> &'static mut [u64; SAMPLES] {
     // SAFETY: see above; every caller is done with the last borrow.
     let samples = unsafe { &mut *TAKEN.0.get() };
     for _ in 0..WARM_UP {
         take();
     }
-    for place in &mut *samples {
+    let (first, second) = samples.split_at_mut(SAMPLES / 2);
+    for place in first {
+        *place = take();
+    }
+    bench_trace(name_hash(name));
+    take();
+    bench_trace(0);
+    for place in second {
         *place = take();
     }
     samples
@@ -30,12 +52,12 @@ fn sample(mut take: impl FnMut() -> u64) -> &'static mut [u64; SAMPLES] {
 
 /// The least that `take` gives: for the empty loop.
 pub fn least(take: impl FnMut() -> u64) -> u64 {
-    summarise(sample(take), 0).map_or(0, |summary| summary.min)
+    summarise(sample("", take), 0).map_or(0, |summary| summary.min)
 }
 
 /// Measures and reports a row; `empty` comes off each sample.
 pub fn row(name: &str, empty: u64, take: impl FnMut() -> u64) {
-    if let Some(found) = summarise(sample(take), empty) {
+    if let Some(found) = summarise(sample(name, take), empty) {
         say!(
             "BENCH {name} instructions {} {} {}",
             found.min,

@@ -91,6 +91,11 @@ fn cargo_build(
     host::run(&mut cmd)
 }
 
+/// Where one of our own guests is, once it is compiled.
+pub fn guest_path(package: &str) -> PathBuf {
+    artifact("guests", package)
+}
+
 /// Compiles the kernel with root inside, and the named servers.
 pub fn system(tc: &Toolchain, packages: &[&str]) -> Result<Binaries> {
     let mut wanted: Vec<&str> = CORE.to_vec();

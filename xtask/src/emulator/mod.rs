@@ -3,6 +3,7 @@
 //! Job: what `run`, `bench` and the whole-system tests drive a machine with. Place: on top of
 //! `build`. Trust: the machine's output is data; patterns and decoders must survive any bytes.
 
+pub mod gdb;
 pub mod log;
 pub mod machine;
 pub mod qemu;

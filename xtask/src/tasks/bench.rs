@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args};
 use serde::{Deserialize, Serialize};
 
+mod trace;
+
 use super::Task;
 use crate::{
     build::image,
@@ -46,6 +48,9 @@ pub struct Bench {
     /// Make these figures the committed ones (xtask/bench-baseline.json)
     #[arg(long)]
     update: bool,
+    /// Trace one sample of a row instead: its instructions by phase and function, and what costs more than one
+    #[arg(long, value_name = "ROW", conflicts_with_all = ["json", "update"])]
+    trace: Option<String>,
     /// Seconds that each of its two runs may take
     #[arg(long, value_name = "S", default_value_t = 600)]
     timeout: u64,
@@ -69,6 +74,10 @@ struct Row {
 
 impl Task for Bench {
     fn run(self, _: &ArgMatches) -> Result<u8> {
+        if let Some(row) = &self.trace {
+            print!("{}", trace::trace(row, &SYSTEMS)?);
+            return Ok(0);
+        }
         let mut rows = Vec::new();
         for system in SYSTEMS {
             rows.extend(self.measure(system)?);

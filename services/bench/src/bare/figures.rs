@@ -2,7 +2,7 @@
 
 use super::alloc::vec::Vec;
 
-use bench::samples::{SAMPLES, figure};
+use bench::samples::{SAMPLES, figure, name_hash};
 use runtime::abi::layout::{self, slot};
 use runtime::abi::rights::{READ, WRITE};
 use runtime::abi::{NEVER, Status};
@@ -15,6 +15,14 @@ use super::partner::{self, Partner, Result, SPARE_OFFSET, address};
 const WARM_UP: usize = 16;
 /// Where a page is mapped, beside one that stays, so that the tables are there.
 const SCRATCH: u64 = layout::SHARED;
+
+/// Where a debugger finds the sample that it traces (`cargo xtask bench --trace`): called before it with the hash of the
+/// row's name, and after it with 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_trace(row: u64) {
+    core::hint::black_box(row);
+}
 
 /// A figure's name, and what it costs to measure.
 struct Bench {
@@ -35,9 +43,16 @@ impl Bench {
         let mut samples = Vec::with_capacity(SAMPLES);
         for round in 0..WARM_UP + SAMPLES {
             before(context)?;
+            let traced = round == WARM_UP + SAMPLES / 2;
+            if traced {
+                bench_trace(name_hash(name));
+            }
             let from = now();
             let done = timed(context);
             let to = now();
+            if traced {
+                bench_trace(0);
+            }
             done?;
             after(context)?;
             if round >= WARM_UP {
