@@ -110,7 +110,8 @@ impl<T: Linked<N>, const N: usize> List<T, N> {
     #[inline(always)]
     pub fn remove(&self, o: Obj<T>) {
         let l = o.get().link();
-        let (prev, next) = (l.prev.take(), l.next.take());
+        // What it keeps of its neighbours is not looked at any more, and overwritten when it is next added somewhere.
+        let (prev, next) = (l.prev.get(), l.next.get());
         match prev {
             Some(p) => p.get().link().next.set(next),
             None => self.head.set(next),
@@ -124,7 +125,12 @@ impl<T: Linked<N>, const N: usize> List<T, N> {
     #[inline(always)]
     pub fn pop_front(&self) -> Option<Obj<T>> {
         let o = self.head.get()?;
-        self.remove(o);
+        let next = o.get().link().next.get();
+        self.head.set(next);
+        match next {
+            Some(n) => n.get().link().prev.set(None),
+            None => self.tail.set(None),
+        }
         Some(o)
     }
 }

@@ -288,8 +288,8 @@ pub fn collect(cpu: &Cpu) {
 /// `n`, which is at home here, has bits: wakes who waits for them.
 #[inline(always)]
 fn deliver(cpu: &Cpu, n: Obj<Notification>) {
-    if let Some(t) = n.waiter.get() {
-        leave(cpu, t);
+    if let Some(t) = n.waiter.take() {
+        t.waits_for.set(None);
         return wake(cpu, n, t);
     }
     // A bound thread in its guest looks at the bits before each entry.
@@ -306,7 +306,7 @@ fn deliver(cpu: &Cpu, n: Obj<Notification>) {
 /// `t`, which has left what it waited in, gets all the bits.
 #[inline(always)]
 fn wake(cpu: &Cpu, n: Obj<Notification>, t: Obj<Thread>) {
-    let bits = n.take();
+    let bits = n.take_now();
     t.deadline.set(NEVER);
     t.get().set(reg::RDI, bits);
     t.get().finish(Status::Signal);
@@ -320,16 +320,21 @@ pub fn wait(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
         Ok((_, n)) => n,
         Err(e) => return done(t, e),
     };
+    // Bits are taken at home only: whoever is woken there finds those that woke it.
+    if n.home.get() != cpu.number {
+        return bring_home(cpu, t, n);
+    }
     let bits = n.take();
     if bits != 0 {
         th.set(reg::RDI, bits);
         return done(t, Status::Signal);
     }
-    if n.home.get() != cpu.number {
-        return bring_home(cpu, t, n);
-    }
     if n.waiter.get().is_some() {
         return done(t, Status::Busy);
+    }
+    // A poll.
+    if th.get(reg::R13) == 0 {
+        return done(t, Status::Timeout);
     }
     n.waiter.set(Some(t));
     th.waits_for.set(Some(n));

@@ -90,15 +90,31 @@ impl Cap {
     /// The object as a `T`, if it is one, with `need` among the rights.
     #[inline(always)]
     pub fn typed<T: super::Object>(&self, need: u32) -> Result<Obj<T>, Status> {
-        let header = self.object()?;
-        if self.kind() != T::KIND as u32 {
-            return Err(Status::WrongType);
+        let pool = &POOLS[self.pool as usize & (MAX_POOLS - 1)];
+        if mem::shared(&pool.generation) == self.pool_generation
+            && self.kind() == T::KIND as u32
+            && u32::from(self.rights) & need == need
+        {
+            let at = pool.virt.get() + u64::from(self.slot) * 64;
+            // SAFETY: as in `object`.
+            let header = unsafe { &*(at as *const Header) };
+            if mem::shared(&header.word) == self.word {
+                // SAFETY: the header's kind says that a live `T` starts here; no object is at address 0.
+                return Ok(unsafe { Obj::from_ptr(NonNull::new_unchecked(at as *mut T)) });
+            }
         }
-        if u32::from(self.rights) & need != need {
-            return Err(Status::MissingRight);
+        Err(self.why_not(T::KIND))
+    }
+
+    /// Why it is not for a live object of this kind with the rights that were wanted.
+    #[cold]
+    #[inline(never)]
+    fn why_not(&self, kind: Kind) -> Status {
+        match self.object() {
+            Err(e) => e,
+            Ok(_) if self.kind() != kind as u32 => Status::WrongType,
+            Ok(_) => Status::MissingRight,
         }
-        // SAFETY: the header's kind says that a live `T` starts here.
-        Ok(unsafe { Obj::from_ptr(NonNull::new_unchecked(header.ptr().cast())) })
     }
 }
 

@@ -72,6 +72,12 @@ impl Notification {
         }
     }
 
+    /// Takes all bits, of which there are some as a rule.
+    #[inline(always)]
+    pub fn take_now(&self) -> u64 {
+        self.bits.swap(0, Ordering::Acquire)
+    }
+
     /// Its home becomes processor `home`. The other processors are stopped if that is a change.
     pub fn move_to(&self, home: u32) {
         self.home.set(home);

@@ -59,9 +59,14 @@ impl Ready {
         self.bitmap.get().checked_ilog2().map(|p| p as usize)
     }
 
+    #[inline(always)]
     fn pop(&self) -> Option<Obj<Budget>> {
-        let b = self.queues[self.highest()?].first()?;
-        self.remove(b);
+        let p = self.highest()?;
+        let b = self.queues[p].pop_front()?;
+        b.queued.set(false);
+        if self.queues[p].is_empty() {
+            self.bitmap.set(self.bitmap.get() & !(1 << p));
+        }
         Some(b)
     }
 }
@@ -227,7 +232,9 @@ pub fn pick(cpu: &Cpu) -> Obj<Thread> {
         if let Some(b) = cpu.ready.pop() {
             if let Some(t) = tip(b) {
                 cpu.budget.set(Some(b));
-                let end = if b.budget.get() == b.period.get() && cpu.ready.highest().is_none() {
+                // Time without limit ends only for others of the same priority: those below wait, those above don't ask.
+                let rivals = cpu.ready.bitmap.get() >> (b.priority.get() % PRIORITIES as u8);
+                let end = if b.budget.get() == b.period.get() && rivals == 0 {
                     NEVER
                 } else {
                     cpu.booked.get().saturating_add(b.left.get())
