@@ -48,7 +48,8 @@ pub mod space {
 
 /// Operations on a Thread (right CONTROL).
 pub mod thread {
-    /// w0: slot of its Budget, or 0; w1: slot of the Endpoint that gets its faults (SEND), or 0; w2: badge of fault messages;
+    /// w0: slot of its Budget, or 0; w1: slot of the Endpoint that gets its faults (SEND), or 0; w2: badge of fault messages, which is
+    /// the capability's own (or 0 for that) unless it has none and the right GRANT, else `MissingRight`;
     /// w3: slot of the Notification to bind (RECV), or 0. The thread moves to the Budget's processor: `Busy` while it is in a call or
     /// serves one.
     pub const CONFIGURE: u64 = 1;
@@ -56,7 +57,7 @@ pub mod thread {
     pub const START: u64 = 2;
     /// Stops it where it is; a call that it serves stays unanswered.
     pub const SUSPEND: u64 = 3;
-    /// Lets it go on.
+    /// Lets it go on, if it has been started.
     pub const RESUME: u64 = 4;
     /// Payload of the reply: [`crate::abi::ThreadRegs`], then six words of the call that it has taken: badge, tag, words 0 to 3;
     /// w0: [`crate::abi::thread_state`], w1: 1 if it has taken a call.

@@ -106,8 +106,11 @@ vireo_syscall_entry:
     mov [rcx + {GPR} + 15*8], r15
     mov byte ptr [rcx + {RESUME}], 0
     mov rdi, rcx
-    mov rsi, rax
-    call vireo_syscall
+    mov rsi, gs:[{THIS}]
+    cmp rax, 5
+    ja 8f
+    # Each call by itself saves just the registers that its way needs.
+    call qword ptr [{CALLS} + rax * 8]
     .globl vireo_leave
 vireo_leave:
     cmp byte ptr [rax + {RESUME}], 0
@@ -131,6 +134,9 @@ vireo_leave:
     mov r11d, 0x202
     swapgs
     sysretq
+8:
+    call vireo_no_call
+    jmp vireo_leave
 2:
     mov rdi, rax
     cmp byte ptr [rax + {RESUME}], 1
@@ -271,6 +277,8 @@ vireo_trap_entry:
 "#,
     CURRENT = const offset_of!(Cpu, current),
     STACK = const offset_of!(Cpu, stack),
+    THIS = const offset_of!(Cpu, this),
+    CALLS = sym CALLS,
     GPR = const offset_of!(Thread, regs) + offset_of!(Regs, gpr),
     RIP = const offset_of!(Thread, regs) + offset_of!(Regs, rip),
     RFLAGS = const offset_of!(Thread, regs) + offset_of!(Regs, rflags),
@@ -285,9 +293,26 @@ vireo_trap_entry:
 pub static NMIS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
 /// A system call: the thread's registers are saved; answers who goes on.
+type Call = extern "sysv64" fn(t: Obj<Thread>, cpu: &Cpu) -> Obj<Thread>;
+
+/// The six, by number. `vireo_syscall_entry` looks here.
+static CALLS: [Call; 6] = [
+    system_call::<0>,
+    system_call::<1>,
+    system_call::<2>,
+    system_call::<3>,
+    system_call::<4>,
+    system_call::<5>,
+];
+
+extern "sysv64" fn system_call<const NUMBER: u64>(t: Obj<Thread>, cpu: &Cpu) -> Obj<Thread> {
+    crate::syscall(cpu, t, NUMBER)
+}
+
+/// A system call that there is not.
 #[unsafe(no_mangle)]
-extern "sysv64" fn vireo_syscall(t: Obj<Thread>, number: u64) -> Obj<Thread> {
-    crate::syscall(Cpu::current(), t, number)
+extern "sysv64" fn vireo_no_call(t: Obj<Thread>, cpu: &Cpu) -> Obj<Thread> {
+    crate::syscall(cpu, t, u64::MAX)
 }
 
 /// A thread whose next step is its guest.

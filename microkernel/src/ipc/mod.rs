@@ -242,6 +242,16 @@ pub fn signal_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     match lookup::<Notification>(t.get(), t.get().get(reg::RDI), rights::SEND) {
         Ok((cap, n)) => {
             t.finish(Status::Ok);
+            if let Some(w) = n.waiter.get()
+                && n.home.get() == cpu.number
+                && let Some(b) = sched::precedence(cpu, w)
+            {
+                n.add(cap.badge.max(1));
+                n.waiter.set(None);
+                w.waits_for.set(None);
+                taken(n, w);
+                return sched::preempt(cpu, b, w);
+            }
             signal(cpu, n, cap.badge.max(1));
             sched::current_or_better(cpu, t)
         }
@@ -303,14 +313,20 @@ fn deliver(cpu: &Cpu, n: Obj<Notification>) {
     }
 }
 
-/// `t`, which has left what it waited in, gets all the bits.
+/// `t`, which has left what it waited in, gets all the bits and goes on.
 #[inline(always)]
 fn wake(cpu: &Cpu, n: Obj<Notification>, t: Obj<Thread>) {
+    taken(n, t);
+    sched::make_ready(cpu, t);
+}
+
+/// `t` gets all the bits.
+#[inline(always)]
+fn taken(n: Obj<Notification>, t: Obj<Thread>) {
     let bits = n.take_now();
     t.deadline.set(NEVER);
     t.get().set(reg::RDI, bits);
     t.get().finish(Status::Signal);
-    sched::make_ready(cpu, t);
 }
 
 /// System call `wait`.

@@ -84,6 +84,8 @@ pub struct Thread {
     pub resume: Cell<Resume>,
     /// What it does.
     pub state: Cell<State>,
+    /// It has been started: there is something that it can go on with.
+    pub started: Cell<bool>,
     /// It faulted, and its call to the supervisor carries the fault.
     pub faulted: Cell<bool>,
     /// Its call is a routed port access of its guest.
@@ -165,11 +167,16 @@ impl Thread {
         let made = pool
             .create_object(|header| Self {
                 header,
-                regs: Regs::default(),
+                regs: Regs {
+                    // Whatever lets it go on, it is never with interrupts off.
+                    rflags: Cell::new(crate::arch::USER_FLAGS),
+                    ..Regs::default()
+                },
                 root: Cell::new(space.table.root),
                 cpu: Cell::new(cpu.number),
                 resume: Cell::new(Resume::Interrupt),
                 state: Cell::new(State::Stopped),
+                started: Cell::new(false),
                 faulted: Cell::new(false),
                 routed: Cell::new(false),
                 expired: Cell::new(false),

@@ -231,27 +231,68 @@ pub fn pick(cpu: &Cpu) -> Obj<Thread> {
     loop {
         if let Some(b) = cpu.ready.pop() {
             if let Some(t) = tip(b) {
-                cpu.budget.set(Some(b));
-                // Time without limit ends only for others of the same priority: those below wait, those above don't ask.
-                let rivals = cpu.ready.bitmap.get() >> (b.priority.get() % PRIORITIES as u8);
-                let end = if b.budget.get() == b.period.get() && rivals == 0 {
-                    NEVER
-                } else {
-                    cpu.booked.get().saturating_add(b.left.get())
-                };
-                cpu.budget_end.set(end);
-                arch::timer_at_most(cpu, end.min(cpu.timers.next()));
-                switch_to(cpu, t);
-                return t;
+                return begin(cpu, b, t);
             }
         } else {
-            cpu.current.set(None);
-            arch::timer_at_most(cpu, cpu.timers.next());
-            arch::idle(cpu);
-            charge(cpu);
-            cpu.reschedule.set(false);
+            idle(cpu);
         }
     }
+}
+
+/// `t` runs on `b` from now on, which is in no queue.
+#[inline(always)]
+fn begin(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
+    cpu.budget.set(Some(b));
+    // Time without limit ends only for others of the same priority: those below wait, those above don't ask.
+    let rivals = cpu.ready.bitmap.get() >> (b.priority.get() % PRIORITIES as u8);
+    let end = if b.budget.get() == b.period.get() && rivals == 0 {
+        NEVER
+    } else {
+        cpu.booked.get().saturating_add(b.left.get())
+    };
+    cpu.budget_end.set(end);
+    arch::timer_at_most(cpu, end.min(cpu.timers.next()));
+    switch_to(cpu, t);
+    t
+}
+
+/// Waits for an interrupt.
+#[inline(never)]
+fn idle(cpu: &Cpu) {
+    cpu.current.set(None);
+    arch::timer_at_most(cpu, cpu.timers.next());
+    arch::idle(cpu);
+    charge(cpu);
+    cpu.reschedule.set(false);
+}
+
+/// The Budget by which `t`, which somebody woken by the running thread is, takes the processor at once: nobody else is to be looked at,
+/// since all that are queued have at most the running one's priority.
+#[inline(always)]
+pub fn precedence(cpu: &Cpu, t: Obj<Thread>) -> Option<Obj<Budget>> {
+    let (b, running) = (t.budget.get()?, cpu.budget.get()?);
+    let now = running.priority.get() < b.priority.get()
+        && can_run(b)
+        && !cpu.reschedule.get()
+        && !t.suspended.get();
+    now.then_some(b)
+}
+
+/// `t`, which waits no more, takes the processor by its Budget `b`, which has [`precedence`].
+#[inline(always)]
+pub fn preempt(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
+    t.state.set(State::Ready);
+    b.thread.set(Some(t));
+    charge(cpu);
+    if let Some(old) = cpu.budget.take() {
+        if old.left.get() > 0 {
+            // It was running: its thread can.
+            cpu.ready.add(old, true);
+        } else {
+            after_running(cpu, old);
+        }
+    }
+    begin(cpu, b, t)
 }
 
 /// `b` has left the processor: queued again, or exhausted.

@@ -298,3 +298,84 @@ fn a_thread_tells_its_supervisor_which_call_it_had_taken() {
         .collect();
     assert_eq!(call, [42, Tag::new(7).0, 1, 2, 3, 4]);
 }
+
+#[test]
+fn nobody_sends_faults_under_anothers_badge() {
+    use ipc_schema::abi::{op::thread::CONFIGURE, rights};
+    let m = Machine::new();
+    let (e, all) = m.endpoint();
+    let own = Cap {
+        badge: 5,
+        ..Cap::new(e.get().header())
+    };
+    let badged = m.put(own);
+    let kept = m.put(Cap {
+        badge: 0,
+        rights: rights::SEND as u16,
+        ..own
+    });
+    let (boss, t) = (m.thread(5), m.thread(4));
+    let name = m.name(t);
+    let budget = m.name(t.own_budget.get().unwrap());
+    let configure = |endpoint, badge| {
+        let status = m.operate(boss, name, CONFIGURE, [budget, endpoint, badge, 0]);
+        (status, t.supervisor_badge.get())
+    };
+    assert_eq!(configure(all, 9), (Status::Ok, 9));
+    assert_eq!(configure(badged, 6), (Status::MissingRight, 9));
+    assert_eq!(configure(kept, 6), (Status::MissingRight, 9));
+    assert_eq!(configure(badged, 5), (Status::Ok, 5));
+    assert_eq!(configure(all, 0), (Status::Ok, 0));
+    assert_eq!(configure(badged, 0), (Status::Ok, 5));
+}
+
+#[test]
+fn a_thread_never_started_does_not_go_on_and_never_with_interrupts_off() {
+    use ipc_schema::abi::op::thread::{RESUME, SUSPEND};
+    let m = Machine::new();
+    let boss = m.thread(5);
+    let t = Thread::create(m.pool, m.space, 0x7000_0000, m.cpu).unwrap();
+    assert_eq!(t.regs.rflags.get(), crate::arch::USER_FLAGS);
+    t.set_own_budget(Some(Budget::create(m.pool, 0).unwrap()))
+        .unwrap();
+    let name = m.name(t);
+    for op in [RESUME, SUSPEND, RESUME] {
+        assert_eq!(m.operate(boss, name, op, [0; 4]), Status::Ok);
+        assert_eq!(t.state.get(), State::Stopped);
+    }
+}
+
+#[test]
+fn a_budget_given_away_while_lent_strands_no_server() {
+    let m = Machine::new();
+    let (_, ep) = m.endpoint();
+    let (client, server, heir) = (m.thread(5), m.thread(6), m.thread(4));
+    m.receive(server, ep);
+    let lent = client.own_budget.get().unwrap();
+    assert!(m.call(client, ep, [0; 4]) == server);
+    assert!(server.budget.get() == Some(lent));
+    heir.set_own_budget(None).unwrap();
+    client.set_own_budget(None).unwrap();
+    assert!(server.budget.get() == server.own_budget.get(), "its own");
+    heir.set_own_budget(Some(lent)).unwrap();
+    assert!(lent.thread.get() == Some(heir));
+    // The server goes on, and answers a client that then has no time.
+    assert!(crate::sched::pick(m.cpu) == server);
+    m.receive(server, ep);
+    assert_eq!(
+        (client.state.get(), status(client)),
+        (State::Ready, Status::Ok)
+    );
+}
+
+#[test]
+fn a_payload_carries_nothing_behind_its_end() {
+    let m = Machine::new();
+    let (_, ep) = m.endpoint();
+    let (client, server) = (m.thread(5), m.thread(6));
+    m.receive(server, ep);
+    client.utcb().0[128].set(0x1122_3344_5566_7788);
+    server.utcb().0[128].set(0);
+    m.sys(client, 0, ep, Tag::new(7).with_payload(3).0, [0; 4], NEVER);
+    assert_eq!(server.utcb().0[128].get(), 0x66_7788);
+}

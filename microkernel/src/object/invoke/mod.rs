@@ -19,7 +19,7 @@ use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
 use crate::sched;
 use crate::sync::Operation;
-use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, READ, RECV, SEND, WRITE};
+use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, GRANT, READ, RECV, SEND, WRITE};
 use ipc_schema::abi::{Kind, Status, Syscall, Tag, ThreadRegs, Utcb, layout, op, thread_state};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
@@ -305,6 +305,13 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
         op::thread::CONFIGURE => {
             let budget = a.optional::<Budget>(a.w[0], CONTROL)?;
             let supervisor = a.keep::<Endpoint>(a.w[1], SEND)?;
+            // Nobody speaks under a badge that he could not hand out.
+            let free = supervisor.badge == 0 && u32::from(supervisor.rights) & GRANT != 0;
+            let badge = match a.w[2] {
+                0 => supervisor.badge,
+                w if w == supervisor.badge || free || supervisor == Cap::EMPTY => w,
+                _ => return Err(Status::MissingRight),
+            };
             let bound = a.optional::<Notification>(a.w[3], RECV)?;
             let taken = |b: Option<Obj<Thread>>| b.is_some_and(|b| b != o);
             if bound.is_some_and(|n| taken(n.bound.get()))
@@ -326,7 +333,7 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             t.set_own_budget(budget)?;
             t.bind(bound)?;
             t.supervisor.set(supervisor);
-            t.supervisor_badge.set(a.w[2]);
+            t.supervisor_badge.set(badge);
             if moves && o == a.t {
                 t.set(reg::RSI, 0);
                 t.finish(Status::Ok);
@@ -346,6 +353,7 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             t.regs.rflags.set(arch::USER_FLAGS);
             t.resume.set(Resume::Interrupt);
             t.faulted.set(false);
+            t.started.set(true);
             a.op.stop_for(1 << t.cpu.get());
             sched::make_ready(t.home(), o);
         }
@@ -370,7 +378,8 @@ fn thread(a: &Args, o: Obj<Thread>) -> Answer {
         }
         op::thread::RESUME => {
             a.op.stop_for(1 << t.cpu.get());
-            if t.suspended.replace(false) && t.state.get() == State::Stopped {
+            let stopped = t.suspended.replace(false) && t.state.get() == State::Stopped;
+            if stopped && t.started.get() {
                 t.faulted.set(false);
                 sched::make_ready(t.home(), o);
             }

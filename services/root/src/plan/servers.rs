@@ -194,7 +194,7 @@ fn extra(number: usize, server: &Server) -> Result<Plan, PlanError> {
         "self",
         Object::Endpoint(server.name.clone()),
         SEND | GRANT,
-        1,
+        0,
     );
     plan.configured(server)
 }
