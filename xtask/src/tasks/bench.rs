@@ -69,6 +69,9 @@ struct Row {
 
 impl Task for Bench {
     fn run(self, _: &ArgMatches) -> Result<u8> {
+        if let Some(path) = &self.json {
+            host::writable(path)?;
+        }
         let mut rows = Vec::new();
         for system in SYSTEMS {
             rows.extend(self.measure(system)?);
