@@ -65,7 +65,7 @@ fn wrong_descriptions() -> Judged {
     mistake(
         "too-large",
         &format!("name = \"x\"\nmemory = \"512M\"\n{VM}memory = \"600M\"\n"),
-        r"too-large\.toml:3: .*VM `a` need 600 MiB.*512 MiB has \d+ MiB(?s:.)*remedy: .*memory = \x22\d+M\x22",
+        r"too-large\.toml:3: .*VM `a` needs 600 MiB.*512 MiB has \d+ MiB(?s:.)*remedy: .*memory = \x22\d+M\x22",
     )?;
     mistake(
         "one-port",
@@ -74,5 +74,43 @@ fn wrong_descriptions() -> Judged {
         ),
         r"one-port\.toml:7: .*`a\.uart1` uses a port that .*`a\.uart0` has, at .*one-port\.toml:5\n\s*remedy: .*`port`",
     )?;
+    host::write_whole(&host::target().join("tests/no-kernel"), b"a text")?;
+    mistake(
+        "no-kernel",
+        "name = \"x\"\n[[vm]]\nname = \"a\"\nkernel = \"no-kernel\"\n",
+        r"no-kernel\.toml:4: .*no-kernel is neither a Linux bzImage.*\n\s*remedy: give a kernel's file",
+    )?;
+    Ok(())
+}
+
+/// What the command line alone gets wrong.
+#[test]
+fn wrong_command_lines() -> Judged {
+    for (arguments, message) in [
+        (
+            &["run", "no-such.toml"][..],
+            r"cannot read the system description no-such\.toml: .*\n\s*remedy: give the path of a TOML",
+        ),
+        (
+            &["run", "--kernel", "/no-such"],
+            r"--kernel: there is no file /no-such\n\s*remedy: ",
+        ),
+        (
+            &["run", "--kernel", "Cargo.toml", "--initrd", "/no-such"],
+            r"--initrd: there is no file /no-such\n\s*remedy: ",
+        ),
+        (
+            &["run", "--memory", "100M"],
+            r"linux\.toml:\d+: VM `linux` needs 256 MiB, but a machine with 100 MiB has \d+ MiB for VMs\n\s*remedy: ",
+        ),
+        (
+            &["image", "guests/linux.toml", "-o", "/no-such/x"],
+            r"there is no folder /no-such\n\s*remedy: ",
+        ),
+    ] {
+        let said = command::xtask(arguments)?;
+        said.code(1)?;
+        fits(&said.err, message)?;
+    }
     Ok(())
 }

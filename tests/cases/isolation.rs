@@ -58,8 +58,11 @@ fn last_death(s: &mut System) -> Result<()> {
         r"^touch\.testdev0 \(server \d+\) died at \d+\.\d+ s: #GP general protection, vector 13, error code 0x0\n",
     )?;
     s.check(&death, r"(?m)^  rip [0-9a-f]{16}  rflags [0-9a-f]{8}$")?;
-    s.check(&death, r"(?m)^~B\d+( 0x[0-9a-f]+){2,}$")?;
+    s.check(
+        &death,
+        r"(?m)^    0x[0-9a-f]+ .* at services/devices/testdev/src/main\.rs:\d+$",
+    )?;
     s.check(&death, r"(?m)^  pending call: badge 0x[0-9a-f]+, tag ")?;
-    s.check(&death, r"(?m)^~L\d+ [0-9a-f]+$")?;
+    s.check(&death, r"(?m)^touch\.testdev0: \[[0-9.]+\] [A-Z]+ ")?;
     Ok(())
 }

@@ -37,7 +37,7 @@ fn server_death() -> Judged {
     let death = s.manager("servers linux.uart0")?;
     s.check(
         &death,
-        r"^linux\.uart0 \(server \d+\) died at \d+\.\d+ s: killed\n  rip [0-9a-f]{16} (?s:.*)\n~B\d+( 0x[0-9a-f]+)+\n",
+        r"^linux\.uart0 \(server \d+\) died at \d+\.\d+ s: killed\n  rip [0-9a-f]{16} (?s:.*)\n    0x[0-9a-f]+ .* at services/\S+\.rs:\d+\n",
     )?;
     let table = s.manager("servers")?;
     s.check(&table, r"(?m)^ *\d+  linux\.uart0 +running +1 ")?;

@@ -134,6 +134,23 @@ pub fn make_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))
 }
 
+/// Makes sure that a file can be written there, before much time is spent on what goes into it.
+pub fn writable(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        bail!(
+            "cannot write {}: there is no folder {}\n  remedy: type `mkdir -p {}`, or give another name",
+            path.display(),
+            folder.display(),
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
 /// Reads a file; the error names it.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))

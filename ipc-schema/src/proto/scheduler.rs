@@ -22,6 +22,23 @@ pub enum Class {
     Background,
 }
 
+impl Class {
+    /// The priority of its threads. Root itself is above them all. A device model is above all VMMs: a guest waits for
+    /// it, and its turns are short; the manager is above them so that the operator gets through to a machine whose
+    /// guests and devices are all busy.
+    #[must_use]
+    pub const fn priority(self) -> u8 {
+        match self {
+            Self::Core => 28,
+            Self::Driver => 24,
+            Self::Manager => 20,
+            Self::Device => 16,
+            Self::Vm => 8,
+            Self::Background => 4,
+        }
+    }
+}
+
 /// What root asks the scheduler. The Budget comes with the call, right CONTROL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SchedulerRequest {

@@ -49,21 +49,6 @@ pub struct Setting {
     pub period_us: u64,
 }
 
-/// The priority of a class. Root itself is at 30, and nothing is above it. A device model is above all VMMs: a
-/// guest waits for it, and its turns are short; the manager is above them so that the operator gets through to a machine whose
-/// guests and devices are all busy.
-#[must_use]
-pub const fn priority(class: Class) -> u8 {
-    match class {
-        Class::Core => 28,
-        Class::Driver => 24,
-        Class::Manager => 20,
-        Class::Device => 16,
-        Class::Vm => 8,
-        Class::Background => 4,
-    }
-}
-
 /// Whether a demand can be met beside those that have been promised something.
 pub fn admit(demand: &Demand, others: &[Demand]) -> Result<(), Refusal> {
     let limit = demand.limit.unwrap_or(PROCESSOR);
@@ -151,7 +136,7 @@ pub fn settings(all: &[Demand]) -> Vec<Setting> {
         let of_class = |d: &&Demand| d.class == class;
         let members: Vec<Demand> = all.iter().filter(of_class).copied().collect();
         let places = all.iter().zip(&mut made).filter(|(d, _)| of_class(d));
-        for ((_, place), setting) in places.zip(class_settings(&members, priority(class))) {
+        for ((_, place), setting) in places.zip(class_settings(&members, class.priority())) {
             *place = Some(setting);
         }
     }

@@ -84,8 +84,8 @@ fn near(is: f64, want: f64) -> bool {
 #[test]
 fn classes_are_ranked_below_root() {
     for (i, class) in CLASSES.into_iter().enumerate() {
-        assert!(priority(class) < 30);
-        assert!(CLASSES[..i].iter().all(|c| priority(*c) > priority(class)));
+        assert!(class.priority() < 30);
+        assert!(CLASSES[..i].iter().all(|c| c.priority() > class.priority()));
     }
 }
 
@@ -240,7 +240,7 @@ proptest! {
         let settings = settings(&all);
         prop_assert_eq!(settings.len(), all.len());
         for (d, s) in all.iter().zip(&settings) {
-            prop_assert_eq!(s.priority, priority(d.class));
+            prop_assert_eq!(s.priority, d.class.priority());
             prop_assert!(MIN_TURN_US <= s.budget_us && s.budget_us <= s.period_us);
             let limit = u64::from(d.limit.unwrap_or(100).min(100));
             prop_assert!(s.budget_us * 100 <= s.period_us * limit || limit == 100);

@@ -73,6 +73,34 @@ impl Context<'_> {
         }
         Ok(Source::File(file))
     }
+
+    /// A kernel that no loader knows would only fail when the VM is started.
+    fn kernel(&self, value: &Spanned<String>) -> Result<Source, Mistake> {
+        let source = self.source(value)?;
+        let Source::File(path) = &source else {
+            return Ok(source);
+        };
+        let problem = match std::fs::read(path) {
+            Ok(bytes) if looks_like_a_kernel(&bytes) => return Ok(source),
+            Ok(_) => "is neither a Linux bzImage, nor an ELF, nor a Multiboot 1 kernel".to_owned(),
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        Err(self.mistake(
+            value.span().start,
+            format!("{} {problem}", path.display()),
+            "give a kernel's file, as Debian's /boot/vmlinuz-*",
+        ))
+    }
+}
+
+/// Whether a file has one of the marks that the VMM's loaders look for: `HdrS` (Linux boot protocol 2.00), an ELF's, or a
+/// Multiboot 1 header in its first 8 KiB (Multiboot 0.6.96, 3.1.1).
+fn looks_like_a_kernel(bytes: &[u8]) -> bool {
+    let head = bytes.get(..8192).unwrap_or(bytes);
+    let multiboot = 0x1bad_b002_u32.to_le_bytes();
+    bytes.get(0x202..0x206) == Some(b"HdrS")
+        || bytes.starts_with(b"\x7fELF")
+        || head.chunks_exact(4).any(|word| word == multiboot)
 }
 
 /// Makes the schema's types and runs the schema's own check over them.
@@ -122,7 +150,7 @@ fn lower_vm(
         let remedy = format!("use at most {MAX_VM_NAME} of the characters a-z A-Z 0-9 - _");
         return Err(cx.mistake(vm.name.span().start, what, remedy));
     }
-    files.push((kernel_file(name), cx.source(&vm.kernel)?));
+    files.push((kernel_file(name), cx.kernel(&vm.kernel)?));
     if let Some(initrd) = &vm.initrd {
         files.push((initrd_file(name), cx.source(initrd)?));
     }
@@ -302,7 +330,12 @@ fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: CheckErr
         ),
         Fault::MemoryDoesNotFit { needed, available } => (
             format!(
-                "the VMs up to {who} need {}, but a machine with {} has {} for them",
+                "{}{who} needs {}, but a machine with {} has {} for VMs",
+                if matches!(place, Place::Vm(0)) {
+                    ""
+                } else {
+                    "with those above it, "
+                },
                 mib(needed),
                 mib(system.memory),
                 mib(available)

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow, bail};
 use ipc_schema::manifest::System;
 
 /// Where a file that goes into the boot archive comes from.
@@ -65,8 +65,13 @@ impl std::error::Error for Mistake {}
 impl Description {
     /// Reads and checks a file. `memory` overrides the machine's memory in bytes.
     pub fn load(path: &Path, memory: Option<u64>) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("reading the system description {}", path.display()))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            anyhow!(
+                "cannot read the system description {}: {error}\n  remedy: give the path of a TOML, as \
+                 guests/linux.toml",
+                path.display()
+            )
+        })?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let mut it = parse(&text, path, memory)?;
         it.stem = stem.into_owned();
@@ -81,6 +86,14 @@ impl Description {
         debug_exit: bool,
         memory: Option<u64>,
     ) -> Result<Self> {
+        for (flag, file) in [("--kernel", Some(kernel)), ("--initrd", initrd)] {
+            if let Some(file) = file.filter(|file| !file.is_file()) {
+                bail!(
+                    "{flag}: there is no file {}\n  remedy: give the path of a file, from the folder you are in",
+                    file.display()
+                );
+            }
+        }
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let absolute = |path: &Path| -> Result<String> {
             let path = std::path::absolute(path)?;
@@ -94,7 +107,11 @@ impl Description {
         if let Some(initrd) = initrd {
             text.push_str(&format!("initrd = {}\n", absolute(initrd)?));
         }
-        let mut it = parse(&text, Path::new("the command line"), memory)?;
+        // Nobody has seen this text: its lines say nothing.
+        let mut it = parse(&text, Path::new(""), memory).map_err(|mistake| Mistake {
+            at: "the command line".into(),
+            ..mistake
+        })?;
         it.stem = "command-line".into();
         Ok(it)
     }

@@ -34,8 +34,12 @@ impl Toolchain {
         if has_target(host::command("rustc")) {
             return Ok(Self { sysroot: None });
         }
-        // Rustup could give this compiler, but the boot loader and the emulator need the packages all the same.
-        Self::debian().with_context(|| format!("there is no compiler for {TARGET}"))
+        Self::debian().with_context(|| {
+            format!(
+                "there is no compiler for {TARGET} (`rustup target add {TARGET}` gives one, but the boot loader and the \
+                 emulator need Debian's packages all the same)"
+            )
+        })
     }
 
     /// The toolchain made of Debian's packages, which can also build the boot loader.

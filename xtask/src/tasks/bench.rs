@@ -78,6 +78,9 @@ impl Task for Bench {
             print!("{}", trace::trace(row, &SYSTEMS)?);
             return Ok(0);
         }
+        if let Some(path) = &self.json {
+            host::writable(path)?;
+        }
         let mut rows = Vec::new();
         for system in SYSTEMS {
             rows.extend(self.measure(system)?);

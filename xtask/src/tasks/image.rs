@@ -21,6 +21,7 @@ pub struct Image {
 impl Task for Image {
     fn run(self, _: &ArgMatches) -> Result<u8> {
         let description = Description::load(&self.system, None)?;
+        host::writable(&self.output)?;
         for firmware in [Firmware::Bios, Firmware::Uefi] {
             let image = build::image::build(&description, firmware)?;
             let mut out = self.output.clone().into_os_string();

@@ -19,7 +19,7 @@ pub trait Task {
 
 /// Builds, runs and checks Vireo.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", version)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -383,16 +383,8 @@ pub fn ask_scheduler(
 
 /// What a Budget gets when the scheduler is not there to say: a priority by class, no limit.
 fn configure(plan: &Plan, budget: Budget, cpu: Cpu) {
-    let priority = match plan.class {
-        Class::Core => 28,
-        Class::Driver => 24,
-        Class::Manager => 20,
-        Class::Device => 16,
-        Class::Vm => 8,
-        Class::Background => 4,
-    };
     let period = time::cycles(10_000);
-    if let Err(status) = budget.configure(cpu, priority, period, period) {
+    if let Err(status) = budget.configure(cpu, u64::from(plan.class.priority()), period, period) {
         complain!("budget of {}: {status:?}", plan.instance);
     }
 }
