@@ -83,11 +83,9 @@ pub fn start(loader: &'static mut Loader) -> ! {
     let space = Space::create(pool, ROOT_SLOTS).or_fatal("memory for root");
     let start = load_root(pool, space.get());
     let map = |at: u64, phys: u64, r: u32| {
-        space
-            .table
-            .prepare(pool_of(space.get().header()), at, phys, PAGE)
-            .or_fatal("memory for root");
-        space.table.fill(at, phys, PAGE, Access::new(r, false));
+        let pool = pool_of(space.get().header());
+        let mapped = space.table.map_page(pool, at, phys, Access::new(r, false));
+        mapped.or_fatal("memory for root");
     };
     for i in 1..=layout::STACK_SIZE / PAGE {
         map(
@@ -215,9 +213,8 @@ fn load_root(pool: &Pool, space: &Space) -> u64 {
                 }
             }
             table
-                .prepare(pool, vaddr + p * PAGE, phys, PAGE)
+                .map_page(pool, vaddr + p * PAGE, phys, Access::new(r, false))
                 .or_fatal("room for root");
-            table.fill(vaddr + p * PAGE, phys, PAGE, Access::new(r, false));
         }
     }
     root_word(8)

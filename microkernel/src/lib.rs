@@ -39,6 +39,7 @@ pub mod sched;
 pub mod sync;
 #[cfg(test)]
 mod tests;
+pub mod tree;
 pub mod virt;
 
 use arch::Cpu;

@@ -1,7 +1,7 @@
 //! Page tables of four levels: host (AMD APM vol. 2, 5.3) and nested (15.25), which share the format.
 
 use crate::mem::{self, PAGE, Words};
-use crate::object::Pool;
+use crate::object::{Pool, step::Step};
 use core::cell::Cell;
 use ipc_schema::abi::Status;
 
@@ -49,19 +49,85 @@ impl Access {
 }
 
 /// A page table, by its root.
+///
+/// An entry for a table says in bits 52 to 61, which the processor leaves alone (APM vol. 2, 5.4), how many entries of that table are
+/// present: a table goes back to its Pool with the last of them.
 pub struct Table {
     /// Physical address of the root page.
     pub root: u64,
 }
 
+/// One more entry in the table that an entry is for.
+const ONE: u64 = 1 << 52;
+/// All bits of that number.
+const COUNT: u64 = 0x3ff << 52;
+/// Instructions to clear a page and to look for it.
+const NEW_TABLE: u32 = 650;
+
+/// A range of addresses and what is behind it.
+#[derive(Clone, Copy)]
+pub struct Run {
+    /// First address.
+    pub va: u64,
+    /// First physical address.
+    pub phys: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
 /// A page-table page.
+#[inline(always)]
 fn table<'a>(phys: u64) -> &'a Words {
-    // SAFETY: only called for roots that a Pool gave and for entries that `walk` wrote itself: pages of the table's Pool.
+    // SAFETY: only called for roots that a Pool gave and for entries that `make` wrote itself: pages of the table's Pool.
     unsafe { mem::page(phys & ADDRESS) }
 }
 
+#[inline(always)]
 fn index(va: u64, level: u32) -> usize {
     ((va >> (12 + 9 * (level - 1))) & 511) as usize
+}
+
+#[inline(always)]
+fn present(e: u64) -> bool {
+    e & Entry::PRESENT.bits() != 0
+}
+
+/// Whether an entry above the lowest level is for a table.
+#[inline(always)]
+fn is_table(e: u64) -> bool {
+    present(e) && e & Entry::LARGE.bits() == 0
+}
+
+/// `n` entries of a table are gone: `ways` are the entries that lead to it, nearest first. Tables without entries go back to `pool`.
+#[inline(always)]
+fn release(pool: &Pool, ways: &[&Cell<u64>], mut n: u64) {
+    for e in ways {
+        let v = e.get().wrapping_sub(n * ONE);
+        if v & COUNT != 0 {
+            return e.set(v);
+        }
+        e.set(0);
+        pool.give_pages(v & ADDRESS, 1);
+        n = 1;
+    }
+}
+
+/// Bits of an entry for a large page.
+const LARGE_PAGE: u64 = Entry::PRESENT.bits() | Entry::LARGE.bits();
+
+/// Clears up to `n` entries from `first` on, as long as they have all of `bits`; answers how many were present.
+#[inline(always)]
+fn clear_some(t: &Words, first: usize, n: u64, bits: u64) -> u64 {
+    let mut gone = 0;
+    for e in t.0[first..].iter().take(n as usize) {
+        let v = e.get();
+        if v & bits != bits {
+            break;
+        }
+        gone += v & 1;
+        e.set(0);
+    }
+    gone
 }
 
 impl Table {
@@ -74,122 +140,222 @@ impl Table {
             if l == level {
                 return Some(e);
             }
-            let v = e.get();
-            if v & Entry::PRESENT.bits() == 0 || v & Entry::LARGE.bits() != 0 {
+            if !is_table(e.get()) {
                 return None;
             }
-            t = table(v);
+            t = table(e.get());
             l -= 1;
         }
     }
 
     /// Level of the page that a range is mapped with at `va`: 2 (2 MiB) where address, target and rest allow it.
+    #[inline(always)]
     fn level(va: u64, phys: u64, rest: u64) -> u32 {
-        if (va | phys).is_multiple_of(LARGE) && rest >= LARGE {
+        if (va | phys) & (LARGE - 1) == 0 && rest >= LARGE {
             2
         } else {
             1
         }
     }
 
-    /// Makes the tables for a range, and makes sure that nothing is mapped there. `fill` can then not fail.
+    /// The table for `va` at `level`, and the entry that leads to it; made if it is not there.
     ///
     /// # Errors
-    /// `Overlap`, `NoMemory`: tables made so far stay, empty.
-    pub fn prepare(&self, pool: &Pool, va: u64, phys: u64, len: u64) -> Result<(), Status> {
-        let mut done = 0;
-        while done < len {
-            let level = Self::level(va + done, phys + done, len - done);
-            let mut t = table(self.root);
-            for l in (level + 1..=4).rev() {
-                let e = &t.0[index(va + done, l)];
-                if e.get() & Entry::PRESENT.bits() == 0 {
-                    let new = pool.take_pages(1)?;
-                    e.set(new | (Entry::PRESENT | Entry::WRITE | Entry::USER).bits());
-                } else if e.get() & Entry::LARGE.bits() != 0 {
-                    return Err(Status::Overlap);
-                }
-                t = table(e.get());
+    /// `Overlap`: a large page is there; `NoMemory`: no empty table stays.
+    #[inline(always)]
+    fn make<'a>(
+        &self,
+        pool: &Pool,
+        va: u64,
+        level: u32,
+        step: &Step,
+    ) -> Result<(&'a Words, &'a Cell<u64>), Status> {
+        let mut parent: &Cell<u64> = &table(self.root).0[index(va, 4)];
+        if !present(parent.get()) {
+            Self::add(pool, parent, &[], step)?;
+        }
+        let root_entry = parent;
+        let mut l = 3;
+        loop {
+            let t = table(parent.get());
+            if l == level {
+                return Ok((t, parent));
             }
-            // At the last table all its entries of this range are looked at in one go.
-            let size = if level == 2 { LARGE } else { PAGE };
-            let mut i = index(va + done, level);
-            loop {
-                let e = &t.0[i];
-                if level == 2
-                    && e.get() & Entry::PRESENT.bits() != 0
-                    && e.get() & Entry::LARGE.bits() == 0
-                {
-                    // A table left over from small pages: free it if it is empty.
-                    if table(e.get()).0.iter().any(|w| w.get() != 0) {
-                        return Err(Status::Overlap);
-                    }
-                    pool.give_pages(e.get() & ADDRESS, 1);
-                    e.set(0);
-                }
-                if e.get() & Entry::PRESENT.bits() != 0 {
-                    return Err(Status::Overlap);
-                }
-                done += size;
-                i += 1;
-                if i == 512
-                    || done >= len
-                    || Self::level(va + done, phys + done, len - done) != level
-                {
-                    break;
-                }
+            let e = &t.0[index(va, l)];
+            let v = e.get();
+            if !present(v) {
+                let above = if l == 3 {
+                    &[parent][..]
+                } else {
+                    &[parent, root_entry]
+                };
+                Self::add(pool, e, above, step)?;
+            } else if v & Entry::LARGE.bits() != 0 {
+                return Err(Status::Overlap);
             }
+            parent = e;
+            l -= 1;
+        }
+    }
+
+    /// Adds a table at `e`, which the entries `ways` lead to. If there is no memory for it, those that are empty go.
+    #[inline(never)]
+    fn add(pool: &Pool, e: &Cell<u64>, ways: &[&Cell<u64>], step: &Step) -> Result<(), Status> {
+        step.spent(NEW_TABLE);
+        let new = match pool.take_pages(1) {
+            Ok(new) => new,
+            Err(err) => {
+                if ways.first().is_some_and(|w| w.get() & COUNT == 0) {
+                    release(pool, ways, 0);
+                }
+                return Err(err);
+            }
+        };
+        e.set(new | (Entry::PRESENT | Entry::WRITE | Entry::USER).bits());
+        if let Some(w) = ways.first() {
+            w.set(w.get() + ONE);
         }
         Ok(())
     }
 
-    /// Writes the entries of a prepared range.
-    pub fn fill(&self, va: u64, phys: u64, len: u64, access: Access) {
-        let mut done = 0;
-        while done < len {
-            let level = Self::level(va + done, phys + done, len - done);
-            let Some(e) = self.entry(va + done, level) else {
-                return;
+    /// Maps what of `run` has not been mapped: `done` bytes of it have been.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do. `Overlap`, `NoMemory`: it can't go on; what is mapped so far is the caller's to clear.
+    #[inline(always)]
+    pub fn fill(
+        &self,
+        pool: &Pool,
+        run: Run,
+        access: Access,
+        done: &Cell<u64>,
+        step: &Step,
+    ) -> Result<(), Status> {
+        loop {
+            step.spend(60)?;
+            let at = done.get();
+            let (va, phys, rest) = (run.va + at, run.phys + at, run.len - at);
+            let level = Self::level(va, phys, rest);
+            let (t, parent) = self.make(pool, va, level, step)?;
+            let (shift, bits) = if level == 2 {
+                (21, access.0.bits() | Entry::LARGE.bits())
+            } else {
+                (12, access.0.bits())
             };
-            let large = if level == 2 { Entry::LARGE.bits() } else { 0 };
-            e.set((phys + done) | access.0.bits() | large);
-            done += if level == 2 { LARGE } else { PAGE };
-        }
-    }
-
-    /// Clears the entries of a range; the caller flushes the TLBs.
-    pub fn clear(&self, va: u64, len: u64) {
-        let mut done = 0;
-        while done < len {
-            match self.entry(va + done, 2) {
-                Some(e) if e.get() & Entry::LARGE.bits() != 0 => {
-                    e.set(0);
-                    done += LARGE;
+            // A table of small pages ends where a large page may begin.
+            let first = index(va, level);
+            let n = step.pieces((rest >> shift).min(512 - first as u64), 6);
+            let mut target = phys | bits;
+            let mut added = 0;
+            for e in t.0[first..].iter().take(n as usize) {
+                if present(e.get()) {
+                    break;
                 }
-                Some(e) if e.get() & Entry::PRESENT.bits() != 0 => {
-                    table(e.get()).0[index(va + done, 1)].set(0);
-                    done += PAGE;
-                }
-                // Nothing there (half-prepared): on to the next page.
-                _ => done += PAGE,
+                e.set(target);
+                target += 1 << shift;
+                added += 1;
+            }
+            parent.set(parent.get() + added * ONE);
+            done.set(at + (added << shift));
+            if added < n {
+                return Err(Status::Overlap);
+            }
+            if at + (added << shift) >= run.len {
+                return Ok(());
             }
         }
     }
 
-    /// Gives all table pages back to `pool`: the root, and those under its first `top` entries (host tables share the upper half
-    /// with the kernel).
-    pub fn destroy(&self, pool: &Pool, top: usize) {
-        Self::free_level(pool, self.root, 4, top);
+    /// Maps one page, for the kernel.
+    ///
+    /// # Errors
+    /// `Overlap`, `NoMemory`. Nothing has changed then.
+    pub fn map_page(&self, pool: &Pool, va: u64, phys: u64, access: Access) -> Result<(), Status> {
+        let run = Run {
+            va,
+            phys,
+            len: PAGE,
+        };
+        self.fill(pool, run, access, &Cell::new(0), &Step::endless())
     }
 
-    fn free_level(pool: &Pool, phys: u64, level: u32, entries: usize) {
-        for e in &table(phys).0[..entries] {
-            let v = e.get();
-            if level > 1 && v & Entry::PRESENT.bits() != 0 && v & Entry::LARGE.bits() == 0 {
-                Self::free_level(pool, v & ADDRESS, level - 1, 512);
+    /// Clears the entries of a range of which `done` bytes have been cleared; tables that become empty go back to `pool`. The caller
+    /// flushes the TLBs before the Pool gives anything out again.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do.
+    #[inline(always)]
+    pub fn clear(
+        &self,
+        pool: &Pool,
+        va: u64,
+        len: u64,
+        done: &Cell<u64>,
+        step: &Step,
+    ) -> Result<(), Status> {
+        while done.get() < len {
+            step.spend(80)?;
+            let (at, rest) = (va + done.get(), len - done.get());
+            let e4 = &table(self.root).0[index(at, 4)];
+            let (mut cleared, mut shift) = (1, 12);
+            if is_table(e4.get()) {
+                let e3 = &table(e4.get()).0[index(at, 3)];
+                if is_table(e3.get()) {
+                    let large = table(e3.get());
+                    let e2 = &large.0[index(at, 2)];
+                    if is_table(e2.get()) {
+                        let most = (rest >> 12).min(512 - index(at, 1) as u64);
+                        cleared = step.pieces(most, 6);
+                        let gone = clear_some(table(e2.get()), index(at, 1), cleared, 0);
+                        release(pool, &[e2, e3, e4], gone);
+                    } else if present(e2.get()) {
+                        shift = 21;
+                        let most = (rest >> 21).min(512 - index(at, 2) as u64).max(1);
+                        // What follows may be in small pages.
+                        cleared = clear_some(large, index(at, 2), step.pieces(most, 6), LARGE_PAGE);
+                        release(pool, &[e3, e4], cleared);
+                    }
+                }
             }
+            done.set(done.get() + (cleared << shift));
         }
-        pool.give_pages(phys & ADDRESS, 1);
+        Ok(())
+    }
+
+    /// Clears one page, if it is there.
+    pub fn clear_page(&self, pool: &Pool, va: u64) {
+        // Endless: it always gets to the end.
+        let _ = self.clear(pool, va, PAGE, &Cell::new(0), &Step::endless());
+    }
+
+    /// Gives back to `pool` the tables under the first `top` entries of the root (host tables share the upper half with the kernel),
+    /// whatever is still in them, and the root. Nothing has to be kept between steps: what is gone is not found again.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do.
+    pub fn destroy(&self, pool: &Pool, top: usize, step: &Step) -> Result<(), Status> {
+        let tables = |t: &'static Words, top: usize| {
+            step.spent(3 * top as u32);
+            t.0[..top].iter().filter(|e| is_table(e.get()))
+        };
+        let free = |e: &Cell<u64>, way: Option<&Cell<u64>>| {
+            pool.give_pages(e.replace(0) & ADDRESS, 1);
+            if let Some(w) = way {
+                w.set(w.get() - ONE);
+            }
+            step.spend(60)
+        };
+        for e4 in tables(table(self.root), top) {
+            for e3 in tables(table(e4.get()), 512) {
+                for e2 in tables(table(e3.get()), 512) {
+                    free(e2, Some(e3))?;
+                }
+                free(e3, Some(e4))?;
+            }
+            free(e4, None)?;
+        }
+        pool.give_pages(self.root, 1);
+        Ok(())
     }
 
     /// Takes one small page of the kernel's own out (boot).

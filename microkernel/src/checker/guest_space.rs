@@ -6,13 +6,14 @@ use crate::checker::{Checked, Tally, account, count, ensure, live};
 use crate::list::check::walk;
 use crate::mem::Obj;
 use crate::object::pool::{check as pool, pool_of};
+use crate::tree::check::walk as tree;
 
 /// Checks one.
 pub fn check(g: Obj<GuestSpace>, tally: &Tally) -> Checked {
     let at = g.addr();
     let p = pool_of(&g.header);
     let mut mapped = 0;
-    let mappings = walk(&g.mappings, at, live, |m| {
+    let mappings = tree(&g.mappings, at, live, |m| {
         mapped += m.range().1;
         Ok(())
     })?;
@@ -45,7 +46,14 @@ pub fn check(g: Obj<GuestSpace>, tally: &Tally) -> Checked {
         let ok = usize::from(b.get()) <= BLOCKS;
         ensure(ok, "a block of ports has its page", at, u64::from(b.get()))?;
     }
-    for n in view.index.ports.iter().flatten() {
+    for n in view
+        .index
+        .ports
+        .iter()
+        .zip(&view.index.owners)
+        .filter(|(_, owners)| owners.get() != 0)
+        .flat_map(|(ports, _)| ports)
+    {
         let ok = usize::from(n.get()) <= ROUTES
             && (n.get() == 0 || view.index.used.get() & (1 << (n.get() - 1)) != 0);
         ensure(ok, "a routed port has its route", at, used)?;

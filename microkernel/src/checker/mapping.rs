@@ -1,6 +1,6 @@
 //! Mappings: what the page table has there is a run of the Memory, with no more rights than it allows.
 
-use super::{Mapping, Target};
+use super::{Mapping, Target, state};
 use crate::arch::paging::Entry;
 use crate::checker::{Checked, Tally, count, ensure, live};
 use crate::mem::{Obj, PAGE};
@@ -10,9 +10,10 @@ use ipc_schema::abi::rights;
 const CLOSE: u64 = 16;
 
 impl Mapping {
-    /// First address and bytes.
+    /// First address and bytes of what is there of it now.
     pub(crate) fn range(&self) -> (u64, u64) {
-        (self.at, self.len)
+        let gone = self.gone.get();
+        (self.run.va + gone, self.made.get() - gone)
     }
 }
 
@@ -37,19 +38,27 @@ pub fn check(m: Obj<Mapping>, tally: &Tally) -> Checked {
         }
     };
     let memory = m.memory.get();
-    let first = table.translate(m.at).map_or(0, |(phys, _)| phys);
-    let inside = first >= memory.phys && first + m.len <= memory.phys + memory.len;
-    ensure(inside, "a mapping lies inside its Memory", at, first)?;
-    let pages = m.len / PAGE;
+    let inside = m.run.phys >= memory.phys && m.run.phys + m.run.len <= memory.phys + memory.len;
+    ensure(inside, "a mapping lies inside its Memory", at, m.run.phys)?;
+    let whole = m.made.get() == m.run.len && m.gone.get() == 0;
+    ensure(
+        whole || m.header.flags.get() != state::LIVE,
+        "a mapping that is neither being made nor ended is whole",
+        at,
+        m.made.get(),
+    )?;
+    let (va, len) = m.range();
+    let first = m.run.phys + m.gone.get();
+    let pages = len / PAGE;
     let ends = (0..pages.min(CLOSE)).chain(pages.saturating_sub(CLOSE)..pages);
     for i in ends {
-        let there = table.translate(m.at + i * PAGE);
+        let there = table.translate(va + i * PAGE);
         let phys = there.map_or(0, |(phys, _)| phys);
         ensure(
             phys == first + i * PAGE,
             "a mapping is in the page table",
             at,
-            m.at + i * PAGE,
+            va + i * PAGE,
         )?;
         let bits = there.map_or(Entry::empty(), |(_, bits)| bits);
         let limit = u32::from(memory.limit);

@@ -1,6 +1,6 @@
 //! Page tables: tables that belong to the Pool, leaves of user level only, none writable and executable at once.
 
-use super::{ADDRESS, Entry, LARGE, Table, table};
+use super::{ADDRESS, COUNT, Entry, LARGE, ONE, Table, present, table};
 use crate::checker::{Checked, ensure};
 use crate::mem::PAGE;
 use crate::object::Pool;
@@ -57,6 +57,13 @@ fn level(
         )?;
         if n > 1 && !bits.contains(Entry::LARGE) {
             pages += level(v & ADDRESS, pool, n - 1, 512, strict, at, leaves)?;
+            let entries = table(v).0.iter().filter(|e| present(e.get())).count() as u64;
+            ensure(
+                v & COUNT == entries * ONE,
+                "a table's entries are counted",
+                at,
+                v,
+            )?;
             continue;
         }
         ensure(n <= 2, "a large page is of 2 MiB", at, v)?;

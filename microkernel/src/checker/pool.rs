@@ -1,6 +1,6 @@
 //! Pools: map, slots, free lists, and what they were made of.
 
-use super::{CLASSES, FreeSlot, POOLS, Pool, kind};
+use super::{CLASSES, FreeSlot, ORDERS, POOLS, Pool, kind};
 use crate::checker::{Checked, Tally, account, count, ensure};
 use crate::mem::{Obj, PAGE};
 use crate::object::{Header, Memory};
@@ -11,7 +11,8 @@ use ipc_schema::abi::Kind;
 fn pool_at(at: u64) -> Option<(&'static Pool, u64)> {
     POOLS.iter().find_map(|p| {
         let inside = at.wrapping_sub(p.virt.get());
-        (p.generation.get() & 1 == 1 && inside < p.pages.get() * PAGE).then_some((p, inside / PAGE))
+        (p.generation.get() & 1 == 1 && inside < p.frontier.get() * PAGE)
+            .then_some((p, inside / PAGE))
     })
 }
 
@@ -34,7 +35,7 @@ pub fn live_at(at: u64, kind: u32) -> bool {
 /// Whether the page at `phys` is one that an object took from this Pool whole.
 pub fn is_raw(pool: &Pool, phys: u64) -> bool {
     let inside = phys.wrapping_sub(pool.phys.get());
-    inside < pool.pages.get() * PAGE && pool.map(inside / PAGE).get() == kind::RAW
+    inside < pool.frontier.get() * PAGE && pool.map(inside / PAGE).get() == kind::RAW
 }
 
 /// Whether any byte of the range belongs to a live Pool.
@@ -47,14 +48,14 @@ pub fn touches(phys: u64, len: u64) -> bool {
 
 /// Pages that objects have taken whole.
 pub fn raw_pages(pool: &Pool) -> u64 {
-    (0..pool.pages.get())
+    (0..pool.frontier.get())
         .filter(|&i| pool.map(i).get() == kind::RAW)
         .count() as u64
 }
 
 /// Calls `visit` for each live object.
 pub fn each_object(pool: &Pool, visit: &mut dyn FnMut(Obj<Header>) -> Checked) -> Checked {
-    for i in 0..pool.pages.get() {
+    for i in 0..pool.frontier.get() {
         let class = pool.map(i).get().wrapping_sub(kind::SLAB);
         let Some(&size) = CLASSES.get(usize::from(class)) else {
             continue;
@@ -82,14 +83,35 @@ pub fn check(pool: &Pool, number: u64, tally: &Tally) -> Checked {
         0,
     )?;
     let (mut free, mut idle, mut slabs) = (0, [0_u64; CLASSES.len()], 0);
-    for i in 0..pages {
+    let mut blocks = [0_u64; ORDERS];
+    let mut inner = 0;
+    for i in 0..pool.frontier.get() {
         let k = pool.map(i).get();
         if i < map_pages {
             ensure(k == kind::RAW, "the map is where it was", number, i)?;
             continue;
         }
         match k {
-            kind::FREE => free += 1,
+            kind::INNER => {
+                ensure(inner > 0, "a page inside a block has its block", number, i)?;
+                inner -= 1;
+            }
+            k if k >= kind::FREE => {
+                let order = u32::from(k - kind::FREE);
+                let right = order < ORDERS as u32 && i.trailing_zeros() >= order && inner == 0;
+                ensure(
+                    right,
+                    "a free block lies at a multiple of its size",
+                    number,
+                    i,
+                )?;
+                inner = (1 << order) - 1;
+                free += 1 << order;
+                blocks[order as usize] += 1;
+            }
+            _ if inner != 0 => {
+                ensure(false, "a free block is free to its end", number, i)?;
+            }
             kind::RAW => {}
             _ => {
                 slabs += 1;
@@ -109,6 +131,23 @@ pub fn check(pool: &Pool, number: u64, tally: &Tally) -> Checked {
                 }
             }
         }
+    }
+    free += pages - pool.frontier.get();
+    for (order, &expected) in blocks.iter().enumerate() {
+        let (mut n, mut at) = (0, u64::from(pool.blocks[order].get()));
+        while at != 0 {
+            let ours = at < pool.frontier.get() && pool.map(at).get() == kind::FREE + order as u8;
+            ensure(
+                ours,
+                "a block in a list is free and of its size",
+                number,
+                at,
+            )?;
+            n += 1;
+            ensure(n <= expected, "a list of blocks has an end", number, n)?;
+            at = pool.block(at)[0].get();
+        }
+        ensure(n == expected, "free blocks are in their list", number, n)?;
     }
     ensure(
         free == pool.free.get(),

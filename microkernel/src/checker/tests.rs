@@ -1,10 +1,10 @@
 //! The checker finds nothing in a sound machine, and each kind of damage in one that was damaged.
 
 use super::check;
-use crate::mem::Obj;
 use crate::object::thread::State;
-use crate::object::{Cap, Object, Pool, Space, Vcpu, mapping::Request};
+use crate::object::{Cap, Object, Pool, Space, Vcpu, mapping::Request, step::Step};
 use crate::tests::Machine;
+use ipc_schema::abi::Status;
 use ipc_schema::abi::rights::{READ, WRITE};
 
 fn what(_: &Machine) -> &'static str {
@@ -30,10 +30,13 @@ fn full() -> Machine {
         offset,
         len,
         rights: READ | WRITE,
+        by: threads[0],
     };
-    m.space.map(&request(0x7000_0000, 0, 3 << 20)).unwrap();
+    let step = Step::endless();
+    let low = request(0x7000_0000, 0, 3 << 20);
+    m.space.map(&low, &step, || {}).unwrap();
     let g = crate::object::GuestSpace::create(m.pool).unwrap();
-    g.map(&request(0, 4096, 4 << 20)).unwrap();
+    g.map(&request(0, 4096, 4 << 20), &step, || {}).unwrap();
     let v = Vcpu::create(m.pool, g, m.space, 0x6fff_f000).unwrap();
     v.adopt(threads[3]).unwrap();
     m
@@ -66,7 +69,25 @@ fn every_page_of_a_pool_is_accounted_for() {
 /// Damage, one after the other, each in a machine of its own.
 #[test]
 fn damage_is_found() {
-    let damage: [(&str, fn(&Machine)); 9] = [
+    let damage: [(&str, fn(&Machine)); 11] = [
+        ("a part that is not counted", |m| {
+            let (mem, slot) = m.memory(24 << 20, 1 << 20);
+            let part = mem.get().divide(0, 4096, m.pool).unwrap();
+            let t = m.thread(5);
+            let at = [0x6000_0000, m.name(part) | 3 << 32, 0, 4096];
+            let own = m.name(m.space);
+            assert_eq!(
+                m.operate(t, own, ipc_schema::abi::op::space::MAP, at),
+                Status::Ok
+            );
+            let _ = slot;
+            part.get().mappings.pop_front();
+        }),
+        ("a table that counts wrong", |m| {
+            // SAFETY: the root of a live Space.
+            let root = unsafe { crate::mem::page(m.space.table.root) };
+            root.0[0].set(root.0[0].get() + (1 << 52));
+        }),
         ("what is queued are ready", |m| {
             let t = m.thread(5);
             t.budget.get().unwrap().queued.set(false);
@@ -105,20 +126,18 @@ fn damage_is_found() {
                 offset: 0,
                 len: 4096,
                 rights: READ,
+                by: m.thread(5),
             };
-            m.space.map(&r).unwrap();
+            m.space.map(&r, &Step::endless(), || {}).unwrap();
         }),
         ("a page table entry of nobody's", |m| {
             let a = crate::arch::paging::Access::new(READ, false);
-            m.space
-                .table
-                .prepare(m.pool, 0x6000_0000, 4096, 4096)
-                .unwrap();
-            m.space.table.fill(0x6000_0000, 24 << 20, 4096, a);
+            let table = &m.space.table;
+            table.map_page(m.pool, 0x6000_0000, 24 << 20, a).unwrap();
             // Pool 0's Spaces are boot's: this one is looked at as another's.
-            let s: Obj<Space> = m.space;
-            s.get().mappings.first().unwrap().get().destroy();
-            s.get().table.fill(0x7000_0000, 24 << 20, 4096, a);
+            let mapping = m.space.mappings.any().unwrap();
+            mapping.get().destroy(&Step::endless()).unwrap();
+            table.map_page(m.pool, 0x7000_0000, 24 << 20, a).unwrap();
             m.space.threads.first().unwrap().root.set(1);
         }),
         ("a header elsewhere", |m| {

@@ -42,7 +42,10 @@ pub fn check(v: Obj<Vcpu>, tally: &Tally) -> Checked {
         v.state_virt,
     )?;
     crate::virt::svm::check::vmcb(v)?;
-    if let Ok(s) = v.space.typed::<Space>(0) {
+    // Not in one that is being destroyed: its tables go first.
+    if let Ok(s) = v.space.typed::<Space>(0)
+        && s.alive().is_ok()
+    {
         let there = s.table.translate(v.state_at).map_or(0, |(phys, _)| phys);
         ensure(
             there == v.state_phys,

@@ -1,10 +1,12 @@
 //! GuestSpaces: what a VM's processors share: the nested page table and the exit routes.
 
 use super::mapping::{Mapping, Request, Target};
+use super::step::Step;
 use super::{Cap, Header, Pool, Vcpu, object, pool::pool_of};
 use crate::arch::paging::{Access, Table};
 use crate::list::List;
 use crate::mem::{self, Obj};
+use crate::tree::Tree;
 use core::cell::Cell;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::abi::{Kind, Status};
@@ -42,6 +44,7 @@ pub struct Routes {
     blocks: [Cell<u8>; 256],
     /// 1 + index into `routes`, 0: none.
     ports: [[Cell<u8>; 256]; BLOCKS],
+    /// Routes in each of `ports`.
     owners: [Cell<u8>; BLOCKS],
     used: Cell<u64>,
 }
@@ -78,6 +81,13 @@ impl<'a> RouteView<'a> {
         Some(route)
     }
 
+    /// All routes.
+    fn each(&self) -> impl Iterator<Item = &'a Route> {
+        // SAFETY: as in `find`.
+        let get = |e: &'a Cell<Option<Route>>| unsafe { (*e.as_ptr()).as_ref() };
+        self.table.entries.iter().filter_map(get)
+    }
+
     #[inline(always)]
     fn number(&self, port: u16) -> Option<usize> {
         let block = self.index.blocks[usize::from(port >> 8)].get();
@@ -96,7 +106,7 @@ pub struct GuestSpace {
     /// Moves on whenever something was taken out of the table: each vCPU flushes before it next enters.
     pub flushes: Cell<u64>,
     /// Mappings in it.
-    pub mappings: List<Mapping, 1>,
+    pub mappings: Tree<Mapping>,
     /// Its vCPUs.
     pub vcpus: List<Vcpu, 0>,
     index_phys: u64,
@@ -106,6 +116,10 @@ object!(GuestSpace, Kind::GuestSpace);
 
 /// First guest-physical address that can't be mapped (48 bits).
 pub const GUEST_END: u64 = 1 << 47;
+/// Entries of the root page that lead there.
+const GUEST_ENTRIES: usize = 256;
+/// `Header::flags`: it is being destroyed.
+const DYING: u16 = 1;
 
 impl GuestSpace {
     /// An empty one.
@@ -128,7 +142,7 @@ impl GuestSpace {
             header,
             table: Table { root },
             flushes: Cell::new(1),
-            mappings: List::default(),
+            mappings: Tree::default(),
             vcpus: List::default(),
             index_phys,
             table_phys,
@@ -152,23 +166,29 @@ impl GuestSpace {
         }
     }
 
+    /// Whether anything can be added to it.
+    ///
+    /// # Errors
+    /// `Busy`: it is being destroyed.
+    pub fn alive(&self) -> Result<(), Status> {
+        if self.header.flags.get() & DYING != 0 {
+            Err(Status::Busy)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Maps a range of a Memory at a guest-physical address.
     ///
     /// # Errors
     /// As [`Mapping::create`]; `InvalidArg` for device registers.
-    pub fn map(&self, r: &Request) -> Result<(), Status> {
+    pub fn map(&self, r: &Request, step: &Step, stop: impl Fn()) -> Result<(), Status> {
+        self.alive()?;
         if r.memory.get().device {
             return Err(Status::InvalidArg);
         }
         let access = Access::new(r.rights, false);
-        Mapping::create(
-            pool_of(&self.header),
-            r,
-            Target::Guest(Obj::of(self)),
-            &self.table,
-            access,
-        )
-        .map(|_| ())
+        Mapping::create(r, Target::Guest(Obj::of(self)), access, step, stop)
     }
 
     /// Adds a route for `count` ports from `first` on.
@@ -186,8 +206,12 @@ impl GuestSpace {
         if count == 0 || first > 0xffff || count > 0x1_0000 - first {
             return Err(Status::OutOfRange);
         }
+        self.alive()?;
         let view = self.routes();
-        if (first..first + count).any(|p| view.number(p as u16).is_some()) {
+        let overlaps = |r: &Route| {
+            u64::from(r.first) < first + count && first < u64::from(r.first) + u64::from(r.count)
+        };
+        if view.each().any(overlaps) {
             return Err(Status::Overlap);
         }
         let number = view.index.used.get().trailing_ones() as usize;
@@ -208,9 +232,15 @@ impl GuestSpace {
             if cell.get() == 0
                 && let Some(i) = view.index.owners.iter().position(|o| o.get() == 0)
             {
-                view.index.owners[i].set(1);
                 view.index.ports[i].iter().for_each(|p| p.set(0));
                 cell.set(i as u8 + 1);
+            }
+            if let Some(o) = view
+                .index
+                .owners
+                .get(usize::from(cell.get()).wrapping_sub(1))
+            {
+                o.set(o.get() + 1);
             }
         }
         let route = Route {
@@ -226,17 +256,23 @@ impl GuestSpace {
         Ok(())
     }
 
+    /// Enters `number` (0: none) for a range whose blocks are there.
     fn mark(&self, first: u64, count: u64, number: u8) {
         let index = self.routes().index;
-        for p in first..first + count {
+        let end = first + count;
+        let mut p = first;
+        while p < end {
+            let next = ((p | 255) + 1).min(end);
             let block = usize::from(index.blocks[(p >> 8) as usize & 255].get());
             if let Some(ports) = index.ports.get(block.wrapping_sub(1)) {
-                ports[(p & 255) as usize].set(number);
+                let range = (p & 255) as usize..=((next - 1) & 255) as usize;
+                ports[range].iter().for_each(|p| p.set(number));
             }
+            p = next;
         }
     }
 
-    /// Takes the route that begins at `first` away. Its block of the index stays for other routes.
+    /// Takes the route that begins at `first` away.
     ///
     /// # Errors
     /// `InvalidArg`: no route begins there.
@@ -249,7 +285,22 @@ impl GuestSpace {
             entry.set(Some(route));
             return Err(Status::InvalidArg);
         }
-        self.mark(first, u64::from(route.count), 0);
+        let count = u64::from(route.count);
+        self.mark(first, count, 0);
+        // A block of the index without routes is free for other ports.
+        for b in (first >> 8)..=((first + count - 1) >> 8) {
+            let cell = &view.index.blocks[b as usize & 255];
+            if let Some(o) = view
+                .index
+                .owners
+                .get(usize::from(cell.get()).wrapping_sub(1))
+            {
+                o.set(o.get() - 1);
+                if o.get() == 0 {
+                    cell.set(0);
+                }
+            }
+        }
         view.index.used.set(view.index.used.get() & !(1 << number));
         Ok(())
     }
@@ -272,18 +323,25 @@ impl GuestSpace {
     }
 
     /// Ends it, its vCPUs and its mappings.
-    pub fn destroy(&self) {
+    ///
+    /// # Errors
+    /// `Again`: there is more to do.
+    pub fn destroy(&self, step: &Step) -> Result<(), Status> {
+        self.header.flags.set(DYING);
         while let Some(v) = self.vcpus.first() {
+            step.spend(1000)?;
             v.get().destroy();
         }
-        while let Some(m) = self.mappings.first() {
-            m.get().destroy();
+        while let Some(m) = self.mappings.any() {
+            m.get().destroy(step)?;
         }
+        step.spend(1000)?;
         let pool = pool_of(&self.header);
-        self.table.destroy(pool, 512);
+        self.table.destroy(pool, GUEST_ENTRIES, step)?;
         pool.give_pages(self.index_phys, 1);
         pool.give_pages(self.table_phys, 1);
         pool.free_object(Obj::of(self));
+        Ok(())
     }
 }
 

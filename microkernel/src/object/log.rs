@@ -10,6 +10,9 @@ use ipc_schema::abi::{Kind, Status};
 const SIZE: usize = 1 << 16;
 /// Longest record.
 pub const RECORD: usize = 255;
+/// Bytes, and records, that one `READ` copies at most.
+const READ_BYTES: usize = 2048;
+const READ_RECORDS: usize = 64;
 /// Source number of the kernel.
 pub const KERNEL: u8 = 0;
 
@@ -89,12 +92,13 @@ impl Ring {
         self.end.set(p);
     }
 
-    /// Copies whole records from `position` on into `out`; answers the next position, the bytes lost, and the bytes copied.
+    /// Copies whole records from `position` on into `out`, word by word (number and contents; of the last one only the first bytes may
+    /// count); answers the next position, the bytes lost, and the bytes copied. A bounded number: there may be more.
     pub fn read(
         &self,
         position: u64,
         room: usize,
-        out: impl FnMut(usize, u8),
+        out: impl FnMut(usize, u64),
     ) -> (u64, u64, usize) {
         self.locked(|| self.read_locked(position, room, out))
     }
@@ -103,23 +107,37 @@ impl Ring {
         &self,
         position: u64,
         room: usize,
-        mut out: impl FnMut(usize, u8),
+        mut out: impl FnMut(usize, u64),
     ) -> (u64, u64, usize) {
-        let mut p = position.clamp(self.start.get(), self.end.get());
-        let lost = p.saturating_sub(position);
+        let from = position.clamp(self.start.get(), self.end.get());
+        let lost = from.saturating_sub(position);
+        let room = room.min(READ_BYTES);
         let mut copied = 0;
-        while p < self.end.get() {
+        for _ in 0..READ_RECORDS {
+            let p = from + copied as u64;
+            if p >= self.end.get() {
+                break;
+            }
             let len = usize::from(self.at(p).get()) | usize::from(self.at(p + 1).get()) << 8;
             if copied + len + 3 > room {
                 break;
             }
-            for i in 0..len + 3 {
-                out(copied + i, self.at(p + i as u64).get());
-            }
             copied += len + 3;
-            p += len as u64 + 3;
         }
-        (p, lost, copied)
+        for i in 0..copied.div_ceil(8) {
+            out(i, self.word(from + i as u64 * 8));
+        }
+        (from + copied as u64, lost, copied)
+    }
+
+    /// Eight bytes from a position on.
+    fn word(&self, position: u64) -> u64 {
+        let i = position as usize % SIZE;
+        let bytes = match self.bytes.get(i..).and_then(|b| b.first_chunk::<8>()) {
+            Some(b) => b.each_ref().map(Cell::get),
+            None => core::array::from_fn(|k| self.at(position + k as u64).get()),
+        };
+        u64::from_le_bytes(bytes)
     }
 
     /// Whom to tell of new records.

@@ -1,9 +1,15 @@
 //! Mappings: a range of a Memory in a Space or a GuestSpace. Known to both ends, so that either can end it.
+//!
+//! A range is mapped and taken away in steps. While it is being made or ended it belongs to its two ends like any other: a range is
+//! ended for good by whoever gets to it, at any moment, and nothing else is mapped there before.
 
-use super::{GuestSpace, Header, Memory, Pool, Space, object, pool::pool_of};
-use crate::arch::paging::{Access, Table};
-use crate::list::{Link, Linked, List};
+use super::step::Step;
+use super::{GuestSpace, Header, Memory, Object, Pool, Space, Thread, object, pool::pool_of};
+use crate::arch::paging::{Access, Run, Table};
+use crate::list::{Link, Linked};
 use crate::mem::{Obj, PAGE};
+use crate::tree::{Branches, Keyed, Tree};
+use core::cell::Cell;
 use ipc_schema::abi::{Kind, Status, rights};
 
 /// Where a Mapping is.
@@ -15,26 +21,69 @@ pub enum Target {
     Guest(Obj<GuestSpace>),
 }
 
+impl Target {
+    #[inline(always)]
+    fn parts<'a>(self) -> (&'static Pool, &'a Table, &'a Tree<Mapping>) {
+        match self {
+            Self::Space(s) => (pool_of(s.get().header()), &s.get().table, &s.get().mappings),
+            Self::Guest(g) => (pool_of(g.get().header()), &g.get().table, &g.get().mappings),
+        }
+    }
+
+    fn flush(self) {
+        match self {
+            Self::Space(s) => s.get().flush(),
+            Self::Guest(g) => g.get().flush(),
+        }
+    }
+}
+
+/// What becomes of a Mapping: `Header::flags`, its lower half.
+mod state {
+    /// All of it is there.
+    pub const LIVE: u16 = 0;
+    /// Being made, in steps.
+    pub const MAKING: u16 = 1;
+    /// Being taken away, in steps; the upper half is why it could not be made, if it could not.
+    pub const ENDING: u16 = 2;
+}
+
 /// One mapped range.
 #[repr(C)]
 pub struct Mapping {
     header: Header,
     memory: Obj<Memory>,
     target: Target,
-    /// First address.
-    pub at: u64,
-    len: u64,
+    run: Run,
+    access: Access,
+    /// Bytes that have been mapped.
+    made: Cell<u64>,
+    /// Bytes of them that have been taken away again.
+    gone: Cell<u64>,
     in_memory: Link<Mapping>,
-    in_target: Link<Mapping>,
+    in_target: Branches<Mapping>,
+    /// Address of the thread whose `MAP` it is: only compared.
+    maker: u32,
 }
 object!(Mapping, Kind::Mapping);
 impl Linked<0> for Mapping {
+    #[inline(always)]
     fn link(&self) -> &Link<Self> {
         &self.in_memory
     }
 }
-impl Linked<1> for Mapping {
-    fn link(&self) -> &Link<Self> {
+impl Keyed for Mapping {
+    #[inline(always)]
+    fn key(&self) -> u64 {
+        self.run.va
+    }
+    /// Any order does: spread out, so that the way to an address is short.
+    #[inline(always)]
+    fn bits(key: u64) -> u64 {
+        key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+    #[inline(always)]
+    fn branches(&self) -> &Branches<Self> {
         &self.in_target
     }
 }
@@ -51,6 +100,8 @@ pub struct Request {
     pub len: u64,
     /// READ, WRITE, EXEC.
     pub rights: u32,
+    /// The thread that asks.
+    pub by: Obj<Thread>,
 }
 
 impl Request {
@@ -58,8 +109,9 @@ impl Request {
     ///
     /// # Errors
     /// `Misaligned`, `OutOfRange`, `MissingRight`, `InvalidArg` (no access at all, or writable and executable), `Busy`.
+    #[inline(always)]
     pub fn check(&self, cap_rights: u32, end: u64) -> Result<(), Status> {
-        if !(self.at | self.offset | self.len).is_multiple_of(PAGE) {
+        if (self.at | self.offset | self.len) & (PAGE - 1) != 0 {
             return Err(Status::Misaligned);
         }
         let m = self.memory.get();
@@ -83,66 +135,125 @@ impl Request {
 }
 
 impl Mapping {
-    /// Maps; the record and the page tables come out of `pool`, which is the target's.
+    /// Maps; the record and the page tables come out of the target's Pool. The record comes first, so that what is half done can be
+    /// found: by this thread, which goes on; by who unmaps, revokes or destroys, who ends it. `stop` is called before something that was
+    /// mapped is taken away again: it keeps the other processors from using it.
     ///
     /// # Errors
-    /// `Overlap`, `NoMemory`. Nothing is mapped then.
+    /// `Again`: there is more to do. `Overlap`, `NoMemory`: nothing is mapped then. `Busy`: something else is being mapped there, or
+    /// taken away.
+    #[inline(always)]
     pub fn create(
-        pool: &Pool,
         r: &Request,
         target: Target,
-        table: &Table,
         access: Access,
-    ) -> Result<Obj<Self>, Status> {
+        step: &Step,
+        stop: impl Fn(),
+    ) -> Result<(), Status> {
         let m = r.memory.get();
-        table.prepare(pool, r.at, m.phys + r.offset, r.len)?;
-        let record = pool.create_object(|header| Self {
-            header,
-            memory: r.memory,
-            target,
-            at: r.at,
+        let (pool, table, index) = target.parts();
+        let run = Run {
+            va: r.at,
+            phys: m.phys + r.offset,
             len: r.len,
-            in_memory: Link::default(),
-            in_target: Link::default(),
-        })?;
-        table.fill(r.at, m.phys + r.offset, r.len, access);
-        m.mappings.push_back(record);
-        match target {
-            Target::Space(s) => s.get().mappings.push_back(record),
-            Target::Guest(g) => g.get().mappings.push_back(record),
+        };
+        let record = match index.find(r.at) {
+            None => {
+                let record = pool.create_object(|header| Self {
+                    header,
+                    memory: r.memory,
+                    target,
+                    run,
+                    access,
+                    made: Cell::new(0),
+                    gone: Cell::new(0),
+                    in_memory: Link::default(),
+                    in_target: Default::default(),
+                    maker: r.by.addr() as u32,
+                })?;
+                if let Err(e) = m.add_mapping(record) {
+                    pool.free_object(record);
+                    return Err(e);
+                }
+                index.insert(record);
+                record
+            }
+            Some(old) => old.get().go_on(r, run, access, step, &stop)?,
+        };
+        match table.fill(pool, run, access, &record.made, step) {
+            Ok(()) => {
+                record.header.flags.set(state::LIVE);
+                Ok(())
+            }
+            Err(Status::Again) => {
+                record.header.flags.set(state::MAKING);
+                Err(Status::Again)
+            }
+            Err(why) => {
+                record.header.flags.set(state::ENDING | (why as u16) << 8);
+                stop();
+                record.get().destroy(step).and(Err(why))
+            }
         }
-        Ok(record)
     }
 
-    /// Takes the range away; no processor can use it any more when this returns.
-    pub fn destroy(&self) {
+    /// What it has mapped now: its range and how much of it, where to.
+    #[cfg(test)]
+    pub fn extent(&self) -> (std::ops::Range<u64>, u64, bool) {
+        let va = self.run.va;
+        let range = va + self.gone.get()..va + self.made.get();
+        (
+            range,
+            self.run.phys + self.gone.get(),
+            self.run.len == self.made.get(),
+        )
+    }
+
+    /// A `MAP` found this one at its address.
+    #[inline(never)]
+    fn go_on(
+        &self,
+        r: &Request,
+        run: Run,
+        access: Access,
+        step: &Step,
+        stop: &dyn Fn(),
+    ) -> Result<Obj<Self>, Status> {
+        let flags = self.header.flags.get();
+        let same = self.maker == r.by.addr() as u32
+            && self.memory == r.memory
+            && (self.run.phys, self.run.len, self.access.0) == (run.phys, run.len, access.0);
+        match flags & 0xff {
+            state::LIVE => Err(Status::Overlap),
+            state::MAKING if same => Ok(Obj::of(self)),
+            state::ENDING if same && flags >> 8 != 0 => {
+                let why = Status::from_raw(u64::from(flags >> 8));
+                stop();
+                self.destroy(step).and(Err(why))
+            }
+            _ => Err(Status::Busy),
+        }
+    }
+
+    /// Takes the range away; no processor can use it any more when this is done.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do.
+    pub fn destroy(&self, step: &Step) -> Result<(), Status> {
         let this = Obj::of(self);
-        self.memory.get().mappings.remove(this);
-        match self.target {
-            Target::Space(s) => {
-                s.get().mappings.remove(this);
-                s.get().table.clear(self.at, self.len);
-                s.get().flush();
-            }
-            Target::Guest(g) => {
-                g.get().mappings.remove(this);
-                g.get().table.clear(self.at, self.len);
-                g.get().flush();
-            }
+        let (pool, table, index) = self.target.parts();
+        let flags = self.header.flags.get();
+        if flags & 0xff != state::ENDING {
+            self.header.flags.set(state::ENDING);
         }
-        pool_of(&self.header).free_object(this);
-    }
-
-    /// The one that begins at `at`.
-    pub fn find(list: &List<Self, 1>, at: u64) -> Option<Obj<Self>> {
-        let mut m = list.first();
-        while let Some(o) = m {
-            if o.at == at {
-                return Some(o);
-            }
-            m = List::<Self, 1>::after(o);
-        }
-        None
+        let done = table.clear(pool, self.run.va, self.made.get(), &self.gone, step);
+        self.target.flush();
+        done?;
+        step.spend(100)?;
+        index.remove(this);
+        self.memory.get().remove_mapping(this);
+        pool.free_object(this);
+        Ok(())
     }
 }
 

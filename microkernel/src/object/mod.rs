@@ -14,6 +14,7 @@ pub mod notification;
 pub mod pool;
 pub mod ports;
 pub mod space;
+pub mod step;
 pub mod thread;
 pub mod vcpu;
 

@@ -5,7 +5,7 @@
 //! meets a slot header. Pool numbers are never freed either, only their generation moves on.
 
 use super::cap::Cap;
-use super::{Header, Memory, Object};
+use super::{Header, Memory, Object, step::Step};
 use crate::mem::{self, Global, Obj, PAGE};
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -17,11 +17,31 @@ pub const MAX_POOLS: usize = 512;
 /// Sizes of slots.
 const CLASSES: [u64; 5] = [64, 128, 256, 512, 1024];
 
-mod kind {
-    pub const FREE: u8 = 0;
-    pub const SLAB: u8 = 1;
-    pub const RAW: u8 = 16;
+/// The smallest class that an object of `size` bytes fits into.
+const fn class_of(size: usize) -> usize {
+    let mut class = 0;
+    while CLASSES[class] < size as u64 {
+        class += 1;
+    }
+    class
 }
+
+/// The byte of the map for each page.
+mod kind {
+    /// Inside a free block.
+    pub const INNER: u8 = 0;
+    /// Slots of class 0; the others follow.
+    pub const SLAB: u8 = 1;
+    /// In use as a page.
+    pub const RAW: u8 = 16;
+    /// The first page of a free block of one page; those of larger blocks follow.
+    pub const FREE: u8 = 32;
+}
+
+/// Blocks of free pages are of 1, 2, 4 or 8 pages, at a multiple of their size.
+const ORDERS: usize = 4;
+/// Neighbouring pages that can be had at most.
+pub const MAX_RUN: u64 = 1 << (ORDERS - 1);
 
 /// What the kernel knows of a Pool. The table of them exists from boot on and is never freed.
 pub struct Pool {
@@ -32,7 +52,12 @@ pub struct Pool {
     phys: Cell<u64>,
     pages: Cell<u64>,
     free: Cell<u64>,
-    hint: Cell<u64>,
+    /// Pages from here on have never been used, nor has their part of the map.
+    frontier: Cell<u64>,
+    /// First free block of each size (0: none; page 0 is the Pool's own).
+    blocks: [Cell<u32>; ORDERS],
+    /// Memory objects in it that are Pools themselves, or have parts that are.
+    backing_others: Cell<u32>,
     /// Heads of the lists of free slots (0: none; slot 0 is the Pool's own).
     slots: [Cell<u32>; CLASSES.len()],
     /// The Memory it was made from.
@@ -60,7 +85,9 @@ impl Pool {
             phys: Cell::new(0),
             pages: Cell::new(0),
             free: Cell::new(0),
-            hint: Cell::new(0),
+            frontier: Cell::new(0),
+            blocks: [const { Cell::new(0) }; ORDERS],
+            backing_others: Cell::new(0),
             slots: [const { Cell::new(0) }; CLASSES.len()],
             backing: Cell::new(Cap::EMPTY),
             cursor: Cell::new(0),
@@ -90,21 +117,16 @@ impl Pool {
         pool.phys.set(phys);
         pool.pages.set(pages);
         pool.free.set(pages - map_pages);
-        pool.hint.set(map_pages);
+        pool.frontier.set(map_pages);
+        pool.backing_others.set(0);
         pool.backing.set(backing);
         pool.cursor.set(0);
         pool.dying.set(false);
         pool.number.set(number as u16);
-        for s in &pool.slots {
-            s.set(0);
+        for list in pool.slots.iter().chain(&pool.blocks) {
+            list.set(0);
         }
-        for i in 0..map_pages {
-            // SAFETY: the first pages of the run, which the caller gave.
-            unsafe { mem::page(phys + i * PAGE) }
-                .0
-                .iter()
-                .for_each(|w| w.set(0));
-        }
+        // The map of what is behind the frontier is made as the frontier moves. At most 257 pages are the map's own.
         for i in 0..map_pages {
             pool.map(i).set(kind::RAW);
         }
@@ -125,6 +147,15 @@ impl Pool {
         Ok(Cap::new(&object.get().header))
     }
 
+    /// Pages that hold slots, and pages of the map: those that an empty Pool does not have free.
+    #[cfg(test)]
+    pub fn overhead(&self) -> u64 {
+        let slabs = (0..self.frontier.get())
+            .filter(|&i| (kind::SLAB..kind::RAW).contains(&self.map(i).get()))
+            .count();
+        slabs as u64 + (64 + self.pages.get()).div_ceil(PAGE)
+    }
+
     /// The Pool that a capability names.
     ///
     /// # Errors
@@ -132,11 +163,7 @@ impl Pool {
     pub fn from_cap(cap: &Cap, need: u32) -> Result<&'static Self, Status> {
         let object = cap.typed::<PoolObject>(need)?;
         let pool = &POOLS[object.get().header.pool as usize & (MAX_POOLS - 1)];
-        if pool.dying.get() {
-            Err(Status::Busy)
-        } else {
-            Ok(pool)
-        }
+        pool.alive().map(|()| pool)
     }
 
     /// The byte of the map for page `i`.
@@ -152,59 +179,137 @@ impl Pool {
         (self.free.get(), self.pages.get())
     }
 
+    /// Whether it is being destroyed: nothing new is made from it.
+    ///
+    /// # Errors
+    /// `Busy`.
+    #[inline(always)]
+    pub fn alive(&self) -> Result<(), Status> {
+        if self.dying.get() {
+            Err(Status::Busy)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A Memory that lives in this Pool has begun (or ceased) to be a Pool, or to have such a part.
+    pub(super) fn backs_other(&self, begins: bool) {
+        let n = self.backing_others.get();
+        self.backing_others.set(if begins { n + 1 } else { n - 1 });
+    }
+
     /// Takes `n` neighbouring pages, cleared; physical address of the first.
     ///
     /// # Errors
-    /// `NoMemory`.
+    /// `NoMemory`; `Busy` while the Pool is being destroyed.
     pub fn take_pages(&self, n: u64) -> Result<u64, Status> {
         self.take(n, kind::RAW)
     }
 
     fn take(&self, n: u64, as_kind: u8) -> Result<u64, Status> {
-        if n == 0 || n > self.free.get() {
+        self.alive()?;
+        if n == 0 || n > self.free.get().min(MAX_RUN) {
             return Err(Status::NoMemory);
         }
-        let pages = self.pages.get();
-        let mut from = self.hint.get();
-        for _pass in 0..2 {
-            let mut run = 0;
-            for i in from..pages {
-                run = if self.map(i).get() == kind::FREE {
-                    run + 1
-                } else {
-                    0
-                };
-                if run == n {
-                    let first = i + 1 - n;
-                    for p in first..=i {
-                        self.map(p).set(as_kind);
-                        // SAFETY: a free page of this Pool.
-                        unsafe { mem::page(self.phys.get() + p * PAGE) }
-                            .0
-                            .iter()
-                            .for_each(|w| w.set(0));
-                    }
-                    self.free.set(self.free.get() - n);
-                    if n == 1 {
-                        self.hint.set(i + 1);
-                    }
-                    return Ok(self.phys.get() + first * PAGE);
-                }
-            }
-            from = 0;
+        let order = n.next_power_of_two().ilog2() as usize;
+        let first = self.take_block(order).ok_or(Status::NoMemory)?;
+        for i in first..first + n {
+            self.map(i).set(as_kind);
+            // SAFETY: a free page of this Pool.
+            unsafe { mem::page(self.phys.get() + i * PAGE) }
+                .0
+                .iter()
+                .for_each(|w| w.set(0));
         }
-        Err(Status::NoMemory)
+        for i in first + n..first + (1 << order) {
+            self.free_page(i);
+        }
+        self.free.set(self.free.get() - n);
+        Ok(self.phys.get() + first * PAGE)
     }
 
     /// Gives back `n` pages from [`Pool::take_pages`].
     pub fn give_pages(&self, phys: u64, n: u64) {
         let first = phys.wrapping_sub(self.phys.get()) / PAGE;
-        for i in first..first.saturating_add(n).min(self.pages.get()) {
+        for i in first..first.saturating_add(n).min(self.frontier.get()) {
             debug_assert!(self.map(i).get() == kind::RAW);
-            self.map(i).set(kind::FREE);
+            self.free_page(i);
             self.free.set(self.free.get() + 1);
         }
-        self.hint.set(self.hint.get().min(first));
+    }
+
+    /// A block of 2^`order` pages.
+    fn take_block(&self, order: usize) -> Option<u64> {
+        let mut o = (order..ORDERS).find(|&o| self.blocks[o].get() != 0);
+        while o.is_none() {
+            // Everything used so far is in use or in smaller pieces: on to new pages, in pieces as large as their place allows.
+            let at = self.frontier.get();
+            let most = (self.pages.get() - at).checked_ilog2()?;
+            let piece = most.min(at.trailing_zeros()).min(ORDERS as u32 - 1) as usize;
+            self.frontier.set(at + (1 << piece));
+            for i in at..at + (1 << piece) {
+                self.map(i).set(kind::INNER);
+            }
+            self.add_block(at, piece);
+            if piece >= order {
+                o = Some(piece);
+            }
+        }
+        let mut o = o?;
+        let at = u64::from(self.blocks[o].get());
+        self.remove_block(at, o);
+        while o > order {
+            o -= 1;
+            self.add_block(at + (1 << o), o);
+        }
+        Some(at)
+    }
+
+    /// Makes a page free, and one with its neighbours that are.
+    fn free_page(&self, page: u64) {
+        let (mut at, mut order) = (page, 0);
+        self.map(page).set(kind::INNER);
+        while order < ORDERS - 1 {
+            let other = at ^ (1 << order);
+            if other + (1 << order) > self.frontier.get()
+                || self.map(other).get() != kind::FREE + order as u8
+            {
+                break;
+            }
+            self.remove_block(other, order);
+            at = at.min(other);
+            order += 1;
+        }
+        self.add_block(at, order);
+    }
+
+    /// The list pointers of a free block, in its first page: next, previous.
+    fn block(&self, at: u64) -> &[Cell<u64>; 2] {
+        // SAFETY: a free page of this Pool, which is nothing else's; callers have its number from the lists or the map.
+        unsafe { &*((self.virt.get() + at * PAGE) as *const [Cell<u64>; 2]) }
+    }
+
+    fn add_block(&self, at: u64, order: usize) {
+        self.map(at).set(kind::FREE + order as u8);
+        let next = u64::from(self.blocks[order].replace(at as u32));
+        let [n, p] = self.block(at);
+        n.set(next);
+        p.set(0);
+        if next != 0 {
+            self.block(next)[1].set(at);
+        }
+    }
+
+    fn remove_block(&self, at: u64, order: usize) {
+        self.map(at).set(kind::INNER);
+        let [next, prev] = self.block(at).each_ref().map(Cell::get);
+        match prev {
+            0 => self.blocks[order].set(next as u32),
+            p => self.block(p)[0].set(next),
+        }
+        if next != 0 {
+            self.block(next)[1].set(prev);
+        }
     }
 
     /// Puts a new object into a slot.
@@ -215,11 +320,9 @@ impl Pool {
         &self,
         make: impl FnOnce(Header) -> T,
     ) -> Result<Obj<T>, Status> {
-        const { assert!(core::mem::size_of::<T>() <= 1024 && core::mem::align_of::<T>() <= 64) };
-        let class = CLASSES
-            .iter()
-            .position(|&c| c >= core::mem::size_of::<T>() as u64)
-            .ok_or(Status::NoMemory)?;
+        const { assert!(core::mem::align_of::<T>() <= 64) };
+        self.alive()?;
+        let class = const { class_of(core::mem::size_of::<T>()) };
         let list = &self.slots[class];
         if list.get() == 0 {
             self.add_slab(class)?;
@@ -244,12 +347,7 @@ impl Pool {
 
     /// Makes the slot of an object free; every capability for it is dead from now on.
     pub fn free_object<T: Object>(&self, o: Obj<T>) {
-        let Some(class) = CLASSES
-            .iter()
-            .position(|&c| c >= core::mem::size_of::<T>() as u64)
-        else {
-            return;
-        };
+        let class = const { class_of(core::mem::size_of::<T>()) };
         let header = o.get().header();
         let generation = (header.word.get() & 0xffff_ffff) + 1;
         let slot = header.slot;
@@ -275,22 +373,27 @@ impl Pool {
         Ok(())
     }
 
-    /// Destroys a bounded number of the Pool's objects; `Again` until nothing is left. `destroy` ends one object by its header.
-    pub fn destroy_step(&self, destroy: impl Fn(Obj<Header>)) -> Status {
+    /// Destroys the Pool's objects, then itself. `destroy` ends one object by its header.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do. `Busy`: another Pool was made from Memory of this one; destroy that first.
+    pub fn destroy_step(
+        &self,
+        destroy: impl Fn(Obj<Header>, &Step) -> Result<(), Status>,
+        step: &Step,
+    ) -> Result<(), Status> {
+        if self.backing_others.get() != 0 {
+            return Err(Status::Busy);
+        }
         if !self.dying.replace(true) {
             self.cursor.set(0);
         }
-        let pages = self.pages.get();
-        let mut budget = 8;
-        while self.cursor.get() < pages {
+        while self.cursor.get() < self.frontier.get() {
             let i = self.cursor.get();
             let k = self.map(i).get();
             if (kind::SLAB..kind::RAW).contains(&k) {
-                if budget == 0 {
-                    return Status::Again;
-                }
-                budget -= 1;
                 let size = CLASSES[(k - kind::SLAB) as usize];
+                step.spent((PAGE / size * 6) as u32);
                 for s in 0..PAGE / size {
                     // SAFETY: a slot of a slab page; its header is always initialised.
                     let header = unsafe {
@@ -299,19 +402,20 @@ impl Pool {
                         ))
                     };
                     if header.word.get() >> 32 != 0 {
-                        destroy(header);
+                        destroy(header, step)?;
                     }
                 }
             }
             self.cursor.set(i + 1);
+            step.spend(12)?;
         }
         // Even: dead. Every capability into the Pool, its own included, is now refused before a byte of it is read.
         self.generation.set(self.generation.get() + 1);
         self.dying.set(false);
         if let Ok(memory) = self.backing.replace(Cap::EMPTY).typed::<Memory>(0) {
-            memory.leave_pool();
+            memory.get().leave_pool();
         }
-        Status::Ok
+        Ok(())
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::cap::{Cap, cell_at};
 use super::mapping::{Mapping, Request, Target};
+use super::step::Step;
 use super::{Header, Pool, Thread, object, pool::pool_of};
 use crate::arch::paging::{Access, Entry, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
+use crate::tree::Tree;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 use ipc_schema::abi::{Kind, Status, layout, rights};
@@ -22,7 +24,7 @@ pub struct Space {
     pub caps_len: u64,
     caps_phys: u64,
     /// Mappings in it.
-    pub mappings: List<Mapping, 1>,
+    pub mappings: Tree<Mapping>,
     /// Threads in it.
     pub threads: List<Thread, 1>,
     /// The processors, a bit each, where threads of it have been: where its page table may be cached.
@@ -88,6 +90,8 @@ object!(Space, Kind::Space);
 
 /// Entries of the root page that are user level's.
 const USER_ENTRIES: usize = 256;
+/// `Header::flags`: it is being destroyed.
+const DYING: u16 = 1;
 
 impl Space {
     /// A Space that holds the kernel's half, the stub page, and an empty table of `slots` capabilities.
@@ -101,67 +105,76 @@ impl Space {
         let caps_pages = (slots * 32).div_ceil(PAGE);
         let caps_phys = pool.take_pages(caps_pages)?;
         let made = pool.take_pages(1).and_then(|root| {
-            let table = Table { root };
-            table.prepare(pool, layout::STUB, 0, PAGE)?;
-            table.fill(
-                layout::STUB,
-                crate::arch::stub_page(),
-                PAGE,
-                Access::new(rights::READ | rights::EXEC, false),
-            );
-            pool.create_object(|header| Self {
-                header,
-                table,
-                caps: mem::virt(caps_phys),
-                caps_len: caps_pages * PAGE / 32,
-                caps_phys,
-                mappings: List::default(),
-                threads: List::default(),
-                cpus: Cell::new(0),
-                writes: Writes::default(),
-            })
-            .inspect_err(|_| Table { root }.destroy(pool, USER_ENTRIES))
+            Self::create_with(pool, root, caps_phys, caps_pages)
+                .inspect_err(|_| pool.give_pages(root, 1))
         });
         let space = made.inspect_err(|_| pool.give_pages(caps_phys, caps_pages))?;
         crate::arch::share_kernel_half(space.table.root);
         Ok(space)
     }
 
+    fn create_with(pool: &Pool, root: u64, caps: u64, pages: u64) -> Result<Obj<Self>, Status> {
+        let table = Table { root };
+        let stub = crate::arch::stub_page();
+        let access = Access::new(rights::READ | rights::EXEC, false);
+        table.map_page(pool, layout::STUB, stub, access)?;
+        pool.create_object(|header| Self {
+            header,
+            table,
+            caps: mem::virt(caps),
+            caps_len: pages * PAGE / 32,
+            caps_phys: caps,
+            mappings: Tree::default(),
+            threads: List::default(),
+            cpus: Cell::new(0),
+            writes: Writes::default(),
+        })
+        .inspect_err(|_| Table { root }.clear_page(pool, layout::STUB))
+    }
+
+    /// Whether anything can be added to it.
+    ///
+    /// # Errors
+    /// `Busy`: it is being destroyed.
+    pub fn alive(&self) -> Result<(), Status> {
+        if self.header.flags.get() & DYING != 0 {
+            Err(Status::Busy)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Maps a range of a Memory.
     ///
     /// # Errors
     /// As [`Mapping::create`].
-    pub fn map(&self, r: &Request) -> Result<(), Status> {
+    #[inline(always)]
+    pub fn map(&self, r: &Request, step: &Step, stop: impl Fn()) -> Result<(), Status> {
+        self.alive()?;
         let access = Access::new(r.rights, r.memory.get().device);
-        let pool = pool_of(&self.header);
-        Mapping::create(pool, r, Target::Space(Obj::of(self)), &self.table, access).map(|_| ())
+        Mapping::create(r, Target::Space(Obj::of(self)), access, step, stop)
     }
 
     /// Maps a page of the kernel's (UTCB, vCPU state) that is shared with this Space.
     ///
     /// # Errors
-    /// `Misaligned`, `OutOfRange`, `Overlap`, `NoMemory`.
+    /// `Misaligned`, `OutOfRange`, `Overlap`, `NoMemory`, `Busy`.
     pub fn share_page(&self, at: u64, phys: u64) -> Result<(), Status> {
+        self.alive()?;
         if !at.is_multiple_of(PAGE) {
             return Err(Status::Misaligned);
         }
         if at >= layout::USER_END {
             return Err(Status::OutOfRange);
         }
+        let access = Entry::PRESENT | Entry::USER | Entry::WRITE | Entry::NO_EXECUTE;
         self.table
-            .prepare(pool_of(&self.header), at, phys | PAGE, PAGE)?;
-        self.table.fill(
-            at,
-            phys,
-            PAGE,
-            Access(Entry::PRESENT | Entry::USER | Entry::WRITE | Entry::NO_EXECUTE),
-        );
-        Ok(())
+            .map_page(pool_of(&self.header), at, phys, Access(access))
     }
 
     /// Ends [`Space::share_page`].
     pub fn unshare_page(&self, at: u64) {
-        self.table.clear(at, PAGE);
+        self.table.clear_page(pool_of(&self.header), at);
         self.flush();
     }
 
@@ -210,19 +223,38 @@ impl Space {
         crate::arch::flush_space(self.table.root);
     }
 
-    /// Ends it, its mappings and its threads.
-    pub fn destroy(&self) {
-        while let Some(t) = self.threads.first() {
+    /// Ends it, its mappings and its threads. A thread of its own that does this comes last: until then it can make its call again,
+    /// from the stub page.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do.
+    pub fn destroy(&self, step: &Step) -> Result<(), Status> {
+        self.header.flags.set(DYING);
+        let own = crate::arch::Cpu::current().current.get();
+        loop {
+            let mut t = self.threads.first();
+            if t.is_some() && t == own {
+                t = t.and_then(List::<Thread, 1>::after);
+            }
+            let Some(t) = t else { break };
+            step.spend(1000)?;
             t.get().destroy();
         }
-        while let Some(m) = self.mappings.first() {
-            m.get().destroy();
+        while let Some(m) = self.mappings.any() {
+            m.get().destroy(step)?;
+        }
+        step.spend(1000)?;
+        let pool = pool_of(&self.header);
+        if let Some(t) = self.threads.first() {
+            t.get().destroy();
         }
         crate::arch::leave_space(self.table.root);
-        let pool = pool_of(&self.header);
-        self.table.destroy(pool, USER_ENTRIES);
+        self.table.clear_page(pool, layout::STUB);
+        // Pages that vCPUs share with it may be left; each vCPU finds out that the Space is gone.
+        self.table.destroy(pool, USER_ENTRIES, step)?;
         pool.give_pages(self.caps_phys, self.caps_len * 32 / PAGE);
         pool.free_object(Obj::of(self));
+        Ok(())
     }
 }
 

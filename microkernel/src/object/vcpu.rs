@@ -72,6 +72,7 @@ impl Vcpu {
         if !crate::arch::can_virtualise() {
             return Err(Status::Unsupported);
         }
+        guest.get().alive()?;
         let mut pages = [0; PAGES];
         for i in 0..PAGES {
             match pool.take_pages(1) {
@@ -142,6 +143,12 @@ impl Vcpu {
             2 => (rax.get() & !0xffff) | (value & 0xffff),
             _ => value & 0xffff_ffff,
         });
+    }
+
+    /// Whether its state page is in this Space.
+    #[cfg(test)]
+    pub fn is_in(&self, s: Obj<Space>) -> bool {
+        self.space.typed::<Space>(0) == Ok(s)
     }
 
     /// Makes `t` the thread that runs it.

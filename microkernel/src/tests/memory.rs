@@ -3,6 +3,7 @@
 use super::*;
 use crate::arch::paging::Entry;
 use crate::object::pool::Pool;
+use crate::object::step::Step;
 use ipc_schema::abi::{op, rights};
 
 const RAM: u64 = 16 << 20;
@@ -34,7 +35,7 @@ fn a_pool_is_made_used_destroyed_and_gives_its_memory_back() {
         Status::Busy
     );
     assert_eq!(
-        memory.get().destroy(),
+        memory.get().destroy(&Step::endless()),
         Err(Status::Busy),
         "not while the kernel uses it"
     );

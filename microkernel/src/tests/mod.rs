@@ -1,6 +1,7 @@
 //! The kernel's pure part on the host: real objects in a buffer that stands for physical memory, driven through `syscall`.
 
 mod ipc;
+mod lifetimes;
 mod memory;
 mod random;
 mod routes;

@@ -9,6 +9,7 @@ use super::irq::Irq;
 use super::mapping::{Mapping, Request};
 use super::ports::Ports;
 use super::space::Slot;
+use super::step::Step;
 use super::{
     Budget, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space, Thread, Vcpu,
     lookup,
@@ -31,6 +32,7 @@ struct Args<'a> {
     t: Obj<Thread>,
     w: [u64; 4],
     tag: Tag,
+    step: Step,
 }
 
 /// Result: words of the reply and bytes of payload.
@@ -90,6 +92,7 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
             th.get(reg::R12),
         ],
         tag: Tag(th.get(reg::RSI)),
+        step: Step::default(),
     };
     let answer = cap.object().and_then(|_| dispatch(&a, &cap));
     drop(a);
@@ -180,30 +183,33 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
             let pool = super::pool::pool_of(object.get().header());
             a.op.stop();
-            match pool.destroy_step(destroy) {
-                Status::Ok => NONE,
-                s => Err(s),
-            }
+            pool.destroy_step(destroy, &a.step)?;
+            NONE
         }
         _ => Err(Status::BadOperation),
     }
 }
 
 /// Ends any object but a Pool.
-fn destroy(header: Obj<Header>) {
+///
+/// # Errors
+/// `Again`: there is more to do. `Busy`: as [`Memory::destroy`].
+fn destroy(header: Obj<Header>, step: &Step) -> Result<(), Status> {
     let cap = Cap::new(header.get());
     let kind = cap.kind();
     macro_rules! ends {
-        ($($t:ty: $m:ident),*) => {
+        ($($t:ty),* ; $($stepwise:ty),*) => {
             $(if kind == <$t>::KIND as u32 {
-                if let Ok(o) = cap.typed::<$t>(0) {
-                    o.get().$m();
-                }
+                step.spend(500)?;
+                cap.typed::<$t>(0)?.get().destroy();
+            })*
+            $(if kind == <$stepwise>::KIND as u32 {
+                cap.typed::<$stepwise>(0)?.get().destroy(step)?;
             })*
         };
     }
-    ends!(Thread: destroy, Vcpu: destroy, GuestSpace: destroy, Space: destroy, Mapping: destroy, Budget: destroy,
-        Endpoint: destroy, Notification: destroy, Irq: destroy, Ports: destroy, Memory: destroy_with_pool);
+    ends!(Thread, Vcpu, Budget, Endpoint, Notification, Irq, Ports; GuestSpace, Space, Mapping, Memory);
+    Ok(())
 }
 
 fn memory(a: &Args, cap: &Cap) -> Answer {
@@ -221,7 +227,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
         op::memory::REVOKE => {
             let m = cap.typed::<Memory>(CONTROL)?;
             a.op.stop();
-            m.get().revoke();
+            m.get().revoke(&a.step)?;
             NONE
         }
         op::memory::MAKE_POOL => {
@@ -230,7 +236,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             if !m.mappings.is_empty() {
                 a.op.stop();
             }
-            dest.set(m.get().make_pool()?);
+            dest.set(m.get().make_pool(&a.step)?);
             NONE
         }
         op::memory::INFO => {
@@ -255,6 +261,7 @@ fn map_request(a: &Args, end: u64) -> Result<Request, Status> {
         offset: a.w[2],
         len: a.w[3],
         rights: (a.w[1] >> 32) as u32,
+        by: a.t,
     };
     r.check(u32::from(cap.rights), end)?;
     if r.rights & (WRITE | EXEC) == WRITE | EXEC && end != GUEST_END {
@@ -265,11 +272,14 @@ fn map_request(a: &Args, end: u64) -> Result<Request, Status> {
 
 fn space(a: &Args, s: &Space) -> Answer {
     match a.tag.label() {
-        op::space::MAP => s.map(&map_request(a, layout::USER_END)?)?,
+        op::space::MAP => {
+            let r = map_request(a, layout::USER_END)?;
+            s.map(&r, &a.step, || a.op.stop_for(s.cpus.get()))?;
+        }
         op::space::UNMAP => {
-            let m = Mapping::find(&s.mappings, a.w[0]).ok_or(Status::InvalidArg)?;
+            let m = s.mappings.find(a.w[0]).ok_or(Status::InvalidArg)?;
             a.op.stop_for(s.cpus.get());
-            m.get().destroy();
+            m.get().destroy(&a.step)?;
         }
         op::space::COPY_CAP => {
             let source = cap_at(a.t.get(), a.w[0])?;
@@ -286,13 +296,10 @@ fn space(a: &Args, s: &Space) -> Answer {
                 return Err(Status::MissingRight);
             }
             a.op.stop();
-            match cap.kind() {
-                k if k == Kind::Memory as u32 => cap.typed::<Memory>(DESTROY)?.get().destroy()?,
-                k if [Kind::Pool as u32, Kind::Cpu as u32, Kind::Log as u32].contains(&k) => {
-                    return Err(Status::WrongType);
-                }
-                _ => destroy(header),
+            if [Kind::Pool as u32, Kind::Cpu as u32, Kind::Log as u32].contains(&cap.kind()) {
+                return Err(Status::WrongType);
             }
+            destroy(header, &a.step)?;
         }
         _ => return Err(Status::BadOperation),
     }
@@ -471,11 +478,14 @@ fn budget(a: &Args, b: &Budget) -> Answer {
 
 fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
     match a.tag.label() {
-        op::guest_space::MAP => g.map(&map_request(a, GUEST_END)?)?,
+        op::guest_space::MAP => {
+            let r = map_request(a, GUEST_END)?;
+            g.map(&r, &a.step, || a.op.stop_for(g.cpus()))?;
+        }
         op::guest_space::UNMAP => {
-            let m = Mapping::find(&g.mappings, a.w[0]).ok_or(Status::InvalidArg)?;
+            let m = g.mappings.find(a.w[0]).ok_or(Status::InvalidArg)?;
             a.op.stop_for(g.cpus());
-            m.get().destroy();
+            m.get().destroy(&a.step)?;
         }
         op::guest_space::ROUTE => {
             let (first, count) = (a.w[0] & 0xffff, (a.w[0] >> 16) & 0xffff);
