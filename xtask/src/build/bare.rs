@@ -37,7 +37,7 @@ pub const SERVERS: [&str; 11] = [
     "driver-uart",
 ];
 /// Our own guests.
-pub const GUESTS: [&str; 2] = ["exerciser", "guest-bench"];
+pub const GUESTS: [&str; 4] = ["exerciser", "guest-bench", "guest-hostile", "guest-secrets"];
 
 /// The flags of each kind, in one place; linker scripts come from the crates' own `build.rs`.
 const KERNEL_FLAGS: &str =
