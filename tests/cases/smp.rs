@@ -103,7 +103,7 @@ fn smp_pin_without_its_processor() -> Judged {
     let mut s = boot(COUNT, 1, deterministic())?;
     s.expect_boot(r"COUNT \d+")?;
     s.to_manager()?;
-    s.log_after(0, r"scheduler: .*pinned\.vmm: there is no processor 1")?;
+    s.log_after(0, r"scheduler: .*pinned\.uart0: there is no processor 1")?;
     all_online(&mut s, 1)?;
     let found = place_of_vm(&mut s, "pinned")?;
     s.check(&found, "^0$")?;
