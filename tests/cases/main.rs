@@ -7,4 +7,5 @@ mod exerciser;
 mod isolation;
 mod linux;
 mod server_death;
+mod smp;
 mod two_vms;

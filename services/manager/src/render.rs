@@ -125,7 +125,7 @@ pub fn cpus(cpus: &[CpuInfo]) -> String {
             CpuState::Online => "online",
         };
         // Tenths of a percent.
-        let idle = u128::from(cpu.idle) * 1000 / u128::from(cpu.time.max(1));
+        let idle = u128::from(cpu.idle.min(cpu.time)) * 1000 / u128::from(cpu.time.max(1));
         put!(
             text,
             "{:>3}  {:<7}  {state:<8}  {:>3}.{} %  {:<10}  {:<8}  {} cycles\r\n",

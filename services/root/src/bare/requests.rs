@@ -18,6 +18,8 @@ use super::supervise::read_log;
 const RECORD: usize = 4;
 /// A server that has run for less, in microseconds, and serves nobody is still starting.
 const YOUNG_MICROS: u64 = 50_000;
+/// So is one that has used less of a processor than this, in microseconds, and would go on.
+const START_MICROS: u64 = 500;
 /// Label of the reply to a fault that leaves the thread stopped.
 const STAY_STOPPED: u64 = 1;
 /// Most events in one answer: each is at most two names long.
@@ -97,8 +99,11 @@ impl Root {
             .ok_or(Refusal::NotRunning)?;
         let thread = built.thread.ok_or(Refusal::NotRunning)?;
         let (_, doing) = thread.read_regs().map_err(|_| Refusal::Failed)?;
-        let young = now().saturating_sub(built.started) < time::cycles(YOUNG_MICROS);
-        if doing.state == thread_state::WAITING || (young && !doing.serving) {
+        let age = now().saturating_sub(built.started);
+        // On a busy machine it may not have had its turn yet: what counts is its own time, too.
+        let starting = age < time::cycles(YOUNG_MICROS)
+            || (doing.state == thread_state::READY && built.used() < time::cycles(START_MICROS));
+        if doing.state == thread_state::WAITING || (starting && !doing.serving) {
             return Err(Refusal::Busy);
         }
         self.end(index, Cause::Hung);
