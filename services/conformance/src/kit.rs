@@ -30,6 +30,9 @@ pub const PORT: u64 = 0xe0;
 /// How many.
 pub const PORTS: u64 = 16;
 
+/// Local APIC id of no processor of the machine; so is the next one.
+pub const NO_PROCESSOR: u64 = 0xc0;
+
 /// What the binary knows of its partner's code.
 #[derive(Clone, Copy, Debug)]
 pub struct Code {
@@ -73,6 +76,8 @@ pub struct Kit {
     pub table: u64,
     /// Device registers.
     pub device: u64,
+    /// The Cpu of a processor that the machine does not have: it stays off.
+    pub off: u64,
     /// The server's own pages.
     pub image: u64,
     /// Supervisor of partners: this server's own Endpoint.
@@ -123,6 +128,7 @@ impl Kit {
             empty: 0,
             table: u64::from(start.slots).next_multiple_of(128),
             device: cap("device")?,
+            off: 0,
             image: cap("image")?,
             supervisor: cap("self")?,
             code,

@@ -10,6 +10,7 @@ use crate::case::{Outcome, expect, same};
 use crate::kernel::{Call, ask};
 use crate::kit::{self, Kit, PAGE};
 use crate::partner::{Act, Partner, next_fault, pause};
+use crate::states::pools::half_dead;
 
 pub(super) const CASES: &[Special] = &[
     ("a Space destroyed, its thread in wait", space_in_wait),
@@ -29,6 +30,7 @@ pub(super) const CASES: &[Special] = &[
     ("a Pool destroyed under a client", pool_under_client),
     ("a Pool destroyed under a server", pool_under_server),
     ("a Pool destroyed with all kinds in it", pool_of_all),
+    ("a Pool destroyed by two", pool_by_two),
     (
         "a Pool destroyed takes its mappings of others' Memory",
         pool_mappings,
@@ -230,6 +232,14 @@ fn pool_of_all(kit: &mut Kit) -> Outcome {
         &before.without_own_pool(),
         &kit.figures()?.without_own_pool(),
     )
+}
+
+/// One has begun and was stopped in the middle; the other goes on where it was.
+fn pool_by_two(kit: &mut Kit) -> Outcome {
+    let pool = half_dead(kit)?;
+    kit::destroy_pool(pool)?;
+    expect(Status::InvalidCap, answer(pool, op::pool::STAT, [0; 4]))?;
+    expect(Status::InvalidCap, answer(pool, op::pool::DESTROY, [0; 4]))
 }
 
 /// The mapping of a Memory is known to it no more when the Space's Pool has gone.

@@ -1,12 +1,12 @@
 //! Routes, exits, ports and vectors.
 
 use ipc_schema::abi::operations::Operation;
-use ipc_schema::abi::{Kind, Status, op};
+use ipc_schema::abi::{Kind, Status, cpu_state, op};
 
 use super::{Row, refused, refused_dest};
-use crate::case::{Outcome, expect, fail};
+use crate::case::{Outcome, expect, fail, same};
 use crate::kernel::ask;
-use crate::kit::{Kit, PORT, PORTS};
+use crate::kit::{self, Kit, PORT, PORTS};
 use crate::right::{self, ROUTE};
 
 pub(super) const ROWS: &[Row] = &[
@@ -19,6 +19,11 @@ pub(super) const ROWS: &[Row] = &[
     ("ports.out", "not its ports", foreign_access),
     ("ports.divide", "not its ports", foreign_part),
     ("cpu.create_irq", "no vector left", no_vector),
+    ("cpu.create_irq", "off", off),
+    ("budget.configure", "off", off),
+    ("cpu.add", "known already", known),
+    ("cpu.add", "no more processors", no_more),
+    ("cpu.start", "not its turn", not_its_turn),
 ];
 
 /// The range of a route in word 0, the rest as it was.
@@ -151,4 +156,65 @@ fn no_vector(kit: &mut Kit, operation: &'static Operation, error: Status) -> Out
         }
     }
     fail("256 vectors")
+}
+
+/// A processor that is off has neither vectors nor time.
+fn off(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
+    let right = right::prepare(kit, operation)?;
+    let mut call = right.call.clone();
+    match operation.target {
+        Some(Kind::Cpu) => call.slot = kit.off,
+        _ => call.words[0] = kit.off,
+    }
+    refused_dest(kit, error, &call, right.dest)
+}
+
+fn known(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
+    let right = right::prepare(kit, operation)?;
+    for id in [right.call.words[2], kit::NO_PROCESSOR] {
+        let mut call = right.call.clone();
+        call.words[2] = id;
+        refused_dest(kit, error, &call, Some(call.words[0]))?;
+    }
+    Ok(())
+}
+
+/// Processors that do not exist, until the kernel has room for no more; they stay.
+fn no_more(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
+    let right = right::prepare(kit, operation)?;
+    let pool = kit.small_pool(4)?;
+    for id in kit::NO_PROCESSOR + 1..255 {
+        let dest = kit.slot()?;
+        let mut call = right.call.clone();
+        call.words = [dest, pool, id, 0];
+        match call.make() {
+            (Status::Ok, _) => {
+                let [_, apic_id, _, state] = ask(dest, op::cpu::INFO, [0; 4])?;
+                same("id, state", &[id, cpu_state::OFF], &[apic_id, state])?;
+            }
+            (status, _) => {
+                expect(error, status)?;
+                return refused_dest(kit, error, &call, Some(dest));
+            }
+        }
+    }
+    fail("63 processors")
+}
+
+fn not_its_turn(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
+    let right = right::prepare(kit, operation)?;
+    // The one that runs, at each step; one that is off, at those that are not its first.
+    for (slot, steps) in [(right.call.slot, 0..3), (kit.off, 1..3)] {
+        for step in steps {
+            let mut call = right.call.clone();
+            call.slot = slot;
+            call.words[0] = step;
+            refused(kit, error, &call)?;
+        }
+    }
+    same(
+        "state",
+        &cpu_state::OFF,
+        &ask(kit.off, op::cpu::INFO, [0; 4])?[3],
+    )
 }

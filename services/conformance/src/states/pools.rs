@@ -4,12 +4,15 @@ use alloc::vec::Vec;
 
 use ipc_schema::abi::layout;
 use ipc_schema::abi::operations::{Entry, Is, Operation};
-use ipc_schema::abi::{Kind, Status, op, rights};
+use ipc_schema::abi::{Kind, NEVER, Status, Syscall, Tag, op, rights};
+use runtime::time;
 
+use super::partners::SLOT;
 use super::{Row, refused, refused_dest};
 use crate::case::{Outcome, expect, fail, same};
 use crate::kernel::{Call, ask};
 use crate::kit::{self, Kit, PAGE};
+use crate::partner::{Partner, pause};
 use crate::right::{self, AT};
 
 pub(super) const ROWS: &[Row] = &[
@@ -17,6 +20,8 @@ pub(super) const ROWS: &[Row] = &[
     ("memory.divide", "pool is full", full),
     ("ports.divide", "pool is full", full),
     ("cpu.create_irq", "pool is full", full),
+    ("cpu.add", "pool is full", full),
+    ("cpu.add", "dying", dying),
     ("space.map", "pool is full", full_target),
     ("guest_space.map", "pool is full", full_target),
     ("pool.create", "dying", dying),
@@ -24,7 +29,6 @@ pub(super) const ROWS: &[Row] = &[
     ("memory.divide", "dying", dying),
     ("ports.divide", "dying", dying),
     ("cpu.create_irq", "dying", dying),
-    ("pool.destroy", "much to do", much_to_do),
     ("pool.create thread", "page in use", page_in_use),
     ("pool.create vcpu", "page in use", page_in_use),
     ("memory.make_pool", "has parts", has_parts),
@@ -71,14 +75,13 @@ fn full(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome 
     let right = right::prepare(kit, operation)?;
     let pool = kit.small_pool(2)?;
     fill(kit, pool, Kind::Notification)?;
+    let mut call = paid_by(operation, &right.call, pool);
+    if operation.name == "cpu.add" {
+        call.words[2] = kit::NO_PROCESSOR + 1;
+    }
     let before = ask(pool, op::pool::STAT, [0; 4])?;
     same("free pages", &0, &before[0])?;
-    refused_dest(
-        kit,
-        error,
-        &paid_by(operation, &right.call, pool),
-        right.dest,
-    )?;
+    refused_dest(kit, error, &call, right.dest)?;
     same(
         "figures of the full Pool",
         &before,
@@ -112,17 +115,26 @@ fn full_target(kit: &mut Kit, operation: &'static Operation, error: Status) -> O
     expect(Status::Ok, call.make().0)
 }
 
-/// A Pool that has been destroyed in part.
-fn half_dead(kit: &mut Kit) -> Outcome<u64> {
-    let pool = kit.small_pool(24)?;
+/// A Pool whose destruction has begun: whoever does it has been stopped in the middle, by this server.
+pub(crate) fn half_dead(kit: &mut Kit) -> Outcome<u64> {
+    let pool = kit.small_pool(64)?;
     fill(kit, pool, Kind::Endpoint)?;
-    expect(
-        Status::Again,
-        ask(pool, op::pool::DESTROY, [0; 4])
-            .err()
-            .unwrap_or(Status::Ok),
-    )?;
-    Ok(pool)
+    let mut destroyer = Partner::new(kit)?;
+    destroyer.give(pool, SLOT, rights::DESTROY, 0)?;
+    let period = time::cycles(10_000);
+    let lowest = [kit.live(Kind::Cpu), 0, period, period];
+    ask(destroyer.budget, op::budget::CONFIGURE, lowest)?;
+    let destroy = Tag::new(op::pool::DESTROY);
+    destroyer.start(Syscall::Call, SLOT, destroy, [0; 4], NEVER);
+    for _ in 0..200 {
+        pause(5);
+        match ask(pool, op::pool::STAT, [0; 4]) {
+            Ok(_) => {}
+            Err(Status::Busy) => return Ok(pool),
+            Err(other) => return same("STAT in the middle", &Status::Busy, &other).map(|()| pool),
+        }
+    }
+    fail("it does not begin")
 }
 
 fn dying(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
@@ -134,24 +146,6 @@ fn dying(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome
         &paid_by(operation, &right.call, pool),
         right.dest,
     )
-}
-
-/// It goes on where it was, in steps, and in the end it is gone.
-fn much_to_do(kit: &mut Kit, _: &'static Operation, error: Status) -> Outcome {
-    let pool = half_dead(kit)?;
-    let mut steps = 1;
-    loop {
-        match ask(pool, op::pool::DESTROY, [0; 4]) {
-            Ok(_) => break,
-            Err(status) => expect(error, status)?,
-        }
-        steps += 1;
-        if steps > 1000 {
-            return fail("it never ends");
-        }
-    }
-    let stat = ask(pool, op::pool::STAT, [0; 4]);
-    same("STAT afterwards", &Err(Status::InvalidCap), &stat)
 }
 
 fn page_in_use(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
