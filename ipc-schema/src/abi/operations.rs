@@ -125,6 +125,13 @@ pub enum Check {
         /// When.
         when: &'static str,
     },
+    /// The same where no test of one machine with one processor can bring the state about.
+    Untried {
+        /// The answer if not.
+        error: Status,
+        /// When.
+        when: &'static str,
+    },
 }
 
 /// A way for an argument, or for the capability that is called, to be wrong.
@@ -376,7 +383,9 @@ impl Operation {
                 }
                 return all.into_iter().flatten();
             }
-            Check::State { .. } => return [None; 9].into_iter().flatten(),
+            Check::State { .. } | Check::Untried { .. } => {
+                return [None; 9].into_iter().flatten();
+            }
         };
         join(arg, ways, [None; 3])
     }
@@ -442,6 +451,10 @@ const fn maybe(kind: Kind, rights: u32) -> Is {
 
 const fn state(name: &'static str, error: Status, when: &'static str) -> Check {
     Check::State { name, error, when }
+}
+
+const fn untried(error: Status, when: &'static str) -> Check {
+    Check::Untried { error, when }
 }
 
 /// An operation on an object, without arguments and answers.

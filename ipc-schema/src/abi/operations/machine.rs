@@ -2,7 +2,7 @@
 
 use super::super::rights::{CONTROL, READ, SEND, WRITE};
 use super::super::{Kind, Status, op};
-use super::{Arg, Check, Is, Operation, Place, cap, field, maybe, on, state, word};
+use super::{Arg, Check, Is, Operation, Place, cap, field, maybe, on, state, untried, word};
 
 /// Every operation on these but the Log begins so.
 macro_rules! checks {
@@ -119,6 +119,7 @@ pub(super) const CPU: &[Operation] = &[
             Check::Arg(0),
             Check::Arg(1),
             DYING,
+            state("off", Status::Unsupported, "the processor is not online"),
             state(
                 "no vector left",
                 Status::NoMemory,
@@ -131,9 +132,81 @@ pub(super) const CPU: &[Operation] = &[
     Operation {
         does: "Says which processor it is.",
         post: "Nothing has changed.",
-        answers: "w0 = number, w1 = local APIC id, w2 = TSC cycles idle",
+        answers: "w0 = number, w1 = local APIC id, w2 = TSC cycles idle, w3 = `cpu_state`",
         checks: checks!(),
         ..on(Kind::Cpu, op::cpu::INFO, "cpu.info", CONTROL)
+    },
+    Operation {
+        args: &[
+            word("slot for the capability", 0, Is::Dest),
+            word("the Pool that pays", 1, cap(Kind::Pool, CONTROL)),
+            word(
+                "local APIC id",
+                2,
+                Is::Number {
+                    least: 0,
+                    most: 254,
+                },
+            ),
+        ],
+        does: "Makes the Cpu of another processor of the machine. What is known of a processor is never forgotten, even if \
+            the Pool that paid goes.",
+        post: "The slot holds a capability to it; it is off until it is started.",
+        answers: "w0 = number",
+        checks: checks!(
+            Check::Arg(0),
+            Check::Arg(1),
+            DYING,
+            Check::Arg(2),
+            state(
+                "known already",
+                Status::Busy,
+                "a processor of this id has a Cpu"
+            ),
+            NO_MEMORY,
+            state(
+                "no more processors",
+                Status::NoMemory,
+                "the kernel knows as many processors as it can"
+            )
+        ),
+        ..on(Kind::Cpu, op::cpu::ADD, "cpu.add", CONTROL)
+    },
+    Operation {
+        args: &[word(
+            "step: 0 INIT, 1 start-up message, 2 admit it",
+            0,
+            Is::Choice(&[0, 1, 2]),
+        )],
+        does: "Takes one step of starting the processor. The caller waits between them (Intel SDM vol. 3, 9.4.4): 10 ms after \
+            INIT, then until the state is `WAITING`.",
+        post: "The step is done.",
+        answers: "w0 = `cpu_state` afterwards",
+        checks: checks!(
+            untried(
+                Status::Unsupported,
+                "the machine has no page below 1 MiB to start processors in"
+            ),
+            Check::Arg(0),
+            state(
+                "not its turn",
+                Status::Busy,
+                "the processor is in no state for this step, or another one is being started"
+            ),
+            untried(
+                Status::Unsupported,
+                "step 2: its time-stamp counter differs, or it lacks what the first processor has: it is off again"
+            )
+        ),
+        ..on(Kind::Cpu, op::cpu::START, "cpu.start", CONTROL)
+    },
+    Operation {
+        does: "Says what the processor has done.",
+        post: "Nothing has changed.",
+        answers: "w0 = TSC cycles idle, w1 = acquisitions of shared locks, w2 = times stopped for another processor, w3 = longest \
+            time with interrupts off, where the kernel measures it",
+        checks: checks!(),
+        ..on(Kind::Cpu, op::cpu::STAT, "cpu.stat", CONTROL)
     },
 ];
 

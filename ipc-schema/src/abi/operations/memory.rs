@@ -2,7 +2,7 @@
 
 use super::super::rights::{CONTROL, DESTROY, GRANT, READ, WRITE};
 use super::super::{Kind, Status, layout, op};
-use super::{Check, Is, Operation, cap, field, on, state, word};
+use super::{Check, Is, Operation, cap, field, on, state, untried, word};
 
 const NO_MEMORY: Check = state(
     "pool is full",
@@ -110,12 +110,15 @@ pub(super) const POOL: &[Operation] = &[
                 Is::Page(layout::USER_END),
             ),
         ],
-        does: "Makes a Vcpu of a GuestSpace, in its reset state. Its state page is mapped in the VMM's Space. `Unsupported` on a \
-            processor without virtualisation, after all arguments.",
+        does: "Makes a Vcpu of a GuestSpace, in its reset state. Its state page is mapped in the VMM's Space.",
         post: CREATED,
         checks: create_checks!(
             Check::Arg(2),
             Check::Arg(3),
+            untried(
+                Status::Unsupported,
+                "the processor has no virtualisation, or it is switched off"
+            ),
             Check::Aligned(&[4]),
             Check::Arg(4),
             IN_USE,
@@ -131,18 +134,10 @@ pub(super) const POOL: &[Operation] = &[
         ..on(Kind::Pool, op::pool::STAT, "pool.stat", CONTROL)
     },
     Operation {
-        does: "Destroys the Pool and all that was made from it, a bounded part at a time: call again while the answer is `Again`.",
+        does: "Destroys the Pool and all that was made from it, a bounded part at a time: interrupts and threads with precedence come \
+            in between, for which the Pool is `Busy`.",
         post: "Every capability to the Pool, and to what was made from it, is dead. The Memory it was made from can be used again.",
-        checks: &[
-            Check::Target,
-            Check::Label,
-            Check::Right,
-            state(
-                "much to do",
-                Status::Again,
-                "a bounded part is done; the Pool answers `Busy` to all else until the rest is",
-            ),
-        ],
+        checks: &[Check::Target, Check::Label, Check::Right],
         ..on(Kind::Pool, op::pool::DESTROY, "pool.destroy", DESTROY)
     },
 ];

@@ -239,7 +239,7 @@ fn check(f: &mut Formatter<'_>, op: &Operation, check: &Check) -> fmt::Result {
             Status::BadOperation,
             &"no operation of the object has this label",
         ),
-        Check::State { error, when, .. } => line(error, &when),
+        Check::State { error, when, .. } | Check::Untried { error, when } => line(error, &when),
         Check::Aligned(args) => args.iter().try_for_each(|&i| match op.args.get(i) {
             Some(arg) => line(
                 Status::Misaligned,

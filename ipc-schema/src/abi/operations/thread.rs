@@ -2,7 +2,7 @@
 
 use super::super::rights::{CONTROL, RECV, SEND};
 use super::super::{Kind, Status, layout, op};
-use super::{Arg, Check, Is, Operation, Place, cap, maybe, on, state, word};
+use super::{Arg, Check, Is, Operation, Place, cap, maybe, on, state, untried, word};
 
 /// Every operation on these begins so.
 macro_rules! checks {
@@ -27,7 +27,7 @@ pub(super) const THREAD: &[Operation] = &[
             ),
         ],
         does: "Sets all four, at any time; 0 stands for none.",
-        post: "It runs on that Budget, and so on. What it had before is free for another.",
+        post: "It runs on that Budget, on the Budget's processor, and so on. What it had before is free for another.",
         checks: checks!(
             Check::Arg(0),
             Check::Arg(1),
@@ -41,6 +41,10 @@ pub(super) const THREAD: &[Operation] = &[
                 "budget taken",
                 Status::Busy,
                 "the Budget is another thread's"
+            ),
+            untried(
+                Status::Busy,
+                "the Budget is on another processor, and the thread is in a call or serves one"
             )
         ),
         ..on(
@@ -135,16 +139,21 @@ pub(super) const BUDGET: &[Operation] = &[
             ),
             word("period in TSC cycles", 3, Is::Free),
         ],
-        does: "Sets what it grants: so many cycles in each period, at this priority. One equal to its period is never exhausted.",
-        post: "A new period has begun, with the whole budget.",
+        does: "Sets what it grants: so many cycles in each period, on this processor, at this priority. One equal to its period is never exhausted.",
+        post: "A new period has begun, with the whole budget. Its thread is on that processor.",
         checks: checks!(
             Check::Arg(0),
+            state("off", Status::Unsupported, "the processor is not online"),
             Check::Arg(1),
             Check::Arg(2),
             state(
                 "more than the period",
                 Status::OutOfRange,
                 "the budget is larger than the period"
+            ),
+            untried(
+                Status::Busy,
+                "it is on another processor, and its thread is in a call or serves one, or it is lent"
             )
         ),
         ..on(

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use ipc_schema::abi::layout::{self, slot};
-use ipc_schema::abi::rights::{CONTROL, EXEC, GRANT, READ, SEND, WRITE};
+use ipc_schema::abi::rights::{ALL, CONTROL, EXEC, GRANT, READ, SEND, WRITE};
 use ipc_schema::manifest::{DeviceKind, Driver, PortRange, Server, System, Vm};
 use ipc_schema::proto::{Class, Group};
 use runtime::start::PlatformConfig;
@@ -25,7 +25,7 @@ pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
     }
     plans.push(manager(s)?);
     for (i, extra) in s.servers.iter().enumerate() {
-        plans.push(self::extra(i, extra)?);
+        plans.push(self::extra(machine, i, extra)?);
     }
     for (v, vm) in s.vms.iter().enumerate() {
         for d in 0..vm.devices.len() {
@@ -168,7 +168,16 @@ fn manager(system: &System) -> Result<Plan, PlanError> {
     plan.configured(system)
 }
 
-fn extra(number: usize, server: &Server) -> Result<Plan, PlanError> {
+/// Binary of the server that tries every operation of the kernel: it alone gets something of each kind, with all rights.
+const CONFORMANCE: &str = "bin/conformance";
+/// RAM that it divides, in bytes.
+const CONFORMANCE_RAM: u64 = 24 << 20;
+/// Slots of its capability table.
+const CONFORMANCE_SLOTS: u32 = 1024;
+/// Ports that it reads and writes: a group that no device answers (an old delay port's).
+const CONFORMANCE_PORTS: Object = Object::Ports(0xe0, 16);
+
+fn extra(machine: &Machine<'_>, number: usize, server: &Server) -> Result<Plan, PlanError> {
     let package = server.binary.strip_prefix("bin/").unwrap_or(&server.binary);
     let mut plan = Plan::new(
         package,
@@ -183,12 +192,13 @@ fn extra(number: usize, server: &Server) -> Result<Plan, PlanError> {
     plan.fixed(slot::POOL, Object::Pool, CONTROL);
     plan.fixed(slot::CPU, Object::Cpu, CONTROL);
     plan.named("root", Object::Root, SEND, 0);
-    plan.named(
-        "ram",
-        Object::Ram(EXTRA_RAM),
-        READ | WRITE | EXEC | CONTROL | GRANT,
-        0,
-    );
+    let tries_everything = server.binary == CONFORMANCE;
+    let (ram, rights) = if tries_everything {
+        (CONFORMANCE_RAM, ALL)
+    } else {
+        (EXTRA_RAM, READ | WRITE | EXEC | CONTROL | GRANT)
+    };
+    plan.named("ram", Object::Ram(ram), rights, 0);
     plan.named("image", Object::Image, READ | WRITE | EXEC, 0);
     plan.named(
         "self",
@@ -196,6 +206,15 @@ fn extra(number: usize, server: &Server) -> Result<Plan, PlanError> {
         SEND | GRANT,
         0,
     );
+    if tries_everything {
+        plan.slots = CONFORMANCE_SLOTS;
+        plan.named("cpu", Object::Cpu, ALL, 0);
+        plan.named("log", Object::Log, ALL, 0);
+        plan.named("ports", CONFORMANCE_PORTS, ALL, 0);
+        if let Some((_, _, _, slot)) = machine.ranges.iter().find(|r| r.0.starts_with("device")) {
+            plan.named("device", Object::Boot(*slot), ALL, 0);
+        }
+    }
     plan.configured(server)
 }
 
