@@ -5,7 +5,7 @@ pub mod transfer;
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
-use crate::object::{Cap, Endpoint, Notification, Object, Thread, cap, lookup};
+use crate::object::{Budget, Cap, Endpoint, Notification, Object, Thread, cap, lookup};
 use crate::sched;
 use crate::sync::Operation;
 use ipc_schema::abi::{NEVER, Status, Syscall, Tag, rights};
@@ -52,7 +52,7 @@ pub fn send(
         && t.depth.get() < MAX_DEPTH
     {
         q.receivers.remove(s);
-        serve(t, s);
+        serve(t, s, t.budget.get());
         // `t` was running, on its Budget, which now is the server's.
         sched::switch_to(cpu, s);
         return s;
@@ -72,9 +72,19 @@ fn enqueue(cpu: &Cpu, t: Obj<Thread>, ep: Obj<Endpoint>) -> Obj<Thread> {
     sched::pick(cpu)
 }
 
-/// Server `s`, in no queue, takes `t`'s call and its Budget.
+/// The Budget that `s` serves the call of `t` on, which has waited for it: the caller's if that can run now, else the server's own, so
+/// that no client strands it.
+fn lent(t: Obj<Thread>, s: Obj<Thread>) -> Option<Obj<Budget>> {
+    let theirs = t.budget.get();
+    if theirs.is_some_and(sched::can_run) {
+        return theirs;
+    }
+    s.own_budget.get().or(theirs)
+}
+
+/// Server `s`, in no queue, takes `t`'s call, and runs on `budget`.
 #[inline(always)]
-fn serve(t: Obj<Thread>, s: Obj<Thread>) {
+fn serve(t: Obj<Thread>, s: Obj<Thread>, budget: Option<Obj<Budget>>) {
     t.state.set(State::Calling);
     t.callee.set(Some(s));
     s.state.set(State::Ready);
@@ -82,7 +92,6 @@ fn serve(t: Obj<Thread>, s: Obj<Thread>) {
     s.depth.set(t.depth.get() + 1);
     s.endpoint.set(None);
     s.deadline.set(NEVER);
-    let budget = t.budget.get();
     s.budget.set(budget);
     if let Some(b) = budget {
         b.thread.set(Some(s));
@@ -223,7 +232,7 @@ fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) 
         return if running { sched::pick(cpu) } else { t };
     }
     if let Some(c) = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front()) {
-        serve(c, t);
+        serve(c, t, lent(c, t));
         sched::make_ready(cpu, t);
         return if running { sched::pick(cpu) } else { t };
     }

@@ -73,7 +73,7 @@ impl Ready {
 
 /// Whether `b` grants time now.
 #[inline(always)]
-fn can_run(b: Obj<Budget>) -> bool {
+pub fn can_run(b: Obj<Budget>) -> bool {
     !b.exhausted.get()
 }
 

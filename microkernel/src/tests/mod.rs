@@ -32,6 +32,7 @@ pub struct Machine {
     pub space: Obj<Space>,
     next_slot: std::cell::Cell<u64>,
     next_utcb: std::cell::Cell<u64>,
+    idle: std::cell::Cell<Option<Obj<Thread>>>,
     _guard: MutexGuard<'static, ()>,
 }
 
@@ -61,12 +62,18 @@ impl Machine {
             space,
             next_slot: 1.into(),
             next_utcb: 0x5000_0000.into(),
+            idle: None.into(),
             _guard: guard,
         };
         // Something is always there to run.
         let idle = m.thread(0);
         idle.finish(Status::Ok);
+        m.idle.set(Some(idle));
         m
+    }
+    /// The thread that runs when no other can.
+    pub fn idle_thread(&self) -> Obj<Thread> {
+        self.idle.get().unwrap()
     }
 
     pub fn put(&self, cap: Cap) -> u64 {

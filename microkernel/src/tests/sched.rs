@@ -109,3 +109,68 @@ fn the_timer_is_not_set_for_a_time_slice_that_is_over() {
     );
     let _ = (a, b);
 }
+
+#[test]
+fn a_caller_without_time_strands_no_server_that_takes_its_call_later() {
+    let m = Machine::new();
+    let (_, ep) = m.endpoint();
+    let (client, server, boss) = (m.thread(7), m.thread(6), m.thread(9));
+    assert!(m.call(client, ep, [0; 4]) != client);
+    assert_eq!(client.state.get(), State::Queued);
+    // Its Budget goes while it waits in the queue.
+    let space = m.name(m.space);
+    let budget = m.name(client.own_budget.get().unwrap());
+    let destroy = ipc_schema::abi::op::space::DESTROY_OBJECT;
+    assert_eq!(
+        m.operate(boss, space, destroy, [budget, 0, 0, 0]),
+        Status::Ok
+    );
+    assert!(client.budget.get().is_none());
+    m.receive(server, ep);
+    assert!(server.caller.get() == Some(client) && server.budget.get() == server.own_budget.get());
+    m.receive(server, ep);
+    assert_eq!(
+        (client.state.get(), status(client)),
+        (State::Ready, Status::Ok)
+    );
+}
+
+#[test]
+fn all_time_is_somebodys() {
+    let m = Machine::new();
+    let (_, ep) = m.endpoint();
+    let threads = [m.thread(9), m.thread(9), m.thread(5), m.thread(3)];
+    for (t, share) in threads.iter().zip([10_000, 20_000, 100_000, 300_000]) {
+        t.budget.get().unwrap().configure(
+            t.budget.get().unwrap().priority.get().into(),
+            share,
+            400_000,
+            crate::arch::now(),
+        );
+    }
+    crate::sched::pick(m.cpu);
+    let (from, before) = (crate::arch::now(), used(&m, &threads));
+    m.receive(threads[3], ep);
+    for i in 0..5_000 {
+        let t = pass(&m, 3_000 + i % 7 * 500);
+        if i % 5 == 0 && t == threads[0] {
+            m.call(t, ep, [0; 4]);
+        }
+    }
+    crate::sched::charge(m.cpu);
+    let elapsed = crate::arch::now() - from;
+    let attributed = used(&m, &threads) - before;
+    assert!(
+        elapsed.abs_diff(attributed) * 1000 < elapsed,
+        "{attributed} of {elapsed}"
+    );
+}
+
+/// What all Budgets used, and idle time.
+fn used(m: &Machine, threads: &[Obj<Thread>]) -> u64 {
+    let mut all = m.cpu.idle_cycles.get() + m.idle_thread().own_budget.get().unwrap().used.get();
+    for t in threads {
+        all += t.own_budget.get().unwrap().used.get();
+    }
+    all
+}

@@ -37,7 +37,8 @@ impl Task for Sizes {
             let mark = if value <= limit { "" } else { "  TOO LARGE" };
             println!("{name:<32} {value:>9} {unit}, at most {limit}{mark}");
         };
-        report("kernel code", lines, "lines", 6000);
+        // With many processors and one vendor's virtualisation; the invariant checker is in no image that ships.
+        report("kernel code", lines, "lines", 8000);
         report("kernel text", text, "bytes", 128 << 10);
         let dir = host::target().join("sizes");
         host::make_dir(&dir)?;
@@ -80,7 +81,8 @@ fn kernel_lines(dir: &Path) -> Result<u64> {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            let test = stem == "tests" || stem == "test" || stem.ends_with("_tests");
+            let test =
+                stem == "checker" || stem == "tests" || stem == "test" || stem.ends_with("_tests");
             if path.is_dir() && !test {
                 dirs.push(path);
             } else if !test
