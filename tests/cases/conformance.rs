@@ -19,7 +19,7 @@ fn conformance() -> Judged {
     let log = s.machine.log().join("\n");
     s.check_not(&log, r"FAIL [^\n]*")?;
     let end = Regex::new(r"CONFORMANCE (\d+) passed, 0 failed")?;
-    let passed = end.captures(&log).and_then(|c| c[1].parse().ok());
+    let passed = end.captures(&log).and_then(|c| c[1].parse::<usize>().ok());
     let announced = Regex::new(r" CASE ")?.find_iter(&log).count();
     match passed {
         Some(n) if n >= CASES && n == announced => {}

@@ -17,8 +17,8 @@ fn two_vms() -> Judged {
     s.to_manager()?;
     let help = s.manager("help")?;
     for command in [
-        "help", "vms", "attach", "start", "stop", "kill", "servers", "cpus", "restart", "hang", "log",
-        "version",
+        "help", "vms", "attach", "start", "stop", "kill", "servers", "cpus", "restart", "hang",
+        "log", "version",
     ] {
         s.check(&help, &format!(r"(?m)^\s+{command}\b"))?;
     }

@@ -9,10 +9,10 @@ use crate::mem::{Global, Obj};
 use crate::object::thread::{Regs, Resume};
 use crate::object::{Notification, Thread};
 use crate::{exit, ipc, sched, sync};
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::cell::Cell;
 use core::mem::offset_of;
-use ipc_schema::abi::{layout, rights};
+use ipc_schema::abi::{Status, Syscall, layout, rights};
 
 /// Bytes of a kernel stack.
 const STACK_SIZE: usize = 32 * 1024;
@@ -106,11 +106,10 @@ vireo_syscall_entry:
     mov [rcx + {GPR} + 15*8], r15
     mov byte ptr [rcx + {RESUME}], 0
     mov rdi, rcx
-    mov rsi, gs:[{THIS}]
-    cmp rax, 5
-    ja 8f
-    # Each call by itself saves just the registers that its way needs.
-    call qword ptr [{CALLS} + rax * 8]
+    cmp rax, {CALLS}
+    jae 1f
+    # Some return, others jump to `vireo_leave`.
+    call qword ptr [8*rax + {TABLE}]
     .globl vireo_leave
 vireo_leave:
     cmp byte ptr [rax + {RESUME}], 0
@@ -134,15 +133,15 @@ vireo_leave:
     mov r11d, 0x202
     swapgs
     sysretq
-8:
-    call vireo_no_call
-    jmp vireo_leave
+1:
+    call vireo_no_syscall
 2:
     mov rdi, rax
+    # The function that came here has left its frame on the stack.
+    mov rsp, gs:[{STACK}]
     cmp byte ptr [rax + {RESUME}], 1
     je 3f
     call vireo_enter_guest
-    jmp vireo_leave
 3:
     push {USER_DATA}
     push qword ptr [rdi + {GPR} + 4*8]
@@ -239,7 +238,6 @@ vireo_trap_entry:
     mov rsp, gs:[{STACK}]
     cld
     call vireo_trap
-    jmp vireo_leave
 6:
     # From the kernel: an interrupt in one of its windows, or its own mistake.
     push rdx
@@ -277,8 +275,6 @@ vireo_trap_entry:
 "#,
     CURRENT = const offset_of!(Cpu, current),
     STACK = const offset_of!(Cpu, stack),
-    THIS = const offset_of!(Cpu, this),
-    CALLS = sym CALLS,
     GPR = const offset_of!(Thread, regs) + offset_of!(Regs, gpr),
     RIP = const offset_of!(Thread, regs) + offset_of!(Regs, rip),
     RFLAGS = const offset_of!(Thread, regs) + offset_of!(Regs, rflags),
@@ -287,43 +283,65 @@ vireo_trap_entry:
     USER_DATA = const descriptors::USER_DATA,
     USER_CODE = const descriptors::USER_CODE,
     NMIS = sym NMIS,
+    TABLE = sym ENTRIES,
+    CALLS = const ENTRIES.len(),
 );
 
 /// NMIs taken.
 pub static NMIS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
-/// A system call: the thread's registers are saved; answers who goes on.
-type Call = extern "sysv64" fn(t: Obj<Thread>, cpu: &Cpu) -> Obj<Thread>;
-
-/// The six, by number. `vireo_syscall_entry` looks here.
-static CALLS: [Call; 6] = [
-    system_call::<0>,
-    system_call::<1>,
-    system_call::<2>,
-    system_call::<3>,
-    system_call::<4>,
-    system_call::<5>,
-];
-
-extern "sysv64" fn system_call<const NUMBER: u64>(t: Obj<Thread>, cpu: &Cpu) -> Obj<Thread> {
-    crate::syscall(cpu, t, NUMBER)
+/// Lets `t` go on. The frames on the stack are given up without the compiler's restoring registers for a caller that needs none.
+#[inline(always)]
+fn go_on(t: Obj<Thread>) -> ! {
+    // SAFETY: `vireo_leave` takes the thread in rax, needs nothing of the stack (it loads rsp before it uses it), and never returns.
+    unsafe { asm!("jmp vireo_leave", in("rax") t.ptr(), options(noreturn, nostack)) }
 }
 
-/// A system call that there is not.
+/// A system call: the thread's registers are saved. Each has an entry of its own, so that none saves registers for another.
+type Entry = extern "sysv64" fn(Obj<Thread>) -> Obj<Thread>;
+
+/// Those whose quick way is long give their frames up; the compiler lets the quick way of the others have none.
+macro_rules! entries {
+    ($($call:ident $end:expr),*) => {
+        /// By number.
+        static ENTRIES: [Entry; [$(Syscall::$call),*].len()] = [$({
+            extern "sysv64" fn enter(t: Obj<Thread>) -> Obj<Thread> {
+                $end(crate::syscall(Cpu::current(), t, Syscall::$call as u64))
+            }
+            enter
+        }),*];
+        const _: () = {
+            let calls = [$(Syscall::$call),*];
+            let mut i = 0;
+            while i < calls.len() {
+                assert!(calls[i] as usize == i);
+                i += 1;
+            }
+        };
+    };
+}
+entries!(Call go_on, ReplyRecv go_on, Signal core::convert::identity, Wait core::convert::identity, Run go_on, Yield go_on);
+
+/// A number that is no system call's.
 #[unsafe(no_mangle)]
-extern "sysv64" fn vireo_no_call(t: Obj<Thread>, cpu: &Cpu) -> Obj<Thread> {
-    crate::syscall(cpu, t, u64::MAX)
+extern "sysv64" fn vireo_no_syscall(t: Obj<Thread>) -> ! {
+    t.finish(Status::BadOperation);
+    go_on(t)
 }
 
 /// A thread whose next step is its guest.
 #[unsafe(no_mangle)]
-extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> Obj<Thread> {
-    exit::enter(Cpu::current(), t)
+extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> ! {
+    go_on(exit::enter(Cpu::current(), t))
 }
 
 /// An interrupt or exception at user level.
 #[unsafe(no_mangle)]
-extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
+extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> ! {
+    go_on(trap(vector, error, t))
+}
+
+fn trap(vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     let cpu = Cpu::current();
     debug_assert!(t.resume.get() == Resume::Interrupt);
     if vector >= 32 {

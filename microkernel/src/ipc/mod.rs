@@ -361,10 +361,16 @@ pub fn wait(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     if th.get(reg::R13) == 0 {
         return done(t, Status::Timeout);
     }
+    block(cpu, t, n)
+}
+
+/// `t` waits for `n`. By itself, so that a call that does not wait needs no frame.
+#[inline(never)]
+fn block(cpu: &Cpu, t: Obj<Thread>, n: Obj<Notification>) -> Obj<Thread> {
     n.waiter.set(Some(t));
-    th.waits_for.set(Some(n));
+    t.waits_for.set(Some(n));
     t.state.set(State::Waiting);
-    sched::set_deadline(cpu, t, th.get(reg::R13));
+    sched::set_deadline(cpu, t, t.get().get(reg::R13));
     sched::pick(cpu)
 }
 

@@ -43,7 +43,9 @@ const ORDERS: usize = 4;
 /// Neighbouring pages that can be had at most.
 pub const MAX_RUN: u64 = 1 << (ORDERS - 1);
 
-/// What the kernel knows of a Pool. The table of them exists from boot on and is never freed.
+/// What the kernel knows of a Pool. The table of them exists from boot on and is never freed. The first two words are read at each use
+/// of a capability: a power of two as size, so that they are found by a shift.
+#[repr(C, align(256))]
 pub struct Pool {
     /// Even while unused, odd while live: a capability made for a live Pool never matches a later one.
     pub generation: Cell<u64>,

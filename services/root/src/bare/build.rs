@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use ipc_schema::abi::CapTransfer;
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{CONTROL, EXEC, READ, WRITE};
-use ipc_schema::proto::{Class, SchedulerRequest, SchedulerResponse};
+use ipc_schema::proto::{SchedulerRequest, SchedulerResponse};
 use root::image::{Image, Parts};
 use root::plan::{self, Grant, Memory as From, Object, Plan};
 use root::ram::PAGE;
