@@ -94,7 +94,7 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
         tag: Tag(th.get(reg::RSI)),
         step: Step::default(),
     };
-    let answer = cap.object().and_then(|_| dispatch(&a, &cap));
+    let answer = dispatch(&a, &cap);
     drop(a);
     // The thread may have been stopped or destroyed by its own operation.
     if cpu.current.get() != Some(t) {
@@ -139,7 +139,7 @@ fn dispatch(a: &Args, cap: &Cap) -> Answer {
         k if k == Kind::Ports as u32 => machine::ports(a, cap.typed::<Ports>(CONTROL)?.get()),
         k if k == Kind::Cpu as u32 => machine::cpu(a, cap.typed::<CpuObject>(CONTROL)?.get()),
         k if k == Kind::Log as u32 => machine::log(a, cap),
-        _ => Err(Status::WrongType),
+        _ => cap.object().and(Err(Status::WrongType)),
     }
 }
 
