@@ -3,16 +3,16 @@
 use super::cpu::Cpu;
 use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, MAX_CPUS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console,
-    descriptors,
+    descriptors, measure,
 };
 use crate::mem::{Global, Obj};
-use crate::object::thread::{Regs, Resume};
-use crate::object::{Notification, Thread};
+use crate::object::thread::{Regs, Resume, reg};
+use crate::object::{Notification, Thread, cap};
 use crate::{exit, ipc, sched, sync};
 use core::arch::global_asm;
 use core::cell::Cell;
 use core::mem::offset_of;
-use ipc_schema::abi::{layout, rights};
+use ipc_schema::abi::{Tag, layout, rights};
 
 /// Bytes of a kernel stack.
 const STACK_SIZE: usize = 32 * 1024;
@@ -287,19 +287,42 @@ pub static NMIS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::
 /// A system call: the thread's registers are saved; answers who goes on.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_syscall(t: Obj<Thread>, number: u64) -> Obj<Thread> {
-    crate::syscall(Cpu::current(), t, number)
+    let cpu = Cpu::current();
+    measure::begin(cpu, || {
+        let cap = cap::peek(t.get(), t.get().get(reg::RDI));
+        let label = Tag(t.get().get(reg::RSI)).label();
+        match (number, cap) {
+            (0, Ok(cap)) => measure::call(0, u64::from(cap.kind()), label),
+            _ => measure::call(number, 0, 0),
+        }
+    });
+    let next = crate::syscall(cpu, t, number);
+    measure::leave(cpu, next);
+    next
 }
 
 /// A thread whose next step is its guest.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> Obj<Thread> {
-    exit::enter(Cpu::current(), t)
+    let cpu = Cpu::current();
+    measure::begin(cpu, || measure::EXIT);
+    let next = exit::enter(cpu, t);
+    measure::leave(cpu, next);
+    next
 }
 
 /// An interrupt or exception at user level.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     let cpu = Cpu::current();
+    measure::begin(cpu, || measure::trap(vector));
+    let next = trap(cpu, vector, error, t);
+    measure::leave(cpu, next);
+    next
+}
+
+#[inline(always)]
+fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     debug_assert!(t.resume.get() == Resume::Interrupt);
     if vector >= 32 {
         interrupt(cpu, vector as u8);

@@ -23,13 +23,14 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 11] = [
+pub const SERVERS: [&str; 12] = [
     ROOT,
     "platform",
     "scheduler",
     "manager",
     "vmm",
     "bench",
+    "churn",
     "hostile",
     "device-uart",
     "device-rtc",
@@ -130,19 +131,20 @@ pub fn system(tc: &Toolchain, packages: &[&str]) -> Result<Binaries> {
     })
 }
 
-/// Compiles the kernel with its invariant checker, once root is there in flat form ([`system`]).
-pub fn kernel_with_checker(tc: &Toolchain) -> Result<PathBuf> {
-    host::step("compiling the kernel with its checker");
+/// Compiles the kernel with a feature for tests (`checker`, `measure`), once root is there in flat form ([`system`]).
+pub fn kernel_with(tc: &Toolchain, feature: &str) -> Result<PathBuf> {
+    host::step(format!("compiling the kernel with its {feature}"));
     // A folder of its own, so that the shipped kernel is never this one.
+    let folder = format!("kernel-{feature}");
     cargo_build(
         tc,
-        "kernel-checker",
+        &folder,
         KERNEL_FLAGS,
         &[KERNEL],
-        &["--features", "checker"],
+        &["--features", feature],
         &[("VIREO_ROOT_FLAT", &flat_root_path())],
     )?;
-    Ok(artifact("kernel-checker", KERNEL))
+    Ok(artifact(&folder, KERNEL))
 }
 
 /// Compiles one of our own guests.

@@ -108,6 +108,7 @@ pub fn lower(
         files,
         stem: String::new(),
         checker: raw.checker,
+        measure: raw.measure,
     })
 }
 

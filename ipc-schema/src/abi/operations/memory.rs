@@ -131,18 +131,9 @@ pub(super) const POOL: &[Operation] = &[
         ..on(Kind::Pool, op::pool::STAT, "pool.stat", CONTROL)
     },
     Operation {
-        does: "Destroys the Pool and all that was made from it, a bounded part at a time: call again while the answer is `Again`.",
+        does: "Destroys the Pool and all that was made from it, Pools made of Memory that lives in it included.",
         post: "Every capability to the Pool, and to what was made from it, is dead. The Memory it was made from can be used again.",
-        checks: &[
-            Check::Target,
-            Check::Label,
-            Check::Right,
-            state(
-                "much to do",
-                Status::Again,
-                "a bounded part is done; the Pool answers `Busy` to all else until the rest is",
-            ),
-        ],
+        checks: &[Check::Target, Check::Label, Check::Right],
         ..on(Kind::Pool, op::pool::DESTROY, "pool.destroy", DESTROY)
     },
 ];

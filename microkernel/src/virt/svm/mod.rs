@@ -6,7 +6,7 @@ pub mod state;
 pub mod vmcb;
 
 use super::{Left, Virt};
-use crate::arch::Cpu;
+use crate::arch::{Cpu, measure};
 use crate::mem::{self, Global};
 use crate::object::Vcpu;
 use core::cell::Cell;
@@ -113,7 +113,9 @@ impl Virt for Svm {
         if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
             shadow = self.prepare(cpu, v, c);
         }
+        measure::end(cpu);
         vmrun(cpu, v, shadow);
+        measure::begin(cpu, || measure::EXIT | (c.word(f::EXITCODE).get() & 0xffff));
         if armed(c) {
             extended::disarm_breakpoints(c.word(f::DR7).get());
             unusual(v);
