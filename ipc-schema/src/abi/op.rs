@@ -14,8 +14,8 @@ pub mod pool {
     pub const CREATE: u64 = 1;
     /// Answers w0 = free pages, w1 = all pages.
     pub const STAT: u64 = 2;
-    /// Destroys the Pool and all that was made from it (right DESTROY); `Again` until all is done. The Memory it was
-    /// made from can then be used again.
+    /// Destroys the Pool and all that was made from it (right DESTROY), Pools made of Memory that lives in it included. The Memory
+    /// it was made from can then be used again.
     pub const DESTROY: u64 = 3;
 }
 
@@ -112,7 +112,7 @@ pub mod ports {
     pub const IN: u64 = 1;
     /// w0: port | width in bytes << 16, w1: value.
     pub const OUT: u64 = 2;
-    /// w0: port; payload: bytes written to it one after the other.
+    /// w0: port, w1: bytes of the payload to leave out; payload: bytes written to it one after the other.
     pub const OUT_BYTES: u64 = 3;
     /// w0: first port, w1: count, w2: dest slot, w3: slot of the Pool that pays.
     pub const DIVIDE: u64 = 4;

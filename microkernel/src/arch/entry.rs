@@ -3,16 +3,16 @@
 use super::cpu::Cpu;
 use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, MAX_CPUS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console,
-    descriptors,
+    descriptors, measure,
 };
 use crate::mem::{Global, Obj};
-use crate::object::thread::{Regs, Resume};
-use crate::object::{Notification, Thread};
+use crate::object::thread::{Regs, Resume, reg};
+use crate::object::{Notification, Thread, cap};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
 use core::cell::Cell;
 use core::mem::offset_of;
-use ipc_schema::abi::{Status, Syscall, layout, rights};
+use ipc_schema::abi::{Status, Syscall, Tag, layout, rights};
 
 /// Bytes of a kernel stack.
 const STACK_SIZE: usize = 32 * 1024;
@@ -306,7 +306,11 @@ macro_rules! entries {
         /// By number.
         static ENTRIES: [Entry; [$(Syscall::$call),*].len()] = [$({
             extern "sysv64" fn enter(t: Obj<Thread>) -> Obj<Thread> {
-                $end(crate::syscall(Cpu::current(), t, Syscall::$call as u64))
+                let cpu = Cpu::current();
+                measure::begin(cpu, || measured(t, Syscall::$call));
+                let next = crate::syscall(cpu, t, Syscall::$call as u64);
+                measure::leave(cpu, next);
+                $end(next)
             }
             enter
         }),*];
@@ -322,6 +326,15 @@ macro_rules! entries {
 }
 entries!(Call go_on, ReplyRecv go_on, Signal core::convert::identity, Wait core::convert::identity, Run go_on, Yield go_on);
 
+/// What the measurement calls it.
+fn measured(t: Obj<Thread>, call: Syscall) -> u64 {
+    let label = Tag(t.get().get(reg::RSI)).label();
+    match (call, cap::peek(t.get(), t.get().get(reg::RDI))) {
+        (Syscall::Call, Ok(cap)) => measure::call(0, u64::from(cap.kind()), label),
+        _ => measure::call(call as u64, 0, 0),
+    }
+}
+
 /// A number that is no system call's.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_no_syscall(t: Obj<Thread>) -> ! {
@@ -332,17 +345,25 @@ extern "sysv64" fn vireo_no_syscall(t: Obj<Thread>) -> ! {
 /// A thread whose next step is its guest.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> ! {
-    go_on(exit::enter(Cpu::current(), t))
+    let cpu = Cpu::current();
+    measure::begin(cpu, || measure::EXIT);
+    let next = exit::enter(cpu, t);
+    measure::leave(cpu, next);
+    go_on(next)
 }
 
 /// An interrupt or exception at user level.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> ! {
-    go_on(trap(vector, error, t))
+    let cpu = Cpu::current();
+    measure::begin(cpu, || measure::trap(vector));
+    let next = trap(cpu, vector, error, t);
+    measure::leave(cpu, next);
+    go_on(next)
 }
 
-fn trap(vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
-    let cpu = Cpu::current();
+#[inline(always)]
+fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     debug_assert!(t.resume.get() == Resume::Interrupt);
     if vector >= 32 {
         interrupt(cpu, vector as u8);

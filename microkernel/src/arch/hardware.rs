@@ -1,6 +1,6 @@
 //! What the rest of the kernel needs of the processor.
 
-use super::{CALL_VECTOR, Cpu, MAX_CPUS, apic, console};
+use super::{CALL_VECTOR, Cpu, MAX_CPUS, apic, console, measure};
 use crate::mem::{self, Global, Obj};
 use crate::object::Thread;
 use core::arch::asm;
@@ -118,9 +118,11 @@ pub fn kernel_root() -> u64 {
 }
 
 /// Waits for an interrupt, and takes it.
-pub fn idle(_: &Cpu) {
+pub fn idle(cpu: &Cpu) {
+    measure::end(cpu);
     interrupts::enable_and_hlt();
     interrupts::disable();
+    measure::begin(cpu, || measure::WAKE);
 }
 
 /// Takes interrupts that are pending; their handlers only mark what is to be done.

@@ -3,6 +3,7 @@
 //! Everything that touches hardware has two forms: the real one, and for host tests one that only remembers.
 
 pub mod cpu;
+pub mod measure;
 pub mod paging;
 
 #[cfg(target_os = "none")]

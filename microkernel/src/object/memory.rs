@@ -293,6 +293,11 @@ impl Memory {
         Ok(cap)
     }
 
+    /// Whether its record, or that of what it is a part of, is in the Pool with this number.
+    pub(super) fn lives_in(&self, pool: u16) -> bool {
+        self.upwards().any(|m| m.get().header.pool == pool)
+    }
+
     /// The Pool made from it is gone.
     pub(super) fn leave_pool(&self) {
         self.unset(flag::POOL);

@@ -67,6 +67,8 @@ pub struct Pool {
     /// Where an unfinished destruction goes on.
     cursor: Cell<u64>,
     dying: Cell<bool>,
+    /// A Pool made of Memory of this one, or of one made of such, and so on, that goes first: number and generation.
+    inner: Cell<Option<(u16, u64)>>,
     number: Cell<u16>,
 }
 
@@ -94,6 +96,7 @@ impl Pool {
             backing: Cell::new(Cap::EMPTY),
             cursor: Cell::new(0),
             dying: Cell::new(false),
+            inner: Cell::new(None),
             number: Cell::new(0),
         }
     }
@@ -124,6 +127,7 @@ impl Pool {
         pool.backing.set(backing);
         pool.cursor.set(0);
         pool.dying.set(false);
+        pool.inner.set(None);
         pool.number.set(number as u16);
         for list in pool.slots.iter().chain(&pool.blocks) {
             list.set(0);
@@ -375,21 +379,54 @@ impl Pool {
         Ok(())
     }
 
-    /// Destroys the Pool's objects, then itself. `destroy` ends one object by its header.
+    /// Destroys the Pools that were made of Memory of this one, then its objects, then itself. `destroy` ends one object by its header.
     ///
     /// # Errors
-    /// `Again`: there is more to do. `Busy`: another Pool was made from Memory of this one; destroy that first.
+    /// `Again`: there is more to do.
     pub fn destroy_step(
         &self,
         destroy: impl Fn(Obj<Header>, &Step) -> Result<(), Status>,
         step: &Step,
     ) -> Result<(), Status> {
-        if self.backing_others.get() != 0 {
-            return Err(Status::Busy);
+        // Somebody else may have destroyed it since, and its number may be another's.
+        let known = self.inner.get().and_then(|(n, generation)| {
+            let p = &POOLS[usize::from(n) % MAX_POOLS];
+            (p.generation.get() == generation).then_some(p)
+        });
+        let victim = known.unwrap_or(self);
+        if !victim.dying.replace(true) {
+            victim.cursor.set(0);
         }
-        if !self.dying.replace(true) {
-            self.cursor.set(0);
+        if victim.backing_others.get() != 0 {
+            let inner = victim.made_of_its_memory().ok_or(Status::Busy)?;
+            self.inner
+                .set(Some((inner.number.get(), inner.generation.get())));
+            return Err(Status::Again);
         }
+        victim.destroy_objects(destroy, step)?;
+        if core::ptr::eq(victim, self) {
+            return Ok(());
+        }
+        self.inner.set(None);
+        Err(Status::Again)
+    }
+
+    /// A Pool that was made of Memory of this one, or of a part of such.
+    fn made_of_its_memory(&self) -> Option<&'static Self> {
+        POOLS.iter().find(|p| {
+            p.generation.get() & 1 == 1
+                && p.backing
+                    .get()
+                    .typed::<Memory>(0)
+                    .is_ok_and(|m| m.get().lives_in(self.number.get()))
+        })
+    }
+
+    fn destroy_objects(
+        &self,
+        destroy: impl Fn(Obj<Header>, &Step) -> Result<(), Status>,
+        step: &Step,
+    ) -> Result<(), Status> {
         while self.cursor.get() < self.frontier.get() {
             let i = self.cursor.get();
             let k = self.map(i).get();

@@ -252,42 +252,46 @@ fn a_dying_pool_takes_nothing_new_from_any_side() {
 }
 
 #[test]
-fn a_pool_whose_memory_is_another_pool_outlives_it() {
+fn a_pool_takes_those_made_of_its_memory_along() {
     let m = Machine::new();
+    let _small = Small::new();
     let t = m.thread(5);
-    let (_, outer) = m.memory(16 << 20, 64 * 4096);
-    let (_, ram) = m.memory(17 << 20, 64 * 4096);
-    assert_eq!(
-        m.operate(t, outer, op::memory::MAKE_POOL, [100, 0, 0, 0]),
-        Status::Ok
-    );
-    // A part whose record lives in the first Pool becomes the second; so does a part of a part, which lives elsewhere.
-    assert_eq!(
-        m.operate(t, ram, op::memory::DIVIDE, [0, 32 * 4096, 101, 100]),
-        Status::Ok
-    );
     let main_pool = m.put(m.pool_cap);
-    assert_eq!(
-        m.operate(t, 101, op::memory::DIVIDE, [0, 16 * 4096, 102, main_pool]),
-        Status::Ok
-    );
-    assert_eq!(
-        m.operate(t, 102, op::memory::MAKE_POOL, [103, 0, 0, 0]),
-        Status::Ok
-    );
-    assert_eq!(m.operate(t, 100, op::pool::DESTROY, [0; 4]), Status::Busy);
-    let create = [Kind::Endpoint as u64, 104, 0, 0];
-    assert_eq!(
-        m.operate(t, 100, op::pool::CREATE, create),
-        Status::Ok,
-        "nothing has begun"
-    );
-    assert_eq!(m.operate(t, 103, op::pool::DESTROY, [0; 4]), Status::Ok);
+    // Each Pool holds the record of the Memory that the next one's is a part of.
+    let (_, slot) = m.memory(16 << 20, 64 * 4096);
+    let make = |memory, dest| {
+        let made = m.operate(t, memory, op::memory::MAKE_POOL, [dest, 0, 0, 0]);
+        assert_eq!(made, Status::Ok);
+    };
+    make(slot, 100);
+    for i in 0..20 {
+        let (_, ram) = m.memory((17 << 20) + (i << 18), 64 * 4096);
+        let divide = |of, dest, len: u64, payer| {
+            let words = [0, len * 4096, dest, payer];
+            assert_eq!(m.operate(t, of, op::memory::DIVIDE, words), Status::Ok);
+        };
+        divide(ram, 140 + 3 * i, 32, 100 + i);
+        divide(140 + 3 * i, 141 + 3 * i, 16, main_pool);
+        make(141 + 3 * i, 101 + i);
+    }
+    let dead = |slot| m.space.get().slot(slot).unwrap().get().is_dead();
+    // The fifth from outside, with all inside it; others go on.
+    assert_eq!(m.operate(t, 104, op::pool::DESTROY, [0; 4]), Status::Ok);
+    assert!((104..121).all(dead) && !(100..104).any(dead));
+    crate::checker::check().unwrap();
+    // And from outside, while somebody destroys one on the way.
+    m.sys(t, 0, 100, Tag::new(op::pool::DESTROY).0, [0; 4], NEVER);
+    let u = m.thread(5);
+    assert_eq!(m.operate(u, 102, op::pool::DESTROY, [0; 4]), Status::Ok);
+    make(slot_of_free(&m), 125);
     assert_eq!(m.operate(t, 100, op::pool::DESTROY, [0; 4]), Status::Ok);
-    assert!(
-        m.space.get().slot(102).unwrap().get().is_dead(),
-        "with what it was a part of"
-    );
+    assert!((100..121).all(dead) && !dead(125));
+    crate::checker::check().unwrap();
+}
+
+/// Memory that nothing else uses, for a Pool that takes the lowest free number.
+fn slot_of_free(m: &Machine) -> u64 {
+    m.memory(28 << 20, 64 * 4096).1
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub const SERVERS: [&str; 12] = [
     "manager",
     "vmm",
     "bench",
+    "churn",
     "hostile",
     "conformance",
     "device-uart",
@@ -131,19 +132,20 @@ pub fn system(tc: &Toolchain, packages: &[&str]) -> Result<Binaries> {
     })
 }
 
-/// Compiles the kernel with its invariant checker, once root is there in flat form ([`system`]).
-pub fn kernel_with_checker(tc: &Toolchain) -> Result<PathBuf> {
-    host::step("compiling the kernel with its checker");
+/// Compiles the kernel with a feature for tests (`checker`, `measure`), once root is there in flat form ([`system`]).
+pub fn kernel_with(tc: &Toolchain, feature: &str) -> Result<PathBuf> {
+    host::step(format!("compiling the kernel with its {feature}"));
     // A folder of its own, so that the shipped kernel is never this one.
+    let folder = format!("kernel-{feature}");
     cargo_build(
         tc,
-        "kernel-checker",
+        &folder,
         KERNEL_FLAGS,
         &[KERNEL],
-        &["--features", "checker"],
+        &["--features", feature],
         &[("VIREO_ROOT_FLAT", &flat_root_path())],
     )?;
-    Ok(artifact("kernel-checker", KERNEL))
+    Ok(artifact(&folder, KERNEL))
 }
 
 /// Compiles one of our own guests.

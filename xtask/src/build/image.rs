@@ -57,7 +57,9 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
     lock.lock().context("locking the system's folder")?;
     let mut binaries = bare::system(&tc, &packages)?;
     if description.checker {
-        binaries.kernel = bare::kernel_with_checker(&tc)?;
+        binaries.kernel = bare::kernel_with(&tc, "checker")?;
+    } else if description.measure {
+        binaries.kernel = bare::kernel_with(&tc, "measure")?;
     }
     let bytes = pack(&tc, description, &binaries, true)?;
     let kernel = host::read(&bare::stripped(&tc, &binaries.kernel)?)?;

@@ -136,6 +136,7 @@ pub fn lower(
         files,
         stem: String::new(),
         checker: raw.checker,
+        measure: raw.measure,
     })
 }
 

@@ -41,6 +41,8 @@ pub struct Description {
     pub stem: String,
     /// Whether the kernel is built with its invariant checker (`checker = true`), for tests: never a system that ships.
     pub checker: bool,
+    /// Whether the kernel is built to measure how long interrupts are off (`measure = true`), for tests too.
+    pub measure: bool,
 }
 
 /// One mistake in a description.

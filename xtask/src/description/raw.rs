@@ -16,6 +16,8 @@ pub struct System {
     #[serde(default)]
     pub checker: bool,
     #[serde(default)]
+    pub measure: bool,
+    #[serde(default)]
     pub vm: Vec<Spanned<Vm>>,
     pub driver: Option<Vec<Spanned<Driver>>>,
     #[serde(default)]

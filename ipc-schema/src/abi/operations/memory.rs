@@ -134,8 +134,8 @@ pub(super) const POOL: &[Operation] = &[
         ..on(Kind::Pool, op::pool::STAT, "pool.stat", CONTROL)
     },
     Operation {
-        does: "Destroys the Pool and all that was made from it, a bounded part at a time: interrupts and threads with precedence come \
-            in between, for which the Pool is `Busy`.",
+        does: "Destroys the Pool and all that was made from it, Pools made of Memory that lives in it included, a bounded part at a time: \
+            interrupts and threads with precedence come in between, for which the Pool is `Busy`.",
         post: "Every capability to the Pool, and to what was made from it, is dead. The Memory it was made from can be used again.",
         checks: &[Check::Target, Check::Label, Check::Right],
         ..on(Kind::Pool, op::pool::DESTROY, "pool.destroy", DESTROY)

@@ -99,7 +99,8 @@ pub fn cpu(a: &Args, c: &CpuObject) -> Answer {
         }
         op::cpu::STAT => {
             let cpu = c.cpu();
-            words([idle(a, cpu), shared(&cpu.locks), shared(&cpu.stops), 0])
+            let off = arch::measure::longest(cpu);
+            words([idle(a, cpu), shared(&cpu.locks), shared(&cpu.stops), off])
         }
         _ => Err(Status::BadOperation),
     }

@@ -110,12 +110,7 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
         }
         // A step of a long operation is done: the thread makes its call again, as if it had not been here. Whatever became pending
         // meanwhile comes first: interrupts on the way out, threads with precedence below.
-        Err(Status::Again) => {
-            th.set(reg::RAX, Syscall::Call as u64);
-            th.regs.rip.set(layout::STUB);
-            th.regs.rflags.set(arch::USER_FLAGS);
-            th.resume.set(Resume::Interrupt);
-        }
+        Err(Status::Again) => th.restart(Syscall::Call),
         Err(e) => th.finish(e),
     }
     if t.state.get() != State::Ready {

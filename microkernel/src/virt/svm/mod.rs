@@ -6,7 +6,7 @@ pub mod state;
 pub mod vmcb;
 
 use super::{Then, Virt};
-use crate::arch::Cpu;
+use crate::arch::{Cpu, measure};
 use crate::mem::{self, Global};
 use crate::object::Vcpu;
 use core::cell::Cell;
@@ -189,11 +189,13 @@ impl Virt for Svm {
     fn enter<T: Then>(&self, cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         let c = Vmcb::of(v);
         c.word(f::RAX).set(v.gpr(gpr::RAX).get());
+        measure::end(cpu);
         if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
             self.enter_prepared(cpu, v, c);
         } else {
             vmrun!(cpu, v, "");
         }
+        measure::begin(cpu, || measure::EXIT | (c.word(f::EXITCODE).get() & 0xffff));
         if armed(c) {
             extended::disarm_breakpoints(c.word(f::DR7).get());
             unusual(v);
