@@ -4,7 +4,9 @@
 
 mod errors;
 mod exerciser;
+mod hostile;
 mod isolation;
 mod linux;
+mod secrets;
 mod server_death;
 mod two_vms;
