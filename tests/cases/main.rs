@@ -5,8 +5,10 @@
 mod conformance;
 mod errors;
 mod exerciser;
+mod hostile;
 mod isolation;
 mod linux;
+mod secrets;
 mod server_death;
 mod smp;
 mod two_vms;

@@ -5,8 +5,13 @@
 //! any number of switches: `LOST key K: NAME has V`. At its start, before it writes anything, it looks for what an earlier guest on this
 //! processor may have left. That the search works it shows on itself: `SECRETS key K: self-test N` is the number of its own words
 //! that the same search finds once they are planted.
+//!
+//! It also is the live VM of the hostile tests: 4 MiB of its memory hold a pattern that must stay, and its clocks must go on
+//! (`LOST key K: memory` and `clock`).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+#[cfg(target_os = "none")]
+mod memory;
 #[cfg(target_os = "none")]
 mod registers;
 
@@ -26,16 +31,28 @@ fn guest_main(info: &exerciser::boot::BootInfo) -> ! {
     say!("SECRETS key {key}: {} registers at start", secrets.look());
     secrets.plant();
     say!("SECRETS key {key}: self-test {}", secrets.own());
+    memory::fill(key);
     let mut rounds = 0u64;
+    let mut before = (cpu::tsc(), clock::pm().unwrap_or(0));
     loop {
         for leaf in 0..8 {
             cpu::cpuid(leaf, 0);
             cpu::inb(0x61);
         }
         // Long enough for the other to run in between.
-        clock::wait_for(rounds % 4, || false);
+        clock::wait_for(1 + rounds % 4, || false);
         secrets.look();
         secrets.kept();
+        if let Some(address) = memory::changed(key, rounds) {
+            secrets.lost += 1;
+            say!("LOST key {key}: memory at {address:#x}");
+        }
+        let now = (cpu::tsc(), clock::pm().unwrap_or(0));
+        if now.0 <= before.0 || now.1 == before.1 {
+            secrets.lost += 1;
+            say!("LOST key {key}: clock {before:?} to {now:?}");
+        }
+        before = now;
         rounds += 1;
         if rounds.is_multiple_of(16) {
             say!(

@@ -45,6 +45,8 @@ pub mod slot {
     pub const CPU: u32 = 8;
     /// All I/O ports (root).
     pub const PORTS: u32 = 9;
+    /// In a further server of a test system: processor N at `CPUS` + N, for those that run.
+    pub const CPUS: u32 = 240;
     /// Named capabilities in the start page begin here.
     pub const FIRST_NAMED: u32 = 16;
 }

@@ -17,6 +17,8 @@ pub struct Args {
     pub check: u64,
     /// A thread executes random bytes.
     pub code: bool,
+    /// Instead of attacking: look for secrets this many times.
+    pub look: u64,
     /// Have the machine switched off at the end.
     pub power_off: bool,
 }
@@ -31,6 +33,7 @@ impl Default for Args {
             cpus: 1,
             check: 0,
             code: true,
+            look: 0,
             power_off: false,
         }
     }
@@ -64,6 +67,7 @@ pub fn parse(text: &str) -> Result<Args, &str> {
             "cpus" if (1..=8).contains(&n) => args.cpus = n,
             "check" => args.check = n,
             "code" => args.code = n != 0,
+            "look" => args.look = n,
             _ => return Err(word),
         }
     }
@@ -88,6 +92,7 @@ mod tests {
             cpus: 2,
             check: 100,
             code: false,
+            look: 0,
             power_off: true,
         };
         assert_eq!(args, expected);

@@ -3,6 +3,7 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 
 use hostile::attack::{FREE, PLAY, SLOTS, VCPU_PAGES};
 use hostile::rng::Rng;
@@ -13,6 +14,7 @@ use runtime::object::{Budget, Cpu, Memory, Pool, Space, Thread};
 use runtime::{Endpoint, Slot, StartInfo, time};
 
 use super::attacker::{DESK, Desk, attack, child};
+use super::keeper::{PATIENCE, RESTARTS, keep};
 
 /// Result of this module.
 pub type Result<T> = core::result::Result<T, Status>;
@@ -28,11 +30,15 @@ pub const CODE: u64 = 0x4000_0000;
 const CODE_STACK: u64 = 0x4800_0000;
 /// Where this server sees the pages that it shares with them.
 const VIEW: u64 = layout::SHARED + 0x4000_0000;
+/// Where keepers' UTCBs are in this server.
+const KEEPER_UTCBS: u64 = layout::UTCB + 0x10_0000;
 
 /// Pages of a thread: desk and stack.
 const THREAD_PAGES: u64 = 4;
 const EXTRA: u64 = hostile::args::MAX_THREADS * THREAD_PAGES;
-const SHARED: u64 = (EXTRA + 4) * PAGE;
+/// After two stacks of children, the random code and its stack: a stack for each keeper.
+const KEEPERS: u64 = EXTRA + 4;
+const SHARED: u64 = (KEEPERS + 8) * PAGE;
 /// Parts of this server's RAM: first byte and bytes of the Pool; the attackers' Memory.
 const ARENA: (u64, u64) = (1 << 20, 3 << 20);
 const PLAY_AT: u64 = 4 << 20;
@@ -79,11 +85,22 @@ impl Arena {
         Space(slot::SPACE).map(VIEW, shared, READ | WRITE, 0, SHARED)?;
         let mut all = Vec::from([Cpu(slot::CPU)]);
         for n in 1..cpus {
-            let name = alloc::format!("cpu{n}");
-            match start.cap(&name) {
-                Ok(s) => all.push(Cpu(s)),
-                Err(_) => defmt::warn!("HOSTILE root gave no {=str}", name.as_str()),
+            let cpu = Cpu(slot::CPUS + n as Slot);
+            if cpu.info().is_err() {
+                defmt::warn!("HOSTILE there is no processor {=u64}", n);
+                continue;
             }
+            let thread =
+                pool.create_thread(slot()?, Space(slot::SPACE), KEEPER_UTCBS + n * 2 * PAGE)?;
+            let budget = pool.create_budget(slot()?)?;
+            let period = time::cycles(1_000);
+            budget.configure(cpu, PRIORITY + 1, period, period)?;
+            thread.configure(Some(budget), Some(Endpoint(cap("self")?)), 1, None)?;
+            let entry = (keep as extern "C" fn() -> !) as usize as u64;
+            let stack = VIEW + (KEEPERS + n + 1) * PAGE - 8;
+            // SAFETY: it shares nothing with this thread but the statics of its module; the stack is a page of its own.
+            unsafe { thread.start(entry, stack, 0)? };
+            all.push(cpu);
         }
         let mut slots = Vec::new();
         for _ in 0..96 {
@@ -115,9 +132,13 @@ impl Arena {
             .ok_or(Status::NoMemory)
     }
 
-    /// The processor for thread `i`.
+    /// The processor for thread `i`. The random code stays on the first, where this server fills its page.
     pub fn cpu(&self, i: usize) -> Cpu {
-        let n = i % self.cpus.len().max(1);
+        let n = if i as u64 >= self.attackers {
+            0
+        } else {
+            i % self.cpus.len().max(1)
+        };
         self.cpus.get(n).copied().unwrap_or(Cpu(slot::CPU))
     }
 
@@ -242,18 +263,41 @@ impl Arena {
         Ok(())
     }
 
+    /// Its rip, rsp and rdi at the start.
+    fn entry(&self, i: u64) -> [u64; 3] {
+        if i < self.attackers {
+            let entry = (attack as extern "C" fn(*mut Desk) -> !) as usize as u64;
+            let desk = DESKS + i * STRIDE;
+            [entry, desk + STRIDE / 2 - 8, desk]
+        } else {
+            [CODE, CODE_STACK - 256, 0]
+        }
+    }
+
+    /// Tells the keepers how attackers are started.
+    pub fn brief(&self, patience: u64) {
+        PATIENCE.store(patience, Relaxed);
+        for (i, (thread, _)) in (0..self.attackers).zip(&self.threads) {
+            let [rip, rsp, rdi] = self.entry(i);
+            let words = [u64::from(thread.0), rip, rsp, rdi];
+            for (to, word) in RESTARTS
+                .iter()
+                .skip(i as usize)
+                .take(1)
+                .flatten()
+                .zip(words)
+            {
+                to.store(word, Relaxed);
+            }
+        }
+    }
+
     /// Starts thread `i`, the first time or after a fault.
     pub fn start(&self, i: u64) -> Result<()> {
         let Some((thread, _)) = self.threads.get(i as usize) else {
             return Err(Status::InvalidArg);
         };
-        let (rip, rsp, argument) = if i < self.attackers {
-            let entry = (attack as extern "C" fn(*mut Desk) -> !) as usize as u64;
-            let desk = DESKS + i * STRIDE;
-            (entry, desk + STRIDE / 2 - 8, desk)
-        } else {
-            (CODE, CODE_STACK - 256, 0)
-        };
+        let [rip, rsp, argument] = self.entry(i);
         // SAFETY: it is not in this server's Space, and of its memory this server has no references.
         unsafe { thread.start(rip, rsp, argument) }
     }

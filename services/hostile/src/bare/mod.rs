@@ -4,6 +4,10 @@ extern crate alloc;
 
 mod arena;
 mod attacker;
+mod keeper;
+mod look;
+
+use core::sync::atomic::Ordering::Relaxed;
 
 use hostile::args::{self, Args};
 use hostile::code;
@@ -30,6 +34,10 @@ const PATIENCE: u32 = 200;
 fn main(start: &'static StartInfo) -> ! {
     let server: Server = start.config().unwrap_or_else(|e| panic!("{e}"));
     let args = args::parse(&server.args).unwrap_or_else(|word| panic!("args: `{word}`?"));
+    if args.look > 0 {
+        look::Looker::default().all(start, args.look);
+        finish(start, &args);
+    }
     let seed = args.seed.unwrap_or_else(|| {
         let micros = start.wall_clock.unix_micros(time::now(), start.tsc_hz);
         micros ^ time::now() << 40
@@ -55,6 +63,11 @@ fn main(start: &'static StartInfo) -> ! {
     };
     let rounds = run.all().unwrap_or_else(|s| panic!("{s:?}"));
     run.report(rounds);
+    finish(start, &args)
+}
+
+/// The work is done.
+fn finish(start: &StartInfo, args: &Args) -> ! {
     if args.power_off {
         power_off(start);
     }
@@ -147,6 +160,7 @@ impl Run {
     fn attack(&mut self, rng: &mut Rng) -> Result<(), Status> {
         let mut patience = [PATIENCE; args::MAX_THREADS as usize + 1];
         let code = self.arena.attackers();
+        self.arena.brief(u64::from(PATIENCE));
         for i in 0..self.arena.threads.len() as u64 {
             if i == code {
                 self.write_code(rng);
@@ -279,7 +293,7 @@ impl Run {
             rounds,
             calls,
             ok,
-            self.served,
+            self.served + keeper::ANSWERED.load(Relaxed),
             self.checks,
             self.steps
         );

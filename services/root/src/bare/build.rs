@@ -143,6 +143,13 @@ pub fn build(
     for (dest, grant) in plan.slots() {
         grant_cap(machine, shared, built, grant, space, (dest, id))?;
     }
+    if matches!(plan.role, plan::Role::Extra(_)) {
+        for (number, cpu) in shared.processors.online() {
+            space
+                .copy_cap(cpu.0, slot::CPUS + number, CONTROL, 0)
+                .map_err(at("grant a processor"))?;
+        }
+    }
     admit(shared, plan, built, scheduler_runs, group_at);
     build_forwarders(machine, shared, plan, id, grants, built)?;
     let bound = shared.notifications.get(&plan.instance).copied();

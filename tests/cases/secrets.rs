@@ -1,0 +1,39 @@
+//! Nothing of one vCPU or server is ever in a register of another.
+
+use anyhow::{Context, Result};
+use regex::Regex;
+use system_tests::{BOOT, Judged, System};
+
+/// Registers that a guest can plant a word in: all but PAT, whose values are few.
+const PLANTED: u64 = 80;
+
+/// The number before `what` in the next line of guest `key`.
+fn number(s: &mut System, key: u8, pattern: &str) -> Result<u64> {
+    let line = s.expect_boot(&format!("SECRETS key {key}: {pattern}"))?;
+    let found = Regex::new(pattern)?.captures(&line);
+    Ok(found.context("no number")?[1].parse()?)
+}
+
+/// Two guests plant values in all their registers and look for each other's, and a server looks in its own.
+#[test]
+fn secrets_do_not_leak() -> Judged {
+    let mut s = System::boot("tests/systems/secrets.toml")?;
+    // The search finds what is there: the guest's own words.
+    let own = number(&mut s, 65, r"self-test (\d+)")?;
+    if own < PLANTED {
+        return Err(s
+            .failure(&format!("the search finds {own} of the guest's own words"))
+            .into());
+    }
+    while number(&mut s, 65, r"(\d+) rounds, 0 leaks, 0 lost")? < 128 {}
+    s.to_manager()?;
+    s.machine.send_line("attach b")?;
+    while number(&mut s, 66, r"(\d+) rounds, 0 leaks, 0 lost")? < 128 {}
+    let serial = s.machine.serial();
+    s.check_not(&serial, r"(?:LEAK|LOST) [^\n]*")?;
+    let looked = s.machine.expect_log(r"LOOK done", 0, BOOT)?;
+    s.check(&looked, r"LOOK done: \d{5,} looks, 0 leaks,")?;
+    let log = s.machine.log().join("\n");
+    s.check_not(&log, r"LOOK leak[^\n]*")?;
+    Ok(())
+}
