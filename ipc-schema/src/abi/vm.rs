@@ -179,13 +179,15 @@ impl Post {
     }
 }
 
-/// rsi after `run`: bits 0..16 [`Exit`], 32: the posted vector has not been delivered, 40..44: CR8.
+/// rsi after `run`: bits 0..16 [`Exit`], 32..36: CR8, 40: the posted vector has not been delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct ExitWord(pub u64);
 impl ExitWord {
+    /// First bit of the guest's CR8, four bits wide.
+    pub const CR8_SHIFT: u32 = 32;
     /// The posted vector is still waiting.
-    pub const POST_PENDING: u64 = 1 << 32;
+    pub const POST_PENDING: u64 = 1 << 40;
     /// Why the guest left.
     #[must_use]
     pub const fn exit(self) -> Exit {
@@ -199,7 +201,7 @@ impl ExitWord {
     /// The guest's CR8.
     #[must_use]
     pub const fn cr8(self) -> u8 {
-        (self.0 >> 40) as u8 & 15
+        (self.0 >> Self::CR8_SHIFT) as u8 & 15
     }
 }
 

@@ -8,11 +8,11 @@ use crate::object::thread::{Resume, reg};
 use crate::object::{Cap, Object, Thread, Vcpu, lookup};
 use crate::sched;
 use crate::sync::Operation;
-use crate::virt::{Left, Virt, virt};
+use crate::virt::{Left, Then, Virt, virt};
 use ipc_schema::abi::vm::{Exit, ExitWord, Groups};
 use ipc_schema::abi::{NEVER, Status, Syscall, rights};
 
-/// System call `run`: decodes, loads what the VMM changed, and turns the thread into the guest (at its next resume).
+/// System call `run`: decodes, loads what the VMM changed, and turns the thread into the guest.
 #[inline(always)]
 pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     let th = t.get();
@@ -41,7 +41,7 @@ pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     th.run_deadline.set(deadline);
     sched::set_deadline(cpu, t, deadline);
     th.resume.set(Resume::Guest);
-    t
+    guest(cpu, t, v)
 }
 
 /// `t` wants to run `v`, whose state another processor has: brings it here. Then `t` makes its call again.
@@ -68,31 +68,60 @@ pub fn enter(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
         t.finish(Status::Dead);
         return t;
     };
-    // Latched while the guest could not be left; nothing comes in between here and the entry, since interrupts are off and then exit
-    // the guest at once.
-    if let Some(n) = t.bound.get()
-        && n.pending()
-    {
-        let bits = n.take();
-        return leave(t, v, Exit::Signal, [bits, 0, 0, 0]);
-    }
-    if t.expired.get() {
-        return leave(t, v, Exit::Timeout, [0; 4]);
-    }
-    if cpu.fpu_owner.get() != Some(v) {
-        virt().switch_extended(cpu, v.get());
-    }
-    match virt().enter(cpu, v.get()) {
-        Left::Interrupt => {
-            arch::take_interrupts();
-            sched::current_or_better(cpu, t)
+    guest(cpu, t, v)
+}
+
+/// Enters the guest of `t`, again as long as its exits leave nothing to anybody else. Answers who goes on.
+#[inline(always)]
+fn guest(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Obj<Thread> {
+    loop {
+        // Latched while the guest could not be left; nothing comes in between here and the entry, since interrupts are off and then
+        // exit the guest at once.
+        if let Some(n) = t.bound.get()
+            && n.pending()
+        {
+            let bits = n.take();
+            return leave(t, v, Exit::Signal, [bits, 0, 0, 0]);
         }
-        Left::Port {
-            access,
-            value,
-            next,
-        } => route::port(cpu, t, v, access, value, next),
-        Left::Exit(exit, info) => leave(t, v, exit, info),
+        if t.expired.get() {
+            return leave(t, v, Exit::Timeout, [0; 4]);
+        }
+        // By address: one comparison, whether there is an owner or not.
+        if cpu.fpu_owner.get().map_or(core::ptr::null_mut(), Obj::ptr) != v.ptr() {
+            virt().switch_extended(cpu, v.get());
+        }
+        let next = virt().enter(cpu, v.get(), Exited { t, v });
+        if let Some(next) = next {
+            return next;
+        }
+    }
+}
+
+/// What is done about an exit.
+struct Exited {
+    t: Obj<Thread>,
+    v: Obj<Vcpu>,
+}
+
+impl Then for Exited {
+    /// Who goes on; `None`: the guest, at once.
+    type Answer = Option<Obj<Thread>>;
+
+    #[inline(always)]
+    fn then(self, left: Left) -> Self::Answer {
+        let (Self { t, v }, cpu) = (self, Cpu::current());
+        match left {
+            Left::Interrupt => {
+                arch::take_interrupts();
+                Some(sched::current_or_better(cpu, t))
+            }
+            Left::Port {
+                access,
+                value,
+                next,
+            } => route::port(cpu, t, v, access, value, next),
+            Left::Exit(exit, info) => Some(leave(t, v, exit, info)),
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{ipc, sched};
 use ipc_schema::abi::vm::{Exit, PortAccess};
 use ipc_schema::abi::{Tag, rights};
 
-/// The guest of `t` executed IN or OUT (`value`: of an OUT; `next`: address of the next instruction).
+/// The guest of `t` executed IN or OUT (`value`: of an OUT; `next`: address of the next instruction). Answers who goes on; `None`: the
+/// guest, at once.
 #[inline(always)]
 pub fn port(
     cpu: &Cpu,
@@ -19,10 +20,10 @@ pub fn port(
     access: u64,
     value: u64,
     next: u64,
-) -> Obj<Thread> {
+) -> Option<Obj<Thread>> {
     let a = PortAccess(access);
     let Some(route) = v.guest.routes().find(a) else {
-        return leave(t, v, Exit::Port, [access, next, value, 0]);
+        return Some(leave(t, v, Exit::Port, [access, next, value, 0]));
     };
     let cap = &route.target;
     match route.way {
@@ -35,30 +36,30 @@ pub fn port(
             t.message[4].set(0);
             v.next_rip.set(next);
             match cap.typed::<Endpoint>(rights::SEND) {
-                Ok(ep) => ipc::send(
+                Ok(ep) => Some(ipc::send(
                     cpu,
                     t,
                     ep,
                     cap.badge,
                     arch::now().saturating_add(route.limit),
-                ),
+                )),
                 Err(_) => {
                     lost(t);
-                    t
+                    Some(t)
                 }
             }
         }
         Way::Doorbell(only) => {
             if a.input() || only.is_some_and(|w| w != value) {
-                return leave(t, v, Exit::Port, [access, next, value, 0]);
+                return Some(leave(t, v, Exit::Port, [access, next, value, 0]));
             }
             match cap.typed::<Notification>(rights::SEND) {
                 Ok(n) => {
                     virt().advance(v.get(), next);
                     ipc::signal(cpu, n, cap.badge.max(1));
-                    sched::current_or_better(cpu, t)
+                    cpu.reschedule.get().then(|| sched::pick(cpu))
                 }
-                Err(_) => leave(t, v, Exit::Port, [access, next, value, 0]),
+                Err(_) => Some(leave(t, v, Exit::Port, [access, next, value, 0])),
             }
         }
     }

@@ -16,6 +16,8 @@ pub struct Vcpu {
     header: Header,
     /// Physical address of the VMCB (VMX: VMCS).
     pub control_phys: u64,
+    /// Its kernel address.
+    pub control_virt: u64,
     /// Kernel address of the state page shared with the VMM.
     pub state_virt: u64,
     /// Physical address of the area for extended state.
@@ -87,6 +89,7 @@ impl Vcpu {
             .create_object(|header| Self {
                 header,
                 control_phys,
+                control_virt: mem::virt(control_phys),
                 state_virt: mem::virt(state_phys),
                 extended_phys,
                 guest,

@@ -23,6 +23,15 @@ pub enum Left {
     Exit(Exit, [u64; 4]),
 }
 
+/// What is done about a guest's exit. Not an answer of [`Virt::enter`]'s: so each frequent reason has its own copy of what follows, and
+/// none of it goes through memory.
+pub trait Then {
+    /// What comes of it.
+    type Answer;
+    /// Does it.
+    fn then(self, left: Left) -> Self::Answer;
+}
+
 /// What a hardware back end does.
 pub trait Virt {
     /// Copies state groups from the state page into the control structure, validating.
@@ -31,8 +40,8 @@ pub trait Virt {
     fn arm(&self, v: &Vcpu, post: u64, event: u64);
     /// Makes `v`'s FPU, extended state and debug registers the processor's.
     fn switch_extended(&self, cpu: &Cpu, v: &Vcpu);
-    /// Runs the guest until it leaves.
-    fn enter(&self, cpu: &Cpu, v: &Vcpu) -> Left;
+    /// Runs the guest until it leaves, and hands on why.
+    fn enter<T: Then>(&self, cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer;
     /// On the way to the VMM: copies state groups to the state page; answers the exit word's upper part and the undelivered event.
     fn left(&self, v: &Vcpu, groups: u64) -> (u64, u64);
     /// Completes an instruction that the kernel carried out: moves on to `next`.

@@ -89,6 +89,39 @@ macro_rules! word_access {
     )*};
 }
 
+/// Some bytes of a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Masked {
+    /// Guest-physical address of the word.
+    pub gpa: u64,
+    /// What it holds.
+    pub value: u64,
+    /// Which bits count.
+    pub mask: u64,
+}
+
+/// Words of guest memory and what they held ([`GuestMemory::watch`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Watch<const T: usize, const C: usize> {
+    /// All addresses are below it.
+    limit: u64,
+    tables: [(u64, u64); T],
+    code: [Masked; C],
+}
+
+impl<const T: usize, const C: usize> Watch<T, C> {
+    /// Of nothing, and never [`GuestMemory::unchanged`].
+    pub const NEVER: Self = Self {
+        limit: u64::MAX,
+        tables: [(0, 0); T],
+        code: [Masked {
+            gpa: 0,
+            value: 0,
+            mask: 0,
+        }; C],
+    };
+}
+
 impl GuestMemory {
     /// Takes the mapped regions of one guest. The region with the lowest address comes first; empty ones are dropped.
     ///
@@ -178,6 +211,48 @@ impl GuestMemory {
         read_u16, write_u16: u16;
         read_u32, write_u32: u32;
         read_u64, write_u64: u64;
+    }
+
+    /// Notes what words hold, to ask later by [`Self::unchanged`] whether they still do. `None` if one is not in the region at
+    /// guest-physical 0.
+    #[must_use]
+    pub fn watch<const T: usize, const C: usize>(
+        &self,
+        tables: [(u64, u64); T],
+        code: [Masked; C],
+    ) -> Option<Watch<T, C>> {
+        let mut all = tables.iter().map(|t| t.0).chain(code.iter().map(|c| c.gpa));
+        let inside = all.all(|gpa| gpa < self.low_words);
+        inside.then_some(Watch {
+            limit: self.low_words,
+            tables,
+            code,
+        })
+    }
+
+    /// Whether all words hold what they held. Each is read anew.
+    #[must_use]
+    #[inline(always)]
+    pub fn unchanged<const T: usize, const C: usize>(&self, watch: &Watch<T, C>) -> bool {
+        if watch.limit > self.low_words {
+            return false;
+        }
+        let read = |gpa: u64| {
+            // SAFETY: `watch` found it below its `low_words`, which is no more than ours, so that all eight bytes are in the region
+            // at 0; `Unaligned` needs no alignment.
+            unsafe {
+                self.low
+                    .add(gpa as usize)
+                    .cast::<Unaligned<u64>>()
+                    .read_volatile()
+            }
+            .0
+        };
+        watch.tables.iter().all(|&(gpa, value)| read(gpa) == value)
+            && watch
+                .code
+                .iter()
+                .all(|c| (read(c.gpa) ^ c.value) & c.mask == 0)
     }
 
     /// Copies guest memory at `gpa` out to `to`.

@@ -2,7 +2,7 @@
 
 use super::vmcb::{Vmcb, field as f};
 use crate::object::Vcpu;
-use crate::virt::Left;
+use crate::virt::{Left, Then};
 use ipc_schema::abi::vm::{Exit, gpr};
 
 mod code {
@@ -32,21 +32,22 @@ mod code {
     pub const NPF: u64 = 0x400;
 }
 
-/// What the guest left for. Ports and CPUID first: they are the frequent ones.
+/// Hands on what the guest left for. Ports and CPUID first: they are the frequent ones.
 #[inline(always)]
-pub fn decode(v: &Vcpu, c: Vmcb) -> Left {
+pub fn decode<T: Then>(v: &Vcpu, c: Vmcb, then: T) -> T::Answer {
     let exit = c.word(f::EXITCODE).get();
-    if exit == code::IOIO {
-        return port(v, c);
-    }
-    if exit == code::INTR {
-        super::keep_shadow(v, c);
-        return Left::Interrupt;
+    if exit == code::IOIO && c.word(f::EXITINFO1).get() & STRING_OR_REP == 0 {
+        return then.then(port(v, c));
     }
     if exit == code::CPUID {
-        return Left::Exit(Exit::Cpuid, [0, 0, 0, length(c)]);
+        return then.then(Left::Exit(Exit::Cpuid, [0, 0, 0, length(c)]));
     }
-    other(v, c, exit)
+    rest(v, c, exit, then)
+}
+
+#[inline(never)]
+fn rest<T: Then>(v: &Vcpu, c: Vmcb, exit: u64, then: T) -> T::Answer {
+    then.then(other(v, c, exit))
 }
 
 /// Length of the instruction, where the processor saves the next rip; 0 elsewhere.
@@ -60,36 +61,53 @@ fn length(c: Vmcb) -> u64 {
     }
 }
 
-/// IN, OUT, INS, OUTS (15.10.2): EXITINFO1 has type, size and port, EXITINFO2 the next rip.
+/// EXITINFO1 of a port access: INS or OUTS; REP.
+const STRING_OR_REP: u64 = 0b1100;
+
+/// [`PortAccess`](ipc_schema::abi::vm::PortAccess) of EXITINFO1 (15.10.2), which has the type in bit 0, string and REP in 2 and 3, the
+/// size in bytes in 4 to 6 and the port from 16 on.
+#[inline(always)]
+const fn access(info: u64) -> u64 {
+    (info >> 16) & 0xffff | (info & 0x70) << 12 | (info & 1) << 20
+}
+
+/// A plain IN or OUT; EXITINFO2 is the next rip.
 #[inline(always)]
 fn port(v: &Vcpu, c: Vmcb) -> Left {
+    /// By size in bytes.
+    const MASKS: [u64; 8] = [
+        0,
+        0xff,
+        0xffff,
+        0xffff,
+        0xffff_ffff,
+        0xffff_ffff,
+        0xffff_ffff,
+        0xffff_ffff,
+    ];
     let info = c.word(f::EXITINFO1).get();
-    let next = c.word(f::EXITINFO2).get();
-    let width = (info >> 4) & 7;
-    // IN 0 to 20, string 2 to 21, REP 3 to 22.
-    let mut access = (info >> 16) & 0xffff | width << 16 | (info & 1) << 20;
-    if info & 0b1100 != 0 {
-        // Address size 7..10 (2, 4, 8 bytes) to 24..28; segment: only decode assists tell.
-        access |= (info & 0b1100) << 19 | ((info >> 7) & 7) << 25 | 15 << 28;
-        return Left::Exit(Exit::Port, [access, next, 0, 0]);
-    }
-    let value = if info & 1 != 0 {
-        0
-    } else {
-        v.gpr(gpr::RAX).get() & (u64::MAX >> (64 - 8 * width.min(4)))
-    };
     Left::Port {
-        access,
-        value,
-        next,
+        access: access(info),
+        // IN has none.
+        value: v.gpr(gpr::RAX).get() & MASKS[(info >> 4) as usize & 7] & (info & 1).wrapping_sub(1),
+        next: c.word(f::EXITINFO2).get(),
     }
 }
 
-#[inline(never)]
+/// INS and OUTS.
+fn string(c: Vmcb) -> Left {
+    let info = c.word(f::EXITINFO1).get();
+    // String 2 to 21, REP 3 to 22; address size 7..10 (2, 4, 8 bytes) to 24..28; segment: only decode assists tell.
+    let access = access(info) | (info & STRING_OR_REP) << 19 | ((info >> 7) & 7) << 25 | 15 << 28;
+    Left::Exit(Exit::Port, [access, c.word(f::EXITINFO2).get(), 0, 0])
+}
+
+#[inline(always)]
 fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
     let (info1, info2) = (c.word(f::EXITINFO1).get(), c.word(f::EXITINFO2).get());
     let plain = |e| Left::Exit(e, [0, 0, 0, length(c)]);
     match exit {
+        code::IOIO => string(c),
         code::HLT => plain(Exit::Hlt),
         code::MSR => plain(if info1 & 1 == 1 {
             Exit::Wrmsr
@@ -97,8 +115,8 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
             Exit::Rdmsr
         }),
         code::NPF => Left::Exit(Exit::NestedFault, [info2, info1, 0, 0]),
-        // NMI and SMI are the machine's: taken when the guest has been left (STGI).
-        code::NMI | code::SMI => {
+        // The machine's: taken when the guest has been left (NMI and SMI at STGI).
+        code::INTR | code::NMI | code::SMI => {
             super::keep_shadow(v, c);
             Left::Interrupt
         }

@@ -5,12 +5,12 @@ pub mod extended;
 pub mod state;
 pub mod vmcb;
 
-use super::{Left, Virt};
+use super::{Then, Virt};
 use crate::arch::Cpu;
 use crate::mem::{self, Global};
 use crate::object::Vcpu;
 use core::cell::Cell;
-use ipc_schema::abi::vm::gpr;
+use ipc_schema::abi::vm::{ExitWord, gpr};
 use vmcb::{Vmcb, field as f};
 
 /// The back end.
@@ -72,6 +72,86 @@ pub unsafe fn init_maps(io: u64, msr: u64) {
     MAPS.msr.set(msr);
 }
 
+/// Enters the guest of a vCPU, with `$sti` before VMRUN; goes on at its exit.
+///
+/// Interrupts are off. A pending one ends the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts.
+/// That STI comes well before: VMRUN in its shadow hands the shadow on to the guest (on some processors, and on QEMU), whose first
+/// instruction may be CLI.
+#[cfg(target_os = "none")]
+macro_rules! vmrun {
+    ($cpu:expr, $v:expr, $sti:literal) => {{
+        let v: &Vcpu = $v;
+        // SAFETY: the VMCB was validated field by field where the processor would not (`state::load`), the intercepts are the kernel's,
+        // nested paging confines the guest to what was mapped for it. Of the registers that hold the guest's at its exit, the
+        // compiler keeps nothing in those named here, and rbx and rbp come back from the stack; VMLOAD, VMSAVE and STGI bring back the
+        // host's hidden state, #VMEXIT its segments, CR0, CR3, CR4, EFER and RFLAGS (APM vol. 2, 15.5, 15.6).
+        unsafe {
+            core::arch::asm!(
+                "push rbx",
+                "push rbp",
+                "push rdx",
+                "push rsi",
+                "clgi",
+                "sti",
+                "vmload rax",
+                "mov rcx, [rsi + 8]",
+                "mov rdx, [rsi + 16]",
+                "mov rbx, [rsi + 24]",
+                "mov rbp, [rsi + 40]",
+                "mov rdi, [rsi + 56]",
+                "mov r8, [rsi + 64]",
+                "mov r9, [rsi + 72]",
+                "mov r10, [rsi + 80]",
+                "mov r11, [rsi + 88]",
+                "mov r12, [rsi + 96]",
+                "mov r13, [rsi + 104]",
+                "mov r14, [rsi + 112]",
+                "mov r15, [rsi + 120]",
+                "mov rsi, [rsi + 48]",
+                $sti,
+                "vmrun rax",
+                "cli",
+                "vmsave rax",
+                "push rsi",
+                "mov rsi, [rsp + 8]",
+                "pop qword ptr [rsi + 48]",
+                "mov [rsi + 8], rcx",
+                "mov [rsi + 16], rdx",
+                "mov [rsi + 24], rbx",
+                "mov [rsi + 40], rbp",
+                "mov [rsi + 56], rdi",
+                "mov [rsi + 64], r8",
+                "mov [rsi + 72], r9",
+                "mov [rsi + 80], r10",
+                "mov [rsi + 88], r11",
+                "mov [rsi + 96], r12",
+                "mov [rsi + 104], r13",
+                "mov [rsi + 112], r14",
+                "mov [rsi + 120], r15",
+                "pop rsi",
+                "pop rax",
+                "vmload rax",
+                "stgi",
+                "cld",
+                "pop rbp",
+                "pop rbx",
+                inout("rax") v.control_phys => _,
+                inout("rsi") v.state_virt => _,
+                inout("rdx") $cpu.host_control.get() => _,
+                out("rcx") _, out("rdi") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+            );
+        }
+    }};
+}
+#[cfg(not(target_os = "none"))]
+macro_rules! vmrun {
+    ($cpu:expr, $v:expr, $sti:literal) => {{
+        let _ = ($cpu.host_control.get(), $sti);
+        Vmcb::of($v).word(f::EXITCODE).set(0x78);
+    }};
+}
+
 /// V_INTR bits that `arm` keeps: V_TPR and V_INTR_MASKING.
 const MASKING: u64 = 1 << 24;
 
@@ -106,24 +186,25 @@ impl Virt for Svm {
     }
 
     #[inline(always)]
-    fn enter(&self, cpu: &Cpu, v: &Vcpu) -> Left {
+    fn enter<T: Then>(&self, cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         let c = Vmcb::of(v);
         c.word(f::RAX).set(v.gpr(gpr::RAX).get());
-        let mut shadow = false;
         if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-            shadow = self.prepare(cpu, v, c);
+            self.enter_prepared(cpu, v, c);
+        } else {
+            vmrun!(cpu, v, "");
         }
-        vmrun(cpu, v, shadow);
         if armed(c) {
             extended::disarm_breakpoints(c.word(f::DR7).get());
             unusual(v);
         }
         v.gpr(gpr::RAX).set(c.word(f::RAX).get());
         // An event whose delivery the exit interrupted is delivered again at the next entry, or told to the VMM (`left`).
-        let event = c.word(f::EXITINTINFO).get();
-        c.word(f::EVENTINJ)
-            .set(if event & (1 << 31) != 0 { event } else { 0 });
-        exit::decode(v, c)
+        c.word(f::EVENTINJ).set(0);
+        if c.word(f::EXITINTINFO).get() & (1 << 31) != 0 {
+            interrupted_delivery(c);
+        }
+        exit::decode(v, c, then)
     }
 
     #[inline(always)]
@@ -131,10 +212,12 @@ impl Virt for Svm {
         state::save(v, groups);
         let c = Vmcb::of(v);
         keep_shadow(v, c);
-        let event = c.word(f::EVENTINJ).replace(0);
+        // Left in place: `arm` writes it before the next entry.
+        let event = c.word(f::EVENTINJ).get();
         let intr = c.word(f::V_INTR).get();
-        // V_IRQ to POST_PENDING (bit 32), V_TPR to bits 40 to 43.
-        ((intr & (1 << 8)) << 24 | (intr & 15) << 40, event)
+        // V_TPR to the CR8 field, V_IRQ to POST_PENDING.
+        const _: () = assert!(ExitWord::POST_PENDING == 1 << (8 + 32) && ExitWord::CR8_SHIFT == 32);
+        ((intr & (1 << 8 | 15)) << 32, event)
     }
 
     #[inline(always)]
@@ -177,10 +260,16 @@ pub fn keep_shadow(v: &Vcpu, c: Vmcb) {
     }
 }
 
+/// Delivery of the event is to begin again at the next entry.
+#[cold]
+fn interrupted_delivery(c: Vmcb) {
+    c.word(f::EVENTINJ).set(c.word(f::EXITINTINFO).get());
+}
+
 impl Svm {
-    /// The rare part of an entry: an address space identifier, breakpoints; whether the guest is in an interrupt shadow.
+    /// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow.
     #[inline(never)]
-    fn prepare(&self, cpu: &Cpu, v: &Vcpu, c: Vmcb) -> bool {
+    fn enter_prepared(&self, cpu: &Cpu, v: &Vcpu, c: Vmcb) {
         v.flushes.set(v.flushes.get() & !UNUSUAL);
         if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
             self.new_asid(cpu, v);
@@ -188,7 +277,14 @@ impl Svm {
         if armed(c) {
             extended::arm_breakpoints(c.word(f::DR7).get());
         }
-        c.word(f::INTERRUPT_SHADOW).get() & 1 != 0
+        if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
+            // Handed on by an STI right before: QEMU 7.2 does not look at the VMCB's field for that.
+            vmrun!(cpu, v, "sti");
+        } else {
+            vmrun!(cpu, v, "");
+        }
+        // Flush only once.
+        c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
     }
 
     /// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
@@ -208,113 +304,5 @@ impl Svm {
         Vmcb::of(v)
             .word(f::ASID_TLB)
             .set(u64::from(asid) | flush << 32);
-    }
-}
-
-/// Enters the guest; returns at its exit.
-#[cfg(target_os = "none")]
-#[inline(always)]
-fn vmrun(cpu: &Cpu, v: &Vcpu, shadow: bool) {
-    // SAFETY: the VMCB was validated field by field where the processor would not (`state::load`), the intercepts are the kernel's,
-    // nested paging confines the guest to what was mapped for it; `vireo_vmrun` keeps the kernel's registers.
-    unsafe {
-        let host = cpu.host_control.get();
-        if shadow {
-            entry::vireo_vmrun_shadow(v.control_phys, v.state_virt, host);
-        } else {
-            entry::vireo_vmrun(v.control_phys, v.state_virt, host);
-        }
-    };
-    // Flush only once.
-    Vmcb::of(v).word(f::ASID_TLB).set(u64::from(v.asid.get()));
-}
-#[cfg(not(target_os = "none"))]
-fn vmrun(_: &Cpu, v: &Vcpu, _: bool) {
-    Vmcb::of(v).word(f::EXITCODE).set(0x78);
-}
-
-#[cfg(target_os = "none")]
-mod entry {
-    core::arch::global_asm!(
-        r#"
-    .section .text
-    .balign 64
-    .globl vireo_vmrun, vireo_vmrun_shadow
-# rdi: VMCB, rsi: the guest's general registers, rdx: VMCB with the host's VMLOAD state. Interrupts are off; a pending one ends
-# the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts. STI comes well before: VMRUN in its shadow
-# hands the shadow on to the guest (on some processors, and on QEMU), whose first instruction may be CLI.
-# vireo_vmrun_shadow does hand it on, for a guest that is in such a shadow: QEMU 7.2 does not look at the VMCB's field for that.
-.macro enter_guest name, shadow
-\name:
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
-    push rdx
-    push rsi
-    clgi
-    sti
-    mov rax, rdi
-    vmload rax
-    mov rcx, [rsi + 8]
-    mov rdx, [rsi + 16]
-    mov rbx, [rsi + 24]
-    mov rbp, [rsi + 40]
-    mov rdi, [rsi + 56]
-    mov r8, [rsi + 64]
-    mov r9, [rsi + 72]
-    mov r10, [rsi + 80]
-    mov r11, [rsi + 88]
-    mov r12, [rsi + 96]
-    mov r13, [rsi + 104]
-    mov r14, [rsi + 112]
-    mov r15, [rsi + 120]
-    mov rsi, [rsi + 48]
-.if \shadow
-    sti
-.endif
-    vmrun rax
-    cli
-    vmsave rax
-    push rsi
-    mov rsi, [rsp + 8]
-    mov [rsi + 8], rcx
-    mov [rsi + 16], rdx
-    mov [rsi + 24], rbx
-    mov [rsi + 40], rbp
-    mov [rsi + 56], rdi
-    mov [rsi + 64], r8
-    mov [rsi + 72], r9
-    mov [rsi + 80], r10
-    mov [rsi + 88], r11
-    mov [rsi + 96], r12
-    mov [rsi + 104], r13
-    mov [rsi + 112], r14
-    mov [rsi + 120], r15
-    pop rdx
-    mov [rsi + 48], rdx
-    mov rax, [rsp + 8]
-    vmload rax
-    stgi
-    add rsp, 16
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbp
-    pop rbx
-    cld
-    ret
-.endm
-    enter_guest vireo_vmrun, 0
-    .balign 64
-    enter_guest vireo_vmrun_shadow, 1
-"#
-    );
-    unsafe extern "sysv64" {
-        pub fn vireo_vmrun(vmcb: u64, registers: u64, host: u64);
-        pub fn vireo_vmrun_shadow(vmcb: u64, registers: u64, host: u64);
     }
 }

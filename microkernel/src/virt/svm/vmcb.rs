@@ -73,8 +73,8 @@ impl<'a> Vmcb<'a> {
     /// The VMCB of `v`.
     #[inline(always)]
     pub fn of(v: &'a Vcpu) -> Self {
-        // SAFETY: a page of the vCPU's own, for as long as it lives.
-        Self(unsafe { mem::page(v.control_phys) })
+        // SAFETY: a page of the vCPU's own, for as long as it lives; only cells.
+        Self(unsafe { &*(v.control_virt as *const mem::Words) })
     }
 
     /// The word at byte `offset`, one of [`field`].

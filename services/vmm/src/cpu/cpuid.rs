@@ -184,19 +184,28 @@ impl Policy {
     /// eax, ebx, ecx, edx for a leaf and subleaf (the guest's eax and ecx). Leaves that are not there are all zero.
     #[inline]
     pub fn answer(&self, leaf: u32, subleaf: u32, dynamic: &Dynamic) -> [u32; 4] {
+        match self.row(leaf) {
+            Some(row) => self.patched(row, subleaf, dynamic),
+            None => [0; 4],
+        }
+    }
+
+    /// The same, if it does not depend on the vCPU's state; `None` does not say that it does.
+    #[inline(always)]
+    pub fn constant(&self, leaf: u32, subleaf: u32) -> Option<&[u32; 4]> {
+        let row = self.row(leaf)?;
+        (row.patch == Patch::Constant && (!row.indexed || subleaf == 0)).then_some(&row.regs)
+    }
+
+    #[inline(always)]
+    fn row(&self, leaf: u32) -> Option<&Row> {
         let table = match leaf >> 16 {
             0 => &self.basic,
             0x4000 => &self.hypervisor,
             0x8000 => &self.extended,
-            _ => return [0; 4],
+            _ => return None,
         };
-        let Some(row) = table.get((leaf & 0xFFFF) as usize) else {
-            return [0; 4];
-        };
-        if row.patch == Patch::Constant && (!row.indexed || subleaf == 0) {
-            return row.regs;
-        }
-        self.patched(row, subleaf, dynamic)
+        table.get((leaf & 0xFFFF) as usize)
     }
 
     /// A row's subleaf, with what the vCPU adds.

@@ -30,103 +30,140 @@ const fn operand_length(modrm: u8, sib: u8) -> usize {
     1 + (modrm & 7 == 4) as usize + displacement
 }
 
-/// True if the operand of a form above surely begins at the start of a page: \[register\] in 64-bit code. Where the processor
-/// reports the first byte of a page, the operand could as well have begun in the page before.
-#[inline(always)]
-pub(super) fn begins_page(fetched: &Fetched, state: &VcpuState) -> bool {
-    let mut at = usize::from(fetched.bytes[0] == OPERAND_SIZE);
-    let rex = fetched.bytes[at];
-    let rex = if rex & 0xF0 == 0x40 {
-        at += 1;
-        rex
-    } else {
-        0
-    };
-    let modrm = fetched.bytes[at + 1];
-    let base = modrm & 7;
-    Mode::of(state) == Mode::Long
-        && modrm >> 6 == 0
-        && !matches!(base, 4 | 5)
-        && get(state, base | (rex & 1) << 3) & 0xFFF == 0
+/// What a MOV moves.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// Memory to a register.
+    Load(Register),
+    /// A register to memory.
+    Store(Register),
+    /// A value to memory.
+    Immediate(u64),
 }
 
-/// Decodes one of the forms above; `None` for anything else.
-#[inline(always)]
-pub(super) fn decode(fetched: &Fetched, state: &VcpuState, gpa: u64) -> Option<Access> {
-    let mode = Mode::of(state);
-    if mode == Mode::Code16 {
-        return None;
-    }
-    let mut at = 0usize;
-    let byte = |at: usize| fetched.bytes[at & 15];
-    let mut wide = 4u8;
-    if byte(0) == OPERAND_SIZE {
-        wide = 2;
-        at = 1;
-    }
-    let mut rex = 0u8;
-    if mode == Mode::Long && byte(at) & 0xF0 == 0x40 {
-        rex = byte(at);
-        if rex & 8 != 0 {
-            wide = 8;
+/// One of the forms above, decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    what: Move,
+    /// Bytes moved.
+    width: u8,
+    /// Length of the instruction.
+    pub len: u8,
+    /// Number of the register that alone is the address, in 64-bit code; else [`NO_BASE`].
+    base: u8,
+}
+
+const NO_BASE: u8 = 0xFF;
+
+impl Form {
+    /// Of no instruction.
+    pub const NONE: Self = Self {
+        what: Move::Immediate(0),
+        width: 0,
+        len: 0,
+        base: NO_BASE,
+    };
+
+    /// Decodes one of the forms above; `None` for anything else.
+    pub fn of(fetched: &Fetched, mode: Mode) -> Option<Self> {
+        if mode == Mode::Code16 {
+            return None;
         }
-        at += 1;
-    }
-    let opcode = byte(at);
-    let modrm = byte(at + 1);
-    let operand = operand_length(modrm, byte(at + 2));
-    if operand == 0 {
-        return None;
-    }
-    let width = match opcode {
-        MOV_STORE | MOV_LOAD | MOV_IMMEDIATE => wide,
-        MOV_STORE_8 | MOV_LOAD_8 | MOV_IMMEDIATE_8 => 1,
-        _ => return None,
-    };
-    let mut len = at + 1 + operand;
-    let number = modrm >> 3 & 7 | (rex & 4) << 1;
-    let register = if width == 1 && rex == 0 {
-        Register::legacy_byte(number)
-    } else {
-        Register::new(number, width)
-    };
-    let (kind, effect) = match opcode {
-        MOV_STORE | MOV_STORE_8 => (Kind::Write(register.read(state)), Effect::Store),
-        MOV_LOAD | MOV_LOAD_8 => (
-            Kind::Read,
-            Effect::Load {
-                to: register,
-                signed: false,
-            },
-        ),
-        _ => {
-            if modrm >> 3 & 7 != 0 {
-                return None;
+        let mut at = 0usize;
+        let byte = |at: usize| fetched.bytes[at & 15];
+        let mut wide = 4u8;
+        if byte(0) == OPERAND_SIZE {
+            wide = 2;
+            at = 1;
+        }
+        let mut rex = 0u8;
+        if mode == Mode::Long && byte(at) & 0xF0 == 0x40 {
+            rex = byte(at);
+            if rex & 8 != 0 {
+                wide = 8;
             }
-            // At most two prefixes, opcode, and six bytes of operand come before it.
-            let immediate =
-                u32::from_le_bytes([byte(len), byte(len + 1), byte(len + 2), byte(len + 3)]);
-            len += usize::from(width.min(4));
-            // A 64-bit store takes 32 bits, sign-extended.
-            let value = if width == 8 {
-                immediate as i32 as u64
-            } else {
-                u64::from(immediate) & mask(width)
-            };
-            (Kind::Write(value), Effect::Store)
+            at += 1;
         }
-    };
-    if len > usize::from(fetched.len) {
-        return None;
+        let opcode = byte(at);
+        let modrm = byte(at + 1);
+        let operand = operand_length(modrm, byte(at + 2));
+        if operand == 0 {
+            return None;
+        }
+        let width = match opcode {
+            MOV_STORE | MOV_LOAD | MOV_IMMEDIATE => wide,
+            MOV_STORE_8 | MOV_LOAD_8 | MOV_IMMEDIATE_8 => 1,
+            _ => return None,
+        };
+        let mut len = at + 1 + operand;
+        let number = modrm >> 3 & 7 | (rex & 4) << 1;
+        let register = if width == 1 && rex == 0 {
+            Register::legacy_byte(number)
+        } else {
+            Register::new(number, width)
+        };
+        let what = match opcode {
+            MOV_STORE | MOV_STORE_8 => Move::Store(register),
+            MOV_LOAD | MOV_LOAD_8 => Move::Load(register),
+            _ => {
+                if modrm >> 3 & 7 != 0 {
+                    return None;
+                }
+                // At most two prefixes, opcode, and six bytes of operand come before it.
+                let immediate =
+                    u32::from_le_bytes([byte(len), byte(len + 1), byte(len + 2), byte(len + 3)]);
+                len += usize::from(width.min(4));
+                // A 64-bit store takes 32 bits, sign-extended.
+                Move::Immediate(if width == 8 {
+                    immediate as i32 as u64
+                } else {
+                    u64::from(immediate) & mask(width)
+                })
+            }
+        };
+        if len > usize::from(fetched.len) {
+            return None;
+        }
+        let low = modrm & 7;
+        let alone = mode == Mode::Long && modrm >> 6 == 0 && !matches!(low, 4 | 5);
+        Some(Self {
+            what,
+            width,
+            len: len as u8,
+            base: if alone { low | (rex & 1) << 3 } else { NO_BASE },
+        })
     }
-    Some(Access {
-        gpa,
-        width,
-        kind,
-        split: None,
-        len: len as u8,
-        effect,
-    })
+
+    /// The access that it makes at `gpa`.
+    #[inline(always)]
+    pub fn access(self, state: &VcpuState, gpa: u64) -> Access {
+        let (kind, effect) = match self.what {
+            Move::Store(from) => (Kind::Write(from.read(state)), Effect::Store),
+            Move::Immediate(value) => (Kind::Write(value), Effect::Store),
+            Move::Load(to) => (Kind::Read, Effect::Load { to, signed: false }),
+        };
+        Access {
+            gpa,
+            width: self.width,
+            kind,
+            split: None,
+            len: self.len,
+            effect,
+        }
+    }
+
+    /// True if its operand surely begins at the start of a page: \[register\] in 64-bit code. Where the processor reports the first
+    /// byte of a page, the operand could as well have begun in the page before.
+    #[inline(always)]
+    pub fn begins_page(self, state: &VcpuState) -> bool {
+        self.base != NO_BASE && get(state, self.base) & 0xFFF == 0
+    }
+}
+
+/// The access of one of the forms above; `None` for anything else.
+#[inline]
+pub(super) fn decode(fetched: &Fetched, state: &VcpuState, gpa: u64) -> Option<Access> {
+    Form::of(fetched, Mode::of(state)).map(|form| form.access(state, gpa))
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 //!
 //! The bytes at rip are compared with the instruction that the exit names: the guest may have rewritten its code since,
 //! and then the answer is [`EmulateError::Retry`], never a length of something else. Redundant prefixes are legal and
-//! counted (Intel SDM vol. 2, 2.1.1; AMD APM vol. 3, 1.2). The path for an instruction without any is a page walk, one
-//! load and one comparison.
+//! counted (Intel SDM vol. 2, 2.1.1; AMD APM vol. 3, 1.2). The last place of each kind is remembered ([`Lengths`]).
 
-use super::fetch::{fetch, linear_rip};
+use super::EmulateError;
+use super::fetch::{Fetched, fetch};
 use super::registers::Mode;
-use super::{EmulateError, walk};
+use super::site::Site;
 use crate::memory::GuestMemory;
 use ipc_schema::abi::vm::VcpuState;
 
@@ -71,38 +71,70 @@ impl Expected {
     }
 }
 
+/// How many places are remembered, a power of two.
+const SITES: usize = 16;
+
+/// The instructions that made exits last, and their lengths.
+#[derive(Debug)]
+pub struct Lengths([Site<(Expected, u8), 1>; SITES]);
+
+impl Default for Lengths {
+    fn default() -> Self {
+        Self([Site::none((Expected::Cpuid, 0)); SITES])
+    }
+}
+
+impl Lengths {
+    /// As [`instruction_length`].
+    ///
+    /// # Errors
+    /// As [`instruction_length`].
+    #[inline(always)]
+    pub fn find(
+        &mut self,
+        memory: &GuestMemory,
+        state: &VcpuState,
+        expected: Expected,
+    ) -> Result<u8, EmulateError> {
+        match self.0[state.rip as usize % SITES].find(memory, state) {
+            Some((found, len)) if found == expected => Ok(len),
+            _ => self.miss(memory, state, expected),
+        }
+    }
+
+    #[inline(never)]
+    fn miss(
+        &mut self,
+        memory: &GuestMemory,
+        state: &VcpuState,
+        expected: Expected,
+    ) -> Result<u8, EmulateError> {
+        let fetched = fetch(memory, state)?;
+        let len = with_prefixes(&fetched, state, expected)?;
+        let bytes = fetched.bytes().get(..usize::from(len)).unwrap_or_default();
+        self.0[state.rip as usize % SITES].note(memory, state, bytes, (expected, len));
+        Ok(len)
+    }
+}
+
 /// Length in bytes of the instruction at rip, which must be `expected`.
 ///
 /// # Errors
 /// [`EmulateError::Retry`] if the code no longer holds it or is no longer mapped; `Unsupported` for code outside RAM.
-#[inline]
 pub fn instruction_length(
     memory: &GuestMemory,
     state: &VcpuState,
     expected: Expected,
 ) -> Result<u8, EmulateError> {
-    let linear = linear_rip(state);
-    if linear & 0xFFF <= 0xFF8
-        && let Ok(gpa) = walk::code(memory, state, linear)
-        && let Ok(bytes) = memory.read_u64(gpa)
-    {
-        let len = expected.matches(bytes);
-        if len != 0 {
-            return Ok(len);
-        }
-    }
-    with_prefixes(memory, state, expected)
+    with_prefixes(&fetch(memory, state)?, state, expected)
 }
 
 /// Any prefixes, page ends and mismatches.
-#[cold]
-#[inline(never)]
 fn with_prefixes(
-    memory: &GuestMemory,
+    fetched: &Fetched,
     state: &VcpuState,
     expected: Expected,
 ) -> Result<u8, EmulateError> {
-    let fetched = fetch(memory, state)?;
     let bytes = fetched.bytes();
     let long = Mode::of(state) == Mode::Long;
     let mut at = 0;

@@ -6,10 +6,12 @@
 //! must not turn a read that the guest's page tables allow into a write that they do not.
 
 use super::alu::Operation;
+use super::fast::Form;
 use super::fetch::fetch;
-use super::registers::{Register, mask};
+use super::registers::{Mode, Register, mask};
+use super::site::Site;
 use super::string::StringOperation;
-use super::{EmulateError, Retired, fast, retire, string};
+use super::{EmulateError, Retired, retire, string};
 use crate::memory::GuestMemory;
 use ipc_schema::abi::vm::VcpuState;
 
@@ -236,6 +238,49 @@ impl Access {
     }
 }
 
+/// The places of the guest's last plain accesses to devices.
+#[derive(Debug)]
+pub struct Sites([Site<Form, 2>; SITES]);
+
+/// How many, a power of two.
+const SITES: usize = 16;
+
+impl Default for Sites {
+    fn default() -> Self {
+        Self([Site::none(Form::NONE); SITES])
+    }
+}
+
+impl Sites {
+    /// The form of the instruction at rip, if it is a plain MOV.
+    #[inline(always)]
+    fn find(
+        &mut self,
+        memory: &GuestMemory,
+        state: &VcpuState,
+    ) -> Result<Option<Form>, EmulateError> {
+        match self.0[state.rip as usize % SITES].find(memory, state) {
+            Some(form) => Ok(Some(form)),
+            None => self.miss(memory, state),
+        }
+    }
+
+    #[inline(never)]
+    fn miss(
+        &mut self,
+        memory: &GuestMemory,
+        state: &VcpuState,
+    ) -> Result<Option<Form>, EmulateError> {
+        let fetched = fetch(memory, state)?;
+        let form = Form::of(&fetched, Mode::of(state));
+        if let Some(form) = form {
+            let bytes = fetched.bytes().get(..usize::from(form.len));
+            self.0[state.rip as usize % SITES].note(memory, state, bytes.unwrap_or_default(), form);
+        }
+        Ok(form)
+    }
+}
+
 /// Carries out the instruction at rip, which faulted at the guest-physical address `gpa` of a device with the exit's
 /// error code `error`. A REP instruction goes on for at most [`CHUNK`] elements.
 /// `descriptors`: the page holds group DESC, which string operands in FS and GS take; without it they are
@@ -249,22 +294,54 @@ pub fn emulate<B: Bus>(
     descriptors: bool,
     bus: &mut B,
 ) -> Result<Retired, EmulateError> {
-    let fetched = fetch(memory, state)?;
-    // The short way once more, by itself: the compiler then sees that only plain loads and stores come from it.
-    if let Some(access) = fast::decode(&fetched, state, gpa)
-        && fits(&access, error)
-        && (gpa & 0xFFF != 0 || fast::begins_page(&fetched, state))
-    {
-        match access.effect {
-            Effect::Load { to, .. } => to.write(state, bus.read(gpa, access.width)),
-            _ => {
-                if let Kind::Write(value) = access.kind {
-                    bus.write(gpa, access.width, value);
+    emulate_at(
+        &mut Sites::default(),
+        memory,
+        state,
+        (gpa, error),
+        descriptors,
+        bus,
+    )
+}
+
+/// As [`emulate`], for a guest whose last places are in `sites`.
+#[inline(always)]
+pub fn emulate_at<B: Bus>(
+    sites: &mut Sites,
+    memory: &GuestMemory,
+    state: &mut VcpuState,
+    (gpa, error): (u64, u64),
+    descriptors: bool,
+    bus: &mut B,
+) -> Result<Retired, EmulateError> {
+    if let Some(form) = sites.find(memory, state)? {
+        // The compiler sees that only plain loads and stores come from it.
+        let access = form.access(state, gpa);
+        if fits(&access, error) && (gpa & 0xFFF != 0 || form.begins_page(state)) {
+            match access.effect {
+                Effect::Load { to, .. } => to.write(state, bus.read(gpa, access.width)),
+                _ => {
+                    if let Kind::Write(value) = access.kind {
+                        bus.write(gpa, access.width, value);
+                    }
                 }
             }
+            return Ok(retire(state, access.len));
         }
-        return Ok(retire(state, access.len));
     }
+    emulate_any(memory, state, (gpa, error), descriptors, bus)
+}
+
+/// Whatever is not a plain MOV within one page.
+#[inline(never)]
+fn emulate_any<B: Bus>(
+    memory: &GuestMemory,
+    state: &mut VcpuState,
+    (gpa, error): (u64, u64),
+    descriptors: bool,
+    bus: &mut B,
+) -> Result<Retired, EmulateError> {
+    let fetched = fetch(memory, state)?;
     let access = judge(memory, state, &fetched, gpa, error, descriptors)?;
     let retired = perform(memory, state, bus, access)?;
     match access.effect {

@@ -19,12 +19,13 @@ pub mod length;
 pub mod mmio;
 pub mod port;
 mod registers;
+mod site;
 mod string;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod walk;
 
-pub use length::{Expected, instruction_length};
+pub use length::{Expected, Lengths, instruction_length};
 pub use registers::Mode;
 
 /// State groups that everything here reads. String instructions with FS or GS overrides also take [`Groups::DESC`], and say

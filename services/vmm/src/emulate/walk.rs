@@ -194,6 +194,26 @@ fn legacy(
     Ok(entry & 0xFFFF_F000 | linear & 0xFFF)
 }
 
+/// The entries, as (guest-physical address, contents), that a walk through four levels goes through, and the address that it
+/// ends at; a large page's last entry comes again. `None` with more levels, or where it ends nowhere.
+pub(super) fn four_levels(
+    memory: &GuestMemory,
+    state: &VcpuState,
+    linear: u64,
+) -> Option<([(u64, u64); 4], u64)> {
+    if state.cr0 & CR0_PG == 0 || state.efer & EFER_LMA == 0 || state.cr4 & CR4_LA57 != 0 {
+        return None;
+    }
+    let mut path = Path::new();
+    let gpa = long(memory, state, linear, &mut path).ok()?;
+    let last = path.entries.get(path.len.checked_sub(1)?)?;
+    let mut entries = [*last; 4];
+    for (to, from) in entries.iter_mut().zip(path.entries.iter().take(path.len)) {
+        *to = *from;
+    }
+    Some((entries, gpa))
+}
+
 /// Guest-physical address of the operand byte at `linear`, with the page fault that the access raises otherwise.
 ///
 /// Protection keys, shadow stacks and reserved bits are not looked at: the guest is shown no keys and no shadow stacks,

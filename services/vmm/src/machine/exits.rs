@@ -1,7 +1,7 @@
 //! Exits that concern the processor and memory.
 
 use super::device::{Device, look};
-use super::{CPU, End, Fatal, Kernel, Machine, Note, Ran, Step};
+use super::{CPU, End, Fatal, Kernel, Machine, Note, Step};
 use crate::chipset::{Chipset, Effect};
 use crate::cpu::{Dynamic, xcr};
 use crate::emulate::{EmulateError, Exception, Expected, Why, mmio, retire};
@@ -28,15 +28,38 @@ const WITH_ERROR: u32 = 1 << 8 | 0x1F << 10 | 1 << 17 | 1 << 21;
 
 impl<K: Kernel> Machine<'_, K> {
     #[inline(always)]
-    pub(super) fn cpuid(&mut self, ran: &Ran) -> Step {
+    pub(super) fn cpuid(&mut self, length: u64) -> Step {
         if self.steps_blindly(Exit::Cpuid) {
             return self.widen(Exit::Cpuid);
         }
-        let len = match self.length(ran, Expected::Cpuid) {
+        let len = match self.length(length, Expected::Cpuid) {
             Ok(len) => len,
             Err(error) => return self.refuse(error, 0),
         };
-        if self.kernel.state().gpr[gpr::RAX] as u32 == XSAVE_LEAF {
+        let state = self.kernel.state_mut();
+        let (leaf, subleaf) = (state.gpr[gpr::RAX] as u32, state.gpr[gpr::RCX] as u32);
+        let Some(&[eax, ebx, ecx, edx]) = self.policy.constant(leaf, subleaf) else {
+            return self.cpuid_of_state(leaf, subleaf, len);
+        };
+        self.answer_cpuid([eax, ebx, ecx, edx], len)
+    }
+
+    #[inline(always)]
+    fn answer_cpuid(&mut self, [eax, ebx, ecx, edx]: [u32; 4], len: u8) -> Step {
+        let state = self.kernel.state_mut();
+        state.gpr[gpr::RAX] = eax.into();
+        state.gpr[gpr::RBX] = ebx.into();
+        state.gpr[gpr::RCX] = ecx.into();
+        state.gpr[gpr::RDX] = edx.into();
+        let retired = retire(state, len);
+        self.retired(retired);
+        Ok(())
+    }
+
+    /// A leaf that shows what the vCPU has switched on.
+    #[inline(never)]
+    fn cpuid_of_state(&mut self, leaf: u32, subleaf: u32, len: u8) -> Step {
+        if leaf == XSAVE_LEAF {
             let asked = self.brings_xcr0;
             if let Err(status) = self.bring_xcr0(!asked) {
                 return self.fatal(Fatal::Kernel(status));
@@ -45,26 +68,17 @@ impl<K: Kernel> Machine<'_, K> {
                 return Ok(());
             }
         }
-        let state = self.kernel.state_mut();
-        let leaf = state.gpr[gpr::RAX] as u32;
+        let state = self.kernel.state();
         let dynamic = Dynamic {
             apic_id: CPU,
             cr4: state.cr4,
             xcr0: state.xcr0,
         };
-        let [eax, ebx, ecx, mut edx] =
-            self.policy
-                .answer(leaf, state.gpr[gpr::RCX] as u32, &dynamic);
+        let mut regs = self.policy.answer(leaf, subleaf, &dynamic);
         if leaf == 1 && !self.chipset.apic_enabled(CPU) {
-            edx &= !CPUID_APIC;
+            regs[3] &= !CPUID_APIC;
         }
-        state.gpr[gpr::RAX] = eax.into();
-        state.gpr[gpr::RBX] = ebx.into();
-        state.gpr[gpr::RCX] = ecx.into();
-        state.gpr[gpr::RDX] = edx.into();
-        let retired = retire(state, len);
-        self.retired(retired);
-        Ok(())
+        self.answer_cpuid(regs, len)
     }
 
     /// Whether CPUID's exits bring XCR0. The one leaf that needs it is asked for so seldom that the others need not pay for
@@ -77,10 +91,10 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     #[inline(always)]
-    pub(super) fn nested_fault(&mut self, ran: &Ran) -> Step {
-        let [gpa, error, _] = ran.info;
-        if ran.undelivered.0 != 0 {
-            let event = ran.undelivered.0;
+    pub(super) fn nested_fault(&mut self, info: [u64; 3], undelivered: Event) -> Step {
+        let [gpa, error, _] = info;
+        if undelivered.0 != 0 {
+            let event = undelivered.0;
             return self.fatal(Fatal::Delivery { event, gpa });
         }
         if self.steps_blindly(Exit::NestedFault) {
@@ -95,11 +109,11 @@ impl<K: Kernel> Machine<'_, K> {
             effect: Effect::None,
             unmapped: None,
         };
-        let done = mmio::emulate(
+        let done = mmio::emulate_at(
+            &mut self.accesses,
             &self.memory,
             self.kernel.state_mut(),
-            gpa,
-            error,
+            (gpa, error),
             wide,
             &mut bus,
         );
@@ -128,8 +142,8 @@ impl<K: Kernel> Machine<'_, K> {
 
     /// HLT: waits for an interrupt that the guest takes.
     #[inline(never)]
-    pub(super) fn hlt(&mut self, ran: &Ran) -> Step {
-        self.skip(Exit::Hlt, ran, Expected::Hlt)?;
+    pub(super) fn hlt(&mut self, length: u64) -> Step {
+        self.skip(Exit::Hlt, length, Expected::Hlt)?;
         if self.dirty & Groups::RIP == 0 {
             // Not carried out: it comes again.
             return Ok(());
@@ -160,11 +174,11 @@ impl<K: Kernel> Machine<'_, K> {
 
     /// Moves on behind an instruction that has no effect.
     #[inline(never)]
-    pub(super) fn skip(&mut self, exit: Exit, ran: &Ran, expected: Expected) -> Step {
+    pub(super) fn skip(&mut self, exit: Exit, length: u64, expected: Expected) -> Step {
         if self.steps_blindly(exit) {
             return self.widen(exit);
         }
-        match self.length(ran, expected) {
+        match self.length(length, expected) {
             Ok(len) => {
                 let retired = retire(self.kernel.state_mut(), len);
                 self.retired(retired);
@@ -175,10 +189,10 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     #[inline(never)]
-    pub(super) fn xsetbv(&mut self, ran: &Ran) -> Step {
+    pub(super) fn xsetbv(&mut self, length: u64) -> Step {
         match xcr::xsetbv(self.kernel.state(), self.policy.xcr0_supported()) {
             Ok(value) => {
-                self.skip(Exit::Xsetbv, ran, Expected::Xsetbv)?;
+                self.skip(Exit::Xsetbv, length, Expected::Xsetbv)?;
                 if self.dirty & Groups::RIP != 0 {
                     self.kernel.state_mut().xcr0 = value;
                     self.dirty |= Groups::XCR;
@@ -192,8 +206,8 @@ impl<K: Kernel> Machine<'_, K> {
     /// An exception that the kernel intercepts so that it cannot repeat for ever: the guest gets it as it is. The
     /// processor has put the new bits into DR6.
     #[inline(never)]
-    pub(super) fn exception(&mut self, ran: &Ran) -> Step {
-        let vector = ran.info[0] as u8;
+    pub(super) fn exception(&mut self, info: [u64; 3]) -> Step {
+        let vector = info[0] as u8;
         let state = self.kernel.state_mut();
         match vector {
             MACHINE_CHECK => return self.fatal(Fatal::MachineCheck),
@@ -204,13 +218,13 @@ impl<K: Kernel> Machine<'_, K> {
                 self.dirty |= Groups::DR;
             }
             PAGE_FAULT => {
-                state.cr2 = ran.info[2];
+                state.cr2 = info[2];
                 self.dirty |= Groups::CR;
             }
             _ => {}
         }
         let pushes = WITH_ERROR.checked_shr(vector.into()).unwrap_or(0) & 1 != 0;
-        self.inject = Event::exception(vector, pushes.then_some(ran.info[1] as u32));
+        self.inject = Event::exception(vector, pushes.then_some(info[1] as u32));
         Ok(())
     }
 }

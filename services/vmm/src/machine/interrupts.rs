@@ -37,7 +37,7 @@ impl<K: Kernel> Machine<'_, K> {
             post = post.with_cr8(cr8);
             self.stale = true;
         }
-        self.expected |= u64::from(cr8) << 40;
+        self.expected |= u64::from(cr8) << ExitWord::CR8_SHIFT;
         self.post = post;
         self.deadline = self.chipset.next_deadline();
         if self.nmi {

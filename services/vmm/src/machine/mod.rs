@@ -27,7 +27,7 @@ pub use setup::{Parts, SetupError};
 
 use crate::chipset::{Chipset, Effect, Pending};
 use crate::cpu::{Msrs, Policy};
-use crate::emulate::{self, EmulateError, Expected, Retired};
+use crate::emulate::{self, EmulateError, Expected, Lengths, Retired, mmio};
 use crate::memory::GuestMemory;
 use alloc::vec::Vec;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post};
@@ -51,7 +51,7 @@ const TF: u64 = 1 << 8;
 /// DR6.BS.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// Bits of the exit word that tell of interrupts: posted vector waiting, CR8.
-const WORD_MASK: u64 = ExitWord::POST_PENDING | 0xF << 40;
+const WORD_MASK: u64 = ExitWord::POST_PENDING | 0xF << ExitWord::CR8_SHIFT;
 /// How often in a row an instruction may not fit its exit.
 const MAX_RETRIES: u32 = 10_000;
 /// Notes of one kind that go to the log.
@@ -121,6 +121,10 @@ pub struct Machine<'a, K: Kernel> {
     nmi: bool,
     /// CR8 as the processor has it.
     cr8: u8,
+    /// Where its exits were made last.
+    lengths: Lengths,
+    /// Where its accesses to devices in memory were made last.
+    accesses: mmio::Sites,
     /// CPUID's exits bring group XCR.
     brings_xcr0: bool,
     /// Exits (by number) at which more groups are asked for, because the guest steps or uses INS or OUTS.
@@ -167,18 +171,18 @@ impl<K: Kernel> Machine<'_, K> {
             self.undelivered(exit, ran.undelivered);
         }
         match exit {
-            Exit::Cpuid => self.cpuid(&ran),
-            Exit::NestedFault => self.nested_fault(&ran),
-            Exit::Port => self.port(&ran),
+            Exit::Cpuid => self.cpuid(ran.length),
+            Exit::NestedFault => self.nested_fault(ran.info, ran.undelivered),
+            Exit::Port => self.port(ran.info),
             Exit::Signal => self.signalled(ran.info[0]),
             Exit::Timeout => self.tick(),
-            Exit::Hlt => self.hlt(&ran),
-            Exit::Rdmsr => self.rdmsr(&ran),
-            Exit::Wrmsr => self.wrmsr(&ran),
-            Exit::RouteLost => self.route_lost(&ran),
-            Exit::Exception => self.exception(&ran),
-            Exit::Xsetbv => self.xsetbv(&ran),
-            Exit::Wbinvd => self.skip(exit, &ran, Expected::Wbinvd),
+            Exit::Hlt => self.hlt(ran.length),
+            Exit::Rdmsr => self.rdmsr(ran.length),
+            Exit::Wrmsr => self.wrmsr(ran.length),
+            Exit::RouteLost => self.route_lost(ran.info),
+            Exit::Exception => self.exception(ran.info),
+            Exit::Xsetbv => self.xsetbv(ran.length),
+            Exit::Wbinvd => self.skip(exit, ran.length, Expected::Wbinvd),
             Exit::Rdpmc => self.raise(emulate::Exception::GENERAL_PROTECTION),
             Exit::Vmcall | Exit::VmInstruction | Exit::Monitor => {
                 self.raise(emulate::Exception::INVALID_OPCODE)
@@ -251,13 +255,14 @@ impl<K: Kernel> Machine<'_, K> {
         self.kernel.state().rflags & TF != 0 && self.wide & 1 << exit as u32 == 0
     }
 
-    /// Length of the instruction that made the exit, which is to be `expected`.
+    /// Length of the instruction that made the exit, which is to be `expected`; `told`: by the processor, if not 0.
     #[inline(always)]
-    fn length(&self, ran: &Ran, expected: Expected) -> Result<u8, EmulateError> {
-        if ran.length != 0 {
-            Ok(ran.length as u8)
+    fn length(&mut self, told: u64, expected: Expected) -> Result<u8, EmulateError> {
+        if told != 0 {
+            Ok(told as u8)
         } else {
-            emulate::instruction_length(&self.memory, self.kernel.state(), expected)
+            self.lengths
+                .find(&self.memory, self.kernel.state(), expected)
         }
     }
 

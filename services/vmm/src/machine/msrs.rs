@@ -1,7 +1,7 @@
 //! RDMSR and WRMSR.
 
 use super::device::look;
-use super::{CPU, Kernel, Machine, Note, Ran, Step};
+use super::{CPU, Kernel, Machine, Note, Step};
 use crate::chipset::{Chipset, Effect, map};
 use crate::cpu::WriteEffect;
 use crate::emulate::{Exception, Expected, retire};
@@ -12,11 +12,11 @@ const X2APIC_EOI: u32 = 0x80B;
 
 impl<K: Kernel> Machine<'_, K> {
     #[inline(never)]
-    pub(super) fn rdmsr(&mut self, ran: &Ran) -> Step {
+    pub(super) fn rdmsr(&mut self, length: u64) -> Step {
         if self.steps_blindly(Exit::Rdmsr) {
             return self.widen(Exit::Rdmsr);
         }
-        let len = match self.length(ran, Expected::Rdmsr) {
+        let len = match self.length(length, Expected::Rdmsr) {
             Ok(len) => len,
             Err(error) => return self.refuse(error, 0),
         };
@@ -45,11 +45,11 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     #[inline(never)]
-    pub(super) fn wrmsr(&mut self, ran: &Ran) -> Step {
+    pub(super) fn wrmsr(&mut self, length: u64) -> Step {
         if self.steps_blindly(Exit::Wrmsr) {
             return self.widen(Exit::Wrmsr);
         }
-        let len = match self.length(ran, Expected::Wrmsr) {
+        let len = match self.length(length, Expected::Wrmsr) {
             Ok(len) => len,
             Err(error) => return self.refuse(error, 0),
         };

@@ -1,7 +1,7 @@
 //! Port accesses that no route has completed: the platform's own ports, string instructions, and lost routes.
 
 use super::device::{Device, look};
-use super::{Fatal, Kernel, Machine, Note, Ran, Step, signal};
+use super::{Fatal, Kernel, Machine, Note, Step, signal};
 use crate::chipset::{Chipset, Effect, map};
 use crate::emulate::port::{self, PortBus};
 use ipc_schema::abi::vm::{Exit, PortAccess};
@@ -68,8 +68,8 @@ impl Losses {
 impl<'a, K: Kernel> Machine<'a, K> {
     /// A port access that has no route.
     #[inline]
-    pub(super) fn port(&mut self, ran: &Ran) -> Step {
-        let access = PortAccess(ran.info[0]);
+    pub(super) fn port(&mut self, info: [u64; 3]) -> Step {
+        let access = PortAccess(info[0]);
         if self.steps_blindly(Exit::Port) {
             return self.widen(Exit::Port);
         }
@@ -86,7 +86,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             0
         };
         let (effect, signals) = (ports.effect, ports.signals);
-        self.complete(access, value, ran.info[1]);
+        self.complete(access, value, info[1]);
         self.after_ports(effect, signals)
     }
 
@@ -158,9 +158,9 @@ impl<'a, K: Kernel> Machine<'a, K> {
     /// A routed access was not answered: its server died, or was too slow. The guest stands before the instruction, so
     /// entering it again is trying again.
     #[cold]
-    pub(super) fn route_lost(&mut self, ran: &Ran) -> Step {
-        let access = PortAccess(ran.info[0]);
-        let (value, next) = (ran.info[1] as u32, ran.info[2]);
+    pub(super) fn route_lost(&mut self, info: [u64; 3]) -> Step {
+        let access = PortAccess(info[0]);
+        let (value, next) = (info[1] as u32, info[2]);
         let owner = self
             .devices
             .iter()

@@ -5,6 +5,7 @@ use super::{CPU, Device, Kernel, Machine, Note};
 use crate::acpi;
 use crate::chipset::{self, Chipset};
 use crate::cpu::{Msrs, Policy};
+use crate::emulate::{Lengths, mmio};
 use crate::loader::{self, EntryState, LoadError};
 use crate::memory::{GuestMemory, OutOfRange};
 use alloc::vec::Vec;
@@ -117,6 +118,8 @@ impl<'a, K: Kernel> Machine<'a, K> {
             held: None,
             nmi: false,
             cr8,
+            lengths: Lengths::default(),
+            accesses: mmio::Sites::default(),
             brings_xcr0: false,
             wide: 0,
             retries: (0, 0),

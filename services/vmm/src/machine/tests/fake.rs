@@ -125,7 +125,7 @@ impl Kernel for Fake {
         if groups & Groups::RIP != 0 {
             (self.page.cs, self.page.cpl) = (self.cpu.state.cs, self.cpu.state.cpl);
         }
-        let word = exit as u64 | u64::from(self.cpu.posted) << 32 | u64::from(self.cpu.cr8) << 40;
+        let word = exit as u64 | u64::from(self.cpu.posted) << 40 | u64::from(self.cpu.cr8) << 32;
         Ok(Ran {
             word: ExitWord(word),
             info,
