@@ -14,7 +14,7 @@ use crate::object::{Notification, Object};
 use crate::sched;
 use core::sync::atomic::Ordering;
 use ipc_schema::abi::rights::{READ, SEND, WRITE};
-use ipc_schema::abi::{Status, Utcb, op};
+use ipc_schema::abi::{Status, Utcb, cpu_state, op};
 
 /// Bytes that `OUT_BYTES` writes in a step: a port of an old device takes about a microsecond.
 const OUT_AT_ONCE: usize = 128;
@@ -106,9 +106,10 @@ pub fn cpu(a: &Args, c: &CpuObject) -> Answer {
     }
 }
 
-/// TSC cycles that `cpu` has been idle, up to now on this processor, up to its last booking on another.
+/// TSC cycles that `cpu` has been idle up to now.
 fn idle(a: &Args, cpu: &Cpu) -> u64 {
-    if cpu.number == a.cpu.number {
+    if cpu.state.load(Ordering::Acquire) == cpu_state::ONLINE {
+        a.op.stop_for(1 << cpu.number);
         sched::charge(cpu);
     }
     shared(&cpu.idle_cycles)

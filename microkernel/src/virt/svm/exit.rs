@@ -139,7 +139,10 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
         code::XSETBV => plain(Exit::Xsetbv),
         code::TASK_SWITCH => Left::Exit(Exit::TaskSwitch, [info1, info2, 0, 0]),
         // VMEXIT_INVALID, which some write as 32 bits.
-        e if e as u32 == u32::MAX => Left::Exit(Exit::EntryFailed, [e, info1, info2, 0]),
+        e if e as u32 == u32::MAX => {
+            super::vmcb::entry_failed(v);
+            Left::Exit(Exit::EntryFailed, [e, info1, info2, 0])
+        }
         e => Left::Exit(Exit::Other, [e, info1, info2, 0]),
     }
 }

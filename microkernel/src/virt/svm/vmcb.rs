@@ -104,6 +104,16 @@ pub(super) const INTERCEPTS_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12
 /// #DB, #AC and #MC: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
 pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
+/// The processor refused to enter. What it leaves in the state save area is undefined (QEMU 7.2: the host's own state), so nothing of
+/// it is kept for the VMM to see: the vCPU is as after reset.
+#[cold]
+pub fn entry_failed(v: &Vcpu) {
+    for at in (field::ES..=field::G_PAT).step_by(8) {
+        Vmcb::of(v).word(at).set(0);
+    }
+    reset(v);
+}
+
 /// The state after reset (APM vol. 2, 14.1.3), and the intercepts that every guest has.
 pub fn reset(v: &Vcpu) {
     use field::*;
