@@ -24,11 +24,17 @@ pub struct Tree<T> {
     root: Cell<Option<Obj<T>>>,
 }
 
-impl<T> Default for Tree<T> {
-    fn default() -> Self {
+impl<T> Tree<T> {
+    /// An empty one.
+    pub const fn new() -> Self {
         Self {
             root: Cell::new(None),
         }
+    }
+}
+impl<T> Default for Tree<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

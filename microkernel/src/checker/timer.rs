@@ -1,4 +1,4 @@
-//! Deadlines: sorted, and each inside its living owner.
+//! Deadlines: each where its time leads, and each inside its living owner.
 
 use super::{Owner, Timer};
 use crate::arch::Cpu;
@@ -7,6 +7,7 @@ use crate::list::check::walk;
 use crate::mem::Obj;
 use crate::object::pool::check::slot_of;
 use crate::object::{Budget, Object, Thread};
+use crate::tree::check::walk as walk_tree;
 
 /// Whether it is armed; if so, for `t`.
 pub fn of_thread(timer: &Timer, t: Obj<Thread>) -> Checked<bool> {
@@ -34,9 +35,8 @@ fn stranger(at: u64) -> crate::checker::Finding {
     }
 }
 
-/// Checks a processor's list; answers its length.
+/// Checks a processor's deadlines; answers how many there are.
 pub fn list(cpu: &Cpu) -> Checked<u64> {
-    let mut last = 0;
     // A timer is no object: the slot in which it lies must be a live Thread or Budget.
     let live = |t: Obj<Timer>| {
         slot_of(t.addr()).is_some_and(|h| {
@@ -44,15 +44,30 @@ pub fn list(cpu: &Cpu) -> Checked<u64> {
             kind == Thread::KIND as u32 || kind == Budget::KIND as u32
         })
     };
-    walk(&cpu.timers.list, 0, live, |t| {
+    let next = cpu.timers.next();
+    let armed = |t: Obj<Timer>, first: bool| {
+        let is = t.owner.get().is_some() && t.first.get() == first;
+        ensure(is, "a timer among the deadlines is armed", t.addr(), 0)?;
         ensure(
-            t.owner.get().is_some(),
-            "a timer in the list is armed",
+            t.at.get() >= next,
+            "none is before the next",
             t.addr(),
-            0,
-        )?;
-        ensure(t.at.get() >= last, "timers are in order", t.addr(), last)?;
-        last = t.at.get();
+            next,
+        )
+    };
+    let mut more = 0;
+    let n = walk_tree(&cpu.timers.tree, 0, live, |t| {
+        armed(t, true)?;
+        more += walk(&t.same, t.addr(), live, |o| {
+            armed(o, false)?;
+            ensure(
+                o.at.get() == t.at.get(),
+                "timers hang at their time",
+                o.addr(),
+                t.addr(),
+            )
+        })?;
         Ok(())
-    })
+    })?;
+    Ok(n + more)
 }

@@ -174,3 +174,41 @@ fn used(m: &Machine, threads: &[Obj<Thread>]) -> u64 {
     }
     all
 }
+
+#[test]
+fn deadlines_come_in_order_however_many_share_a_time() {
+    let m = Machine::new();
+    let base = crate::arch::now() + 1_000_000;
+    let threads: Vec<_> = (0..24).map(|_| m.thread(3)).collect();
+    let at = |i: usize| base + [500, 100, 100, 900, 100, 500, 7, 1 << 40][i % 8];
+    for (i, &t) in threads.iter().enumerate() {
+        t.deadline.set(at(i));
+        m.cpu
+            .timers
+            .arm(&t.get().timer, at(i), crate::sched::timer::Owner::Thread(t));
+    }
+    assert_eq!(m.cpu.timers.next(), base + 7);
+    // One that stands for others of its time goes, one that hangs at another goes, one comes sooner.
+    for i in [1, 4, 9] {
+        m.cpu.timers.cancel(&threads[i].get().timer);
+    }
+    let owner = crate::sched::timer::Owner::Thread(threads[3]);
+    m.cpu.timers.arm(&threads[3].get().timer, base + 3, owner);
+    m.cpu.timers.arm(&threads[3].get().timer, base + 800, owner);
+    assert_eq!(m.cpu.timers.next(), base + 3);
+    crate::checker::check().unwrap();
+    let mut seen = vec![];
+    while let Some(crate::sched::timer::Owner::Thread(t)) = m.cpu.timers.due(base + 2000) {
+        seen.push(threads.iter().position(|&o| o == t).unwrap());
+    }
+    let mut expected: Vec<_> = (0..24)
+        .filter(|i| ![1, 4, 9].contains(i) && i % 8 != 7)
+        .collect();
+    let when = |i: usize| if i == 3 { base + 3 } else { at(i) };
+    expected.sort_by_key(|&i| when(i));
+    assert_eq!(
+        seen.iter().map(|&i| when(i)).collect::<Vec<_>>(),
+        expected.iter().map(|&i| when(i)).collect::<Vec<_>>()
+    );
+    assert_eq!(m.cpu.timers.next(), base + (1 << 40));
+}
