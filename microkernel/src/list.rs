@@ -69,11 +69,6 @@ impl<T: Linked<N>, const N: usize> List<T, N> {
     pub fn is_empty(&self) -> bool {
         self.head.get().is_none()
     }
-    /// Has all that `other` has, which is empty then; this one is empty.
-    pub fn take_over(&self, other: &Self) {
-        self.head.set(other.head.take());
-        self.tail.set(other.tail.take());
-    }
     /// Adds at the end.
     #[inline(always)]
     pub fn push_back(&self, o: Obj<T>) {

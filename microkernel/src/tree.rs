@@ -24,17 +24,11 @@ pub struct Tree<T> {
     root: Cell<Option<Obj<T>>>,
 }
 
-impl<T> Tree<T> {
-    /// An empty one.
-    pub const fn new() -> Self {
+impl<T> Default for Tree<T> {
+    fn default() -> Self {
         Self {
             root: Cell::new(None),
         }
-    }
-}
-impl<T> Default for Tree<T> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

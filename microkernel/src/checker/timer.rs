@@ -1,13 +1,11 @@
-//! Deadlines: each where its time leads, and each inside its living owner.
+//! Deadlines: a heap, and each inside its living owner.
 
-use super::{Owner, Timer};
+use super::{Owner, Timer, rank};
 use crate::arch::Cpu;
 use crate::checker::{Checked, ensure};
-use crate::list::check::walk;
 use crate::mem::Obj;
 use crate::object::pool::check::slot_of;
 use crate::object::{Budget, Object, Thread};
-use crate::tree::check::walk as walk_tree;
 
 /// Whether it is armed; if so, for `t`.
 pub fn of_thread(timer: &Timer, t: Obj<Thread>) -> Checked<bool> {
@@ -44,30 +42,51 @@ pub fn list(cpu: &Cpu) -> Checked<u64> {
             kind == Thread::KIND as u32 || kind == Budget::KIND as u32
         })
     };
-    let next = cpu.timers.next();
-    let armed = |t: Obj<Timer>, first: bool| {
-        let is = t.owner.get().is_some() && t.first.get() == first;
-        ensure(is, "a timer among the deadlines is armed", t.addr(), 0)?;
-        ensure(
-            t.at.get() >= next,
-            "none is before the next",
-            t.addr(),
-            next,
-        )
-    };
-    let mut more = 0;
-    let n = walk_tree(&cpu.timers.tree, 0, live, |t| {
-        armed(t, true)?;
-        more += walk(&t.same, t.addr(), live, |o| {
-            armed(o, false)?;
+    let mut n = 0;
+    // Down to the left first, then to the right; back up by the way that each remembers.
+    let (mut at, mut from) = (cpu.timers.top.get(), None);
+    while let Some(t) = at {
+        ensure(live(t), "a timer's owner lives", t.addr(), 0)?;
+        let [left, right] = [0, 1].map(|i| t.get().below[i].get());
+        if from == t.above.get() {
+            n += 1;
             ensure(
-                o.at.get() == t.at.get(),
-                "timers hang at their time",
-                o.addr(),
+                t.owner.get().is_some(),
+                "a timer among the deadlines is armed",
                 t.addr(),
-            )
-        })?;
-        Ok(())
-    })?;
-    Ok(n + more)
+                0,
+            )?;
+            let ranks = rank(left) >= rank(right) && t.rank.get() == rank(right) + 1;
+            ensure(
+                ranks,
+                "the heap of deadlines leans left",
+                t.addr(),
+                u64::from(t.rank.get()),
+            )?;
+            for b in [left, right].into_iter().flatten() {
+                ensure(live(b), "a timer's owner lives", b.addr(), 0)?;
+                ensure(
+                    b.above.get() == Some(t),
+                    "a timer knows what is above it",
+                    b.addr(),
+                    t.addr(),
+                )?;
+                ensure(
+                    b.at.get() >= t.at.get(),
+                    "none below comes up sooner",
+                    b.addr(),
+                    t.addr(),
+                )?;
+            }
+        }
+        let next = if from == t.above.get() && left.is_some() {
+            left
+        } else if from != right && right.is_some() {
+            right
+        } else {
+            t.above.get()
+        };
+        (from, at) = (Some(t), next);
+    }
+    Ok(n)
 }
