@@ -220,10 +220,11 @@ mod tests {
             bytes[16 * 8 + 1] = 2;
             let text: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
             stub.send(&text).unwrap();
-            asked
+            // Open until the other side has acknowledged.
+            (asked, stub)
         });
         let found = Gdb { stream: ours }.registers().unwrap();
-        assert_eq!(stub.join().unwrap(), "g");
+        assert_eq!(stub.join().unwrap().0, "g");
         let want = Registers { rdi: 1, rip: 0x200 };
         assert_eq!(found, want);
     }
