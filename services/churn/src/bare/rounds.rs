@@ -15,8 +15,8 @@ const PAGE: u64 = 4096;
 const SLOTS: usize = 8;
 /// Above this server: what it starts runs at once.
 const PRIORITY: u64 = 29;
-/// Badge of the threads' calls.
-const CALLS: u64 = 9;
+/// Badge of the threads' faults.
+const FAULTS: u64 = 9;
 /// Where its threads have their stack and more.
 const STACK: u64 = 0x4800_0000;
 const DATA: u64 = 0x4a00_0000;
@@ -168,9 +168,9 @@ impl Rounds {
         budget.configure(Cpu(slot::CPU), PRIORITY, period, period)?;
         space.copy_cap(s_bell, 3, RECV, 0)?;
         space.copy_cap(s_end, 4, SEND, 0)?;
-        space.copy_cap(self.own, 5, SEND, CALLS)?;
+        space.copy_cap(self.own, 5, SEND, 0)?;
         let supervisor = (i % 2 == 0).then_some(Endpoint(self.own));
-        thread.configure(Some(budget), supervisor.or(Some(endpoint)), CALLS, None)?;
+        thread.configure(Some(budget), supervisor.or(Some(endpoint)), FAULTS, None)?;
         // It ends while it waits, while its call is queued, while this server has its call, or faulted.
         let (entry, argument) = match i % 4 {
             0 => (address(&churn_wait), 3),
@@ -182,7 +182,7 @@ impl Rounds {
         unsafe { thread.start(entry, STACK, argument)? };
         if i % 4 == 2 {
             let event = reply_recv(Endpoint(slot::ENDPOINT), Message::default(), time::now())?;
-            if !matches!(event, Event::Call { badge: CALLS, .. }) {
+            if !matches!(event, Event::Call { .. }) {
                 return Err(Status::InvalidArg);
             }
         }
