@@ -56,9 +56,9 @@ impl<T: Keyed> Tree<T> {
         self.place(key).get()
     }
 
-    /// Where the one with this key is, or would be.
+    /// Where the one with this key is, or is to be put: `insert` without looking again. What is put there must have no branches set.
     #[inline(always)]
-    fn place(&self, key: u64) -> &Cell<Option<Obj<T>>> {
+    pub fn place(&self, key: u64) -> &Cell<Option<Obj<T>>> {
         let mut bits = T::bits(key);
         let mut at = &self.root;
         while let Some(o) = at.get() {

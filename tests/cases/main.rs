@@ -7,6 +7,7 @@ mod errors;
 mod exerciser;
 mod hostile;
 mod isolation;
+mod lifetimes;
 mod linux;
 mod secrets;
 mod server_death;

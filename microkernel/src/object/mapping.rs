@@ -157,7 +157,8 @@ impl Mapping {
             phys: m.phys + r.offset,
             len: r.len,
         };
-        let record = match index.find(r.at) {
+        let place = index.place(r.at);
+        let record = match place.get() {
             None => {
                 let record = pool.create_object(|header| Self {
                     header,
@@ -175,7 +176,7 @@ impl Mapping {
                     pool.free_object(record);
                     return Err(e);
                 }
-                index.insert(record);
+                place.set(Some(record));
                 record
             }
             Some(old) => old.get().go_on(r, run, access, step, &stop)?,

@@ -13,6 +13,7 @@ use root::death::{self, Tail};
 use root::plan::{self, Role, manager_bits};
 use root::ram::PAGE;
 use root::registry::Verdict;
+use runtime::object::Pool;
 use runtime::object::log::records;
 use runtime::{now, time};
 
@@ -150,6 +151,15 @@ impl Root {
             self.take_down(index);
             self.registry.stopped(index);
         }
+        // What an earlier end left free must be free again: a test compares these figures.
+        let pages = Pool(layout::slot::POOL).stat().map_or(0, |(free, _)| free);
+        defmt::info!(
+            "VM {=usize} is down: {=u64} KiB of RAM, {=u32} slots and {=u64} of root's own pages are free",
+            vm,
+            self.machine.ram.free_bytes() >> 10,
+            self.machine.slots.free(),
+            pages
+        );
         if let Some(code) = self.registry.vm_ended(vm, end) {
             self.power_off
                 .get_or_insert((time::after(FLUSH_MICROS), code));
