@@ -305,8 +305,8 @@ fn part_rights(kit: &mut Kit) -> Outcome {
         kit::destroy(part).err().unwrap_or(Status::Ok),
     )?;
     ask(space, op::space::MAP, words(READ))?;
-    ask(memory, op::memory::REVOKE, [0; 4])?;
-    Ok(())
+    // It cannot be destroyed but with the whole.
+    Ok(kit::destroy(memory)?)
 }
 
 fn part_dies(kit: &mut Kit) -> Outcome {
@@ -355,8 +355,8 @@ fn pool_memory_back(kit: &mut Kit) -> Outcome {
 
 /// What user level had written does not come back in a thread's UTCB.
 fn pool_pages_clear(kit: &mut Kit) -> Outcome {
-    let memory = kit.part(16 * PAGE)?;
-    for page in 0..16 {
+    let memory = kit.part(40 * PAGE)?;
+    for page in 0..40 {
         let window = kit.window(memory, page * PAGE)?;
         (0..512).for_each(|i| window.set(i, u64::MAX));
     }
