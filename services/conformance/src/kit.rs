@@ -159,6 +159,9 @@ impl Kit {
             let made = kit.make_standing(kind)?;
             kit.set(kind, made);
         }
+        kit.off = kit.slot()?;
+        let words = [kit.off, pool, NO_PROCESSOR, 0];
+        ask(kit.live(Kind::Cpu), op::cpu::ADD, words)?;
         let (space, notification) = (kit.live(Kind::Space), kit.live(Kind::Notification));
         ask(
             space,
