@@ -9,7 +9,7 @@ use runtime::StartInfo;
 use runtime::slots::Slots;
 
 use crate::case::{Outcome, same};
-use crate::kernel::{Call, Page, ask};
+use crate::kernel::{Page, ask};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -159,6 +159,9 @@ impl Kit {
             let made = kit.make_standing(kind)?;
             kit.set(kind, made);
         }
+        kit.off = kit.slot()?;
+        let words = [kit.off, pool, NO_PROCESSOR, 0];
+        ask(kit.live(Kind::Cpu), op::cpu::ADD, words)?;
         let (space, notification) = (kit.live(Kind::Space), kit.live(Kind::Notification));
         ask(
             space,
@@ -468,10 +471,9 @@ impl Kit {
 /// Whether a slot of this server's holds no live capability.
 #[must_use]
 pub fn is_empty(slot: u64) -> bool {
-    // No object has this operation; an empty slot is found before that matters. An Endpoint is called, and nobody is there.
-    let mut call = Call::operation(slot, 0x7fff, [0; 4]);
-    call.at_once = true;
-    call.make().0 == Status::InvalidCap
+    // A copy without rights to a slot that is taken: of what is there it is refused for that, or for GRANT.
+    let own = u64::from(self::slot::SPACE);
+    ask(own, op::space::COPY_CAP, [slot, own, 0, 0]) == Err(Status::InvalidCap)
 }
 
 /// Destroys an object.

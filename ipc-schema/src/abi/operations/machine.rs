@@ -62,7 +62,7 @@ pub(super) const PORTS: &[Operation] = &[
         ..on(Kind::Ports, op::ports::OUT, "ports.out", CONTROL)
     },
     Operation {
-        args: &[PORT],
+        args: &[PORT, word("bytes of the payload to leave out", 1, Is::Free)],
         does: "Writes the payload's bytes (at most 3072) to a port, one after the other.",
         post: "The device has seen as many writes.",
         checks: checks!(NOT_ITS),

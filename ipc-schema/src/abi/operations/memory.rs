@@ -163,7 +163,16 @@ pub(super) const MEMORY: &[Operation] = &[
             Check::Aligned(&[0, 1]),
             Check::Arg(0),
             Check::Arg(1),
-            state("mapped", Status::Busy, "it is mapped, or it is a Pool"),
+            state(
+                "too deep",
+                Status::OutOfRange,
+                "it is a part of a part, and so on: 32 are one within the other",
+            ),
+            state(
+                "mapped",
+                Status::Busy,
+                "it is mapped, or it is a Pool, or it is being destroyed",
+            ),
             state(
                 "parts overlap",
                 Status::Overlap,
@@ -188,7 +197,11 @@ pub(super) const MEMORY: &[Operation] = &[
             Check::Label,
             Check::Right,
             Check::Arg(0),
-            state("has parts", Status::Busy, "it has parts, or it is a Pool"),
+            state(
+                "has parts",
+                Status::Busy,
+                "it has parts, or it is a Pool, or it is being destroyed",
+            ),
             state("device", Status::InvalidArg, "it is no RAM"),
             state(
                 "too small",

@@ -19,7 +19,11 @@ pub(super) const THREAD: &[Operation] = &[
                 1,
                 maybe(Kind::Endpoint, SEND),
             ),
-            word("badge of these calls", 2, Is::Free),
+            word(
+                "badge of these calls, 0 for the capability's own",
+                2,
+                Is::Free,
+            ),
             word(
                 "the Notification bound to it",
                 3,
@@ -31,6 +35,11 @@ pub(super) const THREAD: &[Operation] = &[
         checks: checks!(
             Check::Arg(0),
             Check::Arg(1),
+            state(
+                "another's badge",
+                Status::MissingRight,
+                "w2 is neither 0 nor the capability's own badge, and the capability has a badge or lacks GRANT"
+            ),
             Check::Arg(3),
             state(
                 "notification taken",
@@ -80,7 +89,7 @@ pub(super) const THREAD: &[Operation] = &[
         ..on(Kind::Thread, op::thread::SUSPEND, "thread.suspend", CONTROL)
     },
     Operation {
-        does: "Lets a suspended thread go on. One that is not suspended is left alone.",
+        does: "Lets a suspended thread go on, if it has been started. One that is not suspended is left alone.",
         post: "It is not suspended.",
         checks: checks!(),
         ..on(Kind::Thread, op::thread::RESUME, "thread.resume", CONTROL)

@@ -34,10 +34,6 @@ pub(super) const CASES: &[Special] = &[
     ("parts side by side", side_by_side),
     ("a Pool's memory comes back", pool_memory_back),
     ("pages from a Pool are clear", pool_pages_clear),
-    (
-        "a refused MAKE_POOL leaves mappings alone",
-        refused_pool_keeps,
-    ),
 ];
 
 /// Where the cases map in a partner's Space.
@@ -305,8 +301,8 @@ fn part_rights(kit: &mut Kit) -> Outcome {
         kit::destroy(part).err().unwrap_or(Status::Ok),
     )?;
     ask(space, op::space::MAP, words(READ))?;
-    ask(memory, op::memory::REVOKE, [0; 4])?;
-    Ok(())
+    // It cannot be destroyed but with the whole.
+    Ok(kit::destroy(memory)?)
 }
 
 fn part_dies(kit: &mut Kit) -> Outcome {
@@ -355,8 +351,8 @@ fn pool_memory_back(kit: &mut Kit) -> Outcome {
 
 /// What user level had written does not come back in a thread's UTCB.
 fn pool_pages_clear(kit: &mut Kit) -> Outcome {
-    let memory = kit.part(16 * PAGE)?;
-    for page in 0..16 {
+    let memory = kit.part(40 * PAGE)?;
+    for page in 0..40 {
         let window = kit.window(memory, page * PAGE)?;
         (0..512).for_each(|i| window.set(i, u64::MAX));
     }
@@ -370,17 +366,4 @@ fn pool_pages_clear(kit: &mut Kit) -> Outcome {
         )?;
     }
     Ok(())
-}
-
-/// It is no Pool, and nobody lost a page for it.
-fn refused_pool_keeps(kit: &mut Kit) -> Outcome {
-    let memory = kit.part(PAGE)?;
-    let mut partner = reader(kit, memory, 12)?;
-    let dest = kit.dest()?;
-    expect(
-        Status::OutOfRange,
-        answer(memory, op::memory::MAKE_POOL, [dest, 0, 0, 0]),
-    )?;
-    partner.act(Act::Load(AT));
-    same("still there", &true, &partner.done())
 }

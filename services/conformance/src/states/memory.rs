@@ -6,13 +6,14 @@ use ipc_schema::abi::{Kind, Status, op, rights};
 
 use super::pools::ACCESS;
 use super::{Row, refused, refused_dest};
-use crate::case::Outcome;
+use crate::case::{Outcome, expect, fail};
 use crate::kernel::ask;
 use crate::kit::{self, Kit, PAGE};
 use crate::right::{self, AT};
 
 pub(super) const ROWS: &[Row] = &[
     ("memory.divide", "mapped", mapped),
+    ("memory.divide", "too deep", too_deep),
     ("memory.divide", "parts overlap", parts_overlap),
     ("space.map", "more than the capability allows", too_much),
     (
@@ -48,6 +49,27 @@ fn mapped(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcom
     call.slot = kit.part(4 * PAGE)?;
     kit.make_pool(call.slot)?;
     refused_dest(kit, error, &call, right.dest)
+}
+
+/// One within the other, as far as it goes.
+fn too_deep(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
+    let right = right::prepare(kit, operation)?;
+    let pool = kit.live(Kind::Pool);
+    let mut inner = kit.part(4 * PAGE)?;
+    for _ in 0..64 {
+        let part = kit.dest()?;
+        let mut call = right.call.clone();
+        call.slot = inner;
+        call.words = [0, 4 * PAGE, part, pool];
+        match call.make().0 {
+            Status::Ok => inner = part,
+            status => {
+                expect(error, status)?;
+                return refused_dest(kit, error, &call, Some(part));
+            }
+        }
+    }
+    fail("64 deep")
 }
 
 fn parts_overlap(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {

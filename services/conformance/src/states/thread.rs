@@ -1,7 +1,7 @@
 //! Threads that run, or whose partners are taken; budgets beyond their period.
 
 use ipc_schema::abi::operations::Operation;
-use ipc_schema::abi::{Kind, Status, op};
+use ipc_schema::abi::{Kind, Status, op, rights};
 
 use super::{Row, refused};
 use crate::case::Outcome;
@@ -11,6 +11,7 @@ use crate::right;
 
 pub(super) const ROWS: &[Row] = &[
     ("thread.configure", "notification taken", notification_taken),
+    ("thread.configure", "another's badge", foreign_badge),
     ("thread.configure", "budget taken", budget_taken),
     ("thread.start", "not stopped", started),
     ("thread.write_regs", "not stopped", running),
@@ -40,6 +41,26 @@ fn budget_taken(kit: &mut Kit, operation: &'static Operation, error: Status) -> 
     let mut call = right.call.clone();
     call.words[0] = budget;
     refused(kit, error, &call)
+}
+
+/// Nobody speaks under a badge that he could not hand out.
+fn foreign_badge(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
+    let right = right::prepare(kit, operation)?;
+    let endpoint = kit.live(Kind::Endpoint);
+    let badged = kit.badged(endpoint, rights::ALL, 5)?;
+    let bare = kit.copy(endpoint, rights::SEND)?;
+    for (cap, badge) in [(badged, 6), (bare, 7), (bare, u64::MAX)] {
+        let mut call = right.call.clone();
+        call.words[1] = cap;
+        call.words[2] = badge;
+        refused(kit, error, &call)?;
+    }
+    // Its own it may have.
+    let mut call = right.call.clone();
+    call.words = [0, badged, 5, 0];
+    crate::case::expect(Status::Ok, call.make().0)?;
+    ask(right.call.slot, op::thread::CONFIGURE, [0; 4])?;
+    Ok(())
 }
 
 fn started(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {

@@ -210,6 +210,25 @@ fn least_privilege() {
     assert_eq!((acpi.rights, &acpi.object), (READ, &Object::Boot(30)));
 }
 
+/// What the conformance server gets beside others, it alone gets.
+#[test]
+fn only_the_conformance_server_has_something_of_everything() {
+    let mut system = sample();
+    let wide = |system: &System| {
+        let plans = plans_of(system).unwrap();
+        let grants = &find(&plans, "probe").grants;
+        let all = |g: &&Grant| g.rights == ipc_schema::abi::rights::ALL;
+        grants.iter().filter(all).count()
+    };
+    assert_eq!(wide(&system), 0);
+    system.servers[0].binary = "bin/conformance".into();
+    // RAM, Cpu, Log, ports, device registers.
+    assert_eq!(wide(&system), 5);
+    let plans = plans_of(&system).unwrap();
+    let device = grant(find(&plans, "probe"), "device");
+    assert_eq!(device.object, Object::Boot(31));
+}
+
 #[test]
 fn ports_are_split() {
     assert_eq!(other_ports(&[]), [(0, 0x1_0000)]);
