@@ -4,6 +4,7 @@
 
 mod errors;
 mod exerciser;
+mod hardening;
 mod isolation;
 mod linux;
 mod server_death;
