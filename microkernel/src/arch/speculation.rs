@@ -31,6 +31,8 @@ pub struct Plan {
     pub configuration: u64,
     /// IBPB when another vCPU gets the processor.
     pub barrier: bool,
+    /// Fill the return stack then: the barrier leaves it.
+    pub stuff: bool,
     /// VERW then.
     pub clear: bool,
     /// Flush the first-level data cache then.
@@ -49,6 +51,7 @@ mod bits {
     pub const STIBP: u32 = 1 << 15;
     pub const IBRS_ALWAYS: u32 = 1 << 16;
     pub const STIBP_ALWAYS: u32 = 1 << 17;
+    pub const IBPB_RET: u32 = 1 << 30;
     /// CPUID 8000_0021 EAX.
     pub const LFENCE_SERIALISES: u32 = 1 << 2;
     pub const VERW_CLEAR: u32 = 1 << 5;
@@ -88,6 +91,7 @@ pub fn plan(f: &Facts) -> Plan {
             p.control |= control::STIBP;
         }
         p.barrier = has(bits::IBPB);
+        p.stuff = p.barrier && !has(bits::IBPB_RET);
         p.clear = more & bits::VERW_CLEAR != 0 && tsa & bits::TSA_NO != bits::TSA_NO;
         if matches!(f.family, 0x10 | 0x12 | 0x14..=0x18) && more & bits::LFENCE_SERIALISES == 0 {
             p.configuration |= LFENCE;
@@ -100,6 +104,7 @@ pub fn plan(f: &Facts) -> Plan {
         let has = |bit| f.structured & bit != 0;
         let says = |bit| f.capabilities & bit != 0;
         p.barrier = has(bits::IBRS_IBPB);
+        p.stuff = p.barrier;
         if p.barrier && says(bits::IBRS_ALL) {
             p.control |= control::IBRS;
         }
@@ -131,7 +136,7 @@ mod real {
     const AUTOMATIC: u64 = 1 << 21;
 
     /// Of the first processor, for all of them.
-    static SWITCH: Global<Cell<[bool; 3]>> = Global(Cell::new([false; 3]));
+    static SWITCH: Global<Cell<[bool; 4]>> = Global(Cell::new([false; 4]));
 
     fn facts() -> Facts {
         let vendor = cpuid!(0).ebx;
@@ -181,14 +186,15 @@ mod real {
             }
         }
         // What any processor asks for, all do.
-        let [a, b, c] = SWITCH.get();
-        SWITCH.set([a | p.barrier, b | p.clear, c | p.flush]);
+        let [a, b, c, d] = SWITCH.get();
+        SWITCH.set([a | p.barrier, b | p.stuff, c | p.clear, d | p.flush]);
         defmt::info!(
-            "speculation: control {=u64:#x}, automatic {=bool}, configuration {=u64:#x}, barrier {=bool}, clear {=bool}, flush {=bool}",
+            "speculation: control {=u64:#x}, automatic {=bool}, configuration {=u64:#x}, barrier {=bool}, stuff {=bool}, clear {=bool}, flush {=bool}",
             p.control,
             p.automatic,
             p.configuration,
             p.barrier,
+            p.stuff,
             p.clear,
             p.flush
         );
@@ -196,11 +202,14 @@ mod real {
 
     /// Another vCPU gets the processor.
     pub fn switch() {
-        let [barrier, clear, flush] = SWITCH.get();
+        let [barrier, stuff, clear, flush] = SWITCH.get();
         // SAFETY: commands and an instruction that CPUID shows; they change no state that can be read.
         unsafe {
             if barrier {
                 Msr::new(PRED_CMD).write(1);
+            }
+            if stuff {
+                asm!(".rept 32", "call 2f", "int3", "2:", ".endr", "add rsp, 256");
             }
             if flush {
                 Msr::new(FLUSH_CMD).write(1);
@@ -254,6 +263,7 @@ mod tests {
         };
         let expected = Plan {
             barrier: true,
+            stuff: true,
             configuration: LFENCE | ZENBLEED,
             ..Plan::default()
         };
@@ -267,6 +277,7 @@ mod tests {
         };
         let expected = Plan {
             barrier: true,
+            stuff: true,
             clear: true,
             control: control::IBRS | control::STIBP,
             ..Plan::default()
@@ -279,7 +290,7 @@ mod tests {
         assert_eq!(plan(&on_demand), Plan::default());
         let zen5 = Facts {
             family: 0x1a,
-            sizes,
+            sizes: sizes | bits::IBPB_RET,
             more: [bits::AUTOMATIC_IBRS | bits::VERW_CLEAR, bits::TSA_NO],
             ..AMD
         };
@@ -306,6 +317,7 @@ mod tests {
         };
         let all = Plan {
             barrier: true,
+            stuff: true,
             clear: true,
             flush: true,
             ..Plan::default()
@@ -317,6 +329,7 @@ mod tests {
         };
         let expected = Plan {
             barrier: true,
+            stuff: true,
             control: control::IBRS,
             ..Plan::default()
         };
