@@ -5,6 +5,7 @@
 mod conformance;
 mod errors;
 mod exerciser;
+mod hardening;
 mod hostile;
 mod isolation;
 mod lifetimes;

@@ -9,10 +9,12 @@ pub const BASE: u64 = 0xfee0_0000;
 const ID: u64 = 0x20;
 const EOI: u64 = 0xb0;
 const SPURIOUS: u64 = 0xf0;
-const COMMAND_LOW: u64 = 0x300;
+/// Interrupt command register, lower half.
+pub(super) const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
 const LVT_TIMER: u64 = 0x320;
 const LVT_LINT0: u64 = 0x350;
+const LVT_LINT1: u64 = 0x360;
 const TIMER_INITIAL: u64 = 0x380;
 const TIMER_CURRENT: u64 = 0x390;
 const TIMER_DIVIDE: u64 = 0x3e0;
@@ -41,6 +43,8 @@ fn write(offset: u64, value: u32) {
 pub fn init() {
     write(SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
     write(LVT_LINT0, 1 << 16);
+    // NMI, as this input is wired by convention.
+    write(LVT_LINT1, 0b100 << 8);
     write(LVT_TIMER, u32::from(TIMER_VECTOR));
     // Divide by 1.
     write(TIMER_DIVIDE, 0b1011);
@@ -95,6 +99,14 @@ fn command(to: u32, low: u32) {
 /// Interrupts the processor with APIC id `to`.
 pub fn interrupt(to: u32, vector: u8) {
     command(to, 1 << 14 | u32::from(vector));
+}
+
+/// Interrupts this processor, and leaves the destination half of the register alone.
+pub fn interrupt_self(vector: u8) {
+    write(COMMAND_LOW, 0b01 << 18 | 1 << 14 | u32::from(vector));
+    while read(COMMAND_LOW) & 1 << 12 != 0 {
+        core::hint::spin_loop();
+    }
 }
 
 /// Interrupts all other processors that take interrupts.

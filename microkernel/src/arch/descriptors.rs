@@ -1,6 +1,6 @@
 //! GDT, TSS, IDT and the system-call MSRs (AMD APM vol. 2, 4.6 to 4.8, 6.1, 8.9).
 
-use super::{Cpu, MAX_CPUS};
+use super::{Cpu, MAX_CPUS, machine_check};
 use crate::mem::Global;
 use core::arch::asm;
 use core::cell::Cell;
@@ -13,7 +13,7 @@ pub const USER_DATA: u16 = 0x18 | 3;
 pub const USER_CODE: u16 = 0x20 | 3;
 const TSS_SELECTOR: u16 = 0x28;
 
-/// Bytes of the stacks for NMI, #DF and #MC.
+/// Bytes of the stacks for NMI, #DF, #MC and #DB.
 const IST_SIZE: usize = 8192;
 
 /// One processor's tables.
@@ -23,11 +23,16 @@ struct Tables {
     /// 104 bytes (APM vol. 2, 12.2.5), as 32-bit words; the I/O map base lies beyond the limit: no port is user level's.
     tss: [Cell<u32>; 26],
     idt: [Cell<[u64; 2]>; 256],
-    stacks: [Stack; 3],
+    stacks: [Stack; 4],
 }
 
-#[repr(C, align(16))]
-struct Stack([Cell<u8>; IST_SIZE]);
+/// A stack, below it a page that is not mapped, and at its top the address of the processor's [`machine_check::Events`].
+#[repr(C, align(4096))]
+struct Stack {
+    guard: Cell<[u8; 4096]>,
+    bytes: Cell<[u8; IST_SIZE - 16]>,
+    events: Cell<u64>,
+}
 
 /// Each processor's own.
 static TABLES: Global<[Tables; MAX_CPUS]> = Global(
@@ -36,7 +41,13 @@ static TABLES: Global<[Tables; MAX_CPUS]> = Global(
             gdt: [const { Cell::new(0) }; 7],
             tss: [const { Cell::new(0) }; 26],
             idt: [const { Cell::new([0; 2]) }; 256],
-            stacks: [const { Stack([const { Cell::new(0) }; IST_SIZE]) }; 3],
+            stacks: [const {
+                Stack {
+                    guard: Cell::new([0; 4096]),
+                    bytes: Cell::new([0; IST_SIZE - 16]),
+                    events: Cell::new(0),
+                }
+            }; 4],
         }
     }; MAX_CPUS],
 );
@@ -49,7 +60,12 @@ struct Pointer {
 
 unsafe extern "C" {
     static vireo_vectors: [u8; 256 * 16];
-    fn vireo_nmi();
+}
+
+/// Addresses of the pages below these stacks.
+pub fn guard_pages() -> impl Iterator<Item = u64> {
+    let stacks = TABLES.iter().flat_map(|t| &t.stacks);
+    stacks.map(|s| s.guard.as_ptr() as u64)
 }
 
 /// A 64-bit interrupt gate.
@@ -84,20 +100,19 @@ pub fn init(cpu: &Cpu) {
     };
     set(1, cpu.stack.get());
     for (i, s) in t.stacks.iter().enumerate() {
-        set(9 + 2 * i, core::ptr::from_ref(s) as u64 + IST_SIZE as u64);
+        s.events
+            .set(core::ptr::from_ref(machine_check::events(cpu)) as u64);
+        set(9 + 2 * i, s.events.as_ptr() as u64);
     }
     t.tss[25].set(104 << 16);
-    // SAFETY: only the addresses of these symbols are used.
-    let (vectors, nmi) = unsafe { (vireo_vectors.as_ptr() as u64, vireo_nmi as *const () as u64) };
+    // SAFETY: only the address of this symbol is used.
+    let vectors = unsafe { vireo_vectors.as_ptr() as u64 };
     for (i, g) in t.idt.iter().enumerate() {
-        let ist = match i {
-            8 => 2,
-            18 => 3,
-            _ => 0,
-        };
-        g.set(gate(vectors + 16 * i as u64, ist));
+        g.set(gate(vectors + 16 * i as u64, 0));
     }
-    t.idt[2].set(gate(nmi, 1));
+    for (i, (vector, handler)) in machine_check::handlers().into_iter().enumerate() {
+        t.idt[vector].set(gate(handler, 1 + i as u64));
+    }
     let gdt = Pointer {
         limit: 7 * 8 - 1,
         base: t.gdt.as_ptr() as u64,

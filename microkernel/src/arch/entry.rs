@@ -3,10 +3,10 @@
 use super::cpu::Cpu;
 use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, MAX_CPUS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console,
-    descriptors, measure,
+    descriptors, machine_check, measure,
 };
 use crate::mem::{Global, Obj};
-use crate::object::thread::{Regs, Resume, reg};
+use crate::object::thread::{Regs, Resume, State, reg};
 use crate::object::{Notification, Thread, cap};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
@@ -34,7 +34,8 @@ static STACKS: Global<[Stack; MAX_CPUS]> = Global(
 
 /// Addresses of the pages below the kernel stacks.
 pub fn guard_pages() -> impl Iterator<Item = u64> {
-    STACKS.iter().map(|s| s.guard.as_ptr() as u64)
+    let stacks = STACKS.iter().map(|s| s.guard.as_ptr() as u64);
+    stacks.chain(descriptors::guard_pages())
 }
 
 /// Top of the kernel stack of `cpu`.
@@ -172,13 +173,6 @@ vireo_resume:
     mov rsp, gs:[{STACK}]
     jmp vireo_leave
 
-    .balign 16
-    .globl vireo_nmi
-vireo_nmi:
-    # Own stack; touches neither GS nor anything that the interrupted code may be changing.
-    lock inc qword ptr [rip + {NMIS}]
-    iretq
-
     .balign 4096
     .globl vireo_vectors
 vireo_vectors:
@@ -222,10 +216,10 @@ vireo_trap_entry:
     mov [rdx + {GPR} + 15*8], r15
     mov r8, [rcx]
     mov [rdx + {RIP}], r8
-    mov r8, [rcx + 16]
-    mov [rdx + {RFLAGS}], r8
     mov r8, [rcx + 24]
     mov [rdx + {GPR} + 4*8], r8
+    mov r8, [rcx + 16]
+    mov [rdx + {RFLAGS}], r8
     mov rsi, [rcx - 8]
     mov edi, eax
     pop rax
@@ -236,8 +230,15 @@ vireo_trap_entry:
     mov [rdx + {GPR}], rax
     mov byte ptr [rdx + {RESUME}], 1
     mov rsp, gs:[{STACK}]
-    cld
+    # User level's AC would switch SMAP off.
+    test r8d, {AC_DF}
+    jnz 7f
+5:
     call vireo_trap
+7:
+    push 2
+    popfq
+    jmp 5b
 6:
     # From the kernel: an interrupt in one of its windows, or its own mistake.
     push rdx
@@ -280,15 +281,12 @@ vireo_trap_entry:
     RFLAGS = const offset_of!(Thread, regs) + offset_of!(Regs, rflags),
     RESUME = const offset_of!(Thread, resume),
     RETURN = const RETURN_TO,
+    AC_DF = const 1 << 18 | 1 << 10,
     USER_DATA = const descriptors::USER_DATA,
     USER_CODE = const descriptors::USER_CODE,
-    NMIS = sym NMIS,
     TABLE = sym ENTRIES,
     CALLS = const ENTRIES.len(),
 );
-
-/// NMIs taken.
-pub static NMIS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
 /// Lets `t` go on. The frames on the stack are given up without the compiler's restoring registers for a caller that needs none.
 #[inline(always)]
@@ -366,8 +364,12 @@ extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> ! {
 fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     debug_assert!(t.resume.get() == Resume::Interrupt);
     if vector >= 32 {
-        interrupt(cpu, vector as u8);
-        return sched::current_or_better(cpu, t);
+        return match interrupt(cpu, vector as u8) {
+            Some((harmed, address)) if harmed == t && still_runs(cpu, t) => {
+                ipc::fault(cpu, t, 18, 0, address)
+            }
+            _ => sched::current_or_better(cpu, t),
+        };
     }
     let has_error = (0x6022_7d00_u32 >> vector) & 1 == 1;
     let address = if vector == 14 {
@@ -378,11 +380,17 @@ fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     ipc::fault(cpu, t, vector, if has_error { error } else { 0 }, address)
 }
 
+/// Whether a stop has left `t` running.
+fn still_runs(cpu: &Cpu, t: Obj<Thread>) -> bool {
+    cpu.current.get() == Some(t) && t.state.get() == State::Ready
+}
+
 /// An interrupt in a window of the kernel's, or an exception of the kernel's own. `frame`: rip, cs, rflags, rsp, ss.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) {
     if vector >= 32 {
-        return interrupt(Cpu::current(), vector as u8);
+        interrupt(Cpu::current(), vector as u8);
+        return;
     }
     let cr2 = x86_64::registers::control::Cr2::read_raw();
     let [rip, _, flags, rsp, _] = *frame;
@@ -392,18 +400,21 @@ extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) 
     ));
 }
 
-/// A device's or the timer's interrupt.
-fn interrupt(cpu: &Cpu, vector: u8) {
+/// A device's or the timer's interrupt, or one from a processor; answers the thread that a machine check harmed, and its bad address.
+#[inline(always)]
+fn interrupt(cpu: &Cpu, vector: u8) -> Option<(Obj<Thread>, u64)> {
     if vector == SPURIOUS_VECTOR {
-        return;
+        return None;
     }
     apic::eoi();
     if vector == TIMER_VECTOR {
-        return sched::tick(cpu);
+        sched::tick(cpu);
+        return None;
     }
     if vector == CALL_VECTOR {
         sync::join(cpu);
-        return ipc::collect(cpu);
+        ipc::collect(cpu);
+        return machine_check::report(cpu);
     }
     let i = usize::from(vector.wrapping_sub(FIRST_IRQ));
     if i < IRQS
@@ -414,4 +425,5 @@ fn interrupt(cpu: &Cpu, vector: u8) {
             ipc::signal(cpu, n, cap.badge.max(1));
         }
     }
+    None
 }

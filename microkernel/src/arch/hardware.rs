@@ -232,6 +232,11 @@ pub fn orphan_fault(t: Obj<Thread>, vector: u64, error: u64, address: u64) {
     ));
 }
 
+/// A guest was left for a machine check, which is logged; whether it may go on.
+pub fn guest_machine_check() -> bool {
+    super::machine_check::in_guest(Cpu::current())
+}
+
 /// Boot: the kernel's own root page.
 pub fn set_root(root: u64) {
     BOOT.root.set(root);

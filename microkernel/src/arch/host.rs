@@ -123,6 +123,10 @@ pub fn start_step(cpu: &'static Cpu, _: u32, step: u64) -> Result<u64, Status> {
 pub fn can_virtualise() -> bool {
     true
 }
+/// None.
+pub fn guest_machine_check() -> bool {
+    false
+}
 /// No ports.
 #[must_use]
 pub fn port_in(_: u16, _: u8) -> u64 {

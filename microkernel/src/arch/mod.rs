@@ -3,8 +3,11 @@
 //! Everything that touches hardware has two forms: the real one, and for host tests one that only remembers.
 
 pub mod cpu;
+pub mod machine_check;
 pub mod measure;
 pub mod paging;
+pub mod protection;
+pub mod speculation;
 
 #[cfg(target_os = "none")]
 pub mod apic;

@@ -87,11 +87,12 @@ unsafe extern "C" {
 pub fn prepare(page: u64, tables: [u64; 3]) {
     let [root, directory, last] = tables;
     super::share_kernel_half(root);
-    // SAFETY: three pages of the kernel's. Present and writable; the last maps the first 2 MiB as they are.
+    // SAFETY: three pages of the kernel's. The last maps the first 2 MiB as they are, not writable: the page is run there, and written
+    // where it is not executable.
     unsafe {
         mem::page(root).0[0].set(directory | 3);
         mem::page(directory).0[0].set(last | 3);
-        mem::page(last).0[0].set(1 << 7 | 3);
+        mem::page(last).0[0].set(1 << 7 | 1);
     }
     START.page.set(page);
     START.root.set(root);

@@ -1,6 +1,6 @@
 //! What the processor must offer, what is switched on, and what to tell the person if something is missing.
 
-use crate::arch::{Cpu, MAX_CPUS, console, paging::Table};
+use crate::arch::{Cpu, MAX_CPUS, console, machine_check, paging::Table, speculation};
 use crate::mem::Global;
 use crate::virt::svm;
 use core::cell::Cell;
@@ -102,6 +102,8 @@ fn protect() {
             );
         });
     }
+    machine_check::init();
+    speculation::start();
 }
 
 /// Another processor than the first: the same on it. False: it lacks something, or differs in what guests can use.

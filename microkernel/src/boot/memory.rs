@@ -1,6 +1,6 @@
 //! The loader's memory map: what the kernel keeps, and what becomes root's.
 
-use crate::arch::{Cpu, apic, console, entry, paging::Table};
+use crate::arch::{Cpu, apic, console, entry, paging::Table, protection};
 use crate::mem::{self, PAGE};
 use crate::object::{Cap, Memory, Object, Pool};
 use bootloader_api::BootInfo as Loader;
@@ -36,21 +36,33 @@ pub fn start_page(regions: &[MemoryRegion]) -> Option<u64> {
         .map(|(start, _)| start)
 }
 
-/// Leaves the loader's lower half behind, and makes the physical map what it is for: data, with the local APIC uncached.
+/// Leaves the loader's lower half behind, with nothing executable but the kernel's text, the local APIC uncached and the pages below
+/// stacks out; ends the boot if anything is still both writable and executable.
 pub fn own_page_table(cpu: &Cpu, root: u64) {
     let (old, _) = x86_64::registers::control::Cr3::read_raw();
     // SAFETY: the loader's root page, and a fresh one.
     let (from, to) = unsafe { (mem::page(old.start_address().as_u64()), mem::page(root)) };
     for (i, (f, t)) in from.0.iter().zip(&to.0).enumerate().skip(256) {
-        let physical_map = i == ((mem::PHYS_BASE >> 39) & 511) as usize;
-        t.set(if physical_map {
-            f.get() | 1 << 63
-        } else {
+        // Only the kernel's image has anything to execute; the loader leaves all that it maps beside it executable.
+        let image = i == 511;
+        t.set(if image || f.get() == 0 {
             f.get()
+        } else {
+            f.get() | 1 << 63
         });
     }
-    Table { root }.set_uncached(mem::virt(apic::BASE));
-    entry::guard_pages().for_each(|p| Table { root }.forbid(p));
+    let table = Table { root };
+    table.set_uncached(mem::virt(apic::BASE));
+    entry::guard_pages().for_each(|p| table.forbid(p));
+    let unguarded = entry::guard_pages().find(|&p| table.translate(p).is_some());
+    if let (Err(broken), _) | (Ok(()), Some(broken)) = (
+        protection::check(root),
+        unguarded.map(protection::Broken::Unguarded),
+    ) {
+        console::fatal(format_args!(
+            "the loader left a page of the kernel's as it may not be: {broken:x?}. This is a bug in Vireo; please report it."
+        ));
+    }
     cpu.root.set(root);
     crate::arch::set_root(root);
     crate::arch::load_root(root);

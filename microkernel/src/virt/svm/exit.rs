@@ -29,6 +29,7 @@ mod code {
     pub const MONITOR: u64 = 0x8a;
     pub const MWAIT_CONDITIONAL: u64 = 0x8c;
     pub const XSETBV: u64 = 0x8d;
+    pub const RDPRU: u64 = 0x8e;
     pub const NPF: u64 = 0x400;
 }
 
@@ -122,6 +123,10 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
         }
         code::EXCEPTION_FIRST..=code::EXCEPTION_LAST => {
             let vector = exit - code::EXCEPTION_FIRST;
+            if vector == 18 && crate::arch::guest_machine_check() {
+                super::keep_shadow(v, c);
+                return Left::Interrupt;
+            }
             let more = if vector == 14 {
                 info2
             } else {
@@ -134,7 +139,10 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
         code::INVD | code::WBINVD => plain(Exit::Wbinvd),
         code::SHUTDOWN => plain(Exit::Shutdown),
         code::VMMCALL => plain(Exit::Vmcall),
-        code::VMRUN | code::INVLPGA | code::VMLOAD..=code::SKINIT => plain(Exit::VmInstruction),
+        // RDPRU too: instructions that CPUID hides.
+        code::VMRUN | code::INVLPGA | code::VMLOAD..=code::SKINIT | code::RDPRU => {
+            plain(Exit::VmInstruction)
+        }
         code::MONITOR..=code::MWAIT_CONDITIONAL => plain(Exit::Monitor),
         code::XSETBV => plain(Exit::Xsetbv),
         code::TASK_SWITCH => Left::Exit(Exit::TaskSwitch, [info1, info2, 0, 0]),

@@ -1,4 +1,4 @@
-//! What VMRUN does not switch: x87/SSE/AVX state, XCR0, DR0 to DR3, TSC_AUX. It stays in the processor until another vCPU needs it.
+//! What VMRUN does not switch: x87/SSE/AVX state, PKRU, XCR0, DR0 to DR3, TSC_AUX. It stays in the processor until another vCPU needs it.
 //!
 //! The kernel and the servers use none of it (soft-float, CR0.TS set), so nothing of theirs can be there.
 
@@ -72,6 +72,7 @@ fn keep(v: &Vcpu) {
 #[inline(never)]
 pub fn switch(cpu: &Cpu, v: &Vcpu) {
     release(cpu);
+    crate::arch::speculation::switch();
     hw::restore(v.extended_phys, v.xcr0.get());
     hw::set_dr(core::array::from_fn(|i| v.dr[i].get()));
     hw::set_tsc_aux(v.tsc_aux.get());
@@ -128,35 +129,41 @@ mod hw {
     use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
     use x86_64::registers::model_specific::Msr;
 
-    /// XCR0 bits that the kernel switches (0: no XSAVE, FXSAVE is used), and whether there is TSC_AUX.
-    static HAVE: Global<Have> = Global(Have {
-        xcr0: Cell::new(0),
-        tsc_aux: Cell::new(false),
-    });
+    static HAVE: Global<Cell<Have>> = Global(Cell::new(Have {
+        xcr0: 0,
+        tsc_aux: false,
+        stale_pointers: false,
+    }));
 
+    #[derive(Clone, Copy, PartialEq, Eq)]
     struct Have {
-        xcr0: Cell<u64>,
-        tsc_aux: Cell<bool>,
+        /// XCR0 bits that the kernel switches (0: no XSAVE, FXSAVE is used).
+        xcr0: u64,
+        tsc_aux: bool,
+        /// XRSTOR and FXRSTOR leave the x87 pointers to the last instruction alone, unless an exception is pending (AMD without
+        /// CPUID 8000_0008 EBX[2]): CVE-2006-1056.
+        stale_pointers: bool,
     }
 
-    /// x87, SSE, AVX, AVX-512: what fits the one page of the save area (APM vol. 2, 11.5; 2,696 bytes).
-    const KNOWN: u64 = 0xe7;
+    /// x87, SSE, AVX, AVX-512, and what guests are not given but can reach: MPX, where XSETBV is not intercepted (QEMU 7.2), and PKRU,
+    /// which CR4.PKE opens without XCR0. All of it fits the one page of the save area (APM vol. 2, 11.5; 2,696 bytes).
+    const KNOWN: u64 = 0xe7 | OTHERS;
+    /// XCR0 bits that no guest has.
+    const OTHERS: u64 = 1 << 3 | 1 << 4 | 1 << 9;
 
     pub fn init() {
-        let (xcr0, tsc_aux) = there_is();
-        HAVE.xcr0.set(xcr0);
-        HAVE.tsc_aux.set(tsc_aux);
+        HAVE.set(there_is());
         switch_on();
     }
     pub fn init_other() -> bool {
-        let same = there_is() == (HAVE.xcr0.get(), HAVE.tsc_aux.get());
+        let same = there_is() == HAVE.get();
         if same {
             switch_on();
         }
         same
     }
-    /// XCR0 bits of this processor that the kernel knows, and whether there is TSC_AUX.
-    fn there_is() -> (u64, bool) {
+    /// What this processor has.
+    fn there_is() -> Have {
         let id = raw_cpuid::CpuId::new();
         let mut xcr0 = 0;
         if id.get_feature_info().is_some_and(|f| f.has_xsave()) {
@@ -166,15 +173,24 @@ mod hw {
         let tsc_aux = id
             .get_extended_processor_and_feature_identifiers()
             .is_some_and(|f| f.has_rdtscp());
-        (xcr0, tsc_aux)
+        let intel = id
+            .get_vendor_info()
+            .is_some_and(|v| v.as_str() == "GenuineIntel");
+        let restored = raw_cpuid::cpuid!(0x8000_0000).eax >= 0x8000_0008
+            && raw_cpuid::cpuid!(0x8000_0008).ebx & 1 << 2 != 0;
+        Have {
+            xcr0,
+            tsc_aux,
+            stale_pointers: !intel && !restored,
+        }
     }
     fn switch_on() {
         // SAFETY: FXSR is part of x86-64; the kernel itself never uses SSE.
         unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE)) };
-        if HAVE.xcr0.get() != 0 {
+        if HAVE.get().xcr0 != 0 {
             // SAFETY: XSAVE is there.
             unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSXSAVE)) };
-            set_xcr0(HAVE.xcr0.get());
+            set_xcr0(HAVE.get().xcr0);
         }
         // SAFETY: an FPU instruction at user level, or in the kernel, is to fault.
         unsafe {
@@ -188,10 +204,10 @@ mod hw {
         };
     }
     pub fn supported() -> u64 {
-        HAVE.xcr0.get()
+        HAVE.get().xcr0 & !OTHERS
     }
     pub fn set_xcr0(value: u64) {
-        if HAVE.xcr0.get() != 0 {
+        if HAVE.get().xcr0 != 0 {
             // SAFETY: a subset of what CPUID shows, in a legal combination (`load`).
             unsafe {
                 asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
@@ -200,7 +216,7 @@ mod hw {
     }
     /// XCR0 as it is, if there is one.
     pub fn xcr0() -> Option<u64> {
-        if HAVE.xcr0.get() == 0 {
+        if HAVE.get().xcr0 == 0 {
             return None;
         }
         let (low, high): (u32, u32);
@@ -219,7 +235,7 @@ mod hw {
         unsafe { asm!("mov dr7, {}", in(reg) value, options(nostack, nomem)) };
     }
     pub fn set_tsc_aux(value: u64) {
-        if HAVE.tsc_aux.get() {
+        if HAVE.get().tsc_aux {
             // SAFETY: only RDTSCP and RDPID read it, and no server has a use for it.
             unsafe { Msr::new(0xc000_0103).write(value) };
         }
@@ -227,11 +243,11 @@ mod hw {
     /// Saves the processor's state, all of it, whatever XCR0 its owner runs with.
     pub fn save(phys: u64) {
         let area = mem::virt(phys);
-        set_xcr0(HAVE.xcr0.get());
+        set_xcr0(HAVE.get().xcr0);
         // SAFETY: the area is a page of the vCPU's own, large enough for KNOWN; TS is clear only here.
         unsafe {
             asm!("clts", options(nostack));
-            if HAVE.xcr0.get() == 0 {
+            if HAVE.get().xcr0 == 0 {
                 asm!("fxsave64 [{}]", in(reg) area, options(nostack));
             } else {
                 asm!("xsave64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
@@ -242,7 +258,7 @@ mod hw {
     /// Loads state saved before, or (a cleared page) the initial state; then `xcr0`.
     pub fn restore(phys: u64, xcr0: u64) {
         let area = mem::virt(phys);
-        set_xcr0(HAVE.xcr0.get());
+        set_xcr0(HAVE.get().xcr0);
         // SAFETY: as for `save`. The area's header was written by XSAVE, or is zero: initial state for all components. For the legacy
         // form a cleared area has FCW and MXCSR 0, so those are set; MXCSR 0 is legal for XRSTOR too, but not the reset value.
         unsafe {
@@ -252,7 +268,11 @@ mod hw {
                 legacy.add(24).cast::<u32>().write(0x1f80);
             }
             asm!("clts", options(nostack));
-            if HAVE.xcr0.get() == 0 {
+            if HAVE.get().stale_pointers {
+                // Any load of the kernel's own does.
+                asm!("fnclex", "emms", "fild qword ptr [{}]", in(reg) area, options(nostack, readonly));
+            }
+            if HAVE.get().xcr0 == 0 {
                 asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
             } else {
                 asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));

@@ -2,6 +2,7 @@
 
 extern crate alloc;
 
+mod entries;
 mod figures;
 mod partner;
 mod probes;

@@ -127,6 +127,25 @@ bench_\name\()_end:
     mov rax, rdi
     .byte 0x0f, 0x01, 0xd8
     end_of vmrun
+    # Where the kernel's tables are is no one's business (UMIP). With AC set, which SMAP heeds in the kernel.
+    act sgdt
+    sgdt [rdi]
+    end_of sgdt
+    act sidt
+    sidt [rdi]
+    end_of sidt
+    act str
+    str eax
+    end_of str
+    act smsw
+    smsw eax
+    end_of smsw
+    act ac
+    pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov rax, [rdi]
+    end_of ac
     # A jump leaves its code: the fault is at the address jumped to.
     act jump
     jmp rdi
@@ -184,6 +203,16 @@ mod labels {
         pub safe static bench_rdmsr_end: [u8; 0];
         pub safe static bench_int: [u8; 0];
         pub safe static bench_int_end: [u8; 0];
+        pub safe static bench_sgdt: [u8; 0];
+        pub safe static bench_sgdt_end: [u8; 0];
+        pub safe static bench_sidt: [u8; 0];
+        pub safe static bench_sidt_end: [u8; 0];
+        pub safe static bench_str: [u8; 0];
+        pub safe static bench_str_end: [u8; 0];
+        pub safe static bench_smsw: [u8; 0];
+        pub safe static bench_smsw_end: [u8; 0];
+        pub safe static bench_ac: [u8; 0];
+        pub safe static bench_ac_end: [u8; 0];
         pub safe static bench_vmrun: [u8; 0];
         pub safe static bench_vmrun_end: [u8; 0];
         pub safe static bench_jump: [u8; 0];

@@ -14,7 +14,7 @@ use super::partner::{self as p, Partner, address, stack_top};
 
 /// How long a fault may take, in microseconds.
 const PATIENCE: u64 = 200_000;
-/// First address of the kernel's half, and one in the physical map or image further up.
+/// First address of the kernel's half, where all physical memory is, and that of its image.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
 const KERNEL_TOP: u64 = 0xffff_ffff_8000_0000;
 
@@ -61,6 +61,8 @@ pub fn all(start: &StartInfo, partner: &mut Partner) -> usize {
     for act in acts() {
         count(act.name, try_act(partner, &act));
     }
+    count("read and write all of the kernel", try_kernel(partner));
+    count("every register of a guest invalid", super::entries::all(start));
     for (name, is, expected) in operations(start, partner) {
         let result = if is == Err(expected) {
             Ok(())
@@ -137,7 +139,31 @@ fn try_act(partner: &mut Partner, act: &Act) -> Result<(), Failure> {
     result.and(stopped.map_err(|_| Failure::NotTried("the thread cannot be stopped")))
 }
 
-fn acts() -> [Act; 25] {
+/// Every page of the kernel's image (text, vectors, what belongs to each processor, stacks), places all over the physical map, the local
+/// APIC in it, and what the loader mapped.
+fn try_kernel(partner: &mut Partner) -> Result<(), Failure> {
+    const IMAGE_PAGES: u64 = 512;
+    const LOADER: u64 = 0xffff_9000_0000_0000;
+    let image = (0..IMAGE_PAGES).map(|i| KERNEL_TOP + i * 4096);
+    let physical = (0..64).map(|i| KERNEL + i * 0x0080_1000);
+    let others = [
+        KERNEL + 0xfee0_0020,
+        LOADER,
+        LOADER + 0x10_0000,
+        u64::MAX - 7,
+    ];
+    for address in image.chain(physical).chain(others) {
+        let read = (&p::bench_read, &p::bench_read_end);
+        let write = (&p::bench_write, &p::bench_write_end);
+        for (code, error) in [(read, page::USER), (write, page::USER | page::WRITE)] {
+            let expected = Expected::page(address, error).whether_present_or_not();
+            try_act(partner, &act("", code, address, expected))?;
+        }
+    }
+    Ok(())
+}
+
+fn acts() -> [Act; 30] {
     use page::{FETCH, PRESENT, USER, WRITE as WRITING};
     let text = p::code().0;
     let stack = stack_top(0) - 8;
@@ -252,6 +278,16 @@ fn acts() -> [Act; 25] {
             (&p::bench_int, &p::bench_int_end),
             0,
             general(0x21 << 3 | 2).without_index(),
+        ),
+        act("SGDT", (&p::bench_sgdt, &p::bench_sgdt_end), stack, gp),
+        act("SIDT", (&p::bench_sidt, &p::bench_sidt_end), stack, gp),
+        act("STR", (&p::bench_str, &p::bench_str_end), 0, gp),
+        act("SMSW", (&p::bench_smsw, &p::bench_smsw_end), 0, gp),
+        act(
+            "read kernel memory with AC set",
+            (&p::bench_ac, &p::bench_ac_end),
+            KERNEL_TOP,
+            hidden(KERNEL_TOP, USER),
         ),
         act("VMRUN", (&p::bench_vmrun, &p::bench_vmrun_end), 0, gp),
     ]

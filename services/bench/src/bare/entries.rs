@@ -1,0 +1,154 @@
+//! A guest whose every register is made invalid in turn: the exit comes back, and the next entry is as good as the first.
+
+use bench::probe::Failure;
+use runtime::abi::layout::{self, slot};
+use runtime::abi::vm::{Exit, ExitWord, Groups, VcpuState};
+use runtime::abi::{Status, Syscall};
+use runtime::object::{Pool, Space, Vcpu};
+use runtime::{StartInfo, sys, time};
+
+use core::mem::{offset_of, size_of};
+
+/// Where the state page is.
+const AT: u64 = layout::SHARED + 0x10_0000;
+/// Where a processor begins after reset: nothing is mapped there.
+const RESET: u64 = 0xffff_fff0;
+/// Words of the state page.
+const WORDS: usize = size_of::<VcpuState>() / 8;
+/// What stands in each word in turn.
+const VALUES: [u64; 5] = [
+    u64::MAX,
+    1 << 63,
+    0xffff_ffff,
+    0x8000_0000_8000_0000,
+    0x5555_5555_5555_5555,
+];
+/// Events that do not exist: types 1 and 5 to 7, an NMI that is no NMI, exceptions 2 and above 31, an error code that none has.
+const EVENTS: [u64; 7] = [
+    1 << 31 | 1 << 8 | 0x20,
+    1 << 31 | 5 << 8 | 0x20,
+    1 << 31 | 7 << 8 | 0x20,
+    1 << 31 | 3 << 8 | 2,
+    1 << 31 | 3 << 8 | 0xff,
+    1 << 31 | 2 << 8 | 0xff,
+    u64::MAX ^ 1 << 8,
+];
+/// EFER.LME without CR4.PAE leaves QEMU 7.2's host without paging at the exit.
+const LME: u64 = 1 << 8;
+
+struct Guest {
+    vcpu: Vcpu,
+    good: [u64; WORDS],
+}
+
+impl Guest {
+    fn word(n: usize) -> *mut u64 {
+        core::ptr::with_exposed_provenance_mut::<u64>(AT as usize + n * 8)
+    }
+
+    /// Runs it with this state, post and event; answers the exit and its first word.
+    fn run(&self, state: &[u64; WORDS], post: u64, event: u64) -> Result<(ExitWord, u64), Status> {
+        for (n, value) in state.iter().enumerate() {
+            // SAFETY: the state page, which the kernel mapped there; no reference into it exists.
+            unsafe { Self::word(n).write_volatile(*value) };
+        }
+        let words = [post, event, 0, 0];
+        // SAFETY: it changes nothing but the state page.
+        let r = unsafe {
+            sys::syscall(
+                Syscall::Run,
+                u64::from(self.vcpu.0),
+                Groups::ALL,
+                words,
+                time::after(2_000),
+            )
+        };
+        if r.status == Status::Ok as u64 {
+            Ok((ExitWord(r.tag), r.words[0]))
+        } else {
+            Err(Status::from_raw(r.status))
+        }
+    }
+
+    /// The good state still leads where it did.
+    fn sound(&self) -> bool {
+        let ran = self.run(&self.good, 0, 0);
+        ran.is_ok_and(|(word, address)| word.exit() == Exit::NestedFault && address == RESET)
+    }
+}
+
+/// Tries them all.
+pub fn all(start: &StartInfo) -> Result<(), Failure> {
+    let guest = make(start).map_err(|_| Failure::NotTried("a vCPU cannot be made"))?;
+    if !guest.sound() {
+        return Err(Failure::NotTried("the vCPU does not run at all"));
+    }
+    let mut exits = [0usize; Exit::COUNT];
+    let mut one = |guest: &Guest, what: usize, value: u64, state: &_, post, event| {
+        let ran = guest.run(state, post, event);
+        if let Ok((word, _)) = ran
+            && let Some(n) = exits.get_mut(word.exit() as usize)
+        {
+            *n += 1;
+        }
+        if ran.is_ok() && guest.sound() {
+            return Ok(());
+        }
+        defmt::error!(
+            "after {=u64:#x} in word {=usize} of the state page the guest is not as before",
+            value,
+            what
+        );
+        Err(Failure::NotTried("the vCPU is spoilt"))
+    };
+    for n in 16..WORDS {
+        for value in VALUES {
+            let mut state = guest.good;
+            state[n] = value;
+            if n == offset_of!(VcpuState, efer) / 8 {
+                state[n] &= !LME;
+            }
+            one(&guest, n, value, &state, 0, 0)?;
+        }
+    }
+    for event in EVENTS {
+        one(&guest, WORDS, event, &guest.good, 0, event)?;
+    }
+    for post in VALUES {
+        one(&guest, WORDS + 1, post, &guest.good, post, 0)?;
+    }
+    defmt::info!("exits of invalid entries, by number: {=[?]}", exits);
+    Ok(())
+}
+
+fn make(start: &StartInfo) -> Result<Guest, Status> {
+    let pool = Pool(slot::POOL);
+    // Nobody fills the last slots.
+    let space = pool.create_guest_space(start.slots.saturating_sub(2))?;
+    let dest = start.slots.saturating_sub(3);
+    let vcpu = pool.create_vcpu(dest, space, Space(slot::SPACE), AT)?;
+    vcpu.on_exit(None, Groups::ALL)?;
+    let mut guest = Guest {
+        vcpu,
+        good: [0; WORDS],
+    };
+    // The state after reset is had from a first run, which changes nothing: no group is taken from the page.
+    // SAFETY: it changes nothing but the state page.
+    let r = unsafe {
+        sys::syscall(
+            Syscall::Run,
+            u64::from(vcpu.0),
+            0,
+            [0; 4],
+            time::after(2_000),
+        )
+    };
+    if r.status != Status::Ok as u64 {
+        return Err(Status::from_raw(r.status));
+    }
+    for (n, word) in guest.good.iter_mut().enumerate() {
+        // SAFETY: the state page.
+        *word = unsafe { Guest::word(n).read_volatile() };
+    }
+    Ok(guest)
+}
