@@ -29,6 +29,7 @@ fn guest_main(info: &exerciser::boot::BootInfo) -> ! {
     let key: u8 = key.unwrap_or(1);
     let mut secrets = Secrets::new(key);
     say!("SECRETS key {key}: {} registers at start", secrets.look());
+    exerciser::serial::drain();
     secrets.plant();
     say!("SECRETS key {key}: self-test {}", secrets.own());
     memory::fill(key);

@@ -230,7 +230,7 @@ impl<K: Kernel> Machine<'_, K> {
     fn asked(&self, exit: Exit) -> u64 {
         let mut groups = Self::groups(exit);
         if self.wide & 1 << exit as u32 != 0 {
-            groups |= emulate::GROUPS | Groups::DR | Groups::DESC;
+            groups |= emulate::GROUPS | Groups::DR | Groups::DESC | Groups::XCR;
         }
         if exit == Exit::Cpuid && self.brings_xcr0 {
             groups |= Groups::XCR;

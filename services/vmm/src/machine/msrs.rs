@@ -7,6 +7,8 @@ use crate::cpu::WriteEffect;
 use crate::emulate::{Exception, Expected, retire};
 use ipc_schema::abi::vm::{Exit, Groups, gpr};
 
+/// RDTSCP's and RDPID's number of the processor (AMD APM vol. 2, 3.2.6).
+const TSC_AUX: u32 = 0xC000_0103;
 /// The x2APIC's EOI register.
 const X2APIC_EOI: u32 = 0x80B;
 
@@ -57,6 +59,11 @@ impl<K: Kernel> Machine<'_, K> {
         let state = self.kernel.state_mut();
         let index = state.gpr[gpr::RCX] as u32;
         let value = state.gpr[gpr::RAX] & 0xFFFF_FFFF | state.gpr[gpr::RDX] << 32;
+        // TSC_AUX goes to the kernel together with XCR0, which the guest may have set without an exit (QEMU 7.2): what was kept of it
+        // here must not go back.
+        if index == TSC_AUX && self.wide & 1 << Exit::Wrmsr as u32 == 0 {
+            return self.widen(Exit::Wrmsr);
+        }
         let done = if Chipset::owns_msr(index) {
             self.wrmsr_chipset(index, value, now)
         } else {

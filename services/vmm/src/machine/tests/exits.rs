@@ -178,6 +178,29 @@ fn msrs() {
     assert_eq!(notes.len(), 1);
 }
 
+/// The first WRMSR of TSC_AUX only asks for XCR0, which goes to the kernel with it; the guest executes it again.
+#[test]
+fn tsc_aux_keeps_the_guests_xcr0() {
+    let pages = Pages::default();
+    let mut m = machine(&pages);
+    m.code(&[0x0F, 0x30]);
+    for _ in 0..2 {
+        m.on(|cpu| {
+            cpu.state.gpr[gpr::RCX] = 0xC000_0103;
+            cpu.state.gpr[gpr::RAX] = 5;
+            cpu.state.gpr[gpr::RDX] = 0;
+            // XSETBV without an exit.
+            cpu.state.xcr0 = 7;
+            (Exit::Wrmsr, [0; 3])
+        });
+    }
+    m.run();
+    assert_eq!(m.kernel.entries[1].dirty & Groups::XCR, 0);
+    assert_ne!(m.kernel.groups[Exit::Wrmsr as usize] & Groups::XCR, 0);
+    let cpu = m.cpu();
+    assert_eq!((cpu.xcr0, cpu.tsc_aux, cpu.rip), (7, 5, ENTRY + 2));
+}
+
 /// A TSC deadline is the guest's time; a jump of its TSC moves it.
 #[test]
 fn tsc_deadlines_are_in_the_guests_time() {
