@@ -121,12 +121,34 @@ fn restart(s: &mut System, server: &str) -> Result<()> {
     Ok(())
 }
 
+/// Shared locks that the second processor has taken so far.
+fn locks(s: &mut System) -> Result<u64> {
+    let table = s.manager("cpus")?;
+    let row = regex::Regex::new(r"(?m)^ +1 +1 +online .*%  (\d+) ")?;
+    let found = row.captures(&table).context("no row of processor 1")?;
+    Ok(found[1].parse()?)
+}
+
+/// Guests on the second processor poll a device, get its interrupts and those of their timers, and are talked to from the first:
+/// no shared lock is taken there, neither for exits nor for IPC.
+fn no_shared_lock(s: &mut System) -> Result<()> {
+    // What the servers there have to say at their start is said.
+    counts(s, "pinned")?;
+    let before = locks(s)?;
+    for vm in ["b", "pinned", "b"] {
+        counts(s, vm)?;
+    }
+    let after = locks(s)?;
+    s.check(&format!("{} locks", after - before), "^0 ")
+}
+
 /// What can happen to a VM on the second processor, while that on the first counts on.
 fn life_elsewhere(options: Options) -> Result<()> {
     let mut s = boot(COUNT, 2, options)?;
     s.expect_boot(r"COUNT \d+")?;
     s.to_manager()?;
     counts(&mut s, "b")?;
+    no_shared_lock(&mut s)?;
 
     // Its device dies there and comes back there; a device that hangs is found by its VMM, which tells root from there.
     restart(&mut s, "b.uart0")?;

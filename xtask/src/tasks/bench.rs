@@ -51,6 +51,9 @@ pub struct Bench {
     /// Trace one sample of a row instead: its instructions by phase and function, and what costs more than one
     #[arg(long, value_name = "ROW", conflicts_with_all = ["json", "update"])]
     trace: Option<String>,
+    /// Processors of the machine: with 2 the second is online and halted, and the figures have a baseline of their own
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
+    cpus: u32,
     /// Seconds that each of its two runs may take
     #[arg(long, value_name = "S", default_value_t = 600)]
     timeout: u64,
@@ -59,7 +62,20 @@ pub struct Bench {
 /// All figures of a run.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct Figures {
+    /// On a machine with one processor.
     rows: Vec<Row>,
+    /// On one with two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rows_2_cpus: Vec<Row>,
+}
+
+impl Figures {
+    fn of(&mut self, cpus: u32) -> &mut Vec<Row> {
+        match cpus {
+            1 => &mut self.rows,
+            _ => &mut self.rows_2_cpus,
+        }
+    }
 }
 
 /// One figure.
@@ -85,19 +101,21 @@ impl Task for Bench {
         for system in SYSTEMS {
             rows.extend(self.measure(system)?);
         }
-        let figures = Figures { rows };
         let baseline_path = host::root().join("xtask/bench-baseline.json");
-        let baseline = load(&baseline_path)?;
-        print!("{}", table(&figures.rows, &baseline.rows));
-        let json = format!("{}\n", serde_json::to_string_pretty(&figures)?);
+        let mut baseline = load(&baseline_path)?;
+        let committed = baseline.of(self.cpus);
+        print!("{}", table(&rows, committed));
+        let worse = regressions(&rows, committed);
         if let Some(path) = &self.json {
-            host::write_whole(path, json.as_bytes())?;
+            let mut figures = Figures::default();
+            figures.of(self.cpus).clone_from(&rows);
+            write(path, &figures)?;
         }
         if self.update {
-            host::write_whole(&baseline_path, json.as_bytes())?;
+            *committed = rows;
+            write(&baseline_path, &baseline)?;
             return Ok(0);
         }
-        let worse = regressions(&figures.rows, &baseline.rows);
         for line in &worse {
             eprintln!("error: {line}");
         }
@@ -120,6 +138,7 @@ impl Bench {
         ));
         let options = Options {
             icount: true,
+            cpus: self.cpus,
             ..Options::default()
         };
         let mut machine = Machine::start(&image, &options)?;
@@ -138,6 +157,11 @@ impl Bench {
         }
         Ok(rows)
     }
+}
+
+fn write(path: &Path, figures: &Figures) -> Result<()> {
+    let json = format!("{}\n", serde_json::to_string_pretty(figures)?);
+    host::write_whole(path, json.as_bytes())
 }
 
 fn load(path: &Path) -> Result<Figures> {
@@ -244,6 +268,20 @@ mod tests {
         assert_eq!(parse("BENCH x instructions 1 2 3 4"), None);
         assert_eq!(parse("BENCH x instructions 1 2"), None);
         assert_eq!(parse("BENCH x instructions 1 2 z"), None);
+    }
+
+    #[test]
+    fn baselines_stand_side_by_side() {
+        let mut figures = Figures::default();
+        *figures.of(1) = vec![row("a", 1)];
+        let one = serde_json::to_string(&figures).unwrap();
+        assert!(!one.contains("rows_2_cpus"), "{one}");
+        *figures.of(2) = vec![row("a", 2)];
+        let both = serde_json::to_string(&figures).unwrap();
+        let mut read: Figures = serde_json::from_str(&both).unwrap();
+        assert_eq!((read.of(1)[0].median, read.of(2)[0].median), (1, 2));
+        let mut old: Figures = serde_json::from_str(&one).unwrap();
+        assert!(old.of(2).is_empty());
     }
 
     #[test]

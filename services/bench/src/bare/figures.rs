@@ -6,7 +6,7 @@ use bench::samples::{SAMPLES, figure, name_hash};
 use runtime::abi::layout::{self, slot};
 use runtime::abi::rights::{READ, WRITE};
 use runtime::abi::{NEVER, Status};
-use runtime::object::{Pool, Space};
+use runtime::object::{Cpu, Pool, Space};
 use runtime::{Message, Notification, now};
 
 use super::partner::{self, Partner, Result, SPARE_OFFSET, address};
@@ -15,6 +15,20 @@ use super::partner::{self, Partner, Result, SPARE_OFFSET, address};
 const WARM_UP: usize = 16;
 /// Where a page is mapped, beside one that stays, so that the tables are there.
 const SCRATCH: u64 = layout::SHARED;
+
+/// Rows that take no shared lock, on however many processors: IPC touches one processor's data only.
+const LOCKLESS: [&str; 5] = [
+    "ipc_call_reply",
+    "ipc_call_reply_4w",
+    "null_call",
+    "signal",
+    "signal_wake",
+];
+
+/// Shared locks that this processor has taken, the one for this question included.
+fn locks() -> Result<u64> {
+    Ok(Cpu(slot::CPU).stat()?.locks)
+}
 
 /// Where a debugger finds the sample that it traces (`cargo xtask bench --trace`): called before it with the hash of the
 /// row's name, and after it with 0.
@@ -41,6 +55,7 @@ impl Bench {
         mut after: impl FnMut(&mut C) -> Result<()>,
     ) -> Result<()> {
         let mut samples = Vec::with_capacity(SAMPLES);
+        let locks_before = locks()?;
         for round in 0..WARM_UP + SAMPLES {
             before(context)?;
             let traced = round == WARM_UP + SAMPLES / 2;
@@ -59,6 +74,11 @@ impl Bench {
                 samples.push(to.wrapping_sub(from));
             }
         }
+        let taken = locks()?.wrapping_sub(locks_before + 1);
+        assert!(
+            taken == 0 || !LOCKLESS.contains(&name),
+            "{name}: {taken} shared locks were taken"
+        );
         let f = figure(samples, self.empty).ok_or(Status::InvalidArg)?;
         defmt::info!(
             "BENCH {=str} instructions {=u64} {=u64} {=u64}",
