@@ -62,7 +62,12 @@ pub fn deterministic() -> Options {
 /// The same with eight nanoseconds an instruction: for guests that wait for much time to pass, which is emulated instruction by
 /// instruction.
 pub fn steady() -> Options {
-    let extra = ["-icount", "shift=3,sleep=off", "-rtc", "base=2024-01-01,clock=vm"];
+    let extra = [
+        "-icount",
+        "shift=3,sleep=off",
+        "-rtc",
+        "base=2024-01-01,clock=vm",
+    ];
     Options {
         extra: extra.map(String::from).into(),
         ..Options::default()

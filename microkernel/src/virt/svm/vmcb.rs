@@ -100,7 +100,8 @@ pub(super) const INTERCEPTS_1: u64 = 1
     | 1 << 29
     | 1 << 31;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, conditional MWAIT, XSETBV, RDPRU (vector 4).
-pub(super) const INTERCEPTS_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
+pub(super) const INTERCEPTS_2: u64 =
+    0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
 /// #DB, #AC and #MC: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
 pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 

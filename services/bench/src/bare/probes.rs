@@ -62,7 +62,10 @@ pub fn all(start: &StartInfo, partner: &mut Partner) -> usize {
         count(act.name, try_act(partner, &act));
     }
     count("read and write all of the kernel", try_kernel(partner));
-    count("every register of a guest invalid", super::entries::all(start));
+    count(
+        "every register of a guest invalid",
+        super::entries::all(start),
+    );
     for (name, is, expected) in operations(start, partner) {
         let result = if is == Err(expected) {
             Ok(())
