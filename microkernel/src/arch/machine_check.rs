@@ -8,6 +8,10 @@
 /// MCG_STATUS: the interrupted program can be resumed.
 const RIPV: u64 = 1;
 /// MCi_STATUS bits.
+#[cfg_attr(
+    not(target_os = "none"),
+    allow(dead_code, reason = "on the host nobody reads banks")
+)]
 mod status {
     pub const VALID: u64 = 1 << 63;
     /// An earlier error was overwritten.
