@@ -33,6 +33,9 @@ pub const PORTS: u64 = 16;
 /// Local APIC id of no processor of the machine; so is the next one.
 pub const NO_PROCESSOR: u64 = 0xc0;
 
+/// Processors that root may have put into the table.
+const CPUS: u32 = 64;
+
 /// What the binary knows of its partner's code.
 #[derive(Clone, Copy, Debug)]
 pub struct Code {
@@ -317,7 +320,13 @@ impl Kit {
 
     /// A free slot, nobody's business yet.
     pub fn slot(&mut self) -> Result<u64, Status> {
-        self.slots.take().map(u64::from).ok_or(Status::NoMemory)
+        loop {
+            let slot = self.slots.take().ok_or(Status::NoMemory)?;
+            // Root's for the machine's processors, those that run.
+            if !(slot::CPUS..slot::CPUS + CPUS).contains(&slot) {
+                return Ok(u64::from(slot));
+            }
+        }
     }
 
     /// A slot that is empty now; what a case puts there is destroyed at its end.
