@@ -69,6 +69,7 @@ fn every_page_of_a_pool_is_accounted_for() {
 /// Damage, one after the other, each in a machine of its own.
 #[test]
 fn damage_is_found() {
+    #[allow(clippy::type_complexity, reason = "a table")]
     let damage: [(&str, fn(&Machine)); 11] = [
         ("a part that is not counted", |m| {
             let (mem, slot) = m.memory(24 << 20, 1 << 20);

@@ -526,6 +526,7 @@ fn act() -> impl Strategy<Value = Act> {
 
 struct World {
     m: Machine,
+    #[allow(clippy::type_complexity, reason = "what each is about to do")]
     workers: Vec<(Obj<Thread>, Option<(u64, u64, [u64; 4])>)>,
     own: u64,
     main_pool: u64,
