@@ -215,7 +215,7 @@ mod tests {
         let stub = std::thread::spawn(move || {
             let mut stub = Gdb { stream: theirs };
             let asked = stub.receive().unwrap();
-            let mut bytes = vec![0u8; 17 * 8 + 4];
+            let mut bytes = [0u8; 17 * 8 + 4];
             bytes[5 * 8] = 1;
             bytes[16 * 8 + 1] = 2;
             let text: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
