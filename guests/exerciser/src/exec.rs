@@ -165,6 +165,9 @@ pub(crate) fn recover(frame: &mut Frame) -> bool {
     // SAFETY: boot.s wrote it before it called the code.
     frame.rsp = unsafe { (&raw const exec_sp).read_volatile() };
     frame.rflags = 2;
+    // The code may have changed its segments.
+    frame.cs = 0x08;
+    frame.ss = 0x10;
     true
 }
 
