@@ -87,6 +87,16 @@ impl<'a> InterruptWriter<'a> {
         true
     }
 
+    /// Line `gsi` goes high and low again, or low and high: an edge. True if the VMM must be signalled: always, but for lines out of
+    /// range.
+    #[must_use]
+    #[inline]
+    pub fn pulse(&mut self, gsi: u32) -> bool {
+        let bit = 1u64.checked_shl(gsi).unwrap_or(0);
+        self.page.rises.fetch_or(bit, Ordering::Release);
+        bit != 0
+    }
+
     /// Makes an MSI-X vector pending. True if the VMM must be signalled: it was not pending. Vectors out of range do
     /// nothing.
     #[must_use]
@@ -200,7 +210,7 @@ mod tests {
                 rises: 1 << 4
             }
         );
-        assert!(writer.set_level(63, true) && writer.set_level(63, false));
+        assert!(writer.pulse(63) && !writer.pulse(64));
         assert_eq!(
             reader.look(),
             Lines {

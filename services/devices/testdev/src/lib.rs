@@ -48,6 +48,9 @@ pub mod command {
     pub const HANG_AFTER_COMMIT: u32 = 5;
     /// Interrupt: the line goes high and low again before the reply.
     pub const PULSE: u32 = 6;
+    /// As [`PULSE`], and the scratch register then holds the lower half of the host's TSC, read right before the interrupt became
+    /// pending.
+    pub const STAMPED_PULSE: u32 = 10;
     /// The next access makes the server touch memory of the kernel.
     pub const TOUCH_KERNEL_NEXT: u32 = 7;
     /// The next access makes the server use an FPU register.
@@ -61,8 +64,8 @@ pub mod command {
 pub enum Action {
     /// Commit the state if it is dirty, set the line, reply with this value.
     Reply(u32),
-    /// The same, with a pulse on the interrupt line first.
-    PulseAndReply(u32),
+    /// The same, with a pulse on the interrupt line; if so, its time is to be noted ([`TestDev::stamp`]).
+    PulseAndReply(u32, bool),
     /// Commit, then loop for ever.
     CommitAndHang(u32),
     /// Loop for ever.
@@ -97,6 +100,8 @@ pub struct TestDev {
     count: u32,
     doorbells: u32,
     line: bool,
+    /// A pulse is due.
+    pulsing: bool,
     /// Not part of the state that survives: a successor is healthy.
     trap: Trap,
     dirty: bool,
@@ -145,7 +150,10 @@ impl TestDev {
                 command::HANG_NOW => return Action::Hang,
                 command::CRASH_NOW => return Action::Crash,
                 command::HANG_AFTER_COMMIT => self.trap = Trap::HangAfterCommit,
-                command::PULSE => return Action::PulseAndReply(0),
+                command::PULSE | command::STAMPED_PULSE => {
+                    self.pulsing = true;
+                    return Action::PulseAndReply(0, value == command::STAMPED_PULSE);
+                }
                 command::TOUCH_KERNEL_NEXT => self.trap = Trap::TouchKernel,
                 command::TOUCH_FPU_NEXT => self.trap = Trap::TouchFpu,
                 command::TOUCH_PORT_NEXT => self.trap = Trap::TouchPort,
@@ -159,6 +167,19 @@ impl TestDev {
     /// The doorbell rang. Several rings between two looks count as one, as with any doorbell.
     pub fn doorbell(&mut self) {
         self.doorbells = self.doorbells.wrapping_add(1);
+        self.dirty = true;
+    }
+
+    /// Whether a pulse was due; it is not any more.
+    #[inline]
+    pub fn pulsed(&mut self) -> bool {
+        core::mem::take(&mut self.pulsing)
+    }
+
+    /// Puts the time of a pulse where the guest finds it.
+    #[inline]
+    pub fn stamp(&mut self, tsc: u64) {
+        self.scratch = tsc as u32;
         self.dirty = true;
     }
 
@@ -179,7 +200,7 @@ impl TestDev {
     pub fn state(&self) -> [u64; STATE_WORDS] {
         [
             u64::from(self.count) << 32 | u64::from(self.scratch),
-            u64::from(self.doorbells) << 1 | u64::from(self.line),
+            u64::from(self.pulsing) << 63 | u64::from(self.doorbells) << 1 | u64::from(self.line),
         ]
     }
 
@@ -190,8 +211,9 @@ impl TestDev {
         Some(Self {
             scratch: first as u32,
             count: (first >> 32) as u32,
-            doorbells: u32::try_from(second >> 1).ok()?,
+            doorbells: u32::try_from(second << 1 >> 2).ok()?,
             line: second & 1 != 0,
+            pulsing: second >> 63 != 0,
             ..Self::default()
         })
     }
@@ -255,7 +277,7 @@ mod tests {
         assert!(!device.irq());
         assert_eq!(
             device.write(COMMAND, 4, command::PULSE),
-            Action::PulseAndReply(0)
+            Action::PulseAndReply(0, false)
         );
     }
 
@@ -311,7 +333,7 @@ mod tests {
 
         #[test]
         fn noise_is_refused_or_harmless(words: [u64; 2]) {
-            prop_assert_eq!(TestDev::restore(&words).map(|device| device.state()), (words[1] >> 33 == 0).then_some(words));
+            prop_assert_eq!(TestDev::restore(&words).map(|device| device.state()), (words[1] << 1 >> 34 == 0).then_some(words));
             prop_assert_eq!(TestDev::restore(&words[..1]), None);
         }
     }

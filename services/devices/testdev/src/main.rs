@@ -11,7 +11,7 @@ mod bare {
     use ipc_schema::manifest::Device;
     use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, reply_recv, rpc};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc};
 
     runtime::entry!(main);
 
@@ -51,7 +51,7 @@ mod bare {
             Action::Hang
             | Action::CommitAndHang(_)
             | Action::Reply(_)
-            | Action::PulseAndReply(_) => {}
+            | Action::PulseAndReply(..) => {}
         }
         loop {
             core::hint::spin_loop();
@@ -74,7 +74,7 @@ mod bare {
             reply = match reply_recv(Endpoint(slot::ENDPOINT), reply, NEVER) {
                 Ok(Event::Call { message, .. }) if message.tag.label() == Tag::PORT => {
                     let [port, value, ..] = message.words;
-                    match server.access(PortAccess(port), value as u32) {
+                    match server.access(PortAccess(port), value as u32, now) {
                         Todo::Reply { value, rose } => {
                             if rose {
                                 let _ = vmm.signal();

@@ -45,21 +45,24 @@ impl<'a> Server<'a> {
         let (state, record) = StateWriter::new(state, kind::TESTDEV);
         let restored = record.and_then(|record| TestDev::restore(record.words()));
         let was = restored.is_some();
-        (
-            Self {
-                device: restored.unwrap_or_default(),
-                config,
-                irq: InterruptWriter::new(irq),
-                state,
-            },
-            was,
-        )
+        let mut device = restored.unwrap_or_default();
+        let mut irq = InterruptWriter::new(irq);
+        if device.pulsed() {
+            let _ = irq.pulse(config.gsi);
+        }
+        let server = Self {
+            device,
+            config,
+            irq,
+            state,
+        };
+        (server, was)
     }
 
     /// A routed port access.
     #[must_use]
     #[inline]
-    pub fn access(&mut self, port: PortAccess, value: u32) -> Todo {
+    pub fn access(&mut self, port: PortAccess, value: u32, now: impl Fn() -> u64) -> Todo {
         self.state.begin();
         let offset = port.port().wrapping_sub(self.config.base);
         let action = if port.input() {
@@ -74,11 +77,14 @@ impl<'a> Server<'a> {
                 self.commit(access, value);
                 Todo::Reply { value, rose }
             }
-            Action::PulseAndReply(value) => {
-                let rose = self.set_line(true);
-                let _ = self.set_line(false);
-                let rose = rose | self.set_line(self.device.irq());
+            Action::PulseAndReply(value, stamped) => {
+                // A death in between has the successor pulse: twice rather than never.
                 self.commit(access, value);
+                if stamped {
+                    self.device.stamp(now());
+                }
+                let rose = self.irq.pulse(self.config.gsi);
+                self.device.pulsed();
                 Todo::Reply { value, rose }
             }
             Action::CommitAndHang(value) => {
@@ -126,11 +132,15 @@ mod tests {
     };
 
     fn write(server: &mut Server<'_>, offset: u16, value: u32) -> Todo {
-        server.access(PortAccess::new(CONFIG.base + offset, 4, false), value)
+        server.access(
+            PortAccess::new(CONFIG.base + offset, 4, false),
+            value,
+            || 77,
+        )
     }
 
     fn read(server: &mut Server<'_>, offset: u16) -> Todo {
-        server.access(PortAccess::new(CONFIG.base + offset, 4, true), 0)
+        server.access(PortAccess::new(CONFIG.base + offset, 4, true), 0, || 77)
     }
 
     fn reply(value: u32) -> Todo {
@@ -168,6 +178,27 @@ mod tests {
     }
 
     #[test]
+    fn a_pulse_that_was_only_committed_is_made_good() {
+        let (irq, state) = (InterruptPage::new(), StatePage::new());
+        let vmm = InterruptReader::new(&irq, 1 << 5);
+        let (mut server, _) = Server::new(CONFIG, &irq, &state);
+        let pulse = PortAccess::new(CONFIG.base + register::COMMAND, 4, false);
+        // As in `access`, up to the commit.
+        server.state.begin();
+        let action = server.device.write(register::COMMAND, 4, command::PULSE);
+        assert_eq!(action, Action::PulseAndReply(0, false));
+        server.commit(Access::of(pulse, command::PULSE), 0);
+        assert_eq!(vmm.look(), Lines::default());
+        let (mut server, was) = Server::new(CONFIG, &irq, &state);
+        assert!(was);
+        assert_eq!(vmm.look().rises, 1 << 5);
+        // Once its successor has committed anything, it is over.
+        assert_eq!(read(&mut server, register::COUNT), reply(1));
+        let _ = Server::new(CONFIG, &irq, &state);
+        assert_eq!(vmm.look().rises, 0);
+    }
+
+    #[test]
     fn levels_and_pulses() {
         let (irq, state) = (InterruptPage::new(), StatePage::new());
         let (mut server, _) = Server::new(CONFIG, &irq, &state);
@@ -186,6 +217,15 @@ mod tests {
                 rises: 1 << 5
             }
         );
+        assert_eq!(
+            write(&mut server, register::COMMAND, command::STAMPED_PULSE),
+            Todo::Reply {
+                value: 0,
+                rose: true
+            }
+        );
+        assert_eq!(vmm.look().rises, 1 << 5);
+        assert_eq!(read(&mut server, register::SCRATCH), reply(77));
         assert_eq!(
             write(&mut server, register::LINE, 1),
             Todo::Reply {

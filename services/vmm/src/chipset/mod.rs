@@ -276,8 +276,7 @@ impl Chipset {
     fn drive(&mut self, gsi: u32) {
         let bit = 1u32.checked_shl(gsi).unwrap_or(0);
         let level = (self.external_lines | self.own_lines) & bit != 0;
-        if gsi < 16 {
-            self.pic.set_line(gsi as u8, level);
+        if gsi < 16 && self.pic.set_line(gsi as u8, level) {
             self.pic_changed();
         }
         // IRQ 0 is at pin 2, and pin 0 is the 8259 pair's.

@@ -279,14 +279,20 @@ impl Pic {
             });
     }
 
-    /// Sets the level of ISA interrupt `irq`; the cascade's and those above 15 do not exist.
-    pub fn set_line(&mut self, irq: u8, level: bool) {
-        match irq {
-            CASCADE | 16.. => return,
-            0..8 => self.master.set_line(irq, level),
-            8..16 => self.slave.set_line(irq - 8, level),
+    /// Sets the level of ISA interrupt `irq`; the cascade's and those above 15 do not exist. True if INTR may have changed: not by an
+    /// input that is masked, whose request is only latched.
+    pub fn set_line(&mut self, irq: u8, level: bool) -> bool {
+        let (chip, input) = match irq {
+            CASCADE | 16.. => return false,
+            0..8 => (&mut self.master, irq),
+            8..16 => (&mut self.slave, irq - 8),
+        };
+        chip.set_line(input, level);
+        let seen = chip.mask & 1 << input == 0;
+        if seen {
+            self.update();
         }
-        self.update();
+        seen
     }
 
     /// The vector of the interrupt to be served now: INTR is asserted.

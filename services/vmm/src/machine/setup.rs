@@ -96,7 +96,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             debug_exit: vm.debug_exit,
         });
         let limit = tsc_hz / ANSWERS_A_SECOND;
-        start_state(&mut kernel, &entry);
+        start_state(&mut kernel, &entry, vm.debug_exit);
         ask(&mut kernel)?;
         routes(&mut kernel, &devices, limit)?;
         let msrs = Msrs::new(&policy);
@@ -160,12 +160,17 @@ fn describe(vm: &Vm) -> acpi::Config {
     config
 }
 
-/// The first processor state. The guest's TSC begins at 0.
-fn start_state<K: Kernel>(kernel: &mut K, entry: &EntryState) {
+/// The first processor state. The guest's TSC begins at 0; that of a guest under test is the host's, so that it can be compared
+/// with what servers read.
+fn start_state<K: Kernel>(kernel: &mut K, entry: &EntryState, under_test: bool) {
     let now = kernel.now();
     let state = kernel.state_mut();
     entry.apply(state);
-    state.tsc_offset = 0u64.wrapping_sub(now);
+    state.tsc_offset = if under_test {
+        0
+    } else {
+        0u64.wrapping_sub(now)
+    };
     state.tsc_aux = 0;
 }
 

@@ -151,6 +151,14 @@ fn kind(bytes: &[u8]) -> Option<&'static str> {
 
 /// Traces a row of one of the `systems`; gives its tables.
 pub fn trace(row: &str, systems: &[&str]) -> Result<String> {
+    // The last system measures what involves a guest.
+    let mut systems = systems.to_vec();
+    if ["exit_", "irq_", "guest_"]
+        .iter()
+        .any(|p| row.starts_with(p))
+    {
+        systems.reverse();
+    }
     for system in systems {
         let description = Description::load(&host::root().join(system), None)?;
         let image = image::build(&description, Firmware::Bios)?;
@@ -321,10 +329,15 @@ impl Tracer {
         };
         let clock = |e: &Executed, code: Option<usize>| e.kind == Some("rdtsc") && e.code == code;
         let first = self.executed.iter().position(|e| clock(e, begin_code));
-        let last = self
-            .executed
-            .iter()
-            .rposition(|e| clock(e, Some(self.measuring)));
+        let mut ends = self.executed.iter();
+        let last = match (begins, first) {
+            // The handler's first look is the end, the device's the beginning.
+            (Some(_), Some(first)) => ends
+                .skip(first)
+                .position(|e| clock(e, Some(self.measuring)))
+                .map(|n| n + first),
+            _ => ends.rposition(|e| clock(e, Some(self.measuring))),
+        };
         match (first, last) {
             (Some(first), Some(last)) if first < last => {
                 Ok(self.executed.get(first + 1..last).unwrap_or_default())

@@ -10,10 +10,26 @@ const RF: u64 = 1 << 16;
 const TF: u64 = 1 << 8;
 const GP: Event = Event::exception(13, Some(0));
 
+/// As [`description`], but its TSC is its own.
+fn not_under_test() -> ipc_schema::manifest::Vm {
+    ipc_schema::manifest::Vm {
+        debug_exit: false,
+        ..description()
+    }
+}
+
+#[test]
+fn a_guest_under_test_has_the_hosts_tsc() {
+    let pages = Pages::default();
+    let mut m = machine(&pages);
+    m.run();
+    assert_eq!(m.cpu().tsc_offset, 0);
+}
+
 #[test]
 fn set_up_routes_around_the_doorbell_and_starts_the_guest() {
     let pages = Pages::default();
-    let mut vm = description();
+    let mut vm = not_under_test();
     vm.vcpus = 4;
     let mut m = machine_of(&vm, &pages);
     let limit = TSC_HZ / 10;
@@ -138,7 +154,7 @@ fn msr(
     value: u64,
 ) -> (End, std::vec::Vec<Note>, u64, super::fake::Entry, u64) {
     let pages = Pages::default();
-    let mut m = machine(&pages);
+    let mut m = machine_of(&not_under_test(), &pages);
     m.code(&[0x0F, if exit == Exit::Rdmsr { 0x32 } else { 0x30 }])
         .on(move |cpu| {
             cpu.state.gpr[gpr::RCX] = u64::from(index) | 0xABCD << 32;
@@ -205,7 +221,7 @@ fn tsc_aux_keeps_the_guests_xcr0() {
 #[test]
 fn tsc_deadlines_are_in_the_guests_time() {
     let pages = Pages::default();
-    let mut m = machine(&pages);
+    let mut m = machine_of(&not_under_test(), &pages);
     let mut code = std::vec::Vec::new();
     for _ in 0..6 {
         code.extend_from_slice(&[0x0F, 0x30]);
