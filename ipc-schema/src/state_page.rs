@@ -307,8 +307,8 @@ impl<'a> StateWriter<'a> {
 
     fn publish(&mut self, words: &[u64], begun: u64) {
         debug_assert!(words.len() <= MAX_WORDS);
-        // 63 bits never run out; masking keeps a scribbled start value harmless.
-        let sequence = self.sequence.wrapping_add(1) & (u64::MAX >> 1);
+        // 63 bits never run out; masking keeps a scribbled start value harmless, and 0 stands for no record.
+        let sequence = (self.sequence.wrapping_add(1) & (u64::MAX >> 1)).max(1);
         let slot = self.page.slot(sequence);
         let length = words.len().min(MAX_WORDS) as u64;
         let mut mix = Mix::header(sequence, self.kind, length, self.access, self.value);
@@ -414,6 +414,19 @@ mod tests {
         writer.save(&[3]);
         assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
         assert_eq!(words_of(&page), Some(std::vec![3]));
+    }
+
+    #[test]
+    fn a_page_that_claims_the_last_number_takes_records_all_the_same() {
+        let page = StatePage::new();
+        page.current.store(u64::MAX, Ordering::Relaxed);
+        let (mut writer, none) = StateWriter::new(&page, KIND);
+        assert!(none.is_none());
+        for i in 0..3 {
+            writer.commit(IN, i, &[i.into()]);
+            assert_eq!(words_of(&page), Some(std::vec![i.into()]));
+            assert_eq!(page.outcome(KIND, IN), Outcome::Done(i));
+        }
     }
 
     proptest! {

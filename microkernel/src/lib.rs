@@ -37,8 +37,8 @@ pub mod mem;
 pub mod object;
 pub mod sched;
 pub mod sync;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, all(feature = "checker", not(target_os = "none"))))]
+pub mod tests;
 pub mod tree;
 pub mod virt;
 

@@ -1,6 +1,6 @@
 //! xtask as a library: builds systems, boots them in an emulator and drives them.
 //!
-//! Job: setup, build, image, run, test, bench, sizes, audit. Place: on the developer's machine;
+//! Job: setup, build, image, run, test, bench, fuzz, sizes, audit. Place: on the developer's machine;
 //! nothing of it is in a shipped image. The whole-system tests use [`emulator::Machine`].
 //! Trust: it installs packages and runs compilers with the rights of its user.
 

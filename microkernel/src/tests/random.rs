@@ -112,3 +112,12 @@ proptest! {
         crate::checker::check().unwrap();
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    /// The fuzz target's driver, from random bytes: it is there for `cargo test` too.
+    #[test]
+    fn whatever_is_called_the_census_holds(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        super::driver::drive(&bytes);
+    }
+}

@@ -31,9 +31,9 @@ pub trait Hardware {
     fn port_out(&mut self, port: u16, width: Width, value: u32) -> Option<()>;
     /// Copies firmware's memory, which does not change meanwhile.
     fn copy(&mut self, address: u64, into: &mut [u8]) -> Option<()>;
-    /// Reads a register in memory; `address` is a multiple of the width.
+    /// Reads a register in memory. `None` also if `address`, which firmware may have told, is no multiple of the width.
     fn register_in(&mut self, address: u64, width: Width) -> Option<u32>;
-    /// Writes a register in memory; `address` is a multiple of the width.
+    /// Writes a register in memory; as [`Hardware::register_in`].
     fn register_out(&mut self, address: u64, width: Width, value: u32) -> Option<()>;
     /// Lets at least so many microseconds pass.
     fn delay(&mut self, microseconds: u64);

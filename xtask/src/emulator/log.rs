@@ -68,7 +68,7 @@ impl LogDecoder {
             self.record(source, &payload, &mut lines);
         }
         self.pending.drain(..used);
-        lines
+        printable(lines)
     }
 
     /// A record that came by the serial line, as lines.
@@ -81,7 +81,7 @@ impl LogDecoder {
                 self.resolve(&package.unwrap_or_default(), &addresses, &mut lines);
             }
         }
-        lines
+        printable(lines)
     }
 
     fn record(&mut self, source: u8, payload: &[u8], lines: &mut Vec<String>) {
@@ -194,6 +194,21 @@ impl LogDecoder {
     }
 }
 
+/// What a server says of itself may be anything: on the terminal, control characters are shown and not obeyed.
+fn printable(mut lines: Vec<String>) -> Vec<String> {
+    for line in &mut lines {
+        if line.contains(char::is_control) {
+            let shown = line.chars().map(|c| match c {
+                '\t' => c.to_string(),
+                c if c.is_control() => c.escape_default().to_string(),
+                c => c.to_string(),
+            });
+            *line = shown.collect();
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +231,12 @@ mod tests {
         let mut one_by_one = decoder();
         let split: Vec<String> = bytes.iter().flat_map(|b| one_by_one.feed(&[*b])).collect();
         assert_eq!(split, whole);
+    }
+
+    #[test]
+    fn nobody_writes_to_the_terminal_but_text() {
+        let lines = decoder().feed(b"\x08\x00\xff\x03\x1b[2J@\nx");
+        assert_eq!(lines, ["root: source 3 is \\nx (\\u{1b}[2J)"]);
     }
 
     #[test]

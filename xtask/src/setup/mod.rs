@@ -2,9 +2,10 @@
 //!
 //! Job: each thing is asked for by the module that needs it, and installed once. Place: under
 //! `build` and `emulator`. Trust: installs only from Debian's and Rust's registries, by their
-//! ordinary clients; never runs rustup.
+//! ordinary clients; has rustup install nothing.
 
 pub mod apt;
+pub mod fuzzing;
 pub mod guests;
 pub mod image_maker;
 pub mod toolchain;

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod fuzz;
 pub mod image;
 pub mod run;
 pub mod setup;
@@ -32,6 +33,7 @@ enum Command {
     Image(image::Image),
     Test(test::Test),
     Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
     Sizes(sizes::Sizes),
     Audit(audit::Audit),
 }
@@ -49,6 +51,7 @@ impl Cli {
             Command::Image(task) => task.run(sub),
             Command::Test(task) => task.run(sub),
             Command::Bench(task) => task.run(sub),
+            Command::Fuzz(task) => task.run(sub),
             Command::Sizes(task) => task.run(sub),
             Command::Audit(task) => task.run(sub),
         }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args};
 
-use super::Task;
+use super::{Task, fuzz};
 use crate::{
     build::bare,
     emulator::qemu,
@@ -40,6 +40,7 @@ pub struct Test {
 struct Tally {
     passed: u64,
     failed: u64,
+    skipped: u64,
     failures: Vec<String>,
 }
 
@@ -48,6 +49,8 @@ impl Task for Test {
         let mut tally = Tally::default();
         if self.filter.is_none() {
             tally.check("formatting", host_cargo(&["fmt", "--all", "--check"]));
+            let fuzz = ["fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml"];
+            tally.check("formatting, fuzz targets", host_cargo(&fuzz));
             let lint = [
                 "clippy",
                 "--workspace",
@@ -72,6 +75,9 @@ impl Task for Test {
             self.filter.as_deref(),
             &[],
         );
+        if self.filter.is_none() {
+            tally.fuzz();
+        }
         if !self.host {
             let ready = prepare();
             let built = ready.is_ok();
@@ -92,7 +98,11 @@ impl Task for Test {
         for failure in &tally.failures {
             println!("FAILED {failure}");
         }
-        println!("{} passed, {} failed", tally.passed, tally.failed);
+        let skipped = match tally.skipped {
+            0 => String::new(),
+            n => format!(", {n} skipped"),
+        };
+        println!("{} passed, {} failed{skipped}", tally.passed, tally.failed);
         Ok(u8::from(tally.failed > 0))
     }
 }
@@ -146,6 +156,26 @@ impl Tally {
                 self.failed += 1;
                 self.failures.push(name.to_owned());
             }
+        }
+    }
+
+    /// Every fuzz target for a short time; without a compiler for them they are skipped, and that is said.
+    fn fuzz(&mut self) {
+        host::step("fuzz targets, each for a short time");
+        match fuzz::short() {
+            Ok(fuzz::Short::Skipped(why)) => {
+                host::step(format!("fuzz targets skipped: {why}"));
+                self.skipped += 1;
+            }
+            Ok(fuzz::Short::Ran { passed, failed }) => {
+                self.passed += passed;
+                self.failed += failed.len() as u64;
+                for (target, found) in failed {
+                    eprintln!("error: fuzz target {target}:\n{found}");
+                    self.failures.push(format!("fuzz target {target}"));
+                }
+            }
+            Err(error) => self.step("fuzz targets", Err(error)),
         }
     }
 
