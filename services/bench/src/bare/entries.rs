@@ -46,8 +46,14 @@ impl Guest {
         core::ptr::with_exposed_provenance_mut::<u64>(AT as usize + n * 8)
     }
 
-    /// Runs it with this state, post and event; answers the exit and its first word.
-    fn run(&self, state: &[u64; WORDS], post: u64, event: u64) -> Result<(ExitWord, u64), Status> {
+    /// Runs it with this state, post and event for at most `limit` microseconds; answers the exit and its first word.
+    fn run(
+        &self,
+        state: &[u64; WORDS],
+        post: u64,
+        event: u64,
+        limit: u64,
+    ) -> Result<(ExitWord, u64), Status> {
         for (n, value) in state.iter().enumerate() {
             // SAFETY: the state page, which the kernel mapped there; no reference into it exists.
             unsafe { Self::word(n).write_volatile(*value) };
