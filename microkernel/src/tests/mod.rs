@@ -50,6 +50,7 @@ pub struct Machine {
 }
 
 impl Machine {
+    #[allow(clippy::new_without_default, reason = "it takes a turn")]
     pub fn new() -> Self {
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if HOST_PHYS_BASE.load(Ordering::Relaxed) == 0 {
