@@ -279,6 +279,7 @@ impl Memory {
         {
             return Err(Status::Busy);
         }
+        Pool::possible(self.len / PAGE)?;
         self.revoke(step)?;
         // SAFETY: RAM, without parts, not a Pool, and now without mappings: nothing refers to it, and `POOL` keeps it so. No
         // ancestor can be mapped, since it has parts.

@@ -101,6 +101,21 @@ impl Pool {
         }
     }
 
+    /// A place in the table for a Pool of so many pages.
+    ///
+    /// # Errors
+    /// As [`Pool::create`].
+    pub fn possible(pages: u64) -> Result<(usize, &'static Self), Status> {
+        if !(2..1 << 20).contains(&pages) {
+            return Err(Status::OutOfRange);
+        }
+        POOLS
+            .iter()
+            .enumerate()
+            .find(|(_, p)| p.generation.get() & 1 == 0)
+            .ok_or(Status::NoMemory)
+    }
+
     /// Makes a Pool of `pages` pages at `phys`, which nothing maps any more.
     ///
     /// # Errors
@@ -109,14 +124,7 @@ impl Pool {
     /// # Safety
     /// The pages are RAM that nothing else refers to until the Pool is destroyed.
     pub unsafe fn create(phys: u64, pages: u64, backing: Cap) -> Result<Cap, Status> {
-        if !(2..1 << 20).contains(&pages) {
-            return Err(Status::OutOfRange);
-        }
-        let (number, pool) = POOLS
-            .iter()
-            .enumerate()
-            .find(|(_, p)| p.generation.get() & 1 == 0)
-            .ok_or(Status::NoMemory)?;
+        let (number, pool) = Self::possible(pages)?;
         let map_pages = (64 + pages).div_ceil(PAGE);
         pool.virt.set(mem::virt(phys));
         pool.phys.set(phys);

@@ -148,6 +148,6 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
             let (calls, checks) = crate::checker::figures();
             words([crate::checker::now(&a.op), calls, checks, 0])
         }
-        _ => Err(Status::BadOperation),
+        _ => cap.object().and(Err(Status::BadOperation)),
     }
 }

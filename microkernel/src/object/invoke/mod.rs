@@ -181,7 +181,7 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             pool.destroy_step(destroy, &a.step)?;
             NONE
         }
-        _ => Err(Status::BadOperation),
+        _ => cap.object().and(Err(Status::BadOperation)),
     }
 }
 
@@ -243,7 +243,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             };
             words([m.len, u64::from(m.device), phys, 0])
         }
-        _ => Err(Status::BadOperation),
+        _ => cap.object().and(Err(Status::BadOperation)),
     }
 }
 

@@ -34,6 +34,10 @@ pub(super) const CASES: &[Special] = &[
     ("parts side by side", side_by_side),
     ("a Pool's memory comes back", pool_memory_back),
     ("pages from a Pool are clear", pool_pages_clear),
+    (
+        "a refused MAKE_POOL leaves mappings alone",
+        refused_pool_keeps,
+    ),
 ];
 
 /// Where the cases map in a partner's Space.
@@ -366,4 +370,17 @@ fn pool_pages_clear(kit: &mut Kit) -> Outcome {
         )?;
     }
     Ok(())
+}
+
+/// It is no Pool, and nobody lost a page for it.
+fn refused_pool_keeps(kit: &mut Kit) -> Outcome {
+    let memory = kit.part(PAGE)?;
+    let mut partner = reader(kit, memory, 12)?;
+    let dest = kit.dest()?;
+    expect(
+        Status::OutOfRange,
+        answer(memory, op::memory::MAKE_POOL, [dest, 0, 0, 0]),
+    )?;
+    partner.act(Act::Load(AT));
+    same("still there", &true, &partner.done())
 }
