@@ -364,12 +364,11 @@ extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> ! {
 fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     debug_assert!(t.resume.get() == Resume::Interrupt);
     if vector >= 32 {
-        return match interrupt(cpu, vector as u8) {
-            Some((harmed, address)) if harmed == t && still_runs(cpu, t) => {
-                ipc::fault(cpu, t, 18, 0, address)
-            }
-            _ => sched::current_or_better(cpu, t),
-        };
+        if vector == u64::from(CALL_VECTOR) {
+            return called(cpu, t);
+        }
+        interrupt(cpu, vector as u8);
+        return sched::current_or_better(cpu, t);
     }
     let has_error = (0x6022_7d00_u32 >> vector) & 1 == 1;
     let address = if vector == 14 {
@@ -380,17 +379,34 @@ fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     ipc::fault(cpu, t, vector, if has_error { error } else { 0 }, address)
 }
 
-/// Whether a stop has left `t` running.
-fn still_runs(cpu: &Cpu, t: Obj<Thread>) -> bool {
-    cpu.current.get() == Some(t) && t.state.get() == State::Ready
+/// An interrupt by which a processor calls another, or itself, came at user level, in `t`.
+#[cold]
+fn called(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+    match call(cpu) {
+        // A stop may have taken it away.
+        Some((harmed, address))
+            if harmed == t && cpu.current.get() == Some(t) && t.state.get() == State::Ready =>
+        {
+            ipc::fault(cpu, t, 18, 0, address)
+        }
+        _ => sched::current_or_better(cpu, t),
+    }
+}
+
+/// Does what the others, or the handlers of machine checks and NMIs, have asked for; answers the thread that a machine check harmed, and
+/// its bad address.
+fn call(cpu: &Cpu) -> Option<(Obj<Thread>, u64)> {
+    apic::eoi();
+    sync::join(cpu);
+    ipc::collect(cpu);
+    machine_check::report(cpu)
 }
 
 /// An interrupt in a window of the kernel's, or an exception of the kernel's own. `frame`: rip, cs, rflags, rsp, ss.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) {
     if vector >= 32 {
-        interrupt(Cpu::current(), vector as u8);
-        return;
+        return interrupt(Cpu::current(), vector as u8);
     }
     let cr2 = x86_64::registers::control::Cr2::read_raw();
     let [rip, _, flags, rsp, _] = *frame;
@@ -400,21 +416,18 @@ extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) 
     ));
 }
 
-/// A device's or the timer's interrupt, or one from a processor; answers the thread that a machine check harmed, and its bad address.
-#[inline(always)]
-fn interrupt(cpu: &Cpu, vector: u8) -> Option<(Obj<Thread>, u64)> {
+/// A device's or the timer's interrupt, or another processor's.
+fn interrupt(cpu: &Cpu, vector: u8) {
     if vector == SPURIOUS_VECTOR {
-        return None;
+        return;
+    }
+    if vector == CALL_VECTOR {
+        call(cpu);
+        return;
     }
     apic::eoi();
     if vector == TIMER_VECTOR {
-        sched::tick(cpu);
-        return None;
-    }
-    if vector == CALL_VECTOR {
-        sync::join(cpu);
-        ipc::collect(cpu);
-        return machine_check::report(cpu);
+        return sched::tick(cpu);
     }
     let i = usize::from(vector.wrapping_sub(FIRST_IRQ));
     if i < IRQS
@@ -425,5 +438,4 @@ fn interrupt(cpu: &Cpu, vector: u8) -> Option<(Obj<Thread>, u64)> {
             ipc::signal(cpu, n, cap.badge.max(1));
         }
     }
-    None
 }

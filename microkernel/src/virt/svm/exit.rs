@@ -7,6 +7,7 @@ use ipc_schema::abi::vm::{Exit, gpr};
 
 mod code {
     pub const EXCEPTION_FIRST: u64 = 0x40;
+    pub const MACHINE_CHECK: u64 = 0x52;
     pub const EXCEPTION_LAST: u64 = 0x5f;
     pub const INTR: u64 = 0x60;
     pub const NMI: u64 = 0x61;
@@ -103,6 +104,18 @@ fn string(c: Vmcb) -> Left {
     Left::Exit(Exit::Port, [access, c.word(f::EXITINFO2).get(), 0, 0])
 }
 
+/// A machine check: the kernel's affair, and the VMM's if the guest cannot go on.
+#[cold]
+#[inline(never)]
+fn machine_check(v: &Vcpu, c: Vmcb) -> Left {
+    if crate::arch::guest_machine_check() {
+        super::keep_shadow(v, c);
+        Left::Interrupt
+    } else {
+        Left::Exit(Exit::Exception, [18, 0, 0, 0])
+    }
+}
+
 #[inline(always)]
 fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
     let (info1, info2) = (c.word(f::EXITINFO1).get(), c.word(f::EXITINFO2).get());
@@ -121,12 +134,9 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
             super::keep_shadow(v, c);
             Left::Interrupt
         }
+        code::MACHINE_CHECK => machine_check(v, c),
         code::EXCEPTION_FIRST..=code::EXCEPTION_LAST => {
             let vector = exit - code::EXCEPTION_FIRST;
-            if vector == 18 && crate::arch::guest_machine_check() {
-                super::keep_shadow(v, c);
-                return Left::Interrupt;
-            }
             let more = if vector == 14 {
                 info2
             } else {
