@@ -183,6 +183,10 @@ fn life_elsewhere(options: Options) -> Result<()> {
     s.log_after(log, r"b\.vmm: .*starts with")?;
     let place = place_of_vm(&mut s, "b")?;
     s.check(&place, "^1$")?;
+    // What is typed before the guest has set up its UART is lost.
+    s.machine.send_line("attach b")?;
+    s.expect(r"(?s)EXERCISER starts.*COUNT \d+")?;
+    s.to_manager()?;
     counts(&mut s, "b")?;
     s.manager("kill pinned")?;
     s.manager("kill a")?;
