@@ -201,6 +201,7 @@ fn smp_life_elsewhere() -> Judged {
 
 /// The same with the processors really at the same time: without counting QEMU's TCG has a host thread for each by itself.
 #[test]
+#[ignore = "needs two processors of the host for itself: run it by name with --ignored"]
 fn smp_life_elsewhere_at_once() -> Judged {
     Ok(life_elsewhere(Options::default())?)
 }

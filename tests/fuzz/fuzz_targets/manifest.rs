@@ -30,6 +30,7 @@ fn seeds() -> Vec<Vec<u8>> {
             shares: 100,
             reservation: 20,
             limit: Some(80),
+            cpu: None,
         },
         debug_exit: true,
         devices: vec![

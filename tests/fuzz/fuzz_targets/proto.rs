@@ -25,6 +25,7 @@ fn seeds() -> Vec<Vec<u8>> {
         memory: 1 << 28,
         vcpus: 1,
         uptime: 5,
+        cpu: Some(0),
     };
     let server = ServerInfo {
         id: 3,
@@ -33,6 +34,7 @@ fn seeds() -> Vec<Vec<u8>> {
         restarts: 1,
         memory_bytes: 9,
         cpu_time: 1 << 40,
+        cpu: None,
     };
     vec![
         seed(0, &RootRequest::Start { vm: "linux".into() }),
@@ -57,9 +59,10 @@ fn seeds() -> Vec<Vec<u8>> {
                 shares: 1,
                 reservation: 2,
                 limit: Some(3),
+                group: None,
             },
         ),
-        seed(5, &SchedulerResponse::Admitted { number: 7 }),
+        seed(5, &SchedulerResponse::Admitted { number: 7, cpu: 1 }),
         seed(6, &VmmReport::Running),
         seed(7, &VmmReportResponse::Done),
     ]
