@@ -5,7 +5,7 @@ use fuzz::{Bytes, scribble, target};
 use ipc_schema::proto::{RootRequest, RootResponse, VmEnd, VmmReport, decode, encode};
 use ipc_schema::ring::{Consumer, Producer, RingPage};
 use manager::relay::{Pages, Relay};
-use manager::{Action, Console, ESCAPE_KEY};
+use manager::{Action, Console, Described, ESCAPE_KEY};
 
 target!(run, seeds);
 
@@ -63,9 +63,22 @@ fn answer(bytes: &mut Bytes<'_>) -> Option<RootResponse> {
     decode(bytes.take(len)).ok()
 }
 
+/// A VM that is started with the system.
+fn described(name: &str, port: bool) -> Described<'_> {
+    Described {
+        name,
+        port,
+        autostart: true,
+    }
+}
+
 /// The console by itself: one question at a time, and it always comes back to its prompt.
 fn console(mut bytes: Bytes<'_>) {
-    let mut console = Console::new("Vireo", 1_000_000_000, &["a", "b"]);
+    let mut console = Console::new(
+        "Vireo",
+        1_000_000_000,
+        &[described("a", true), described("b", false)],
+    );
     let mut asked = 0;
     let mut steps = 0;
     let take = |console: &mut Console, asked: &mut u32| {
@@ -136,7 +149,10 @@ fn relay(mut bytes: Bytes<'_>) {
         "Vireo",
         1_000_000_000,
         &terminal,
-        &[("a", Some(vm)), ("b", None)],
+        &[
+            (described("a", true), Some(vm)),
+            (described("b", false), None),
+        ],
     );
     let (mut typing, mut screen) = (Producer::new(&pages[1]), Consumer::new(&pages[0]));
     let mut guest = Producer::new(&pages[3]);

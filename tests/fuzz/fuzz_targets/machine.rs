@@ -261,6 +261,7 @@ fn description() -> Vm {
             shares: 1,
             reservation: 0,
             limit: None,
+            cpu: None,
         },
         debug_exit: true,
         devices: vec![

@@ -9,7 +9,7 @@ use ipc_schema::proto::{Class, MAX_MESSAGE, SchedulerRequest, SchedulerResponse,
 use root::image::{Image, MAX_SIZE, Parts};
 use root::ram::{LARGE, PAGE, Ram, Run};
 use scheduler::policy::Setting;
-use scheduler::server::{Decision, Kernel, Scheduler, Slot};
+use scheduler::server::{Decision, Kernel, Outcome, Scheduler, Slot};
 use std::collections::BTreeMap;
 
 #[allow(dead_code, reason = "the loader's own tests need more of them")]
@@ -154,15 +154,20 @@ struct Budgets {
 }
 
 impl Kernel for Budgets {
-    fn configure(&mut self, budget: Slot, setting: Setting) -> bool {
+    fn configure(&mut self, budget: Slot, _cpu: u32, setting: Setting) -> Outcome {
         assert!(
             setting.priority < 32
                 && setting.budget_us > 0
                 && setting.budget_us <= setting.period_us
         );
         self.set.insert(budget, setting);
-        !self.dead.contains(&budget)
+        if self.dead.contains(&budget) {
+            Outcome::Refused
+        } else {
+            Outcome::Done
+        }
     }
+    fn processor(&mut self, _: u32, _: Slot) {}
     fn alive(&mut self, budget: Slot) -> bool {
         !self.dead.contains(&budget)
     }
@@ -199,11 +204,12 @@ fn budgets(mut bytes: Bytes<'_>) {
                     shares: bytes.number() as u32,
                     reservation,
                     limit,
+                    group: None,
                 };
                 let has = bytes.u8() != 7;
                 let response = scheduler.request(request, has.then_some(slot));
                 assert!(encode(&response, &mut [0; MAX_MESSAGE]).is_ok());
-                if let SchedulerResponse::Admitted { number } = response {
+                if let SchedulerResponse::Admitted { number, .. } = response {
                     assert!(
                         has && promised.insert(number, reservation.into()).is_none(),
                         "a number twice"
