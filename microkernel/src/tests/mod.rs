@@ -135,6 +135,7 @@ impl Machine {
         b.thread.set(Some(t));
         self.cpu.budget.set(Some(b));
         self.cpu.current.set(Some(t));
+        self.cpu.root.set(t.root.get());
     }
     /// `t` makes a system call; answers who runs next.
     pub fn sys(

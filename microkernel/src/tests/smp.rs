@@ -33,6 +33,7 @@ fn sys_on(t: Obj<Thread>, number: u64, slot: u64, words: [u64; 4], deadline: u64
     b.thread.set(Some(t));
     cpu.budget.set(Some(b));
     cpu.current.set(Some(t));
+    cpu.root.set(t.root.get());
     t.set(reg::RDI, slot);
     t.set(reg::RSI, Tag::new(words[3]).0);
     for (r, w) in [reg::R8, reg::R9, reg::R10, reg::R12]
