@@ -154,6 +154,6 @@ fn loader_of_nothing() -> Judged {
         0,
         system_tests::BOOT,
     )?;
-    fits(&log, "(?i)PVH|Multiboot|bzImage").context("the log line")?;
+    fits(&log, "(?i)ELF|PVH|Multiboot|bzImage").context("the log line")?;
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! Servers that die or hang under a running Linux: the guest sees a pause, never an error.
 
 use anyhow::Result;
-use system_tests::{ESCAPE, Judged, System, steady, stream};
-use xtask::setup::image_maker::Firmware;
+use system_tests::{ESCAPE, Judged, System, stream};
 
 /// Lines of the stream.
 const LINES: u32 = 1500;
@@ -27,7 +26,7 @@ fn complaints(s: &mut System) -> Result<String> {
 
 #[test]
 fn server_death() -> Judged {
-    let mut s = System::boot_with("guests/linux.toml", Firmware::Bios, &steady())?;
+    let mut s = System::boot("guests/linux.toml")?;
     s.shell()?;
     let before = complaints(&mut s)?;
 
