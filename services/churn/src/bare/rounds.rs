@@ -169,7 +169,7 @@ impl Rounds {
         space.copy_cap(s_bell, 3, RECV, 0)?;
         space.copy_cap(s_end, 4, SEND, 0)?;
         space.copy_cap(self.own, 5, SEND, 0)?;
-        let supervisor = (i % 2 == 0).then_some(Endpoint(self.own));
+        let supervisor = i.is_multiple_of(2).then_some(Endpoint(self.own));
         thread.configure(Some(budget), supervisor.or(Some(endpoint)), FAULTS, None)?;
         // It ends while it waits, while its call is queued, while this server has its call, or faulted.
         let (entry, argument) = match i % 4 {
@@ -215,8 +215,8 @@ impl Rounds {
         }
         guest.route(0x3f8, 8, endpoint, time::cycles(1_000))?;
         guest.route((i as u16 & 0x3f) << 10, 0x7f, endpoint, NEVER)?;
-        guest.doorbell(0xfff0, 4, bell, (i % 2 == 0).then_some(i))?;
-        if i % 3 == 0 {
+        guest.doorbell(0xfff0, 4, bell, i.is_multiple_of(2).then_some(i))?;
+        if i.is_multiple_of(3) {
             guest.unmap(0)?;
             guest.unroute(0x3f8)?;
         }

@@ -128,7 +128,7 @@ impl Looker {
                 0
             },
             |s| {
-                s.efer = u64::MAX & !(1 << 8);
+                s.efer = !(1 << 8);
                 0
             },
             // A type that there is not.
