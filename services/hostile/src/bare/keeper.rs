@@ -12,7 +12,10 @@ use runtime::sys::{invoke, syscall};
 use super::arena::FAULTS;
 use hostile::args::MAX_THREADS;
 
-#[allow(clippy::declare_interior_mutable_const, reason = "what an array begins with")]
+#[allow(
+    clippy::declare_interior_mutable_const,
+    reason = "what an array begins with"
+)]
 const NONE: AtomicU64 = AtomicU64::new(0);
 /// By number of an attacker: its Thread's slot, and rip, rsp and rdi to start it with.
 pub static RESTARTS: [[AtomicU64; 4]; MAX_THREADS as usize] =
