@@ -93,19 +93,6 @@ impl<T: Linked<N>, const N: usize> List<T, N> {
             None => self.tail.set(Some(o)),
         }
     }
-    /// Adds before `at`, which is in this list.
-    pub fn insert_before(&self, at: Obj<T>, o: Obj<T>) {
-        match at.get().link().prev.get() {
-            None => self.push_front(o),
-            Some(p) => {
-                let l = o.get().link();
-                l.prev.set(Some(p));
-                l.next.set(Some(at));
-                p.get().link().next.set(Some(o));
-                at.get().link().prev.set(Some(o));
-            }
-        }
-    }
     /// Takes `o`, which is in this list, out of it.
     #[inline(always)]
     pub fn remove(&self, o: Obj<T>) {

@@ -56,7 +56,8 @@ impl<'a> Operation<'a> {
         })
     }
 
-    /// At boot, and on the way to a halt.
+    /// For the invariant checker, which belongs to no call.
+    #[cfg(any(test, feature = "checker"))]
     #[must_use]
     pub fn alone(cpu: &'a Cpu) -> Self {
         while !try_lock() {

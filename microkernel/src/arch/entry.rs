@@ -16,7 +16,7 @@ use ipc_schema::abi::{Status, Syscall, Tag, layout, rights};
 
 /// Bytes of a kernel stack.
 const STACK_SIZE: usize = 32 * 1024;
-/// A stack, and below it a page that [`guard_stacks`] takes out of the kernel's page table.
+/// A stack, and below it a page that boot takes out ([`guard_pages`]) of the kernel's page table.
 #[repr(C, align(4096))]
 struct Stack {
     guard: Cell<[u8; 4096]>,

@@ -24,6 +24,8 @@ pub mod log;
 pub mod object;
 #[cfg(target_os = "none")]
 mod panic;
+#[cfg(target_os = "none")]
+pub mod power;
 pub mod rpc;
 #[cfg(target_os = "none")]
 #[doc(hidden)]

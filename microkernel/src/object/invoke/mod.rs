@@ -1,6 +1,7 @@
 //! Operations on kernel objects: each is decoded in full, where every check can fail, and then carried out, where nothing can.
 
 mod machine;
+mod thread;
 
 use super::cap::{Cap, cap_at, kind_from_raw};
 use super::cpu::CpuObject;
@@ -14,14 +15,14 @@ use super::{
     Budget, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space, Thread, Vcpu,
     lookup,
 };
-use crate::arch::{self, Cpu};
+use crate::arch::Cpu;
 use crate::ipc;
 use crate::mem::Obj;
-use crate::object::thread::{Resume, State, reg};
+use crate::object::thread::{State, reg};
 use crate::sched;
 use crate::sync::Operation;
-use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, GRANT, READ, RECV, SEND, WRITE};
-use ipc_schema::abi::{Kind, Status, Syscall, Tag, ThreadRegs, Utcb, layout, op, thread_state};
+use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, READ, SEND, WRITE};
+use ipc_schema::abi::{Kind, Status, Syscall, Tag, Utcb, layout, op};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
 
@@ -124,8 +125,8 @@ fn dispatch(a: &Args, cap: &Cap) -> Answer {
         k if k == Kind::Pool as u32 => pool(a, cap),
         k if k == Kind::Memory as u32 => memory(a, cap),
         k if k == Kind::Space as u32 => space(a, cap.typed::<Space>(CONTROL)?.get()),
-        k if k == Kind::Thread as u32 => thread(a, cap.typed::<Thread>(CONTROL)?),
-        k if k == Kind::Budget as u32 => budget(a, cap.typed::<Budget>(CONTROL)?.get()),
+        k if k == Kind::Thread as u32 => thread::thread(a, cap.typed::<Thread>(CONTROL)?),
+        k if k == Kind::Budget as u32 => thread::budget(a, cap.typed::<Budget>(CONTROL)?.get()),
         k if k == Kind::GuestSpace as u32 => {
             guest_space(a, cap.typed::<GuestSpace>(CONTROL)?.get())
         }
@@ -299,176 +300,6 @@ fn space(a: &Args, s: &Space) -> Answer {
         _ => return Err(Status::BadOperation),
     }
     NONE
-}
-
-fn thread(a: &Args, o: Obj<Thread>) -> Answer {
-    let t = o.get();
-    match a.tag.label() {
-        op::thread::CONFIGURE => {
-            let budget = a.optional::<Budget>(a.w[0], CONTROL)?;
-            let supervisor = a.keep::<Endpoint>(a.w[1], SEND)?;
-            // Nobody speaks under a badge that he could not hand out.
-            let free = supervisor.badge == 0 && u32::from(supervisor.rights) & GRANT != 0;
-            let badge = match a.w[2] {
-                0 => supervisor.badge,
-                w if w == supervisor.badge || free || supervisor == Cap::EMPTY => w,
-                _ => return Err(Status::MissingRight),
-            };
-            let bound = a.optional::<Notification>(a.w[3], RECV)?;
-            let taken = |b: Option<Obj<Thread>>| b.is_some_and(|b| b != o);
-            if bound.is_some_and(|n| taken(n.bound.get()))
-                || budget.is_some_and(|b| taken(b.owner.get()))
-            {
-                return Err(Status::Busy);
-            }
-            let to = budget.map_or(t.home(), |b| b.home());
-            let moves = to.number != t.cpu.get();
-            if moves {
-                t.movable()?;
-            }
-            let homes = bound.map_or(0, |n| 1 << n.home.get());
-            a.op.stop_for(1 << t.cpu.get() | 1 << to.number | homes);
-            if moves {
-                t.set_own_budget(None)?;
-                sched::migrate::thread(o, to);
-            }
-            t.set_own_budget(budget)?;
-            t.bind(bound)?;
-            t.supervisor.set(supervisor);
-            t.supervisor_badge.set(badge);
-            if moves && o == a.t {
-                t.set(reg::RSI, 0);
-                t.finish(Status::Ok);
-            }
-        }
-        op::thread::START => {
-            if t.state.get() != State::Stopped || t.suspended.get() {
-                return Err(Status::Busy);
-            }
-            if a.w[0] >= layout::USER_END || a.w[1] >= layout::USER_END {
-                return Err(Status::OutOfRange);
-            }
-            t.regs.gpr.iter().for_each(|r| r.set(0));
-            t.regs.rip.set(a.w[0]);
-            t.set(reg::RSP, a.w[1]);
-            t.set(reg::RDI, a.w[2]);
-            t.regs.rflags.set(arch::USER_FLAGS);
-            t.resume.set(Resume::Interrupt);
-            t.faulted.set(false);
-            t.started.set(true);
-            a.op.stop_for(1 << t.cpu.get());
-            sched::make_ready(t.home(), o);
-        }
-        op::thread::SUSPEND => {
-            a.op.stop_for(1 << t.cpu.get());
-            let home = t.home();
-            t.suspended.set(true);
-            if matches!(
-                t.state.get(),
-                State::Ready | State::Receiving | State::Waiting
-            ) {
-                let waiting = t.state.get() != State::Ready;
-                ipc::leave(home, o);
-                if waiting {
-                    t.finish(Status::Timeout);
-                }
-                t.state.set(State::Stopped);
-                if home.current.get() == Some(o) {
-                    home.reschedule.set(true);
-                }
-            }
-        }
-        op::thread::RESUME => {
-            a.op.stop_for(1 << t.cpu.get());
-            let stopped = t.suspended.replace(false) && t.state.get() == State::Stopped;
-            if stopped && t.started.get() {
-                t.faulted.set(false);
-                sched::make_ready(t.home(), o);
-            }
-        }
-        op::thread::READ_REGS => {
-            a.op.stop_for(1 << t.cpu.get());
-            let out = &a.t.get().utcb().0[PAYLOAD_WORD..];
-            let regs = t.regs.gpr.iter().chain([&t.regs.rip, &t.regs.rflags]);
-            out.iter().zip(regs).for_each(|(o, r)| o.set(r.get()));
-            let state = match t.state.get() {
-                _ if t.faulted.get() => thread_state::FAULTED,
-                State::Stopped => thread_state::STOPPED,
-                State::Ready => thread_state::READY,
-                State::Queued | State::Calling => thread_state::CALLING,
-                State::Receiving | State::Waiting => thread_state::WAITING,
-            };
-            let call = t.caller.get().map_or([0; 6], |c| ipc::pending(c.get()));
-            out[ThreadRegs::WORDS..]
-                .iter()
-                .zip(call)
-                .for_each(|(o, w)| o.set(w));
-            let serving = u64::from(t.caller.get().is_some());
-            return Ok(([state, serving, 0, 0], (ThreadRegs::WORDS + call.len()) * 8));
-        }
-        op::thread::WRITE_REGS => {
-            a.op.stop_for(1 << t.cpu.get());
-            // A faulted thread waits for its supervisor's answer; one that calls for itself is not to be changed.
-            let faulted = t.faulted.get()
-                && t.resume.get() == Resume::Interrupt
-                && matches!(t.state.get(), State::Queued | State::Calling);
-            if !faulted && t.state.get() != State::Stopped {
-                return Err(Status::Busy);
-            }
-            let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
-            if input[16].get() >= layout::USER_END {
-                return Err(Status::OutOfRange);
-            }
-            t.regs
-                .gpr
-                .iter()
-                .zip(input)
-                .for_each(|(r, i)| r.set(i.get()));
-            t.regs.rip.set(input[16].get());
-            t.regs
-                .rflags
-                .set((input[17].get() & 0xcd5) | arch::USER_FLAGS);
-            t.resume.set(Resume::Interrupt);
-        }
-        _ => return Err(Status::BadOperation),
-    }
-    NONE
-}
-
-fn budget(a: &Args, b: &Budget) -> Answer {
-    match a.tag.label() {
-        op::budget::CONFIGURE => {
-            let to = a.obj::<CpuObject>(a.w[0], CONTROL)?.get().online()?;
-            Budget::check(a.w[1], a.w[2], a.w[3])?;
-            let from = b.home();
-            a.op.stop_for(1 << from.number | 1 << to.number);
-            b.move_to(to)?;
-            sched::charge(to);
-            b.configure(a.w[1], a.w[2], a.w[3], arch::now());
-            if from.number != to.number && b.owner.get() == Some(a.t) {
-                a.t.get().set(reg::RSI, 0);
-                a.t.get().finish(Status::Ok);
-            }
-            NONE
-        }
-        op::budget::STAT => {
-            a.op.stop_for(1 << b.cpu.get());
-            sched::charge(b.home());
-            words([
-                b.used.get(),
-                u64::from(b.priority.get()),
-                b.budget.get(),
-                b.period.get(),
-            ])
-        }
-        op::budget::BIND_EVENT => {
-            let event = a.keep::<Notification>(a.w[0], SEND)?;
-            a.op.stop_for(1 << b.cpu.get());
-            b.event.set(event);
-            NONE
-        }
-        _ => Err(Status::BadOperation),
-    }
 }
 
 fn guest_space(a: &Args, g: &GuestSpace) -> Answer {

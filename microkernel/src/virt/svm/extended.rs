@@ -56,15 +56,20 @@ pub fn save(v: &Vcpu, groups: u64) {
     }
 }
 
-/// What the guest can have changed without an exit: debug registers, and XCR0 on a processor that does not intercept XSETBV (QEMU 7.2).
+/// Keeps what the guest can have changed without an exit, if it is the owner.
 fn keep(v: &Vcpu) {
     if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
-        for (d, value) in v.dr.iter().zip(hw::dr()) {
-            d.set(value);
-        }
-        if let Some(x) = hw::xcr0() {
-            v.xcr0.set(x & hw::supported() | 1);
-        }
+        keep_owners(v);
+    }
+}
+
+/// Debug registers, and XCR0 on a processor that does not intercept XSETBV (QEMU 7.2).
+fn keep_owners(v: &Vcpu) {
+    for (d, value) in v.dr.iter().zip(hw::dr()) {
+        d.set(value);
+    }
+    if let Some(x) = hw::xcr0() {
+        v.xcr0.set(x & hw::supported() | 1);
     }
 }
 
@@ -82,12 +87,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
 /// Saves the state of the owner, which then has none here.
 pub fn release(cpu: &Cpu) {
     if let Some(old) = cpu.fpu_owner.take() {
-        for (d, value) in old.dr.iter().zip(hw::dr()) {
-            d.set(value);
-        }
-        if let Some(x) = hw::xcr0() {
-            old.xcr0.set(x & hw::supported() | 1);
-        }
+        keep_owners(old.get());
         hw::save(old.extended_phys);
     }
 }

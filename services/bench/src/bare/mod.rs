@@ -9,10 +9,10 @@ mod probes;
 
 use bench::args;
 use ipc_schema::manifest::Server;
-use ipc_schema::proto::{RootRequest, RootResponse};
+use runtime::abi::NEVER;
 use runtime::abi::layout::slot;
-use runtime::abi::{NEVER, Status};
-use runtime::{Endpoint, Notification, StartInfo};
+use runtime::power::power_off;
+use runtime::{Notification, StartInfo};
 
 use partner::Partner;
 
@@ -38,14 +38,4 @@ fn main(start: &'static StartInfo) -> ! {
     loop {
         let _ = Notification(slot::NOTIFICATION).wait(NEVER);
     }
-}
-
-fn power_off(start: &StartInfo, code: u32) {
-    let root = start.endpoint("root").unwrap_or(Endpoint(slot::NULL));
-    let answer: Result<RootResponse, _> = root.call_postcard(&RootRequest::PowerOff { code });
-    let status = match answer {
-        Err(runtime::CallError::Kernel(status)) => status,
-        _ => Status::Unsupported,
-    };
-    defmt::error!("the machine cannot be switched off: {=u64}", status as u64);
 }

@@ -4,11 +4,11 @@ mod rounds;
 
 use churn::args;
 use ipc_schema::manifest::Server;
-use ipc_schema::proto::{RootRequest, RootResponse};
 use runtime::abi::Status;
 use runtime::abi::layout::slot;
 use runtime::object::{Cpu, Pool};
-use runtime::{Endpoint, Notification, StartInfo, time};
+use runtime::power::power_off;
+use runtime::{Notification, StartInfo, time};
 
 use rounds::Rounds;
 
@@ -61,12 +61,4 @@ fn churn(rounds: &mut Rounds, spaces: u64, guests: u64) -> Result<u64, Status> {
     );
     // More than before would be as wrong.
     Ok(left | u64::from(after != before))
-}
-
-fn power_off(start: &StartInfo, code: u32) {
-    let root = start.endpoint("root").unwrap_or(Endpoint(slot::NULL));
-    let answer: Result<RootResponse, _> = root.call_postcard(&RootRequest::PowerOff { code });
-    if answer.is_err() {
-        defmt::error!("the machine cannot be switched off");
-    }
 }

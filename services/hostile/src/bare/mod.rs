@@ -15,10 +15,10 @@ use hostile::ops::OPS;
 use hostile::report::Total;
 use hostile::rng::Rng;
 use ipc_schema::manifest::Server;
-use ipc_schema::proto::{RootRequest, RootResponse};
 use runtime::abi::layout::slot;
 use runtime::abi::{NEVER, Status, Tag};
 use runtime::object::Pool;
+use runtime::power::power_off;
 use runtime::text::Text;
 use runtime::{Endpoint, Event, Message, Notification, StartInfo, reply_recv, sys, time};
 
@@ -69,7 +69,7 @@ fn main(start: &'static StartInfo) -> ! {
 /// The work is done.
 fn finish(start: &StartInfo, args: &Args) -> ! {
     if args.power_off {
-        power_off(start);
+        power_off(start, 0);
     }
     loop {
         let _ = Notification(slot::NOTIFICATION).wait(NEVER);
@@ -298,10 +298,4 @@ impl Run {
             self.steps
         );
     }
-}
-
-fn power_off(start: &StartInfo) {
-    let root = start.endpoint("root").unwrap_or(Endpoint(slot::NULL));
-    let answer: Result<RootResponse, _> = root.call_postcard(&RootRequest::PowerOff { code: 0 });
-    defmt::error!("the machine is still on: {=bool}", answer.is_ok());
 }
