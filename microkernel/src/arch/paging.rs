@@ -3,7 +3,7 @@
 use crate::mem::{self, PAGE, Words};
 use crate::object::{Pool, step::Step};
 use core::cell::Cell;
-use ipc_schema::abi::Status;
+use ipc_schema::abi::{Status, rights};
 
 bitflags::bitflags! {
     /// Bits of a page-table entry.
@@ -35,16 +35,15 @@ pub struct Access(pub Entry);
 
 impl Access {
     /// From READ, WRITE, EXEC.
+    #[inline(always)]
     #[must_use]
     pub fn new(rights: u32, device: bool) -> Self {
-        let mut e = Entry::PRESENT | Entry::USER;
-        e.set(Entry::WRITE, rights & ipc_schema::abi::rights::WRITE != 0);
-        e.set(
-            Entry::NO_EXECUTE,
-            rights & ipc_schema::abi::rights::EXEC == 0,
-        );
-        e.set(Entry::UNCACHED, device);
-        Self(e)
+        const { assert!(rights::WRITE as u64 == Entry::WRITE.bits() && rights::EXEC == 4) };
+        let write = u64::from(rights) & Entry::WRITE.bits();
+        let no_execute = u64::from(!rights & rights::EXEC) << 61;
+        let uncached = u64::from(device) * Entry::UNCACHED.bits();
+        let all = (Entry::PRESENT | Entry::USER).bits() | write | no_execute | uncached;
+        Self(Entry::from_bits_retain(all))
     }
 }
 
@@ -148,17 +147,7 @@ impl Table {
         }
     }
 
-    /// Level of the page that a range is mapped with at `va`: 2 (2 MiB) where address, target and rest allow it.
-    #[inline(always)]
-    fn level(va: u64, phys: u64, rest: u64) -> u32 {
-        if (va | phys) & (LARGE - 1) == 0 && rest >= LARGE {
-            2
-        } else {
-            1
-        }
-    }
-
-    /// The table for `va` at `level`, and the entry that leads to it; made if it is not there.
+    /// The table for `va` of small pages, or of large ones, and the entry that leads to it; made if it is not there.
     ///
     /// # Errors
     /// `Overlap`: a large page is there; `NoMemory`: no empty table stays.
@@ -167,40 +156,34 @@ impl Table {
         &self,
         pool: &Pool,
         va: u64,
-        level: u32,
+        large: bool,
         step: &Step,
     ) -> Result<(&'a Words, &'a Cell<u64>), Status> {
-        let mut parent: &Cell<u64> = &table(self.root).0[index(va, 4)];
-        if !present(parent.get()) {
-            Self::add(pool, parent, &[], step)?;
+        let e4 = &table(self.root).0[index(va, 4)];
+        if !present(e4.get()) {
+            Self::add(pool, e4, &[], step)?;
         }
-        let root_entry = parent;
-        let mut l = 3;
-        loop {
-            let t = table(parent.get());
-            if l == level {
-                return Ok((t, parent));
-            }
-            let e = &t.0[index(va, l)];
-            let v = e.get();
-            if !present(v) {
-                let above = if l == 3 {
-                    &[parent][..]
-                } else {
-                    &[parent, root_entry]
-                };
-                Self::add(pool, e, above, step)?;
-            } else if v & Entry::LARGE.bits() != 0 {
-                return Err(Status::Overlap);
-            }
-            parent = e;
-            l -= 1;
+        let e3 = &table(e4.get()).0[index(va, 3)];
+        if !is_table(e3.get()) {
+            Self::add(pool, e3, &[e4], step)?;
         }
+        if large {
+            return Ok((table(e3.get()), e3));
+        }
+        let e2 = &table(e3.get()).0[index(va, 2)];
+        if !is_table(e2.get()) {
+            Self::add(pool, e2, &[e3, e4], step)?;
+        }
+        Ok((table(e2.get()), e2))
     }
 
     /// Adds a table at `e`, which the entries `ways` lead to. If there is no memory for it, those that are empty go.
+    #[cold]
     #[inline(never)]
     fn add(pool: &Pool, e: &Cell<u64>, ways: &[&Cell<u64>], step: &Step) -> Result<(), Status> {
+        if present(e.get()) {
+            return Err(Status::Overlap);
+        }
         step.spent(NEW_TABLE);
         let new = match pool.take_pages(1) {
             Ok(new) => new,
@@ -235,32 +218,32 @@ impl Table {
             step.spend(60)?;
             let at = done.get();
             let (va, phys, rest) = (run.va + at, run.phys + at, run.len - at);
-            let level = Self::level(va, phys, rest);
-            let (t, parent) = self.make(pool, va, level, step)?;
-            let (shift, bits) = if level == 2 {
-                (21, access.0.bits() | Entry::LARGE.bits())
+            let large = (va | phys) & (LARGE - 1) == 0 && rest >= LARGE;
+            let (t, parent) = self.make(pool, va, large, step)?;
+            let (level, shift, kind) = if large {
+                (2, 21, Entry::LARGE.bits())
             } else {
-                (12, access.0.bits())
+                (1, 12, 0)
             };
             // A table of small pages ends where a large page may begin.
-            let first = index(va, level);
-            let n = step.pieces((rest >> shift).min(512 - first as u64), 6);
-            let mut target = phys | bits;
-            let mut added = 0;
-            for e in t.0[first..].iter().take(n as usize) {
-                if present(e.get()) {
+            let free = t.0[index(va, level)..].iter();
+            let n = step.pieces((rest >> shift).min(free.len() as u64));
+            let mut entry = phys | access.0.bits() | kind;
+            let end = entry + (n << shift);
+            for e in free {
+                if entry == end || present(e.get()) {
                     break;
                 }
-                e.set(target);
-                target += 1 << shift;
-                added += 1;
+                e.set(entry);
+                entry += 1 << shift;
             }
+            let added = n - (end - entry) / (1 << shift);
             parent.set(parent.get() + added * ONE);
             done.set(at + (added << shift));
-            if added < n {
+            if entry != end {
                 return Err(Status::Overlap);
             }
-            if at + (added << shift) >= run.len {
+            if done.get() >= run.len {
                 return Ok(());
             }
         }
@@ -305,14 +288,14 @@ impl Table {
                     let e2 = &large.0[index(at, 2)];
                     if is_table(e2.get()) {
                         let most = (rest >> 12).min(512 - index(at, 1) as u64);
-                        cleared = step.pieces(most, 6);
+                        cleared = step.pieces(most);
                         let gone = clear_some(table(e2.get()), index(at, 1), cleared, 0);
                         release(pool, &[e2, e3, e4], gone);
                     } else if present(e2.get()) {
                         shift = 21;
                         let most = (rest >> 21).min(512 - index(at, 2) as u64).max(1);
                         // What follows may be in small pages.
-                        cleared = clear_some(large, index(at, 2), step.pieces(most, 6), LARGE_PAGE);
+                        cleared = clear_some(large, index(at, 2), step.pieces(most), LARGE_PAGE);
                         release(pool, &[e3, e4], cleared);
                     }
                 }

@@ -1,8 +1,9 @@
 //! The checker finds nothing in a sound machine, and each kind of damage in one that was damaged.
 
 use super::check;
+use crate::object::mapping::{Request, Target};
 use crate::object::thread::State;
-use crate::object::{Cap, Object, Pool, Space, Vcpu, mapping::Request, step::Step};
+use crate::object::{Cap, Mapping, Object, Pool, Space, Vcpu, step::Step};
 use crate::tests::Machine;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::rights::{READ, WRITE};
@@ -34,9 +35,16 @@ fn full() -> Machine {
     };
     let step = Step::endless();
     let low = request(0x7000_0000, 0, 3 << 20);
-    m.space.map(&low, &step, || {}).unwrap();
+    Mapping::create(&low, !0, Target::Space(m.space), &step, &|| {}).unwrap();
     let g = crate::object::GuestSpace::create(m.pool).unwrap();
-    g.map(&request(0, 4096, 4 << 20), &step, || {}).unwrap();
+    Mapping::create(
+        &request(0, 4096, 4 << 20),
+        !0,
+        Target::Guest(g),
+        &step,
+        &|| {},
+    )
+    .unwrap();
     let v = Vcpu::create(m.pool, g, m.space, 0x6fff_f000).unwrap();
     v.adopt(threads[3]).unwrap();
     m
@@ -129,7 +137,7 @@ fn damage_is_found() {
                 rights: READ,
                 by: m.thread(5),
             };
-            m.space.map(&r, &Step::endless(), || {}).unwrap();
+            Mapping::create(&r, !0, Target::Space(m.space), &Step::endless(), &|| {}).unwrap();
         }),
         ("a page table entry of nobody's", |m| {
             let a = crate::arch::paging::Access::new(READ, false);

@@ -28,7 +28,7 @@ pub fn call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
         Err(e) => return done(t, e),
     };
     if cap.kind() != ipc_schema::abi::Kind::Endpoint as u32 {
-        return crate::object::invoke::invoke(cpu, t, *cap);
+        return crate::object::invoke::invoke(cpu, t, cap);
     }
     match cap.typed::<Endpoint>(rights::SEND) {
         Ok(ep) => send(cpu, t, ep, cap.badge, t.get().get(reg::R13)),

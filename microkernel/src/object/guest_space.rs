@@ -1,9 +1,9 @@
 //! GuestSpaces: what a VM's processors share: the nested page table and the exit routes.
 
-use super::mapping::{Mapping, Request, Target};
+use super::mapping::Mapping;
 use super::step::Step;
 use super::{Cap, Header, Pool, Vcpu, object, pool::pool_of};
-use crate::arch::paging::{Access, Table};
+use crate::arch::paging::Table;
 use crate::list::List;
 use crate::mem::{self, Obj};
 use crate::tree::Tree;
@@ -176,19 +176,6 @@ impl GuestSpace {
         } else {
             Ok(())
         }
-    }
-
-    /// Maps a range of a Memory at a guest-physical address.
-    ///
-    /// # Errors
-    /// As [`Mapping::create`]; `InvalidArg` for device registers.
-    pub fn map(&self, r: &Request, step: &Step, stop: impl Fn()) -> Result<(), Status> {
-        self.alive()?;
-        if r.memory.get().device {
-            return Err(Status::InvalidArg);
-        }
-        let access = Access::new(r.rights, false);
-        Mapping::create(r, Target::Guest(Obj::of(self)), access, step, stop)
     }
 
     /// Adds a route for `count` ports from `first` on.

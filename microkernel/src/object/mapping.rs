@@ -3,6 +3,7 @@
 //! A range is mapped and taken away in steps. While it is being made or ended it belongs to its two ends like any other: a range is
 //! ended for good by whoever gets to it, at any moment, and nothing else is mapped there before.
 
+use super::guest_space::GUEST_END;
 use super::step::Step;
 use super::{GuestSpace, Header, Memory, Object, Pool, Space, Thread, object, pool::pool_of};
 use crate::arch::paging::{Access, Run, Table};
@@ -10,7 +11,7 @@ use crate::list::{Link, Linked};
 use crate::mem::{Obj, PAGE};
 use crate::tree::{Branches, Keyed, Tree};
 use core::cell::Cell;
-use ipc_schema::abi::{Kind, Status, rights};
+use ipc_schema::abi::{Kind, Status, layout, rights};
 
 /// Where a Mapping is.
 #[derive(Clone, Copy)]
@@ -27,6 +28,28 @@ impl Target {
         match self {
             Self::Space(s) => (pool_of(s.get().header()), &s.get().table, &s.get().mappings),
             Self::Guest(g) => (pool_of(g.get().header()), &g.get().table, &g.get().mappings),
+        }
+    }
+
+    /// Its flags, at the head of both kinds of object.
+    #[inline(always)]
+    fn alive(self) -> Result<(), Status> {
+        match self {
+            Self::Space(s) => s.get().alive(),
+            Self::Guest(g) => g.get().alive(),
+        }
+    }
+
+    /// What is mapped at `at`.
+    pub fn find(self, at: u64) -> Option<Obj<Mapping>> {
+        self.parts().2.find(at)
+    }
+
+    /// The processors, a bit each, that may use what is mapped in it.
+    pub fn cpus(self) -> u32 {
+        match self {
+            Self::Space(s) => s.cpus.get(),
+            Self::Guest(g) => g.get().cpus(),
         }
     }
 
@@ -105,21 +128,24 @@ pub struct Request {
 }
 
 impl Request {
-    /// Checks the numbers against the Memory, the capability's rights and the end of the address space.
+    /// Checks it against the Memory, the capability's rights and where it is to be mapped; answers the access that it gives.
     ///
     /// # Errors
-    /// `Misaligned`, `OutOfRange`, `MissingRight`, `InvalidArg` (no access at all, or writable and executable), `Busy`.
+    /// `Misaligned`, `OutOfRange`, `InvalidArg` (no access at all; writable and executable for a server; device registers for a guest),
+    /// `MissingRight`, `Busy`.
     #[inline(always)]
-    pub fn check(&self, cap_rights: u32, end: u64) -> Result<(), Status> {
+    fn check(&self, cap_rights: u32, target: Target) -> Result<Access, Status> {
         if (self.at | self.offset | self.len) & (PAGE - 1) != 0 {
             return Err(Status::Misaligned);
         }
         let m = self.memory.get();
-        if self.len == 0
-            || self.offset > m.len
-            || self.len > m.len - self.offset
+        let guest = matches!(target, Target::Guest(_));
+        let end = if guest { GUEST_END } else { layout::USER_END };
+        // A Memory is smaller than what an address can overflow by.
+        if self.len.wrapping_sub(1) >= m.len
+            || self.offset > m.len - self.len
             || self.at >= end
-            || self.len > end - self.at
+            || self.at + self.len > end
         {
             return Err(Status::OutOfRange);
         }
@@ -130,7 +156,15 @@ impl Request {
         if self.rights & cap_rights & u32::from(m.limit) != self.rights {
             return Err(Status::MissingRight);
         }
-        m.mappable()
+        m.mappable()?;
+        if self.rights == all && !guest {
+            return Err(Status::InvalidArg);
+        }
+        target.alive()?;
+        if m.device && guest {
+            return Err(Status::InvalidArg);
+        }
+        Ok(Access::new(self.rights, m.device))
     }
 }
 
@@ -141,15 +175,16 @@ impl Mapping {
     ///
     /// # Errors
     /// `Again`: there is more to do. `Overlap`, `NoMemory`: nothing is mapped then. `Busy`: something else is being mapped there, or
-    /// taken away.
+    /// taken away. As [`Request::check`].
     #[inline(always)]
     pub fn create(
         r: &Request,
+        cap_rights: u32,
         target: Target,
-        access: Access,
         step: &Step,
-        stop: impl Fn(),
+        stop: &dyn Fn(),
     ) -> Result<(), Status> {
+        let access = r.check(cap_rights, target)?;
         let m = r.memory.get();
         let (pool, table, index) = target.parts();
         let run = Run {
@@ -179,23 +214,28 @@ impl Mapping {
                 place.set(Some(record));
                 record
             }
-            Some(old) => old.get().go_on(r, run, access, step, &stop)?,
+            Some(old) => old.get().go_on(r, run, access, step, stop)?,
         };
         match table.fill(pool, run, access, &record.made, step) {
             Ok(()) => {
                 record.header.flags.set(state::LIVE);
                 Ok(())
             }
-            Err(Status::Again) => {
-                record.header.flags.set(state::MAKING);
-                Err(Status::Again)
-            }
-            Err(why) => {
-                record.header.flags.set(state::ENDING | (why as u16) << 8);
-                stop();
-                record.get().destroy(step).and(Err(why))
-            }
+            Err(why) => record.get().interrupted(why, step, stop),
         }
+    }
+
+    /// It could not be filled in one step, or not at all.
+    #[cold]
+    #[inline(never)]
+    fn interrupted(&self, why: Status, step: &Step, stop: &dyn Fn()) -> Result<(), Status> {
+        if why == Status::Again {
+            self.header.flags.set(state::MAKING);
+            return Err(why);
+        }
+        self.header.flags.set(state::ENDING | (why as u16) << 8);
+        stop();
+        self.destroy(step).and(Err(why))
     }
 
     /// What it has mapped now: its range and how much of it, where to.
@@ -211,6 +251,7 @@ impl Mapping {
     }
 
     /// A `MAP` found this one at its address.
+    #[cold]
     #[inline(never)]
     fn go_on(
         &self,

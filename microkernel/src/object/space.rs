@@ -1,7 +1,7 @@
 //! Spaces: a host address space with its capability table.
 
 use super::cap::{Cap, cell_at};
-use super::mapping::{Mapping, Request, Target};
+use super::mapping::Mapping;
 use super::step::Step;
 use super::{Header, Pool, Thread, object, pool::pool_of};
 use crate::arch::paging::{Access, Entry, Table};
@@ -142,17 +142,6 @@ impl Space {
         } else {
             Ok(())
         }
-    }
-
-    /// Maps a range of a Memory.
-    ///
-    /// # Errors
-    /// As [`Mapping::create`].
-    #[inline(always)]
-    pub fn map(&self, r: &Request, step: &Step, stop: impl Fn()) -> Result<(), Status> {
-        self.alive()?;
-        let access = Access::new(r.rights, r.memory.get().device);
-        Mapping::create(r, Target::Space(Obj::of(self)), access, step, stop)
     }
 
     /// Maps a page of the kernel's (UTCB, vCPU state) that is shared with this Space.

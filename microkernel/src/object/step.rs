@@ -52,11 +52,11 @@ impl Step {
         self.0.set(left.saturating_sub(n).max(left.min(1)));
     }
 
-    /// How many pieces of `each` instructions fit, at least one and at most `all`; they count as spent.
+    /// How many pieces of eight instructions fit, at least one and at most `all`; they count as spent.
     #[inline(always)]
-    pub fn pieces(&self, all: u64, each: u32) -> u64 {
-        let n = all.min(u64::from(self.0.get() / each)).max(1);
-        self.spent(n as u32 * each);
+    pub fn pieces(&self, all: u64) -> u64 {
+        let n = all.min(u64::from(self.0.get() / 8)).max(1);
+        self.spent(n as u32 * 8);
         n
     }
 }

@@ -1,6 +1,6 @@
 //! Operations on what stands for the machine: Irqs, Ports, Cpus, the Log.
 
-use super::{Answer, Args, NONE, PAYLOAD_WORD, words};
+use super::{Answer, Args, NONE, PAYLOAD_WORD};
 use crate::arch::{self, Cpu};
 use crate::ipc;
 use crate::mem::shared;
@@ -20,34 +20,34 @@ use ipc_schema::abi::{Status, Utcb, cpu_state, op};
 const OUT_AT_ONCE: usize = 128;
 
 pub fn irq(a: &Args, i: &Irq) -> Answer {
-    match a.tag.label() {
+    match a.tag().label() {
         op::irq::BIND => {
-            let target = a.keep::<Notification>(a.w[0], SEND)?;
+            let target = a.keep::<Notification>(a.w(0), SEND)?;
             a.op.stop_for(1 << i.cpu);
             i.target.set(target);
             NONE
         }
-        op::irq::INFO => words([u64::from(i.vector), 0, 0, 0]),
+        op::irq::INFO => a.words([u64::from(i.vector), 0, 0, 0]),
         _ => Err(Status::BadOperation),
     }
 }
 
 pub fn ports(a: &Args, p: &Ports) -> Answer {
-    match a.tag.label() {
+    match a.tag().label() {
         op::ports::IN => {
-            let (port, width) = p.decode(a.w[0])?;
-            words([arch::port_in(port, width), 0, 0, 0])
+            let (port, width) = p.decode(a.w(0))?;
+            a.words([arch::port_in(port, width), 0, 0, 0])
         }
         op::ports::OUT => {
-            let (port, width) = p.decode(a.w[0])?;
-            arch::port_out(port, width, a.w[1]);
+            let (port, width) = p.decode(a.w(0))?;
+            arch::port_out(port, width, a.w(1));
             NONE
         }
         op::ports::OUT_BYTES => {
-            let (port, _) = p.decode((a.w[0] & 0xffff) | 1 << 16)?;
-            let bytes = a.tag.payload().min(Utcb::PAYLOAD);
+            let (port, _) = p.decode((a.w(0) & 0xffff) | 1 << 16)?;
+            let bytes = a.tag().payload().min(Utcb::PAYLOAD);
             let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
-            let from = usize::try_from(a.w[1]).unwrap_or(bytes).min(bytes);
+            let from = usize::try_from(a.w(1)).unwrap_or(bytes).min(bytes);
             let to = bytes.min(from + OUT_AT_ONCE);
             for i in from..to {
                 arch::port_out(port, 1, (input[i / 8].get() >> (i % 8 * 8)) & 0xff);
@@ -59,8 +59,8 @@ pub fn ports(a: &Args, p: &Ports) -> Answer {
             NONE
         }
         op::ports::DIVIDE => {
-            let dest = a.dest(a.w[2])?;
-            let part = p.divide(a.w[0], a.w[1], a.pool(a.w[3])?)?;
+            let dest = a.dest(a.w(2))?;
+            let part = p.divide(a.w(0), a.w(1), a.pool(a.w(3))?)?;
             dest.set(Cap::new(part.get().header()));
             NONE
         }
@@ -69,18 +69,18 @@ pub fn ports(a: &Args, p: &Ports) -> Answer {
 }
 
 pub fn cpu(a: &Args, c: &CpuObject) -> Answer {
-    match a.tag.label() {
+    match a.tag().label() {
         op::cpu::CREATE_IRQ => {
-            let dest = a.dest(a.w[0])?;
-            let pool = a.pool(a.w[1])?;
+            let dest = a.dest(a.w(0))?;
+            let pool = a.pool(a.w(1))?;
             a.op.stop_for(1 << c.number);
             let irq = Irq::create(c.online()?, pool)?;
             dest.set(Cap::new(irq.get().header()));
-            words([u64::from(irq.vector), u64::from(apic_id(c.cpu())), 0, 0])
+            a.words([u64::from(irq.vector), u64::from(apic_id(c.cpu())), 0, 0])
         }
         op::cpu::INFO => {
             let cpu = c.cpu();
-            words([
+            a.words([
                 u64::from(c.number),
                 u64::from(apic_id(cpu)),
                 idle(a, cpu),
@@ -88,19 +88,19 @@ pub fn cpu(a: &Args, c: &CpuObject) -> Answer {
             ])
         }
         op::cpu::ADD => {
-            let dest = a.dest(a.w[0])?;
-            let made = CpuObject::add(a.pool(a.w[1])?, a.w[2])?;
+            let dest = a.dest(a.w(0))?;
+            let made = CpuObject::add(a.pool(a.w(1))?, a.w(2))?;
             dest.set(Cap::new(made.get().header()));
-            words([u64::from(made.number), 0, 0, 0])
+            a.words([u64::from(made.number), 0, 0, 0])
         }
         op::cpu::START => {
-            let state = arch::start_step(c.cpu(), apic_id(c.cpu()), a.w[0])?;
-            words([state, 0, 0, 0])
+            let state = arch::start_step(c.cpu(), apic_id(c.cpu()), a.w(0))?;
+            a.words([state, 0, 0, 0])
         }
         op::cpu::STAT => {
             let cpu = c.cpu();
             let off = arch::measure::longest(cpu);
-            words([idle(a, cpu), shared(&cpu.locks), shared(&cpu.stops), off])
+            a.words([idle(a, cpu), shared(&cpu.locks), shared(&cpu.stops), off])
         }
         _ => Err(Status::BadOperation),
     }
@@ -117,10 +117,10 @@ fn idle(a: &Args, cpu: &Cpu) -> u64 {
 
 pub fn log(a: &Args, cap: &Cap) -> Answer {
     let payload = &a.t.get().utcb().0[PAYLOAD_WORD..];
-    match a.tag.label() {
+    match a.tag().label() {
         op::log::WRITE => {
             cap.typed::<LogObject>(WRITE)?;
-            let len = check_len(a.tag.payload())?;
+            let len = check_len(a.tag().payload())?;
             RING.add(
                 cap.badge as u8,
                 (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8),
@@ -133,20 +133,21 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
         op::log::READ => {
             cap.typed::<LogObject>(READ)?;
             let (next, lost, bytes) =
-                RING.read(a.w[0], Utcb::PAYLOAD, |i, word| payload[i].set(word));
-            Ok(([next, lost, 0, 0], bytes))
+                RING.read(a.w(0), Utcb::PAYLOAD, |i, word| payload[i].set(word));
+            a.words([next, lost, 0, 0])?;
+            Ok(bytes)
         }
         op::log::BIND => {
             cap.typed::<LogObject>(READ)?;
-            RING.bind(a.keep::<Notification>(a.w[0], SEND)?);
+            RING.bind(a.keep::<Notification>(a.w(0), SEND)?);
             NONE
         }
         #[cfg(feature = "checker")]
         crate::checker::CHECK => {
             cap.typed::<LogObject>(WRITE)?;
-            crate::checker::set_period(a.w[0]);
+            crate::checker::set_period(a.w(0));
             let (calls, checks) = crate::checker::figures();
-            words([crate::checker::now(&a.op), calls, checks, 0])
+            a.words([crate::checker::now(&a.op), calls, checks, 0])
         }
         _ => cap.object().and(Err(Status::BadOperation)),
     }

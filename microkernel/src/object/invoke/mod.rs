@@ -5,9 +5,9 @@ mod thread;
 
 use super::cap::{Cap, cap_at, kind_from_raw};
 use super::cpu::CpuObject;
-use super::guest_space::{GUEST_END, Way};
+use super::guest_space::Way;
 use super::irq::Irq;
-use super::mapping::{Mapping, Request};
+use super::mapping::{Mapping, Request, Target};
 use super::ports::Ports;
 use super::space::Slot;
 use super::step::Step;
@@ -21,8 +21,8 @@ use crate::mem::Obj;
 use crate::object::thread::{State, reg};
 use crate::sched;
 use crate::sync::Operation;
-use ipc_schema::abi::rights::{CONTROL, DESTROY, EXEC, READ, SEND, WRITE};
-use ipc_schema::abi::{Kind, Status, Syscall, Tag, Utcb, layout, op};
+use ipc_schema::abi::rights::{CONTROL, DESTROY, READ, SEND, WRITE};
+use ipc_schema::abi::{Kind, Status, Syscall, Tag, Utcb, op};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
 
@@ -31,20 +31,35 @@ struct Args<'a> {
     cpu: &'a Cpu,
     op: Operation<'a>,
     t: Obj<Thread>,
-    w: [u64; 4],
-    tag: Tag,
     step: Step,
 }
 
-/// Result: words of the reply and bytes of payload.
-type Answer = Result<([u64; 4], usize), Status>;
-const NONE: Answer = Ok(([0; 4], 0));
+/// Result: bytes of payload. The words of the reply are in the thread's registers by then; where an operation has none, those of the
+/// call are still there.
+type Answer = Result<usize, Status>;
+const NONE: Answer = Ok(0);
 
-fn words(w: [u64; 4]) -> Answer {
-    Ok((w, 0))
-}
+/// Registers of the words of a message.
+const WORDS: [usize; 4] = [reg::R8, reg::R9, reg::R10, reg::R12];
 
 impl<'a> Args<'a> {
+    /// A word of the call. The thread's registers stay as they are until the operation is done.
+    #[inline(always)]
+    fn w(&self, n: usize) -> u64 {
+        self.t.get().get(WORDS[n])
+    }
+    #[inline(always)]
+    fn tag(&self) -> Tag {
+        Tag(self.t.get().get(reg::RSI))
+    }
+    /// The words of the reply, which nothing can come in the way of any more.
+    fn words(&self, w: [u64; 4]) -> Answer {
+        WORDS
+            .into_iter()
+            .zip(w)
+            .for_each(|(r, w)| self.t.get().set(r, w));
+        NONE
+    }
     fn obj<T: Object>(&self, slot: u64, need: u32) -> Result<Obj<T>, Status> {
         lookup::<T>(self.t.get(), slot, need).map(|(_, o)| o)
     }
@@ -77,7 +92,7 @@ impl<'a> Args<'a> {
 
 /// Carries out `call` on anything but an Endpoint.
 #[inline(never)]
-pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
+pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: &Cap) -> Obj<Thread> {
     let Some(op) = Operation::begin(cpu, t, Syscall::Call) else {
         return sched::pick(cpu);
     };
@@ -86,27 +101,17 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: Cap) -> Obj<Thread> {
         cpu,
         op,
         t,
-        w: [
-            th.get(reg::R8),
-            th.get(reg::R9),
-            th.get(reg::R10),
-            th.get(reg::R12),
-        ],
-        tag: Tag(th.get(reg::RSI)),
         step: Step::default(),
     };
-    let answer = dispatch(&a, &cap);
+    let answer = dispatch(&a, cap);
     drop(a);
     // The thread may have been stopped or destroyed by its own operation.
     if cpu.current.get() != Some(t) {
         return sched::pick(cpu);
     }
     match answer {
-        Ok((w, bytes)) => {
+        Ok(bytes) => {
             th.set(reg::RSI, Tag::default().with_payload(bytes).0);
-            for (r, v) in [reg::R8, reg::R9, reg::R10, reg::R12].into_iter().zip(w) {
-                th.set(r, v);
-            }
             th.finish(Status::Ok);
         }
         // A step of a long operation is done: the thread makes its call again, as if it had not been here. Whatever became pending
@@ -124,12 +129,10 @@ fn dispatch(a: &Args, cap: &Cap) -> Answer {
     match cap.kind() {
         k if k == Kind::Pool as u32 => pool(a, cap),
         k if k == Kind::Memory as u32 => memory(a, cap),
-        k if k == Kind::Space as u32 => space(a, cap.typed::<Space>(CONTROL)?.get()),
+        k if k == Kind::Space as u32 => space(a, cap.typed::<Space>(CONTROL)?),
         k if k == Kind::Thread as u32 => thread::thread(a, cap.typed::<Thread>(CONTROL)?),
         k if k == Kind::Budget as u32 => thread::budget(a, cap.typed::<Budget>(CONTROL)?.get()),
-        k if k == Kind::GuestSpace as u32 => {
-            guest_space(a, cap.typed::<GuestSpace>(CONTROL)?.get())
-        }
+        k if k == Kind::GuestSpace as u32 => guest_space(a, cap.typed::<GuestSpace>(CONTROL)?),
         k if k == Kind::Vcpu as u32 => vcpu(a, cap.typed::<Vcpu>(CONTROL)?.get()),
         k if k == Kind::Irq as u32 => machine::irq(a, cap.typed::<Irq>(CONTROL)?.get()),
         k if k == Kind::Ports as u32 => machine::ports(a, cap.typed::<Ports>(CONTROL)?.get()),
@@ -140,32 +143,32 @@ fn dispatch(a: &Args, cap: &Cap) -> Answer {
 }
 
 fn pool(a: &Args, cap: &Cap) -> Answer {
-    match a.tag.label() {
+    match a.tag().label() {
         op::pool::CREATE => {
             let pool = Pool::from_cap(cap, CONTROL)?;
-            let kind = kind_from_raw(a.w[0] & 0xffff_ffff)?;
-            let dest = a.dest(a.w[1])?;
+            let kind = kind_from_raw(a.w(0) & 0xffff_ffff)?;
+            let dest = a.dest(a.w(1))?;
             fn named<T: Object>(o: Obj<T>) -> Cap {
                 Cap::new(o.get().header())
             }
             dest.set(match kind {
-                Kind::Space => named(Space::create(pool, a.w[2])?),
+                Kind::Space => named(Space::create(pool, a.w(2))?),
                 Kind::Thread => {
-                    let space = a.obj::<Space>(a.w[2], CONTROL)?;
+                    let space = a.obj::<Space>(a.w(2), CONTROL)?;
                     a.op.stop_for(space.cpus.get());
-                    named(Thread::create(pool, space, a.w[3], a.cpu)?)
+                    named(Thread::create(pool, space, a.w(3), a.cpu)?)
                 }
                 Kind::Budget => named(Budget::create(pool, a.cpu.number)?),
                 Kind::Endpoint => named(Endpoint::create(pool)?),
                 Kind::Notification => named(Notification::create(pool, a.cpu.number)?),
                 Kind::GuestSpace => named(GuestSpace::create(pool)?),
                 _ => {
-                    let guest = a.obj::<GuestSpace>(a.w[0] >> 32, CONTROL)?;
+                    let guest = a.obj::<GuestSpace>(a.w(0) >> 32, CONTROL)?;
                     named(Vcpu::create(
                         pool,
                         guest,
-                        a.obj::<Space>(a.w[2], CONTROL)?,
-                        a.w[3],
+                        a.obj::<Space>(a.w(2), CONTROL)?,
+                        a.w(3),
                     )?)
                 }
             });
@@ -173,7 +176,7 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
         }
         op::pool::STAT => {
             let (free, all) = Pool::from_cap(cap, CONTROL)?.stat();
-            words([free, all, 0, 0])
+            a.words([free, all, 0, 0])
         }
         op::pool::DESTROY => {
             let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
@@ -209,11 +212,11 @@ fn destroy(header: Obj<Header>, step: &Step) -> Result<(), Status> {
 }
 
 fn memory(a: &Args, cap: &Cap) -> Answer {
-    match a.tag.label() {
+    match a.tag().label() {
         op::memory::DIVIDE => {
             let m = cap.typed::<Memory>(CONTROL)?;
-            let dest = a.dest(a.w[2])?;
-            let part = m.get().divide(a.w[0], a.w[1], a.pool(a.w[3])?)?;
+            let dest = a.dest(a.w(2))?;
+            let part = m.get().divide(a.w(0), a.w(1), a.pool(a.w(3))?)?;
             dest.set(Cap {
                 rights: cap.rights,
                 ..Cap::new(part.get().header())
@@ -228,7 +231,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
         }
         op::memory::MAKE_POOL => {
             let m = cap.typed::<Memory>(CONTROL | READ | WRITE)?;
-            let dest = a.dest(a.w[0])?;
+            let dest = a.dest(a.w(0))?;
             if !m.mappings.is_empty() {
                 a.op.stop();
             }
@@ -242,51 +245,56 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             } else {
                 0
             };
-            words([m.len, u64::from(m.device), phys, 0])
+            a.words([m.len, u64::from(m.device), phys, 0])
         }
         _ => cap.object().and(Err(Status::BadOperation)),
     }
 }
 
-/// Decodes a `MAP`.
-fn map_request(a: &Args, end: u64) -> Result<Request, Status> {
-    let (cap, memory) = lookup::<Memory>(a.t.get(), a.w[1] & 0xffff_ffff, 0)?;
+/// `MAP`, in a Space or a GuestSpace.
+#[inline(never)]
+fn map(a: &Args, target: Target) -> Answer {
+    let (cap, memory) = lookup::<Memory>(a.t.get(), a.w(1) & 0xffff_ffff, 0)?;
     let r = Request {
         memory,
-        at: a.w[0],
-        offset: a.w[2],
-        len: a.w[3],
-        rights: (a.w[1] >> 32) as u32,
+        at: a.w(0),
+        offset: a.w(2),
+        len: a.w(3),
+        rights: (a.w(1) >> 32) as u32,
         by: a.t,
     };
-    r.check(u32::from(cap.rights), end)?;
-    if r.rights & (WRITE | EXEC) == WRITE | EXEC && end != GUEST_END {
-        return Err(Status::InvalidArg);
-    }
-    Ok(r)
+    let stop = || a.op.stop_for(target.cpus());
+    Mapping::create(&r, u32::from(cap.rights), target, &a.step, &stop)?;
+    NONE
 }
 
-fn space(a: &Args, s: &Space) -> Answer {
-    match a.tag.label() {
-        op::space::MAP => {
-            let r = map_request(a, layout::USER_END)?;
-            s.map(&r, &a.step, || a.op.stop_for(s.cpus.get()))?;
-        }
-        op::space::UNMAP => {
-            let m = s.mappings.find(a.w[0]).ok_or(Status::InvalidArg)?;
-            a.op.stop_for(s.cpus.get());
-            m.get().destroy(&a.step)?;
-        }
+/// `UNMAP`.
+fn unmap(a: &Args, target: Target) -> Answer {
+    let m = target.find(a.w(0)).ok_or(Status::InvalidArg)?;
+    a.op.stop_for(target.cpus());
+    m.get().destroy(&a.step)?;
+    NONE
+}
+
+fn space(a: &Args, s: Obj<Space>) -> Answer {
+    match a.tag().label() {
+        op::space::MAP => return map(a, Target::Space(s)),
+        op::space::UNMAP => return unmap(a, Target::Space(s)),
         op::space::COPY_CAP => {
-            let source = cap_at(a.t.get(), a.w[0])?;
+            let source = cap_at(a.t.get(), a.w(0))?;
             source.object()?;
             let copy =
-                ipc::transfer::derive(source, a.w[2] as u32, a.w[3]).ok_or(Status::MissingRight)?;
-            s.empty_slot(a.w[1])?.set(copy);
+                ipc::transfer::derive(source, a.w(2) as u32, a.w(3)).ok_or(Status::MissingRight)?;
+            // Who uses that table alone reads it without looking out for writers.
+            a.op.stop_for(s.cpus.get());
+            s.get().empty_slot(a.w(1))?.set(copy);
         }
-        op::space::DROP_CAP => s.slot(a.w[0])?.set(Cap::EMPTY),
+        op::space::DROP_CAP => {
+            a.op.stop_for(s.cpus.get());
+            s.get().slot(a.w(0))?.set(Cap::EMPTY);
+        }
         op::space::DESTROY_OBJECT => {
-            let cap = cap_at(a.t.get(), a.w[0])?;
+            let cap = cap_at(a.t.get(), a.w(0))?;
             let header = cap.object()?;
             if u32::from(cap.rights) & DESTROY == 0 {
                 return Err(Status::MissingRight);
@@ -302,24 +310,18 @@ fn space(a: &Args, s: &Space) -> Answer {
     NONE
 }
 
-fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
-    match a.tag.label() {
-        op::guest_space::MAP => {
-            let r = map_request(a, GUEST_END)?;
-            g.map(&r, &a.step, || a.op.stop_for(g.cpus()))?;
-        }
-        op::guest_space::UNMAP => {
-            let m = g.mappings.find(a.w[0]).ok_or(Status::InvalidArg)?;
-            a.op.stop_for(g.cpus());
-            m.get().destroy(&a.step)?;
-        }
+fn guest_space(a: &Args, o: Obj<GuestSpace>) -> Answer {
+    let g = o.get();
+    match a.tag().label() {
+        op::guest_space::MAP => return map(a, Target::Guest(o)),
+        op::guest_space::UNMAP => return unmap(a, Target::Guest(o)),
         op::guest_space::ROUTE => {
-            let (first, count) = (a.w[0] & 0xffff, (a.w[0] >> 16) & 0xffff);
-            let (way, target) = match (a.w[0] >> 32) & 0xff {
-                1 => (Way::Endpoint, a.keep::<Endpoint>(a.w[1], SEND)?),
+            let (first, count) = (a.w(0) & 0xffff, (a.w(0) >> 16) & 0xffff);
+            let (way, target) = match (a.w(0) >> 32) & 0xff {
+                1 => (Way::Endpoint, a.keep::<Endpoint>(a.w(1), SEND)?),
                 2 => {
-                    let only = ((a.w[0] >> 40) & 1 == 1).then_some(a.w[2]);
-                    (Way::Doorbell(only), a.keep::<Notification>(a.w[1], SEND)?)
+                    let only = ((a.w(0) >> 40) & 1 == 1).then_some(a.w(2));
+                    (Way::Doorbell(only), a.keep::<Notification>(a.w(1), SEND)?)
                 }
                 _ => return Err(Status::InvalidArg),
             };
@@ -327,11 +329,11 @@ fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
                 return Err(Status::InvalidCap);
             }
             a.op.stop_for(g.cpus());
-            g.add_route(first, count, way, target, a.w[2])?;
+            g.add_route(first, count, way, target, a.w(2))?;
         }
         op::guest_space::UNROUTE => {
             a.op.stop_for(g.cpus());
-            g.remove_route(a.w[0] & 0xffff)?;
+            g.remove_route(a.w(0) & 0xffff)?;
         }
         _ => return Err(Status::BadOperation),
     }
@@ -339,15 +341,15 @@ fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
 }
 
 fn vcpu(a: &Args, v: &Vcpu) -> Answer {
-    match a.tag.label() {
+    match a.tag().label() {
         op::vcpu::ON_EXIT => {
-            let groups = (a.w[1] & ipc_schema::abi::vm::Groups::ALL) as u16;
+            let groups = (a.w(1) & ipc_schema::abi::vm::Groups::ALL) as u16;
             a.op.stop_for(1 << v.cpu.get());
-            if a.w[0] == !0 {
+            if a.w(0) == !0 {
                 v.on_exit.iter().for_each(|e| e.set(groups));
             } else {
                 v.on_exit[..ipc_schema::abi::vm::Exit::COUNT]
-                    .get(a.w[0] as usize)
+                    .get(a.w(0) as usize)
                     .ok_or(Status::OutOfRange)?
                     .set(groups);
             }

@@ -1,6 +1,6 @@
 //! Operations on what runs: Threads and Budgets.
 
-use super::{Answer, Args, NONE, PAYLOAD_WORD, words};
+use super::{Answer, Args, NONE, PAYLOAD_WORD};
 use crate::arch;
 use crate::ipc;
 use crate::mem::Obj;
@@ -16,18 +16,18 @@ use ipc_schema::abi::{Status, ThreadRegs, layout, op, thread_state};
 pub fn thread(a: &Args, o: Obj<Thread>) -> Answer {
     let t = o.get();
     a.op.stop_for(1 << t.cpu.get());
-    match a.tag.label() {
+    match a.tag().label() {
         op::thread::CONFIGURE => {
-            let budget = a.optional::<Budget>(a.w[0], CONTROL)?;
-            let supervisor = a.keep::<Endpoint>(a.w[1], SEND)?;
+            let budget = a.optional::<Budget>(a.w(0), CONTROL)?;
+            let supervisor = a.keep::<Endpoint>(a.w(1), SEND)?;
             // Nobody speaks under a badge that he could not hand out.
             let free = supervisor.badge == 0 && u32::from(supervisor.rights) & GRANT != 0;
-            let badge = match a.w[2] {
+            let badge = match a.w(2) {
                 0 => supervisor.badge,
                 w if w == supervisor.badge || free || supervisor == Cap::EMPTY => w,
                 _ => return Err(Status::MissingRight),
             };
-            let bound = a.optional::<Notification>(a.w[3], RECV)?;
+            let bound = a.optional::<Notification>(a.w(3), RECV)?;
             let taken = |b: Option<Obj<Thread>>| b.is_some_and(|b| b != o);
             if bound.is_some_and(|n| taken(n.bound.get()))
                 || budget.is_some_and(|b| taken(b.owner.get()))
@@ -57,13 +57,13 @@ pub fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             if t.state.get() != State::Stopped || t.suspended.get() {
                 return Err(Status::Busy);
             }
-            if a.w[0] >= layout::USER_END || a.w[1] >= layout::USER_END {
+            if a.w(0) >= layout::USER_END || a.w(1) >= layout::USER_END {
                 return Err(Status::OutOfRange);
             }
             t.regs.gpr.iter().for_each(|r| r.set(0));
-            t.regs.rip.set(a.w[0]);
-            t.set(reg::RSP, a.w[1]);
-            t.set(reg::RDI, a.w[2]);
+            t.regs.rip.set(a.w(0));
+            t.set(reg::RSP, a.w(1));
+            t.set(reg::RDI, a.w(2));
             t.regs.rflags.set(arch::USER_FLAGS);
             t.resume.set(Resume::Interrupt);
             t.faulted.set(false);
@@ -112,7 +112,8 @@ pub fn thread(a: &Args, o: Obj<Thread>) -> Answer {
                 .zip(call)
                 .for_each(|(o, w)| o.set(w));
             let serving = u64::from(t.caller.get().is_some());
-            return Ok(([state, serving, 0, 0], (ThreadRegs::WORDS + call.len()) * 8));
+            a.words([state, serving, 0, 0])?;
+            return Ok((ThreadRegs::WORDS + call.len()) * 8);
         }
         op::thread::WRITE_REGS => {
             // A faulted thread waits for its supervisor's answer; one that calls for itself is not to be changed.
@@ -151,15 +152,15 @@ fn answer_elsewhere(t: &Thread) {
 /// As for [`thread`], the Budget's processor is stopped from the beginning.
 pub fn budget(a: &Args, b: &Budget) -> Answer {
     a.op.stop_for(1 << b.cpu.get());
-    match a.tag.label() {
+    match a.tag().label() {
         op::budget::CONFIGURE => {
-            let to = a.obj::<CpuObject>(a.w[0], CONTROL)?.get().online()?;
-            Budget::check(a.w[1], a.w[2], a.w[3])?;
+            let to = a.obj::<CpuObject>(a.w(0), CONTROL)?.get().online()?;
+            Budget::check(a.w(1), a.w(2), a.w(3))?;
             let from = b.home();
             a.op.stop_for(1 << to.number);
             b.move_to(to)?;
             sched::charge(to);
-            b.configure(a.w[1], a.w[2], a.w[3], arch::now());
+            b.configure(a.w(1), a.w(2), a.w(3), arch::now());
             if from.number != to.number && b.owner.get() == Some(a.t) {
                 answer_elsewhere(a.t.get());
             }
@@ -167,7 +168,7 @@ pub fn budget(a: &Args, b: &Budget) -> Answer {
         }
         op::budget::STAT => {
             sched::charge(b.home());
-            words([
+            a.words([
                 b.used.get(),
                 u64::from(b.priority.get()),
                 b.budget.get(),
@@ -175,7 +176,7 @@ pub fn budget(a: &Args, b: &Budget) -> Answer {
             ])
         }
         op::budget::BIND_EVENT => {
-            let event = a.keep::<Notification>(a.w[0], SEND)?;
+            let event = a.keep::<Notification>(a.w(0), SEND)?;
             b.event.set(event);
             NONE
         }
