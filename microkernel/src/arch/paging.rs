@@ -38,12 +38,23 @@ impl Access {
     #[inline(always)]
     #[must_use]
     pub fn new(rights: u32, device: bool) -> Self {
-        const { assert!(rights::WRITE as u64 == Entry::WRITE.bits() && rights::EXEC == 4) };
-        let write = u64::from(rights) & Entry::WRITE.bits();
-        let no_execute = u64::from(!rights & rights::EXEC) << 61;
-        let uncached = u64::from(device) * Entry::UNCACHED.bits();
-        let all = (Entry::PRESENT | Entry::USER).bits() | write | no_execute | uncached;
-        Self(Entry::from_bits_retain(all))
+        const ENTRIES: [Entry; 8] = {
+            let mut all = [Entry::PRESENT.union(Entry::USER); 8];
+            let mut i = 0;
+            while i < 8 {
+                if i as u32 & rights::WRITE != 0 {
+                    all[i] = all[i].union(Entry::WRITE);
+                }
+                if i as u32 & rights::EXEC == 0 {
+                    all[i] = all[i].union(Entry::NO_EXECUTE);
+                }
+                i += 1;
+            }
+            all
+        };
+        const { assert!(rights::READ | rights::WRITE | rights::EXEC == 7) };
+        let e = ENTRIES[rights as usize % 8];
+        Self(if device { e | Entry::UNCACHED } else { e })
     }
 }
 
@@ -97,6 +108,12 @@ fn is_table(e: u64) -> bool {
     present(e) && e & Entry::LARGE.bits() == 0
 }
 
+/// The entry for `va` in the table of level `level` that `e` is for, if it is for one.
+#[inline(always)]
+fn way<'a>(e: &Cell<u64>, va: u64, level: u32) -> Option<&'a Cell<u64>> {
+    is_table(e.get()).then(|| &table(e.get()).0[index(va, level)])
+}
+
 /// `n` entries of a table are gone: `ways` are the entries that lead to it, nearest first. Tables without entries go back to `pool`.
 #[inline(always)]
 fn release(pool: &Pool, ways: &[&Cell<u64>], mut n: u64) {
@@ -132,31 +149,19 @@ fn clear_some(t: &Words, first: usize, n: u64, bits: u64) -> u64 {
 impl Table {
     /// The entry for `va` at `level` (4 to 1), if the tables above it are there.
     fn entry<'a>(&self, va: u64, level: u32) -> Option<&'a Cell<u64>> {
-        let mut t = table(self.root);
-        let mut l = 4;
-        loop {
-            let e = &t.0[index(va, l)];
-            if l == level {
-                return Some(e);
-            }
-            if !is_table(e.get()) {
-                return None;
-            }
-            t = table(e.get());
-            l -= 1;
-        }
+        let top = &table(self.root).0[index(va, 4)];
+        (level..4).rev().try_fold(top, |e, l| way(e, va, l))
     }
 
-    /// The table for `va` of small pages, or of large ones, and the entry that leads to it; made if it is not there.
+    /// The table of level `LEVEL` (1 or 2) for `va`, and the entry that leads to it; made if it is not there.
     ///
     /// # Errors
     /// `Overlap`: a large page is there; `NoMemory`: no empty table stays.
     #[inline(always)]
-    fn make<'a>(
+    fn make<'a, const LEVEL: u32>(
         &self,
         pool: &Pool,
         va: u64,
-        large: bool,
         step: &Step,
     ) -> Result<(&'a Words, &'a Cell<u64>), Status> {
         let e4 = &table(self.root).0[index(va, 4)];
@@ -167,7 +172,7 @@ impl Table {
         if !is_table(e3.get()) {
             Self::add(pool, e3, &[e4], step)?;
         }
-        if large {
+        if LEVEL == 2 {
             return Ok((table(e3.get()), e3));
         }
         let e2 = &table(e3.get()).0[index(va, 2)];
@@ -215,38 +220,62 @@ impl Table {
         step: &Step,
     ) -> Result<(), Status> {
         loop {
-            step.spend(60)?;
             let at = done.get();
             let (va, phys, rest) = (run.va + at, run.phys + at, run.len - at);
-            let large = (va | phys) & (LARGE - 1) == 0 && rest >= LARGE;
-            let (t, parent) = self.make(pool, va, large, step)?;
-            let (level, shift, kind) = if large {
-                (2, 21, Entry::LARGE.bits())
-            } else {
-                (1, 12, 0)
+            let rest = Run {
+                va,
+                phys,
+                len: rest,
             };
-            // A table of small pages ends where a large page may begin.
-            let free = t.0[index(va, level)..].iter();
-            let n = step.pieces((rest >> shift).min(free.len() as u64));
-            let mut entry = phys | access.0.bits() | kind;
-            let end = entry + (n << shift);
-            for e in free {
-                if entry == end || present(e.get()) {
-                    break;
-                }
-                e.set(entry);
-                entry += 1 << shift;
-            }
-            let added = n - (end - entry) / (1 << shift);
-            parent.set(parent.get() + added * ONE);
-            done.set(at + (added << shift));
-            if entry != end {
-                return Err(Status::Overlap);
-            }
+            let added = if (va | phys) & (LARGE - 1) == 0 && rest.len >= LARGE {
+                self.fill_large(pool, rest, access, step)
+            } else {
+                self.fill_table::<1>(pool, rest, access, step)
+            };
+            done.set(at + added?);
             if done.get() >= run.len {
                 return Ok(());
             }
         }
+    }
+
+    #[inline(never)]
+    fn fill_large(
+        &self,
+        pool: &Pool,
+        run: Run,
+        access: Access,
+        step: &Step,
+    ) -> Result<u64, Status> {
+        let access = Access(access.0 | Entry::LARGE);
+        self.fill_table::<2>(pool, run, access, step)
+    }
+
+    /// Maps as much of `run` as is in one table of level `LEVEL`; answers how many bytes that is.
+    #[inline(always)]
+    fn fill_table<const LEVEL: u32>(
+        &self,
+        pool: &Pool,
+        run: Run,
+        access: Access,
+        step: &Step,
+    ) -> Result<u64, Status> {
+        let shift = 12 + 9 * (LEVEL - 1);
+        let first = index(run.va, LEVEL);
+        // A table of small pages ends where a large page may begin.
+        let n = step.spend_pieces(80, (run.len >> shift).min(512 - first as u64))?;
+        let (t, parent) = self.make::<LEVEL>(pool, run.va, step)?;
+        let entries = t.0[first..].iter().take(n as usize);
+        if entries.clone().any(|e| present(e.get())) {
+            return Err(Status::Overlap);
+        }
+        let mut entry = run.phys | access.0.bits();
+        for e in entries {
+            e.set(entry);
+            entry += 1 << shift;
+        }
+        parent.set(parent.get() + n * ONE);
+        Ok(n << shift)
     }
 
     /// Maps one page, for the kernel.
@@ -277,29 +306,32 @@ impl Table {
         step: &Step,
     ) -> Result<(), Status> {
         while done.get() < len {
-            step.spend(80)?;
             let (at, rest) = (va + done.get(), len - done.get());
+            let pieces = |level: u32| {
+                let most = 512 - index(at, level) as u64;
+                step.spend_pieces(80, (rest >> (3 + 9 * level)).clamp(1, most))
+            };
             let e4 = &table(self.root).0[index(at, 4)];
-            let (mut cleared, mut shift) = (1, 12);
-            if is_table(e4.get()) {
-                let e3 = &table(e4.get()).0[index(at, 3)];
-                if is_table(e3.get()) {
-                    let large = table(e3.get());
-                    let e2 = &large.0[index(at, 2)];
-                    if is_table(e2.get()) {
-                        let most = (rest >> 12).min(512 - index(at, 1) as u64);
-                        cleared = step.pieces(most);
-                        let gone = clear_some(table(e2.get()), index(at, 1), cleared, 0);
-                        release(pool, &[e2, e3, e4], gone);
-                    } else if present(e2.get()) {
-                        shift = 21;
-                        let most = (rest >> 21).min(512 - index(at, 2) as u64).max(1);
-                        // What follows may be in small pages.
-                        cleared = clear_some(large, index(at, 2), step.pieces(most), LARGE_PAGE);
-                        release(pool, &[e3, e4], cleared);
-                    }
+            let e3 = way(e4, at, 3);
+            let e2 = e3.and_then(|e3| way(e3, at, 2));
+            let (cleared, shift) = match (e3, e2, e2.and_then(|e2| way(e2, at, 1))) {
+                (Some(e3), Some(e2), Some(_)) => {
+                    let n = pieces(1)?;
+                    let gone = clear_some(table(e2.get()), index(at, 1), n, 0);
+                    release(pool, &[e2, e3, e4], gone);
+                    (n, 12)
                 }
-            }
+                (Some(e3), Some(e2), None) if present(e2.get()) => {
+                    // What follows may be in small pages.
+                    let n = clear_some(table(e3.get()), index(at, 2), pieces(2)?, LARGE_PAGE);
+                    release(pool, &[e3, e4], n);
+                    (n, 21)
+                }
+                _ => {
+                    step.spend(80)?;
+                    (1, 12)
+                }
+            };
             done.set(done.get() + (cleared << shift));
         }
         Ok(())

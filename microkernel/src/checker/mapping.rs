@@ -1,6 +1,6 @@
 //! Mappings: what the page table has there is a run of the Memory, with no more rights than it allows.
 
-use super::{Mapping, Target, state};
+use super::{Mapping, state};
 use crate::arch::paging::Entry;
 use crate::checker::{Checked, Tally, count, ensure, live};
 use crate::mem::{Obj, PAGE};
@@ -27,16 +27,15 @@ pub fn check(m: Obj<Mapping>, tally: &Tally) -> Checked {
         at,
         m.memory.addr(),
     )?;
-    let table = match m.target {
-        Target::Space(s) => {
-            ensure(live(s), "a mapping's Space lives", at, s.addr())?;
-            &s.get().table
-        }
-        Target::Guest(g) => {
-            ensure(live(g), "a mapping's GuestSpace lives", at, g.addr())?;
-            &g.get().table
-        }
-    };
+    let domain = m.domain.get();
+    let known = domain.mappings.find(m.run.va) == Some(m);
+    ensure(
+        known,
+        "a mapping's Space or GuestSpace knows it",
+        at,
+        m.run.va,
+    )?;
+    let table = &domain.table;
     let memory = m.memory.get();
     let inside = m.run.phys >= memory.phys && m.run.phys + m.run.len <= memory.phys + memory.len;
     ensure(inside, "a mapping lies inside its Memory", at, m.run.phys)?;

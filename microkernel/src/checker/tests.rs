@@ -1,9 +1,11 @@
 //! The checker finds nothing in a sound machine, and each kind of damage in one that was damaged.
 
 use super::check;
-use crate::object::mapping::{Request, Target};
+use crate::arch::Cpu;
+use crate::object::mapping::Request;
 use crate::object::thread::State;
 use crate::object::{Cap, Mapping, Object, Pool, Space, Vcpu, step::Step};
+use crate::sync::Operation;
 use crate::tests::Machine;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::rights::{READ, WRITE};
@@ -33,18 +35,11 @@ fn full() -> Machine {
         rights: READ | WRITE,
         by: threads[0],
     };
-    let step = Step::endless();
+    let (step, op) = (Step::endless(), Operation::alone(Cpu::current()));
     let low = request(0x7000_0000, 0, 3 << 20);
-    Mapping::create(&low, !0, Target::Space(m.space), &step, &|| {}).unwrap();
+    Mapping::create(&low, !0, &m.space, &step, &op).unwrap();
     let g = crate::object::GuestSpace::create(m.pool).unwrap();
-    Mapping::create(
-        &request(0, 4096, 4 << 20),
-        !0,
-        Target::Guest(g),
-        &step,
-        &|| {},
-    )
-    .unwrap();
+    Mapping::create(&request(0, 4096, 4 << 20), !0, &g, &step, &op).unwrap();
     let v = Vcpu::create(m.pool, g, m.space, 0x6fff_f000).unwrap();
     v.adopt(threads[3]).unwrap();
     m
@@ -137,7 +132,14 @@ fn damage_is_found() {
                 rights: READ,
                 by: m.thread(5),
             };
-            Mapping::create(&r, !0, Target::Space(m.space), &Step::endless(), &|| {}).unwrap();
+            Mapping::create(
+                &r,
+                !0,
+                &m.space,
+                &Step::endless(),
+                &Operation::alone(Cpu::current()),
+            )
+            .unwrap();
         }),
         ("a page table entry of nobody's", |m| {
             let a = crate::arch::paging::Access::new(READ, false);

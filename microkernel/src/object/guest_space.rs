@@ -1,12 +1,9 @@
 //! GuestSpaces: what a VM's processors share: the nested page table and the exit routes.
 
-use super::mapping::Mapping;
 use super::step::Step;
-use super::{Cap, Header, Pool, Vcpu, object, pool::pool_of};
-use crate::arch::paging::Table;
+use super::{Cap, Domain, Header, Pool, Vcpu, is_domain, object};
 use crate::list::List;
 use crate::mem::{self, Obj};
-use crate::tree::Tree;
 use core::cell::Cell;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::abi::{Kind, Status};
@@ -101,25 +98,17 @@ impl<'a> RouteView<'a> {
 #[repr(C)]
 pub struct GuestSpace {
     header: Header,
-    /// Its nested page table.
-    pub table: Table,
-    /// Moves on whenever something was taken out of the table: each vCPU flushes before it next enters.
-    pub flushes: Cell<u64>,
-    /// Mappings in it.
-    pub mappings: Tree<Mapping>,
+    domain: Domain,
     /// Its vCPUs.
     pub vcpus: List<Vcpu, 0>,
     index_phys: u64,
     table_phys: u64,
 }
 object!(GuestSpace, Kind::GuestSpace);
+is_domain!(GuestSpace);
 
-/// First guest-physical address that can't be mapped (48 bits).
-pub const GUEST_END: u64 = 1 << 47;
-/// Entries of the root page that lead there.
+/// Entries of the root page that lead to addresses that can be mapped.
 const GUEST_ENTRIES: usize = 256;
-/// `Header::flags`: it is being destroyed.
-const DYING: u16 = 1;
 
 impl GuestSpace {
     /// An empty one.
@@ -139,10 +128,8 @@ impl GuestSpace {
         }
         let [root, index_phys, table_phys] = pages;
         let made = pool.create_object(|header| Self {
+            domain: Domain::new(root, header.pool, true),
             header,
-            table: Table { root },
-            flushes: Cell::new(1),
-            mappings: Tree::default(),
             vcpus: List::default(),
             index_phys,
             table_phys,
@@ -163,18 +150,6 @@ impl GuestSpace {
                 index: &*(mem::virt(self.index_phys) as *const Routes),
                 table: &*(mem::virt(self.table_phys) as *const RouteTable),
             }
-        }
-    }
-
-    /// Whether anything can be added to it.
-    ///
-    /// # Errors
-    /// `Busy`: it is being destroyed.
-    pub fn alive(&self) -> Result<(), Status> {
-        if self.header.flags.get() & DYING != 0 {
-            Err(Status::Busy)
-        } else {
-            Ok(())
         }
     }
 
@@ -292,29 +267,12 @@ impl GuestSpace {
         Ok(())
     }
 
-    /// The processors, a bit each, where a vCPU of it may be running.
-    #[must_use]
-    pub fn cpus(&self) -> u32 {
-        let mut cpus = 0;
-        let mut v = self.vcpus.first();
-        while let Some(o) = v {
-            cpus |= 1 << o.cpu.get();
-            v = List::<Vcpu, 0>::after(o);
-        }
-        cpus
-    }
-
-    /// What was taken out of the table must not be used any more by any vCPU.
-    pub fn flush(&self) {
-        self.flushes.set(self.flushes.get() + 1);
-    }
-
     /// Ends it, its vCPUs and its mappings.
     ///
     /// # Errors
     /// `Again`: there is more to do.
     pub fn destroy(&self, step: &Step) -> Result<(), Status> {
-        self.header.flags.set(DYING);
+        self.dies();
         while let Some(v) = self.vcpus.first() {
             step.spend(1000)?;
             v.get().destroy();
@@ -323,7 +281,7 @@ impl GuestSpace {
             m.get().destroy(step)?;
         }
         step.spend(1000)?;
-        let pool = pool_of(&self.header);
+        let pool = self.pool();
         self.table.destroy(pool, GUEST_ENTRIES, step)?;
         pool.give_pages(self.index_phys, 1);
         pool.give_pages(self.table_phys, 1);

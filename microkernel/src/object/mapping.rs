@@ -3,63 +3,15 @@
 //! A range is mapped and taken away in steps. While it is being made or ended it belongs to its two ends like any other: a range is
 //! ended for good by whoever gets to it, at any moment, and nothing else is mapped there before.
 
-use super::guest_space::GUEST_END;
 use super::step::Step;
-use super::{GuestSpace, Header, Memory, Object, Pool, Space, Thread, object, pool::pool_of};
-use crate::arch::paging::{Access, Run, Table};
+use super::{Domain, Header, Memory, Thread, object};
+use crate::arch::paging::{Access, Run};
 use crate::list::{Link, Linked};
 use crate::mem::{Obj, PAGE};
-use crate::tree::{Branches, Keyed, Tree};
+use crate::sync::Operation;
+use crate::tree::{Branches, Keyed};
 use core::cell::Cell;
 use ipc_schema::abi::{Kind, Status, layout, rights};
-
-/// Where a Mapping is.
-#[derive(Clone, Copy)]
-pub enum Target {
-    /// A host address space.
-    Space(Obj<Space>),
-    /// A VM.
-    Guest(Obj<GuestSpace>),
-}
-
-impl Target {
-    #[inline(always)]
-    fn parts<'a>(self) -> (&'static Pool, &'a Table, &'a Tree<Mapping>) {
-        match self {
-            Self::Space(s) => (pool_of(s.get().header()), &s.get().table, &s.get().mappings),
-            Self::Guest(g) => (pool_of(g.get().header()), &g.get().table, &g.get().mappings),
-        }
-    }
-
-    /// Its flags, at the head of both kinds of object.
-    #[inline(always)]
-    fn alive(self) -> Result<(), Status> {
-        match self {
-            Self::Space(s) => s.get().alive(),
-            Self::Guest(g) => g.get().alive(),
-        }
-    }
-
-    /// What is mapped at `at`.
-    pub fn find(self, at: u64) -> Option<Obj<Mapping>> {
-        self.parts().2.find(at)
-    }
-
-    /// The processors, a bit each, that may use what is mapped in it.
-    pub fn cpus(self) -> u32 {
-        match self {
-            Self::Space(s) => s.cpus.get(),
-            Self::Guest(g) => g.get().cpus(),
-        }
-    }
-
-    fn flush(self) {
-        match self {
-            Self::Space(s) => s.get().flush(),
-            Self::Guest(g) => g.get().flush(),
-        }
-    }
-}
 
 /// What becomes of a Mapping: `Header::flags`, its lower half.
 mod state {
@@ -76,7 +28,7 @@ mod state {
 pub struct Mapping {
     header: Header,
     memory: Obj<Memory>,
-    target: Target,
+    domain: Obj<Domain>,
     run: Run,
     access: Access,
     /// Bytes that have been mapped.
@@ -84,7 +36,7 @@ pub struct Mapping {
     /// Bytes of them that have been taken away again.
     gone: Cell<u64>,
     in_memory: Link<Mapping>,
-    in_target: Branches<Mapping>,
+    in_domain: Branches<Mapping>,
     /// Address of the thread whose `MAP` it is: only compared.
     maker: u32,
 }
@@ -107,7 +59,7 @@ impl Keyed for Mapping {
     }
     #[inline(always)]
     fn branches(&self) -> &Branches<Self> {
-        &self.in_target
+        &self.in_domain
     }
 }
 
@@ -134,18 +86,16 @@ impl Request {
     /// `Misaligned`, `OutOfRange`, `InvalidArg` (no access at all; writable and executable for a server; device registers for a guest),
     /// `MissingRight`, `Busy`.
     #[inline(always)]
-    fn check(&self, cap_rights: u32, target: Target) -> Result<Access, Status> {
+    fn check(&self, cap_rights: u32, domain: &Domain) -> Result<Access, Status> {
         if (self.at | self.offset | self.len) & (PAGE - 1) != 0 {
             return Err(Status::Misaligned);
         }
         let m = self.memory.get();
-        let guest = matches!(target, Target::Guest(_));
-        let end = if guest { GUEST_END } else { layout::USER_END };
-        // A Memory is smaller than what an address can overflow by.
+        // A Memory is smaller than what an address below the end can overflow by.
         if self.len.wrapping_sub(1) >= m.len
             || self.offset > m.len - self.len
-            || self.at >= end
-            || self.at + self.len > end
+            || self.at >= layout::USER_END
+            || self.at + self.len > layout::USER_END
         {
             return Err(Status::OutOfRange);
         }
@@ -157,11 +107,11 @@ impl Request {
             return Err(Status::MissingRight);
         }
         m.mappable()?;
-        if self.rights == all && !guest {
+        if self.rights == all && !domain.guest {
             return Err(Status::InvalidArg);
         }
-        target.alive()?;
-        if m.device && guest {
+        domain.alive()?;
+        if m.device && domain.guest {
             return Err(Status::InvalidArg);
         }
         Ok(Access::new(self.rights, m.device))
@@ -170,8 +120,8 @@ impl Request {
 
 impl Mapping {
     /// Maps; the record and the page tables come out of the target's Pool. The record comes first, so that what is half done can be
-    /// found: by this thread, which goes on; by who unmaps, revokes or destroys, who ends it. `stop` is called before something that was
-    /// mapped is taken away again: it keeps the other processors from using it.
+    /// found: by this thread, which goes on; by who unmaps, revokes or destroys, who ends it. Before something that was mapped is taken
+    /// away again, `op` stops the other processors that may use it.
     ///
     /// # Errors
     /// `Again`: there is more to do. `Overlap`, `NoMemory`: nothing is mapped then. `Busy`: something else is being mapped there, or
@@ -180,31 +130,31 @@ impl Mapping {
     pub fn create(
         r: &Request,
         cap_rights: u32,
-        target: Target,
+        domain: &Domain,
         step: &Step,
-        stop: &dyn Fn(),
+        op: &Operation,
     ) -> Result<(), Status> {
-        let access = r.check(cap_rights, target)?;
+        let access = r.check(cap_rights, domain)?;
         let m = r.memory.get();
-        let (pool, table, index) = target.parts();
+        let pool = domain.pool();
         let run = Run {
             va: r.at,
             phys: m.phys + r.offset,
             len: r.len,
         };
-        let place = index.place(r.at);
+        let place = domain.mappings.place(r.at);
         let record = match place.get() {
             None => {
                 let record = pool.create_object(|header| Self {
                     header,
                     memory: r.memory,
-                    target,
+                    domain: Obj::of(domain),
                     run,
                     access,
                     made: Cell::new(0),
                     gone: Cell::new(0),
                     in_memory: Link::default(),
-                    in_target: Default::default(),
+                    in_domain: Default::default(),
                     maker: r.by.addr() as u32,
                 })?;
                 if let Err(e) = m.add_mapping(record) {
@@ -214,27 +164,27 @@ impl Mapping {
                 place.set(Some(record));
                 record
             }
-            Some(old) => old.get().go_on(r, run, access, step, stop)?,
+            Some(old) => old.get().go_on(r, run, access, step, op)?,
         };
-        match table.fill(pool, run, access, &record.made, step) {
+        match domain.table.fill(pool, run, access, &record.made, step) {
             Ok(()) => {
                 record.header.flags.set(state::LIVE);
                 Ok(())
             }
-            Err(why) => record.get().interrupted(why, step, stop),
+            Err(why) => record.get().interrupted(why, step, op),
         }
     }
 
     /// It could not be filled in one step, or not at all.
     #[cold]
     #[inline(never)]
-    fn interrupted(&self, why: Status, step: &Step, stop: &dyn Fn()) -> Result<(), Status> {
+    fn interrupted(&self, why: Status, step: &Step, op: &Operation) -> Result<(), Status> {
         if why == Status::Again {
             self.header.flags.set(state::MAKING);
             return Err(why);
         }
         self.header.flags.set(state::ENDING | (why as u16) << 8);
-        stop();
+        op.stop_for(self.domain.cpus.get());
         self.destroy(step).and(Err(why))
     }
 
@@ -259,7 +209,7 @@ impl Mapping {
         run: Run,
         access: Access,
         step: &Step,
-        stop: &dyn Fn(),
+        op: &Operation,
     ) -> Result<Obj<Self>, Status> {
         let flags = self.header.flags.get();
         let same = self.maker == r.by.addr() as u32
@@ -270,7 +220,7 @@ impl Mapping {
             state::MAKING if same => Ok(Obj::of(self)),
             state::ENDING if same && flags >> 8 != 0 => {
                 let why = Status::from_raw(u64::from(flags >> 8));
-                stop();
+                op.stop_for(self.domain.cpus.get());
                 self.destroy(step).and(Err(why))
             }
             _ => Err(Status::Busy),
@@ -283,16 +233,18 @@ impl Mapping {
     /// `Again`: there is more to do.
     pub fn destroy(&self, step: &Step) -> Result<(), Status> {
         let this = Obj::of(self);
-        let (pool, table, index) = self.target.parts();
-        let flags = self.header.flags.get();
-        if flags & 0xff != state::ENDING {
+        let domain = self.domain.get();
+        let pool = domain.pool();
+        if self.header.flags.get() & 0xff != state::ENDING {
             self.header.flags.set(state::ENDING);
         }
-        let done = table.clear(pool, self.run.va, self.made.get(), &self.gone, step);
-        self.target.flush();
+        let done = domain
+            .table
+            .clear(pool, self.run.va, self.made.get(), &self.gone, step);
+        domain.flush();
         done?;
         step.spend(100)?;
-        index.remove(this);
+        domain.mappings.remove(this);
         self.memory.get().remove_mapping(this);
         pool.free_object(this);
         Ok(())

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod cap;
 pub mod cpu;
+pub mod domain;
 pub mod endpoint;
 pub mod guest_space;
 pub mod invoke;
@@ -20,6 +21,7 @@ pub mod vcpu;
 
 pub use budget::Budget;
 pub use cap::{Cap, lookup};
+pub use domain::Domain;
 pub use endpoint::Endpoint;
 pub use guest_space::GuestSpace;
 pub use mapping::Mapping;
@@ -69,4 +71,18 @@ macro_rules! object {
     };
 }
 pub(crate) use object;
+
+/// Declares that `$t`, with a field `domain`, is a [`Domain`] and more.
+macro_rules! is_domain {
+    ($t:ty) => {
+        impl core::ops::Deref for $t {
+            type Target = crate::object::Domain;
+            #[inline(always)]
+            fn deref(&self) -> &Self::Target {
+                &self.domain
+            }
+        }
+    };
+}
+pub(crate) use is_domain;
 object!(pool::PoolObject, Kind::Pool);

@@ -338,10 +338,10 @@ impl Pool {
         self.alive()?;
         let class = const { class_of(core::mem::size_of::<T>()) };
         let list = &self.slots[class];
-        if list.get() == 0 {
-            self.add_slab(class)?;
-        }
-        let slot = list.get();
+        let slot = match list.get() {
+            0 => self.add_slab(class)?,
+            slot => slot,
+        };
         let at = (self.virt.get() + u64::from(slot) * 64) as *mut T;
         // SAFETY: a free slot of this class: nothing refers to it, and it is large enough. `Header` comes first in every object.
         unsafe {
@@ -374,7 +374,10 @@ impl Pool {
         }
     }
 
-    fn add_slab(&self, class: usize) -> Result<(), Status> {
+    /// Makes free slots; answers the first.
+    #[cold]
+    #[inline(never)]
+    fn add_slab(&self, class: usize) -> Result<u32, Status> {
         let phys = self.take(1, kind::SLAB + class as u8)?;
         let size = CLASSES[class];
         let first = (phys - self.phys.get()) / 64;
@@ -384,7 +387,7 @@ impl Pool {
             let free = unsafe { &*((self.virt.get() + slot * 64) as *const FreeSlot) };
             free.next.set(self.slots[class].replace(slot as u32));
         }
-        Ok(())
+        Ok(self.slots[class].get())
     }
 
     /// Destroys the Pools that were made of Memory of this one, then its objects, then itself. `destroy` ends one object by its header.

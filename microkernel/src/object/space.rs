@@ -1,13 +1,11 @@
 //! Spaces: a host address space with its capability table.
 
 use super::cap::{Cap, cell_at};
-use super::mapping::Mapping;
 use super::step::Step;
-use super::{Header, Pool, Thread, object, pool::pool_of};
+use super::{Domain, Header, Pool, Thread, is_domain, object};
 use crate::arch::paging::{Access, Entry, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
-use crate::tree::Tree;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 use ipc_schema::abi::{Kind, Status, layout, rights};
@@ -16,19 +14,14 @@ use ipc_schema::abi::{Kind, Status, layout, rights};
 #[repr(C)]
 pub struct Space {
     header: Header,
-    /// Its page table.
-    pub table: Table,
+    domain: Domain,
     /// Kernel address of the capability table.
     pub caps: u64,
     /// Its slots.
     pub caps_len: u64,
     caps_phys: u64,
-    /// Mappings in it.
-    pub mappings: Tree<Mapping>,
     /// Threads in it.
     pub threads: List<Thread, 1>,
-    /// The processors, a bit each, where threads of it have been: where its page table may be cached.
-    pub cpus: Cell<u32>,
     /// Who writes the capability table.
     pub writes: Writes,
 }
@@ -87,11 +80,10 @@ impl Slot<'_> {
     }
 }
 object!(Space, Kind::Space);
+is_domain!(Space);
 
 /// Entries of the root page that are user level's.
 const USER_ENTRIES: usize = 256;
-/// `Header::flags`: it is being destroyed.
-const DYING: u16 = 1;
 
 impl Space {
     /// A Space that holds the kernel's half, the stub page, and an empty table of `slots` capabilities.
@@ -119,29 +111,15 @@ impl Space {
         let access = Access::new(rights::READ | rights::EXEC, false);
         table.map_page(pool, layout::STUB, stub, access)?;
         pool.create_object(|header| Self {
+            domain: Domain::new(root, header.pool, false),
             header,
-            table,
             caps: mem::virt(caps),
             caps_len: pages * PAGE / 32,
             caps_phys: caps,
-            mappings: Tree::default(),
             threads: List::default(),
-            cpus: Cell::new(0),
             writes: Writes::default(),
         })
         .inspect_err(|_| Table { root }.clear_page(pool, layout::STUB))
-    }
-
-    /// Whether anything can be added to it.
-    ///
-    /// # Errors
-    /// `Busy`: it is being destroyed.
-    pub fn alive(&self) -> Result<(), Status> {
-        if self.header.flags.get() & DYING != 0 {
-            Err(Status::Busy)
-        } else {
-            Ok(())
-        }
     }
 
     /// Maps a page of the kernel's (UTCB, vCPU state) that is shared with this Space.
@@ -157,13 +135,12 @@ impl Space {
             return Err(Status::OutOfRange);
         }
         let access = Entry::PRESENT | Entry::USER | Entry::WRITE | Entry::NO_EXECUTE;
-        self.table
-            .map_page(pool_of(&self.header), at, phys, Access(access))
+        self.table.map_page(self.pool(), at, phys, Access(access))
     }
 
     /// Ends [`Space::share_page`].
     pub fn unshare_page(&self, at: u64) {
-        self.table.clear_page(pool_of(&self.header), at);
+        self.table.clear_page(self.pool(), at);
         self.flush();
     }
 
@@ -197,7 +174,7 @@ impl Space {
     /// A thread of it is, or will be, on processor `cpu`. With a second processor the threads read the capability table in the way
     /// that others may write it; the other processors are stopped then.
     pub fn used_on(&self, cpu: u32) {
-        self.cpus.set(self.cpus.get() | 1 << cpu);
+        self.domain.used_on(cpu);
         if self.cpus.get().count_ones() > 1 {
             let mut t = self.threads.first();
             while let Some(o) = t {
@@ -207,18 +184,13 @@ impl Space {
         }
     }
 
-    /// Makes a change of the table seen by this processor. Where others may have it cached, they are stopped (`cpus`).
-    pub fn flush(&self) {
-        crate::arch::flush_space(self.table.root);
-    }
-
     /// Ends it, its mappings and its threads. A thread of its own that does this comes last: until then it can make its call again,
     /// from the stub page.
     ///
     /// # Errors
     /// `Again`: there is more to do.
     pub fn destroy(&self, step: &Step) -> Result<(), Status> {
-        self.header.flags.set(DYING);
+        self.dies();
         let own = crate::arch::Cpu::current().current.get();
         loop {
             let mut t = self.threads.first();
@@ -233,7 +205,7 @@ impl Space {
             m.get().destroy(step)?;
         }
         step.spend(1000)?;
-        let pool = pool_of(&self.header);
+        let pool = self.pool();
         if let Some(t) = self.threads.first() {
             t.get().destroy();
         }

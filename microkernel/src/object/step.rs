@@ -52,12 +52,19 @@ impl Step {
         self.0.set(left.saturating_sub(n).max(left.min(1)));
     }
 
-    /// How many pieces of eight instructions fit, at least one and at most `all`; they count as spent.
+    /// As [`Step::spend`], for `n` instructions and up to `all` pieces of eight more; answers how many pieces fit, at least one.
+    ///
+    /// # Errors
+    /// As [`Step::spend`].
     #[inline(always)]
-    pub fn pieces(&self, all: u64) -> u64 {
-        let n = all.min(u64::from(self.0.get() / 8)).max(1);
-        self.spent(n as u32 * 8);
-        n
+    pub fn spend_pieces(&self, n: u32, all: u64) -> Result<u64, Status> {
+        let left = self.0.get();
+        if left == 0 {
+            return Err(Status::Again);
+        }
+        let pieces = all.min(u64::from(left / 8) + 1);
+        self.0.set(left.saturating_sub(n + pieces as u32 * 8));
+        Ok(pieces)
     }
 }
 

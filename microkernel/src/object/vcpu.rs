@@ -118,6 +118,7 @@ impl Vcpu {
         let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
         crate::virt::svm::vmcb::reset(v.get());
         guest.vcpus.push_back(v);
+        guest.used_on(v.cpu.get());
         Ok(v)
     }
 
@@ -184,6 +185,7 @@ impl Vcpu {
         // Identifiers are each processor's own; no round has number 0.
         self.asid_round.set(0);
         self.cpu.set(to.number);
+        self.guest.used_on(to.number);
     }
 
     /// The processor where its state is.

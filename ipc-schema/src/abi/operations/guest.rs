@@ -6,7 +6,7 @@ use super::memory::{ACCESS, map_args, map_checks};
 use super::{Check, Is, Operation, cap, field, on, state, word};
 
 /// First guest-physical address that cannot be mapped.
-const GUEST_END: u64 = 1 << 47;
+const GUEST_END: u64 = super::super::layout::USER_END;
 
 /// Every operation on these begins so.
 macro_rules! checks {

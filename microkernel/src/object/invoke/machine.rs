@@ -13,13 +13,15 @@ use crate::object::thread::reg;
 use crate::object::{Notification, Object};
 use crate::sched;
 use core::sync::atomic::Ordering;
-use ipc_schema::abi::rights::{READ, SEND, WRITE};
+use ipc_schema::abi::rights::{CONTROL, READ, SEND, WRITE};
 use ipc_schema::abi::{Status, Utcb, cpu_state, op};
 
 /// Bytes that `OUT_BYTES` writes in a step: a port of an old device takes about a microsecond.
 const OUT_AT_ONCE: usize = 128;
 
-pub fn irq(a: &Args, i: &Irq) -> Answer {
+#[inline(never)]
+pub fn irq(a: &Args, cap: &Cap) -> Answer {
+    let i = cap.typed::<Irq>(CONTROL)?;
     match a.tag().label() {
         op::irq::BIND => {
             let target = a.keep::<Notification>(a.w(0), SEND)?;
@@ -32,7 +34,9 @@ pub fn irq(a: &Args, i: &Irq) -> Answer {
     }
 }
 
-pub fn ports(a: &Args, p: &Ports) -> Answer {
+#[inline(never)]
+pub fn ports(a: &Args, cap: &Cap) -> Answer {
+    let p = cap.typed::<Ports>(CONTROL)?;
     match a.tag().label() {
         op::ports::IN => {
             let (port, width) = p.decode(a.w(0))?;
@@ -68,7 +72,9 @@ pub fn ports(a: &Args, p: &Ports) -> Answer {
     }
 }
 
-pub fn cpu(a: &Args, c: &CpuObject) -> Answer {
+#[inline(never)]
+pub fn cpu(a: &Args, cap: &Cap) -> Answer {
+    let c = cap.typed::<CpuObject>(CONTROL)?;
     match a.tag().label() {
         op::cpu::CREATE_IRQ => {
             let dest = a.dest(a.w(0))?;
@@ -115,6 +121,7 @@ fn idle(a: &Args, cpu: &Cpu) -> u64 {
     shared(&cpu.idle_cycles)
 }
 
+#[inline(never)]
 pub fn log(a: &Args, cap: &Cap) -> Answer {
     let payload = &a.t.get().utcb().0[PAYLOAD_WORD..];
     match a.tag().label() {
@@ -134,8 +141,8 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
             cap.typed::<LogObject>(READ)?;
             let (next, lost, bytes) =
                 RING.read(a.w(0), Utcb::PAYLOAD, |i, word| payload[i].set(word));
-            a.words([next, lost, 0, 0])?;
-            Ok(bytes)
+            a.payload.set(bytes);
+            a.words([next, lost, 0, 0])
         }
         op::log::BIND => {
             cap.typed::<LogObject>(READ)?;

@@ -4,16 +4,15 @@ mod machine;
 mod thread;
 
 use super::cap::{Cap, cap_at, kind_from_raw};
-use super::cpu::CpuObject;
 use super::guest_space::Way;
 use super::irq::Irq;
-use super::mapping::{Mapping, Request, Target};
+use super::mapping::{Mapping, Request};
 use super::ports::Ports;
 use super::space::Slot;
 use super::step::Step;
 use super::{
-    Budget, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space, Thread, Vcpu,
-    lookup,
+    Budget, Domain, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space,
+    Thread, Vcpu, lookup,
 };
 use crate::arch::Cpu;
 use crate::ipc;
@@ -21,6 +20,7 @@ use crate::mem::Obj;
 use crate::object::thread::{State, reg};
 use crate::sched;
 use crate::sync::Operation;
+use core::cell::Cell;
 use ipc_schema::abi::rights::{CONTROL, DESTROY, READ, SEND, WRITE};
 use ipc_schema::abi::{Kind, Status, Syscall, Tag, Utcb, op};
 
@@ -32,12 +32,14 @@ struct Args<'a> {
     op: Operation<'a>,
     t: Obj<Thread>,
     step: Step,
+    /// Bytes of the reply's payload.
+    payload: Cell<usize>,
 }
 
-/// Result: bytes of payload. The words of the reply are in the thread's registers by then; where an operation has none, those of the
-/// call are still there.
-type Answer = Result<usize, Status>;
-const NONE: Answer = Ok(0);
+/// The words of the reply are in the thread's registers by the time that it is `Ok`; where an operation has none, those of the call
+/// are still there.
+type Answer = Result<(), Status>;
+const NONE: Answer = Ok(());
 
 /// Registers of the words of a message.
 const WORDS: [usize; 4] = [reg::R8, reg::R9, reg::R10, reg::R12];
@@ -102,16 +104,18 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: &Cap) -> Obj<Thread> {
         op,
         t,
         step: Step::default(),
+        payload: Cell::new(0),
     };
     let answer = dispatch(&a, cap);
+    let payload = a.payload.get();
     drop(a);
     // The thread may have been stopped or destroyed by its own operation.
     if cpu.current.get() != Some(t) {
         return sched::pick(cpu);
     }
     match answer {
-        Ok(bytes) => {
-            th.set(reg::RSI, Tag::default().with_payload(bytes).0);
+        Ok(()) => {
+            th.set(reg::RSI, Tag::default().with_payload(payload).0);
             th.finish(Status::Ok);
         }
         // A step of a long operation is done: the thread makes its call again, as if it had not been here. Whatever became pending
@@ -119,29 +123,31 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: &Cap) -> Obj<Thread> {
         Err(Status::Again) => th.restart(Syscall::Call),
         Err(e) => th.finish(e),
     }
-    if t.state.get() != State::Ready {
-        return sched::pick(cpu);
-    }
+    // Had it stopped itself, it would be asked to make way.
+    debug_assert!(t.state.get() == State::Ready || cpu.reschedule.get());
     sched::current_or_better(cpu, t)
 }
 
+/// By the kind of object; each is a function of its own, so that none saves registers for another.
+#[inline(always)]
 fn dispatch(a: &Args, cap: &Cap) -> Answer {
     match cap.kind() {
         k if k == Kind::Pool as u32 => pool(a, cap),
         k if k == Kind::Memory as u32 => memory(a, cap),
-        k if k == Kind::Space as u32 => space(a, cap.typed::<Space>(CONTROL)?),
-        k if k == Kind::Thread as u32 => thread::thread(a, cap.typed::<Thread>(CONTROL)?),
-        k if k == Kind::Budget as u32 => thread::budget(a, cap.typed::<Budget>(CONTROL)?.get()),
-        k if k == Kind::GuestSpace as u32 => guest_space(a, cap.typed::<GuestSpace>(CONTROL)?),
-        k if k == Kind::Vcpu as u32 => vcpu(a, cap.typed::<Vcpu>(CONTROL)?.get()),
-        k if k == Kind::Irq as u32 => machine::irq(a, cap.typed::<Irq>(CONTROL)?.get()),
-        k if k == Kind::Ports as u32 => machine::ports(a, cap.typed::<Ports>(CONTROL)?.get()),
-        k if k == Kind::Cpu as u32 => machine::cpu(a, cap.typed::<CpuObject>(CONTROL)?.get()),
+        k if k == Kind::Space as u32 => space(a, cap),
+        k if k == Kind::Thread as u32 => thread::thread(a, cap),
+        k if k == Kind::Budget as u32 => thread::budget(a, cap),
+        k if k == Kind::GuestSpace as u32 => guest_space(a, cap),
+        k if k == Kind::Vcpu as u32 => vcpu(a, cap),
+        k if k == Kind::Irq as u32 => machine::irq(a, cap),
+        k if k == Kind::Ports as u32 => machine::ports(a, cap),
+        k if k == Kind::Cpu as u32 => machine::cpu(a, cap),
         k if k == Kind::Log as u32 => machine::log(a, cap),
         _ => cap.object().and(Err(Status::WrongType)),
     }
 }
 
+#[inline(never)]
 fn pool(a: &Args, cap: &Cap) -> Answer {
     match a.tag().label() {
         op::pool::CREATE => {
@@ -211,6 +217,7 @@ fn destroy(header: Obj<Header>, step: &Step) -> Result<(), Status> {
     Ok(())
 }
 
+#[inline(never)]
 fn memory(a: &Args, cap: &Cap) -> Answer {
     match a.tag().label() {
         op::memory::DIVIDE => {
@@ -253,7 +260,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
 
 /// `MAP`, in a Space or a GuestSpace.
 #[inline(never)]
-fn map(a: &Args, target: Target) -> Answer {
+fn map(a: &Args, domain: &Domain) -> Answer {
     let (cap, memory) = lookup::<Memory>(a.t.get(), a.w(1) & 0xffff_ffff, 0)?;
     let r = Request {
         memory,
@@ -263,23 +270,29 @@ fn map(a: &Args, target: Target) -> Answer {
         rights: (a.w(1) >> 32) as u32,
         by: a.t,
     };
-    let stop = || a.op.stop_for(target.cpus());
-    Mapping::create(&r, u32::from(cap.rights), target, &a.step, &stop)?;
-    NONE
+    Mapping::create(&r, u32::from(cap.rights), domain, &a.step, &a.op)
 }
 
 /// `UNMAP`.
-fn unmap(a: &Args, target: Target) -> Answer {
-    let m = target.find(a.w(0)).ok_or(Status::InvalidArg)?;
-    a.op.stop_for(target.cpus());
-    m.get().destroy(&a.step)?;
-    NONE
+fn unmap(a: &Args, domain: &Domain) -> Answer {
+    let m = domain.mappings.find(a.w(0)).ok_or(Status::InvalidArg)?;
+    a.op.stop_for(domain.cpus.get());
+    m.get().destroy(&a.step)
 }
 
-fn space(a: &Args, s: Obj<Space>) -> Answer {
+#[inline(never)]
+fn space(a: &Args, cap: &Cap) -> Answer {
+    let s = cap.typed::<Space>(CONTROL)?;
     match a.tag().label() {
-        op::space::MAP => return map(a, Target::Space(s)),
-        op::space::UNMAP => return unmap(a, Target::Space(s)),
+        op::space::MAP => map(a, s.get()),
+        _ => space_but_map(a, s),
+    }
+}
+
+#[inline(never)]
+fn space_but_map(a: &Args, s: Obj<Space>) -> Answer {
+    match a.tag().label() {
+        op::space::UNMAP => return unmap(a, s.get()),
         op::space::COPY_CAP => {
             let source = cap_at(a.t.get(), a.w(0))?;
             source.object()?;
@@ -310,11 +323,12 @@ fn space(a: &Args, s: Obj<Space>) -> Answer {
     NONE
 }
 
-fn guest_space(a: &Args, o: Obj<GuestSpace>) -> Answer {
-    let g = o.get();
+#[inline(never)]
+fn guest_space(a: &Args, cap: &Cap) -> Answer {
+    let g = cap.typed::<GuestSpace>(CONTROL)?.get();
     match a.tag().label() {
-        op::guest_space::MAP => return map(a, Target::Guest(o)),
-        op::guest_space::UNMAP => return unmap(a, Target::Guest(o)),
+        op::guest_space::MAP => return map(a, g),
+        op::guest_space::UNMAP => return unmap(a, g),
         op::guest_space::ROUTE => {
             let (first, count) = (a.w(0) & 0xffff, (a.w(0) >> 16) & 0xffff);
             let (way, target) = match (a.w(0) >> 32) & 0xff {
@@ -328,11 +342,11 @@ fn guest_space(a: &Args, o: Obj<GuestSpace>) -> Answer {
             if target == Cap::EMPTY {
                 return Err(Status::InvalidCap);
             }
-            a.op.stop_for(g.cpus());
+            a.op.stop_for(g.cpus.get());
             g.add_route(first, count, way, target, a.w(2))?;
         }
         op::guest_space::UNROUTE => {
-            a.op.stop_for(g.cpus());
+            a.op.stop_for(g.cpus.get());
             g.remove_route(a.w(0) & 0xffff)?;
         }
         _ => return Err(Status::BadOperation),
@@ -340,7 +354,9 @@ fn guest_space(a: &Args, o: Obj<GuestSpace>) -> Answer {
     NONE
 }
 
-fn vcpu(a: &Args, v: &Vcpu) -> Answer {
+#[inline(never)]
+fn vcpu(a: &Args, cap: &Cap) -> Answer {
+    let v = cap.typed::<Vcpu>(CONTROL)?;
     match a.tag().label() {
         op::vcpu::ON_EXIT => {
             let groups = (a.w(1) & ipc_schema::abi::vm::Groups::ALL) as u16;

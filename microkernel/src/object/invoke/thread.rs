@@ -13,7 +13,9 @@ use ipc_schema::abi::rights::{CONTROL, GRANT, RECV, SEND};
 use ipc_schema::abi::{Status, ThreadRegs, layout, op, thread_state};
 
 /// The thread's processor is stopped from the beginning: what is looked at cannot change between the look and the act.
-pub fn thread(a: &Args, o: Obj<Thread>) -> Answer {
+#[inline(never)]
+pub fn thread(a: &Args, cap: &Cap) -> Answer {
+    let o = cap.typed::<Thread>(CONTROL)?;
     let t = o.get();
     a.op.stop_for(1 << t.cpu.get());
     match a.tag().label() {
@@ -112,8 +114,8 @@ pub fn thread(a: &Args, o: Obj<Thread>) -> Answer {
                 .zip(call)
                 .for_each(|(o, w)| o.set(w));
             let serving = u64::from(t.caller.get().is_some());
-            a.words([state, serving, 0, 0])?;
-            return Ok((ThreadRegs::WORDS + call.len()) * 8);
+            a.payload.set((ThreadRegs::WORDS + call.len()) * 8);
+            return a.words([state, serving, 0, 0]);
         }
         op::thread::WRITE_REGS => {
             // A faulted thread waits for its supervisor's answer; one that calls for itself is not to be changed.
@@ -150,7 +152,9 @@ fn answer_elsewhere(t: &Thread) {
 }
 
 /// As for [`thread`], the Budget's processor is stopped from the beginning.
-pub fn budget(a: &Args, b: &Budget) -> Answer {
+#[inline(never)]
+pub fn budget(a: &Args, cap: &Cap) -> Answer {
+    let b = cap.typed::<Budget>(CONTROL)?;
     a.op.stop_for(1 << b.cpu.get());
     match a.tag().label() {
         op::budget::CONFIGURE => {
