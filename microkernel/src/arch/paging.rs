@@ -148,6 +148,7 @@ fn clear_some(t: &Words, first: usize, n: u64, bits: u64) -> u64 {
 
 impl Table {
     /// The entry for `va` at `level` (4 to 1), if the tables above it are there.
+    #[inline(always)]
     fn entry<'a>(&self, va: u64, level: u32) -> Option<&'a Cell<u64>> {
         let top = &table(self.root).0[index(va, 4)];
         (level..4).rev().try_fold(top, |e, l| way(e, va, l))
@@ -206,11 +207,25 @@ impl Table {
         Ok(())
     }
 
+    /// Maps one small page, if its place is free and the tables above it are there; answers whether it did.
+    #[inline(always)]
+    pub fn fill_page(&self, va: u64, phys: u64, access: Access) -> bool {
+        let parent = self.entry(va, 2);
+        match parent.and_then(|p| Some((p, way(p, va, 1)?))) {
+            Some((p, e)) if !present(e.get()) => {
+                e.set(phys | access.0.bits());
+                p.set(p.get() + ONE);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Maps what of `run` has not been mapped: `done` bytes of it have been.
     ///
     /// # Errors
     /// `Again`: there is more to do. `Overlap`, `NoMemory`: it can't go on; what is mapped so far is the caller's to clear.
-    #[inline(always)]
+    #[inline(never)]
     pub fn fill(
         &self,
         pool: &Pool,

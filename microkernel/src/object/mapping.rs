@@ -166,6 +166,12 @@ impl Mapping {
             }
             Some(old) => old.get().go_on(r, run, access, step, op)?,
         };
+        // The frequent case apart: no steps, no tables to be made.
+        if run.len == PAGE && domain.table.fill_page(run.va, run.phys, access) {
+            record.made.set(PAGE);
+            record.header.flags.set(state::LIVE);
+            return Ok(());
+        }
         match domain.table.fill(pool, run, access, &record.made, step) {
             Ok(()) => {
                 record.header.flags.set(state::LIVE);
