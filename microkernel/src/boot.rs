@@ -69,13 +69,20 @@ pub fn start(loader: &'static mut Loader) -> ! {
     let pool_cap =
         unsafe { Pool::create(pool_phys, pool_len / PAGE, Cap::EMPTY) }.or_fatal("kernel memory");
     let pool = Pool::from_cap(&pool_cap, 0).or_fatal("kernel memory");
-    let page = |n| pool.take_pages(n).or_fatal("kernel memory");
+    let page = || pool.take_page().or_fatal("kernel memory");
+    // The Pool is new: its pages come in their order.
+    let pages = |n| {
+        (1..n).fold(page(), |first, _| {
+            page();
+            first
+        })
+    };
 
-    memory::own_page_table(cpu, page(1));
-    memory::make_stub(page(1));
-    features::enable_virtualisation(cpu, page(3), page(2));
+    memory::own_page_table(cpu, page());
+    memory::make_stub(page());
+    features::enable_virtualisation(cpu, pages(3), pages(2));
     if let Some(low) = memory::start_page(&loader.memory_regions) {
-        start::prepare(low, [page(1), page(1), page(1)]);
+        start::prepare(low, [page(), page(), page()]);
     }
     let (tsc_hz, tsc_source) = time::calibrate();
 
@@ -90,11 +97,11 @@ pub fn start(loader: &'static mut Loader) -> ! {
     for i in 1..=layout::STACK_SIZE / PAGE {
         map(
             layout::STACK_TOP - i * PAGE,
-            page(1),
+            page(),
             rights::READ | rights::WRITE,
         );
     }
-    let info_phys = page(1);
+    let info_phys = page();
     map(layout::BOOT_INFO, info_phys, rights::READ);
     let thread = Thread::create(pool, space, layout::UTCB, cpu).or_fatal("memory for root");
     let budget = Budget::create(pool, 0).or_fatal("memory for root");
@@ -199,7 +206,7 @@ fn load_root(pool: &Pool, space: &Space) -> u64 {
             | (if flags & 2 != 0 { rights::WRITE } else { 0 })
             | (if flags & 1 != 0 { rights::EXEC } else { 0 });
         for p in 0..memsz.div_ceil(PAGE) {
-            let phys = pool.take_pages(1).or_fatal("memory for root");
+            let phys = pool.take_page().or_fatal("memory for root");
             let from = offset + p * PAGE;
             let len = filesz.saturating_sub(p * PAGE).min(PAGE);
             if let Some(bytes) = ROOT.get(from as usize..(from + len) as usize) {

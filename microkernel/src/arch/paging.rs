@@ -123,7 +123,7 @@ fn release(pool: &Pool, ways: &[&Cell<u64>], mut n: u64) {
             return e.set(v);
         }
         e.set(0);
-        pool.give_pages(v & ADDRESS, 1);
+        pool.give_page(v & ADDRESS);
         n = 1;
     }
 }
@@ -191,7 +191,7 @@ impl Table {
             return Err(Status::Overlap);
         }
         step.spent(NEW_TABLE);
-        let new = match pool.take_pages(1) {
+        let new = match pool.take_page() {
             Ok(new) => new,
             Err(err) => {
                 if ways.first().is_some_and(|w| w.get() & COUNT == 0) {
@@ -369,7 +369,7 @@ impl Table {
             t.0[..top].iter().filter(|e| is_table(e.get()))
         };
         let free = |e: &Cell<u64>, way: Option<&Cell<u64>>| {
-            pool.give_pages(e.replace(0) & ADDRESS, 1);
+            pool.give_page(e.replace(0) & ADDRESS);
             if let Some(w) = way {
                 w.set(w.get() - ONE);
             }
@@ -384,7 +384,7 @@ impl Table {
             }
             free(e4, None)?;
         }
-        pool.give_pages(self.root, 1);
+        pool.give_page(self.root);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! GuestSpaces: a nested page table that has what the mappings say, nothing of a Pool's, and routes within bounds.
 
-use super::{BLOCKS, GuestSpace, ROUTES};
+use super::{GuestSpace, PAGE_BITS, ROUTES};
 use crate::arch::paging::check::{Leaves, tables};
 use crate::checker::{Checked, Tally, account, count, ensure, live};
 use crate::list::check::walk;
@@ -22,41 +22,31 @@ pub fn check(g: Obj<GuestSpace>, tally: &Tally) -> Checked {
         ensure(v.guest == g, "a vCPU knows its GuestSpace", at, v.addr())
     })?;
     count(&tally.vcpus[1], vcpus);
-    let own = pool::is_raw(p, g.index_phys) && pool::is_raw(p, g.table_phys);
+    let own = g.get().route_pages().all(|page| pool::is_raw(p, page));
     ensure(own, "routes are in pages of the GuestSpace's Pool", at, 0)?;
     let mut leaves = Leaves::default();
     let pages = tables(&g.table, p, 512, false, at, &mut leaves)?;
-    account(g.header.pool, pages + 2);
+    account(g.header.pool, pages + g.get().route_pages().count() as u64);
     ensure(
         leaves.bytes == mapped,
         "a nested page table has what its mappings say",
         at,
         leaves.bytes.wrapping_sub(mapped),
     )?;
-    let view = g.routes();
-    let mut used = 0;
-    for (i, e) in view.table.entries.iter().enumerate() {
+    for (i, e) in g.get().routes().0.iter().enumerate() {
         // SAFETY: nothing changes routes while the checker runs.
         let there = unsafe { (*e.as_ptr()).is_some() };
-        let marked = view.index.used.get() & (1 << i) != 0;
+        let marked = g.used.get() & (1 << i) != 0;
         ensure(there == marked, "a route in use is marked", at, i as u64)?;
-        used += u64::from(there);
     }
-    for b in &view.index.blocks {
-        let ok = usize::from(b.get()) <= BLOCKS;
-        ensure(ok, "a block of ports has its page", at, u64::from(b.get()))?;
-    }
-    for n in view
-        .index
-        .ports
-        .iter()
-        .zip(&view.index.owners)
-        .filter(|(_, owners)| owners.get() != 0)
-        .flat_map(|(ports, _)| ports)
-    {
-        let ok = usize::from(n.get()) <= ROUTES
-            && (n.get() == 0 || view.index.used.get() & (1 << (n.get() - 1)) != 0);
-        ensure(ok, "a routed port has its route", at, used)?;
+    let with_page = |i: &usize| g.index[*i].get() != 0;
+    let ports = |i: usize| (0..1 << PAGE_BITS).map(move |low| (i << PAGE_BITS | low) as u16);
+    for port in (0..g.index.len()).filter(with_page).flat_map(ports) {
+        let Some(n) = g.get().number(port) else {
+            continue;
+        };
+        let ok = n < ROUTES && g.used.get() & (1 << n) != 0;
+        ensure(ok, "a routed port has its route", at, u64::from(port))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Pools: map, slots, free lists, and what they were made of.
 
-use super::{CLASSES, FreeSlot, ORDERS, POOLS, Pool, kind};
+use super::{CLASSES, FreeSlot, POOLS, Pool, kind};
 use crate::checker::{Checked, Tally, account, count, ensure};
 use crate::mem::{Obj, PAGE};
 use crate::object::{Header, Memory};
@@ -83,8 +83,6 @@ pub fn check(pool: &Pool, number: u64, tally: &Tally) -> Checked {
         0,
     )?;
     let (mut free, mut idle, mut slabs) = (0, [0_u64; CLASSES.len()], 0);
-    let mut blocks = [0_u64; ORDERS];
-    let mut inner = 0;
     for i in 0..pool.frontier.get() {
         let k = pool.map(i).get();
         if i < map_pages {
@@ -92,26 +90,7 @@ pub fn check(pool: &Pool, number: u64, tally: &Tally) -> Checked {
             continue;
         }
         match k {
-            kind::INNER => {
-                ensure(inner > 0, "a page inside a block has its block", number, i)?;
-                inner -= 1;
-            }
-            k if k >= kind::FREE => {
-                let order = u32::from(k - kind::FREE);
-                let right = order < ORDERS as u32 && i.trailing_zeros() >= order && inner == 0;
-                ensure(
-                    right,
-                    "a free block lies at a multiple of its size",
-                    number,
-                    i,
-                )?;
-                inner = (1 << order) - 1;
-                free += 1 << order;
-                blocks[order as usize] += 1;
-            }
-            _ if inner != 0 => {
-                ensure(false, "a free block is free to its end", number, i)?;
-            }
+            kind::FREE => free += 1,
             kind::RAW => {}
             _ => {
                 slabs += 1;
@@ -132,23 +111,16 @@ pub fn check(pool: &Pool, number: u64, tally: &Tally) -> Checked {
             }
         }
     }
-    free += pages - pool.frontier.get();
-    for (order, &expected) in blocks.iter().enumerate() {
-        let (mut n, mut at) = (0, u64::from(pool.blocks[order].get()));
-        while at != 0 {
-            let ours = at < pool.frontier.get() && pool.map(at).get() == kind::FREE + order as u8;
-            ensure(
-                ours,
-                "a block in a list is free and of its size",
-                number,
-                at,
-            )?;
-            n += 1;
-            ensure(n <= expected, "a list of blocks has an end", number, n)?;
-            at = pool.block(at)[0].get();
-        }
-        ensure(n == expected, "free blocks are in their list", number, n)?;
+    let (mut n, mut at) = (0, pool.pages_free.get());
+    while at != 0 {
+        let ours = at < pool.frontier.get() && pool.map(at).get() == kind::FREE;
+        ensure(ours, "a page in the list of free ones is free", number, at)?;
+        n += 1;
+        ensure(n <= free, "the list of free pages has an end", number, n)?;
+        at = pool.page(at).0[0].get();
     }
+    ensure(n == free, "free pages are in their list", number, n)?;
+    free += pages - pool.frontier.get();
     ensure(
         free == pool.free.get(),
         "free pages are counted",

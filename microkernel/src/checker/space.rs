@@ -23,14 +23,15 @@ pub fn check(s: Obj<Space>, tally: &Tally) -> Checked {
         ensure(t.space == s, "a thread knows its Space", at, t.addr())
     })?;
     count(&tally.threads[1], threads);
-    let caps_pages = s.caps_len * 32 / PAGE;
-    for i in 0..caps_pages {
+    let mut caps_pages = 0;
+    for page in s.get().cap_pages() {
         ensure(
-            pool::is_raw(p, s.caps_phys + i * PAGE),
+            pool::is_raw(p, page),
             "a capability table is of its Space's Pool",
             at,
-            i,
+            page,
         )?;
+        caps_pages += 1;
     }
     let mut leaves = Leaves::default();
     let pages = tables(&s.table, p, USER_ENTRIES, true, at, &mut leaves)?;

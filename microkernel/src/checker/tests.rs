@@ -64,7 +64,7 @@ fn every_page_of_a_pool_is_accounted_for() {
     let s = Space::create(pool, 200).unwrap();
     let t = crate::object::Thread::create(pool, s, 0x5000_0000, m.cpu).unwrap();
     assert_eq!(what(&m), "");
-    pool.take_pages(1).unwrap();
+    pool.take_page().unwrap();
     assert_eq!(what(&m), "a page of a Pool is somebody's, exactly once");
     let _ = t;
 }

@@ -125,9 +125,10 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
     )?;
     let s = t.space.get();
     let shared = s.cpus.get().count_ones() > 1;
-    let slots = if shared { 0 } else { s.caps_len };
-    let same = t.root.get() == s.table.root && t.caps.get() == s.caps && t.caps_len.get() == slots;
-    ensure(same, "a thread's copies are its Space's", at, s.caps)?;
+    let (caps, slots) = s.first_slots();
+    let slots = if shared { 0 } else { slots };
+    let same = t.root.get() == s.table.root && t.caps.get() == caps && t.caps_len.get() == slots;
+    ensure(same, "a thread's copies are its Space's", at, caps)?;
     ensure(
         s.cpus.get() & (1 << cpu.number) != 0,
         "a Space knows the processors of its threads",

@@ -22,7 +22,7 @@ pub fn port(
     next: u64,
 ) -> Option<Obj<Thread>> {
     let a = PortAccess(access);
-    let Some(route) = v.guest.routes().find(a) else {
+    let Some(route) = v.guest.get().route(a) else {
         return Some(leave(t, v, Exit::Port, [access, next, value, 0]));
     };
     let cap = &route.target;

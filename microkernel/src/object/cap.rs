@@ -134,12 +134,12 @@ pub fn peek(t: &Thread, slot: u64) -> Result<&Cap, Status> {
     Ok(unsafe { &*cell.as_ptr() })
 }
 
-/// The same where other processors use the table too: copied while nobody writes it.
+/// The same behind the first page of the table, and where other processors use it too: copied while nobody writes it.
 #[cold]
 #[inline(never)]
 fn peek_shared(t: &Thread, slot: u64) -> Result<&Cap, Status> {
     let space = t.space.get();
-    let cell = cell_at(space.caps, space.caps_len, slot)?;
+    let cell = space.cell(slot)?;
     let cpu = Cpu::current();
     let n = cpu.next_copy.get();
     cpu.next_copy.set(n + 1);
@@ -152,14 +152,13 @@ fn peek_shared(t: &Thread, slot: u64) -> Result<&Cap, Status> {
     Ok(unsafe { &*copy.as_ptr() })
 }
 
-/// A slot of a table.
+/// A slot of a page of a table.
 #[inline(always)]
 pub fn cell_at<'a>(table: u64, len: u64, slot: u64) -> Result<&'a Cell<Cap>, Status> {
     if slot >= len {
         return Err(Status::InvalidCap);
     }
-    // SAFETY: the table is `len` capabilities long, in pages of the Space's Pool, and lives as long as the Space, whose
-    // threads are stopped before it goes.
+    // SAFETY: a page of the table holds `len` capabilities, and lives as long as the Space, whose threads are stopped before it goes.
     Ok(unsafe { &*(table as *const Cell<Cap>).add(slot as usize) })
 }
 

@@ -5,13 +5,16 @@ use super::{Cap, Domain, Header, Pool, Vcpu, is_domain, object};
 use crate::list::List;
 use crate::mem::{self, Obj};
 use core::cell::Cell;
+use core::ops::RangeInclusive;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::abi::{Kind, Status};
 
 /// Routes of a GuestSpace at most.
 const ROUTES: usize = 48;
-/// Groups of 256 ports that can hold routes.
-const BLOCKS: usize = 8;
+/// Ports of a route at most: what it takes to enter them is bounded.
+const PORTS: u64 = 1024;
+/// Bits of a port number that find it in a page of the index; the others find the page.
+const PAGE_BITS: u32 = 12;
 
 /// Which way an access goes.
 #[derive(Clone, Copy)]
@@ -34,65 +37,15 @@ pub struct Route {
     pub limit: u64,
 }
 
-/// A page that finds a port's route in two steps: `blocks` by the port's high byte, `ports` by its low byte.
+/// The routes themselves, in a page.
 #[repr(C)]
-pub struct Routes {
-    /// 1 + index into `ports`, 0: none.
-    blocks: [Cell<u8>; 256],
-    /// 1 + index into `routes`, 0: none.
-    ports: [[Cell<u8>; 256]; BLOCKS],
-    /// Routes in each of `ports`.
-    owners: [Cell<u8>; BLOCKS],
-    used: Cell<u64>,
-}
+pub struct RouteTable([Cell<Option<Route>>; ROUTES]);
 
-/// The routes themselves.
+/// A page of the index: for each port 1 + the number of its route, 0: none.
 #[repr(C)]
-pub struct RouteTable {
-    entries: [Cell<Option<Route>>; ROUTES],
-}
+struct IndexPage([Cell<u8>; 1 << PAGE_BITS]);
 
-const _: () =
-    assert!(core::mem::size_of::<Routes>() <= 4096 && core::mem::size_of::<RouteTable>() <= 4096);
-
-/// The routes of one GuestSpace, by reference.
-#[derive(Clone, Copy)]
-pub struct RouteView<'a> {
-    index: &'a Routes,
-    table: &'a RouteTable,
-}
-
-impl<'a> RouteView<'a> {
-    /// The route of a plain access that lies wholly in one range.
-    #[inline(always)]
-    #[must_use]
-    pub fn find(&self, a: PortAccess) -> Option<&'a Route> {
-        let i = self.number(a.port())?;
-        // SAFETY: routes are set and taken in operations on the GuestSpace only, never while an access looks for its route: both
-        // happen with interrupts off on the runner's processor.
-        let route = unsafe { (*self.table.entries.get(i)?.as_ptr()).as_ref()? };
-        let end = u32::from(a.port()) + u32::from(a.width());
-        if end > u32::from(route.first) + route.count || a.string() {
-            return None;
-        }
-        Some(route)
-    }
-
-    /// All routes.
-    fn each(&self) -> impl Iterator<Item = &'a Route> {
-        // SAFETY: as in `find`.
-        let get = |e: &'a Cell<Option<Route>>| unsafe { (*e.as_ptr()).as_ref() };
-        self.table.entries.iter().filter_map(get)
-    }
-
-    #[inline(always)]
-    fn number(&self, port: u16) -> Option<usize> {
-        let block = self.index.blocks[usize::from(port >> 8)].get();
-        let n = self.index.ports.get(usize::from(block).wrapping_sub(1))?[usize::from(port & 255)]
-            .get();
-        usize::from(n).checked_sub(1)
-    }
-}
+const _: () = assert!(core::mem::size_of::<RouteTable>() <= 4096);
 
 /// A VM's memory and routes.
 #[repr(C)]
@@ -101,7 +54,10 @@ pub struct GuestSpace {
     domain: Domain,
     /// Its vCPUs.
     pub vcpus: List<Vcpu, 0>,
-    index_phys: u64,
+    /// Pages of the index, by physical address; 0: no route there so far.
+    index: [Cell<u64>; 1 << (16 - PAGE_BITS)],
+    /// Routes in use, a bit each.
+    used: Cell<u64>,
     table_phys: u64,
 }
 object!(GuestSpace, Kind::GuestSpace);
@@ -116,47 +72,69 @@ impl GuestSpace {
     /// # Errors
     /// `NoMemory`.
     pub fn create(pool: &Pool) -> Result<Obj<Self>, Status> {
-        let mut pages = [0; 3];
-        for i in 0..3 {
-            match pool.take_pages(1) {
-                Ok(p) => pages[i] = p,
-                Err(e) => {
-                    pages[..i].iter().for_each(|&p| pool.give_pages(p, 1));
-                    return Err(e);
-                }
-            }
-        }
-        let [root, index_phys, table_phys] = pages;
+        let mut pages = [0; 2];
+        pool.take_pages(&mut pages)?;
+        let [root, table_phys] = pages;
         let made = pool.create_object(|header| Self {
             domain: Domain::new(root, header.pool, true),
             header,
             vcpus: List::default(),
-            index_phys,
+            index: Default::default(),
+            used: Cell::new(0),
             table_phys,
         });
-        let g = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
+        let g = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_page(p)))?;
         // A cleared page is an empty index, but `None` need not be zero.
-        g.routes().table.entries.iter().for_each(|e| e.set(None));
+        g.routes().0.iter().for_each(|e| e.set(None));
         Ok(g)
     }
 
-    /// Its routes.
+    /// The pages that routes are in.
+    pub fn route_pages(&self) -> impl Iterator<Item = u64> {
+        let index = self.index.iter().map(Cell::get).filter(|&p| p != 0);
+        index.chain([self.table_phys])
+    }
+
+    fn routes(&self) -> &RouteTable {
+        // SAFETY: a page of this object's own, of cells only; `create` writes its entries before anyone reads them (through `Cell::set`,
+        // and an uninitialised `None` has nothing to drop).
+        unsafe { &*(mem::virt(self.table_phys) as *const RouteTable) }
+    }
+
+    /// The route of a plain access that lies wholly in one range.
     #[inline(always)]
-    pub fn routes(&self) -> RouteView<'_> {
-        // SAFETY: two pages of this object's own, of cells only; `create` writes the table's entries before anyone reads them (through
-        // `Cell::set`, and an uninitialised `None` has nothing to drop).
-        unsafe {
-            RouteView {
-                index: &*(mem::virt(self.index_phys) as *const Routes),
-                table: &*(mem::virt(self.table_phys) as *const RouteTable),
-            }
+    #[must_use]
+    pub fn route(&self, a: PortAccess) -> Option<&Route> {
+        let i = self.number(a.port())?;
+        // SAFETY: routes are set and taken in operations on the GuestSpace only, never while an access looks for its route: both
+        // happen with interrupts off on the runner's processor.
+        let route = unsafe { (*self.routes().0.get(i)?.as_ptr()).as_ref()? };
+        let end = u32::from(a.port()) + u32::from(a.width());
+        if end > u32::from(route.first) + route.count || a.string() {
+            return None;
         }
+        Some(route)
+    }
+
+    /// Where the index has a port, if there is a page of it for that.
+    #[inline(always)]
+    fn entry(&self, port: u16) -> Option<&Cell<u8>> {
+        let page = self.index[usize::from(port >> PAGE_BITS)].get();
+        // SAFETY: a page of this object's own, of cells only, cleared by the Pool.
+        let page = unsafe { &*(mem::virt(page) as *const IndexPage) };
+        (self.index[usize::from(port >> PAGE_BITS)].get() != 0)
+            .then(|| &page.0[usize::from(port) % page.0.len()])
+    }
+
+    #[inline(always)]
+    fn number(&self, port: u16) -> Option<usize> {
+        usize::from(self.entry(port)?.get()).checked_sub(1)
     }
 
     /// Adds a route for `count` ports from `first` on.
     ///
     /// # Errors
-    /// `OutOfRange`, `Overlap`, `NoMemory` (no free entry, or too many different groups of 256 ports).
+    /// `OutOfRange`, `Overlap`, `NoMemory`.
     pub fn add_route(
         &self,
         first: u64,
@@ -165,73 +143,39 @@ impl GuestSpace {
         target: Cap,
         limit: u64,
     ) -> Result<(), Status> {
-        if count == 0 || first > 0xffff || count > 0x1_0000 - first {
+        if count == 0 || count > PORTS || first > 0xffff || count > 0x1_0000 - first {
             return Err(Status::OutOfRange);
         }
         self.alive()?;
-        let view = self.routes();
-        let overlaps = |r: &Route| {
-            u64::from(r.first) < first + count && first < u64::from(r.first) + u64::from(r.count)
-        };
-        if view.each().any(overlaps) {
+        let ports = first as u16..=(first + count - 1) as u16;
+        if ports.clone().any(|p| self.number(p).is_some()) {
             return Err(Status::Overlap);
         }
-        let number = view.index.used.get().trailing_ones() as usize;
-        if number >= ROUTES {
-            return Err(Status::NoMemory);
-        }
-        let blocks = (first >> 8)..=((first + count - 1) >> 8);
-        let missing = blocks
-            .clone()
-            .filter(|&b| view.index.blocks[b as usize & 255].get() == 0)
-            .count();
-        let free = view.index.owners.iter().filter(|o| o.get() == 0).count();
-        if missing > free {
-            return Err(Status::NoMemory);
-        }
-        for b in blocks {
-            let cell = &view.index.blocks[b as usize & 255];
-            if cell.get() == 0
-                && let Some(i) = view.index.owners.iter().position(|o| o.get() == 0)
-            {
-                view.index.ports[i].iter().for_each(|p| p.set(0));
-                cell.set(i as u8 + 1);
-            }
-            if let Some(o) = view
-                .index
-                .owners
-                .get(usize::from(cell.get()).wrapping_sub(1))
-            {
-                o.set(o.get() + 1);
+        let number = self.used.get().trailing_ones() as usize;
+        let entry = self.routes().0.get(number).ok_or(Status::NoMemory)?;
+        for p in [ports.start(), ports.end()] {
+            let page = &self.index[usize::from(p >> PAGE_BITS)];
+            if page.get() == 0 {
+                page.set(self.pool().take_page()?);
             }
         }
-        let route = Route {
+        entry.set(Some(Route {
             first: first as u16,
             count: count as u32,
             way,
             target,
             limit,
-        };
-        view.table.entries[number].set(Some(route));
-        view.index.used.set(view.index.used.get() | 1 << number);
-        self.mark(first, count, number as u8 + 1);
+        }));
+        self.used.set(self.used.get() | 1 << number);
+        self.mark(ports, number as u8 + 1);
         Ok(())
     }
 
-    /// Enters `number` (0: none) for a range whose blocks are there.
-    fn mark(&self, first: u64, count: u64, number: u8) {
-        let index = self.routes().index;
-        let end = first + count;
-        let mut p = first;
-        while p < end {
-            let next = ((p | 255) + 1).min(end);
-            let block = usize::from(index.blocks[(p >> 8) as usize & 255].get());
-            if let Some(ports) = index.ports.get(block.wrapping_sub(1)) {
-                let range = (p & 255) as usize..=((next - 1) & 255) as usize;
-                ports[range].iter().for_each(|p| p.set(number));
-            }
-            p = next;
-        }
+    /// Enters `number` (0: none) for ports whose pages are there.
+    fn mark(&self, ports: RangeInclusive<u16>, number: u8) {
+        ports
+            .filter_map(|p| self.entry(p))
+            .for_each(|e| e.set(number));
     }
 
     /// Takes the route that begins at `first` away.
@@ -239,31 +183,16 @@ impl GuestSpace {
     /// # Errors
     /// `InvalidArg`: no route begins there.
     pub fn remove_route(&self, first: u64) -> Result<(), Status> {
-        let view = self.routes();
-        let number = view.number(first as u16).ok_or(Status::InvalidArg)?;
-        let entry = &view.table.entries[number];
+        let number = self.number(first as u16).ok_or(Status::InvalidArg)?;
+        let entry = &self.routes().0[number];
         let route = entry.take().ok_or(Status::InvalidArg)?;
         if u64::from(route.first) != first {
             entry.set(Some(route));
             return Err(Status::InvalidArg);
         }
-        let count = u64::from(route.count);
-        self.mark(first, count, 0);
-        // A block of the index without routes is free for other ports.
-        for b in (first >> 8)..=((first + count - 1) >> 8) {
-            let cell = &view.index.blocks[b as usize & 255];
-            if let Some(o) = view
-                .index
-                .owners
-                .get(usize::from(cell.get()).wrapping_sub(1))
-            {
-                o.set(o.get() - 1);
-                if o.get() == 0 {
-                    cell.set(0);
-                }
-            }
-        }
-        view.index.used.set(view.index.used.get() & !(1 << number));
+        let last = first + u64::from(route.count) - 1;
+        self.mark(first as u16..=last as u16, 0);
+        self.used.set(self.used.get() & !(1 << number));
         Ok(())
     }
 
@@ -283,8 +212,7 @@ impl GuestSpace {
         step.spend(1000)?;
         let pool = self.pool();
         self.table.destroy(pool, GUEST_ENTRIES, step)?;
-        pool.give_pages(self.index_phys, 1);
-        pool.give_pages(self.table_phys, 1);
+        self.route_pages().for_each(|p| pool.give_page(p));
         pool.free_object(Obj::of(self));
         Ok(())
     }

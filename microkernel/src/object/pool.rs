@@ -28,20 +28,13 @@ const fn class_of(size: usize) -> usize {
 
 /// The byte of the map for each page.
 mod kind {
-    /// Inside a free block.
-    pub const INNER: u8 = 0;
+    /// Free.
+    pub const FREE: u8 = 0;
     /// Slots of class 0; the others follow.
     pub const SLAB: u8 = 1;
     /// In use as a page.
     pub const RAW: u8 = 16;
-    /// The first page of a free block of one page; those of larger blocks follow.
-    pub const FREE: u8 = 32;
 }
-
-/// Blocks of free pages are of 1, 2, 4 or 8 pages, at a multiple of their size.
-const ORDERS: usize = 4;
-/// Neighbouring pages that can be had at most.
-pub const MAX_RUN: u64 = 1 << (ORDERS - 1);
 
 /// What the kernel knows of a Pool. The table of them exists from boot on and is never freed. The first two words are read at each use
 /// of a capability: a power of two as size, so that they are found by a shift.
@@ -56,8 +49,8 @@ pub struct Pool {
     free: Cell<u64>,
     /// Pages from here on have never been used, nor has their part of the map.
     frontier: Cell<u64>,
-    /// First free block of each size (0: none; page 0 is the Pool's own).
-    blocks: [Cell<u32>; ORDERS],
+    /// First of the free pages before it (0: none; page 0 is the Pool's own). Each begins with the number of the next.
+    pages_free: Cell<u64>,
     /// Memory objects in it that are Pools themselves, or have parts that are.
     backing_others: Cell<u32>,
     /// Heads of the lists of free slots (0: none; slot 0 is the Pool's own).
@@ -90,7 +83,7 @@ impl Pool {
             pages: Cell::new(0),
             free: Cell::new(0),
             frontier: Cell::new(0),
-            blocks: [const { Cell::new(0) }; ORDERS],
+            pages_free: Cell::new(0),
             backing_others: Cell::new(0),
             slots: [const { Cell::new(0) }; CLASSES.len()],
             backing: Cell::new(Cap::EMPTY),
@@ -137,9 +130,8 @@ impl Pool {
         pool.dying.set(false);
         pool.inner.set(None);
         pool.number.set(number as u16);
-        for list in pool.slots.iter().chain(&pool.blocks) {
-            list.set(0);
-        }
+        pool.pages_free.set(0);
+        pool.slots.iter().for_each(|list| list.set(0));
         // The map of what is behind the frontier is made as the frontier moves. At most 257 pages are the map's own.
         for i in 0..map_pages {
             pool.map(i).set(kind::RAW);
@@ -212,118 +204,62 @@ impl Pool {
         self.backing_others.set(if begins { n + 1 } else { n - 1 });
     }
 
-    /// Takes `n` neighbouring pages, cleared; physical address of the first.
+    /// Takes a page, cleared; its physical address.
     ///
     /// # Errors
     /// `NoMemory`; `Busy` while the Pool is being destroyed.
-    pub fn take_pages(&self, n: u64) -> Result<u64, Status> {
-        self.take(n, kind::RAW)
+    pub fn take_page(&self) -> Result<u64, Status> {
+        self.take(kind::RAW)
     }
 
-    fn take(&self, n: u64, as_kind: u8) -> Result<u64, Status> {
+    /// Takes as many pages as there is room for in `pages`; all or none.
+    ///
+    /// # Errors
+    /// As [`Pool::take_page`].
+    pub fn take_pages(&self, pages: &mut [u64]) -> Result<(), Status> {
+        for i in 0..pages.len() {
+            pages[i] = self
+                .take_page()
+                .inspect_err(|_| pages[..i].iter().for_each(|&p| self.give_page(p)))?;
+        }
+        Ok(())
+    }
+
+    fn take(&self, as_kind: u8) -> Result<u64, Status> {
         self.alive()?;
-        if n == 0 || n > self.free.get().min(MAX_RUN) {
-            return Err(Status::NoMemory);
-        }
-        let order = n.next_power_of_two().ilog2() as usize;
-        let first = self.take_block(order).ok_or(Status::NoMemory)?;
-        for i in first..first + n {
-            self.map(i).set(as_kind);
-            // SAFETY: a free page of this Pool.
-            unsafe { mem::page(self.phys.get() + i * PAGE) }
-                .0
-                .iter()
-                .for_each(|w| w.set(0));
-        }
-        for i in first + n..first + (1 << order) {
-            self.free_page(i);
-        }
-        self.free.set(self.free.get() - n);
-        Ok(self.phys.get() + first * PAGE)
+        let i = match (self.pages_free.get(), self.frontier.get()) {
+            (0, end) if end == self.pages.get() => return Err(Status::NoMemory),
+            (0, end) => {
+                self.frontier.set(end + 1);
+                end
+            }
+            (i, _) => {
+                self.pages_free.set(self.page(i).0[0].get());
+                i
+            }
+        };
+        self.map(i).set(as_kind);
+        self.free.set(self.free.get() - 1);
+        self.page(i).0.iter().for_each(|w| w.set(0));
+        Ok(self.phys.get() + i * PAGE)
     }
 
-    /// Gives back `n` pages from [`Pool::take_pages`].
-    pub fn give_pages(&self, phys: u64, n: u64) {
-        let first = phys.wrapping_sub(self.phys.get()) / PAGE;
-        for i in first..first.saturating_add(n).min(self.frontier.get()) {
+    /// Gives a page from [`Pool::take_page`] back.
+    pub fn give_page(&self, phys: u64) {
+        let i = phys.wrapping_sub(self.phys.get()) / PAGE;
+        if i < self.frontier.get() {
             debug_assert!(self.map(i).get() == kind::RAW);
-            self.free_page(i);
+            self.map(i).set(kind::FREE);
+            self.page(i).0[0].set(self.pages_free.replace(i));
             self.free.set(self.free.get() + 1);
         }
     }
 
-    /// A block of 2^`order` pages.
-    fn take_block(&self, order: usize) -> Option<u64> {
-        let mut o = (order..ORDERS).find(|&o| self.blocks[o].get() != 0);
-        while o.is_none() {
-            // Everything used so far is in use or in smaller pieces: on to new pages, in pieces as large as their place allows.
-            let at = self.frontier.get();
-            let most = (self.pages.get() - at).checked_ilog2()?;
-            let piece = most.min(at.trailing_zeros()).min(ORDERS as u32 - 1) as usize;
-            self.frontier.set(at + (1 << piece));
-            for i in at..at + (1 << piece) {
-                self.map(i).set(kind::INNER);
-            }
-            self.add_block(at, piece);
-            if piece >= order {
-                o = Some(piece);
-            }
-        }
-        let mut o = o?;
-        let at = u64::from(self.blocks[o].get());
-        self.remove_block(at, o);
-        while o > order {
-            o -= 1;
-            self.add_block(at + (1 << o), o);
-        }
-        Some(at)
-    }
-
-    /// Makes a page free, and one with its neighbours that are.
-    fn free_page(&self, page: u64) {
-        let (mut at, mut order) = (page, 0);
-        self.map(page).set(kind::INNER);
-        while order < ORDERS - 1 {
-            let other = at ^ (1 << order);
-            if other + (1 << order) > self.frontier.get()
-                || self.map(other).get() != kind::FREE + order as u8
-            {
-                break;
-            }
-            self.remove_block(other, order);
-            at = at.min(other);
-            order += 1;
-        }
-        self.add_block(at, order);
-    }
-
-    /// The list pointers of a free block, in its first page: next, previous.
-    fn block(&self, at: u64) -> &[Cell<u64>; 2] {
-        // SAFETY: a free page of this Pool, which is nothing else's; callers have its number from the lists or the map.
-        unsafe { &*((self.virt.get() + at * PAGE) as *const [Cell<u64>; 2]) }
-    }
-
-    fn add_block(&self, at: u64, order: usize) {
-        self.map(at).set(kind::FREE + order as u8);
-        let next = u64::from(self.blocks[order].replace(at as u32));
-        let [n, p] = self.block(at);
-        n.set(next);
-        p.set(0);
-        if next != 0 {
-            self.block(next)[1].set(at);
-        }
-    }
-
-    fn remove_block(&self, at: u64, order: usize) {
-        self.map(at).set(kind::INNER);
-        let [next, prev] = self.block(at).each_ref().map(Cell::get);
-        match prev {
-            0 => self.blocks[order].set(next as u32),
-            p => self.block(p)[0].set(next),
-        }
-        if next != 0 {
-            self.block(next)[1].set(prev);
-        }
+    /// A page of its own, by number.
+    fn page(&self, i: u64) -> &mem::Words {
+        debug_assert!(i < self.pages.get());
+        // SAFETY: a page of this Pool's, all of which are kernel memory; `i` is below `pages` (from the list, the frontier or a caller).
+        unsafe { mem::page(self.phys.get() + i * PAGE) }
     }
 
     /// Puts a new object into a slot.
@@ -378,7 +314,7 @@ impl Pool {
     #[cold]
     #[inline(never)]
     fn add_slab(&self, class: usize) -> Result<u32, Status> {
-        let phys = self.take(1, kind::SLAB + class as u8)?;
+        let phys = self.take(kind::SLAB + class as u8)?;
         let size = CLASSES[class];
         let first = (phys - self.phys.get()) / 64;
         for i in (0..PAGE / size).rev() {

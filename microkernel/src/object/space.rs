@@ -15,11 +15,10 @@ use ipc_schema::abi::{Kind, Status, layout, rights};
 pub struct Space {
     header: Header,
     domain: Domain,
-    /// Kernel address of the capability table.
-    pub caps: u64,
-    /// Its slots.
+    /// Slots of its capability table.
     pub caps_len: u64,
-    caps_phys: u64,
+    /// The pages of the table, by physical address.
+    pub caps: [u64; CAP_PAGES],
     /// Threads in it.
     pub threads: List<Thread, 1>,
     /// Who writes the capability table.
@@ -82,6 +81,10 @@ impl Slot<'_> {
 object!(Space, Kind::Space);
 is_domain!(Space);
 
+/// Pages of a capability table at most.
+pub const CAP_PAGES: usize = 8;
+/// Slots in a page of it.
+pub const PAGE_SLOTS: u64 = PAGE / 32;
 /// Entries of the root page that are user level's.
 const USER_ENTRIES: usize = 256;
 
@@ -91,35 +94,58 @@ impl Space {
     /// # Errors
     /// `OutOfRange`, `NoMemory`.
     pub fn create(pool: &Pool, slots: u64) -> Result<Obj<Self>, Status> {
-        if slots == 0 || slots > 1024 {
+        let pages = slots.div_ceil(PAGE_SLOTS) as usize;
+        if slots == 0 || pages > CAP_PAGES {
             return Err(Status::OutOfRange);
         }
-        let caps_pages = (slots * 32).div_ceil(PAGE);
-        let caps_phys = pool.take_pages(caps_pages)?;
-        let made = pool.take_pages(1).and_then(|root| {
-            Self::create_with(pool, root, caps_phys, caps_pages)
-                .inspect_err(|_| pool.give_pages(root, 1))
-        });
-        let space = made.inspect_err(|_| pool.give_pages(caps_phys, caps_pages))?;
+        let mut taken = [0; CAP_PAGES + 1];
+        let taken = &mut taken[..pages + 1];
+        pool.take_pages(taken)?;
+        let made = Self::create_with(pool, taken);
+        let space = made.inspect_err(|_| taken.iter().for_each(|&p| pool.give_page(p)))?;
         crate::arch::share_kernel_half(space.table.root);
         Ok(space)
     }
 
-    fn create_with(pool: &Pool, root: u64, caps: u64, pages: u64) -> Result<Obj<Self>, Status> {
-        let table = Table { root };
+    /// `pages`: the root of the page table, then the capability table.
+    fn create_with(pool: &Pool, pages: &[u64]) -> Result<Obj<Self>, Status> {
+        let table = Table { root: pages[0] };
         let stub = crate::arch::stub_page();
         let access = Access::new(rights::READ | rights::EXEC, false);
         table.map_page(pool, layout::STUB, stub, access)?;
+        let mut caps = [0; CAP_PAGES];
+        caps[..pages.len() - 1].copy_from_slice(&pages[1..]);
         pool.create_object(|header| Self {
-            domain: Domain::new(root, header.pool, false),
+            domain: Domain::new(table.root, header.pool, false),
             header,
-            caps: mem::virt(caps),
-            caps_len: pages * PAGE / 32,
-            caps_phys: caps,
+            caps_len: (pages.len() - 1) as u64 * PAGE_SLOTS,
+            caps,
             threads: List::default(),
             writes: Writes::default(),
         })
-        .inspect_err(|_| Table { root }.clear_page(pool, layout::STUB))
+        .inspect_err(|_| table.clear_page(pool, layout::STUB))
+    }
+
+    /// The pages of its capability table.
+    pub fn cap_pages(&self) -> impl Iterator<Item = u64> {
+        self.caps.into_iter().take_while(|&p| p != 0)
+    }
+
+    /// Kernel address and slots of the part of its capability table that threads look into first.
+    pub fn first_slots(&self) -> (u64, u64) {
+        (mem::virt(self.caps[0]), PAGE_SLOTS)
+    }
+
+    /// A slot of its capability table.
+    ///
+    /// # Errors
+    /// `InvalidCap`: outside.
+    pub fn cell(&self, slot: u64) -> Result<&Cell<Cap>, Status> {
+        let pages = self.caps.get((slot / PAGE_SLOTS) as usize);
+        match pages {
+            Some(&p) if p != 0 => cell_at(mem::virt(p), PAGE_SLOTS, slot % PAGE_SLOTS),
+            _ => Err(Status::InvalidCap),
+        }
     }
 
     /// Maps a page of the kernel's (UTCB, vCPU state) that is shared with this Space.
@@ -153,7 +179,7 @@ impl Space {
             return Err(Status::InvalidCap);
         }
         Ok(Slot {
-            cell: cell_at(self.caps, self.caps_len, slot)?,
+            cell: self.cell(slot)?,
             writes: &self.writes,
         })
     }
@@ -213,7 +239,7 @@ impl Space {
         self.table.clear_page(pool, layout::STUB);
         // Pages that vCPUs share with it may be left; each vCPU finds out that the Space is gone.
         self.table.destroy(pool, USER_ENTRIES, step)?;
-        pool.give_pages(self.caps_phys, self.caps_len * 32 / PAGE);
+        self.cap_pages().for_each(|p| pool.give_page(p));
         pool.free_object(Obj::of(self));
         Ok(())
     }

@@ -96,9 +96,9 @@ pub struct Thread {
     pub depth: Cell<u8>,
     /// Suspended while in a call: goes to `Stopped` instead of running.
     pub suspended: Cell<bool>,
-    /// Its capability table: kernel address and slots (a copy of the Space's).
+    /// The first page of its Space's capability table: kernel address.
     pub caps: Cell<u64>,
-    /// Slots of it; 0 if several processors use the table (they read the Space's own figure, with care).
+    /// Slots of it; 0 if several processors use the table (they go through the Space, with care).
     pub caps_len: Cell<u64>,
     /// Kernel address of its UTCB.
     pub utcb: u64,
@@ -163,7 +163,8 @@ impl Thread {
         utcb_at: u64,
         cpu: &Cpu,
     ) -> Result<Obj<Self>, Status> {
-        let utcb_phys = pool.take_pages(1)?;
+        let (caps, caps_len) = space.get().first_slots();
+        let utcb_phys = pool.take_page()?;
         let made = pool
             .create_object(|header| Self {
                 header,
@@ -182,8 +183,8 @@ impl Thread {
                 expired: Cell::new(false),
                 depth: Cell::new(0),
                 suspended: Cell::new(false),
-                caps: Cell::new(space.caps),
-                caps_len: Cell::new(space.caps_len),
+                caps: Cell::new(caps),
+                caps_len: Cell::new(caps_len),
                 utcb: mem::virt(utcb_phys),
                 budget: Cell::new(None),
                 own_budget: Cell::new(None),
@@ -212,7 +213,7 @@ impl Thread {
                     .inspect_err(|_| pool.free_object(t))?;
                 Ok(t)
             });
-        let t = made.inspect_err(|_| pool.give_pages(utcb_phys, 1))?;
+        let t = made.inspect_err(|_| pool.give_page(utcb_phys))?;
         space.threads.push_back(t);
         space.used_on(cpu.number);
         Ok(t)
@@ -341,7 +342,7 @@ impl Thread {
         self.space.unshare_page(self.utcb_at);
         cpu.forget(this);
         let pool = pool_of(&self.header);
-        pool.give_pages(self.utcb_phys, 1);
+        pool.give_page(self.utcb_phys);
         pool.free_object(this);
     }
 }

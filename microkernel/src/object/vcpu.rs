@@ -76,15 +76,7 @@ impl Vcpu {
         }
         guest.get().alive()?;
         let mut pages = [0; PAGES];
-        for i in 0..PAGES {
-            match pool.take_pages(1) {
-                Ok(p) => pages[i] = p,
-                Err(e) => {
-                    pages[..i].iter().for_each(|&p| pool.give_pages(p, 1));
-                    return Err(e);
-                }
-            }
-        }
+        pool.take_pages(&mut pages)?;
         let [control_phys, state_phys, extended_phys] = pages;
         let made = pool
             .create_object(|header| Self {
@@ -115,7 +107,7 @@ impl Vcpu {
                     .inspect_err(|_| pool.free_object(v))?;
                 Ok(v)
             });
-        let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
+        let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_page(p)))?;
         crate::virt::svm::vmcb::reset(v.get());
         guest.vcpus.push_back(v);
         guest.used_on(v.cpu.get());
@@ -211,7 +203,7 @@ impl Vcpu {
         self.guest.vcpus.remove(this);
         let pool = pool_of(&self.header);
         for p in [self.control_phys, self.state_phys, self.extended_phys] {
-            pool.give_pages(p, 1);
+            pool.give_page(p);
         }
         pool.free_object(this);
     }

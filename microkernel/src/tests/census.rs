@@ -256,9 +256,10 @@ impl Census {
         }
         for g in self.all::<GuestSpace>() {
             let mut leaves = Vec::new();
+            let routes = g.get().route_pages().count() as u64;
             add(
                 Name::object(g),
-                2 + walk(g.table.root, 4, 0, 512, &mut leaves),
+                routes + walk(g.table.root, 4, 0, 512, &mut leaves),
             );
             assert!(
                 leaves.iter().all(|l| self.pool_at(l.1).is_none()),

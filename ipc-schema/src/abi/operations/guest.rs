@@ -21,7 +21,7 @@ const COUNT: super::Arg = field(
     32,
     Is::Number {
         least: 1,
-        most: 0xffff,
+        most: 1024,
     },
 );
 const ROUTED: &str = "Plain accesses wholly in the range go there and not to the VMM.";
@@ -43,11 +43,10 @@ macro_rules! route_checks {
                 "one of the ports has a route"
             ),
             state("too many routes", Status::NoMemory, "it has 48 routes"),
-            state(
-                "too many groups",
-                Status::NoMemory,
-                "its routes would lie in more than 8 groups of 256 ports"
-            )
+            Check::Untried {
+                error: Status::NoMemory,
+                when: "the GuestSpace's Pool is full and pages of the index are needed"
+            }
         )
     };
 }

@@ -13,7 +13,6 @@ pub(super) const ROWS: &[Row] = &[
     ("guest_space.route", "beyond the last port", beyond),
     ("guest_space.route", "already routed", already),
     ("guest_space.route", "too many routes", too_many_routes),
-    ("guest_space.route", "too many groups", too_many_groups),
     ("vcpu.on_exit", "no such exit", no_exit),
     ("ports.in", "not its ports", foreign_access),
     ("ports.out", "not its ports", foreign_access),
@@ -33,7 +32,7 @@ const fn ranged(word: u64, first: u64, count: u64) -> u64 {
 
 fn beyond(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
     let right = right::prepare(kit, operation)?;
-    for (first, count) in [(0xffff, 2), (0xfffe, 3), (0xffff, 0xffff), (2, 0xffff)] {
+    for (first, count) in [(0xffff, 2), (0xfffe, 3), (0xfc01, 1024), (0xffff, 1024)] {
         let mut call = right.call.clone();
         call.words[0] = ranged(call.words[0], first, count);
         refused(kit, error, &call)?;
@@ -66,23 +65,6 @@ fn too_many_routes(kit: &mut Kit, operation: &'static Operation, error: Status) 
     call.words[0] = ranged(call.words[0], ROUTE + 48, 1);
     refused(kit, error, &call)?;
     ask(call.slot, op::guest_space::UNROUTE, [ROUTE + 7, 0, 0, 0])?;
-    expect(Status::Ok, call.make().0)
-}
-
-fn too_many_groups(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
-    let mut call = right::prepare(kit, operation)?.call;
-    call.slot = kit.make(Kind::GuestSpace)?;
-    // Nine groups at once, and then one by one.
-    call.words[0] = ranged(call.words[0], ROUTE, 0x801);
-    refused(kit, error, &call)?;
-    for i in 0..8 {
-        call.words[0] = ranged(call.words[0], ROUTE + 0x100 * i, 1);
-        expect(Status::Ok, call.make().0)?;
-    }
-    call.words[0] = ranged(call.words[0], ROUTE + 0x800, 1);
-    refused(kit, error, &call)?;
-    // In a group that it has there is room.
-    call.words[0] = ranged(call.words[0], ROUTE + 0x710, 1);
     expect(Status::Ok, call.make().0)
 }
 
