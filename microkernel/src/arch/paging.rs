@@ -78,7 +78,8 @@ pub struct Run {
 /// A page-table page.
 #[inline(always)]
 fn table<'a>(phys: u64) -> &'a Words {
-    // SAFETY: only called for roots that a Pool gave and for entries that `make` wrote itself: pages of the table's Pool.
+    // SAFETY: only called for roots that a Pool gave and for entries that `make` wrote itself: pages of the table's Pool; and at boot for
+    // the loader's.
     unsafe { mem::page(phys & ADDRESS) }
 }
 
@@ -131,21 +132,18 @@ fn clear_some(t: &Words, first: usize, n: u64, bits: u64) -> u64 {
 }
 
 impl Table {
-    /// The entry for `va` at `level` (4 to 1), if the tables above it are there.
-    fn entry<'a>(&self, va: u64, level: u32) -> Option<&'a Cell<u64>> {
-        let mut t = table(self.root);
-        let mut l = 4;
-        loop {
-            let e = &t.0[index(va, l)];
-            if l == level {
-                return Some(e);
+    /// The entry that maps `va`, and the bytes that it maps.
+    #[must_use]
+    pub fn leaf<'a>(&self, va: u64) -> Option<(&'a Cell<u64>, u64)> {
+        let mut at = self.root;
+        for level in (1..=4).rev() {
+            let e = &table(at).0[index(va, level)];
+            at = e.get();
+            if !is_table(at) || level == 1 {
+                return present(at).then_some((e, PAGE << (9 * (level - 1))));
             }
-            if !is_table(e.get()) {
-                return None;
-            }
-            t = table(e.get());
-            l -= 1;
         }
+        None
     }
 
     /// Level of the page that a range is mapped with at `va`: 2 (2 MiB) where address, target and rest allow it.
@@ -358,42 +356,12 @@ impl Table {
         Ok(())
     }
 
-    /// Takes one small page of the kernel's own out (boot).
-    pub fn forbid(&self, va: u64) {
-        if let Some(e) = self.entry(va, 1) {
-            e.set(0);
-        }
-    }
-
-    /// Makes the page that maps `va` uncached, whatever its size.
-    pub fn set_uncached(&self, va: u64) {
-        for level in [3, 2, 1] {
-            if let Some(e) = self.entry(va, level) {
-                let v = e.get();
-                if v & Entry::PRESENT.bits() != 0 && (level == 1 || v & Entry::LARGE.bits() != 0) {
-                    e.set(v | Entry::UNCACHED.bits());
-                }
-            }
-        }
-    }
-
     /// The physical address behind `va`, and its entry.
     #[must_use]
     pub fn translate(&self, va: u64) -> Option<(u64, Entry)> {
-        for level in [2, 1] {
-            let v = self.entry(va, level)?.get();
-            if v & Entry::PRESENT.bits() == 0 {
-                return None;
-            }
-            if level == 1 || v & Entry::LARGE.bits() != 0 {
-                let size = if level == 2 { LARGE } else { PAGE };
-                return Some((
-                    (v & ADDRESS & !(size - 1)) | (va & (size - 1)),
-                    Entry::from_bits_truncate(v),
-                ));
-            }
-        }
-        None
+        let (e, size) = self.leaf(va)?;
+        let phys = (e.get() & ADDRESS & !(size - 1)) | (va & (size - 1));
+        Some((phys, Entry::from_bits_truncate(e.get())))
     }
 }
 
