@@ -17,7 +17,7 @@ mod atomic {
     pub use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
     /// A function that can be used for statics.
     macro_rules! constant {
-        ($(#[$m:meta])* pub fn $($rest:tt)*) => { $(#[$m])* pub const fn $($rest)* };
+        ($(#[$m:meta])* pub(crate) fn $($rest:tt)*) => { $(#[$m])* pub(crate) const fn $($rest)* };
     }
     pub(crate) use constant;
 }

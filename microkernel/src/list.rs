@@ -9,19 +9,13 @@ pub struct Link<T> {
     prev: Cell<Option<Obj<T>>>,
 }
 
-impl<T> Link<T> {
+impl<T> Default for Link<T> {
     /// In no list.
-    #[must_use]
-    pub const fn new() -> Self {
+    fn default() -> Self {
         Self {
             next: Cell::new(None),
             prev: Cell::new(None),
         }
-    }
-}
-impl<T> Default for Link<T> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -39,14 +33,14 @@ pub struct List<T, const N: usize> {
 
 impl<T, const N: usize> List<T, N> {
     /// An empty one.
-    #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             head: Cell::new(None),
             tail: Cell::new(None),
         }
     }
 }
+
 impl<T, const N: usize> Default for List<T, N> {
     fn default() -> Self {
         Self::new()

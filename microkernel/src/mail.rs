@@ -16,16 +16,6 @@ pub struct Letter<T> {
 }
 
 impl<T> Letter<T> {
-    constant! {
-        /// In no mailbox.
-        #[must_use]
-        pub fn new() -> Self {
-        Self {
-            next: AtomicPtr::new(null_mut()),
-            linked: AtomicBool::new(false),
-        }
-        }
-    }
     /// Whether it is in a mailbox.
     pub fn linked(&self) -> bool {
         self.linked.load(Ordering::Acquire)
@@ -33,8 +23,12 @@ impl<T> Letter<T> {
 }
 
 impl<T> Default for Letter<T> {
+    /// In no mailbox.
     fn default() -> Self {
-        Self::new()
+        Self {
+            next: AtomicPtr::new(null_mut()),
+            linked: AtomicBool::new(false),
+        }
     }
 }
 
@@ -50,20 +44,13 @@ pub struct Mailbox<T> {
     head: AtomicPtr<T>,
 }
 
-impl<T: Mail> Default for Mailbox<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl<T: Mail> Mailbox<T> {
     constant! {
         /// An empty one.
-        #[must_use]
-        pub fn new() -> Self {
-        Self {
-            head: AtomicPtr::new(null_mut()),
-        }
+        pub(crate) fn new() -> Self {
+            Self {
+                head: AtomicPtr::new(null_mut()),
+            }
         }
     }
 
@@ -105,16 +92,11 @@ impl<T: Mail> Mailbox<T> {
 
     /// Takes out what `which` says, and leaves the rest. While no one else uses the mailbox (the other processors are stopped).
     pub fn remove(&self, which: NonNull<T>) {
-        let mut rest = self.head.swap(null_mut(), Ordering::Acquire);
-        while let Some(o) = NonNull::new(rest) {
-            // SAFETY: as in `take`.
-            let letter = unsafe { o.as_ref() }.letter();
-            rest = letter.next.load(Ordering::Relaxed);
-            letter.linked.store(false, Ordering::Release);
+        self.take(|o| {
             if o != which {
                 // SAFETY: it was in a mailbox, so it stays.
                 unsafe { self.push(o) };
             }
-        }
+        });
     }
 }

@@ -8,26 +8,11 @@ use core::ptr::NonNull;
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 
-/// Where all physical memory is mapped, not executable.
-#[cfg(target_os = "none")]
-pub const PHYS_BASE: u64 = 0xffff_8000_0000_0000;
-
-/// On the host "physical" memory is a buffer of the test's, whose address this is.
-#[cfg(not(target_os = "none"))]
-pub static HOST_PHYS_BASE: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
-
 /// The kernel's address of a physical address.
 #[inline(always)]
 #[must_use]
 pub fn virt(phys: u64) -> u64 {
-    #[cfg(target_os = "none")]
-    {
-        phys + PHYS_BASE
-    }
-    #[cfg(not(target_os = "none"))]
-    {
-        phys + HOST_PHYS_BASE.load(core::sync::atomic::Ordering::Relaxed)
-    }
+    phys + crate::arch::phys_base()
 }
 
 /// A reference to something in a Pool: a plain pointer that is copied freely.

@@ -4,7 +4,7 @@
 mod atomic {
     pub use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
     macro_rules! constant {
-        ($(#[$m:meta])* pub fn $($rest:tt)*) => { $(#[$m])* pub fn $($rest)* };
+        ($(#[$m:meta])* pub(crate) fn $($rest:tt)*) => { $(#[$m])* pub(crate) fn $($rest)* };
     }
     pub(crate) use constant;
 }
@@ -32,7 +32,7 @@ impl Bell {
     fn new() -> Self {
         Self {
             bits: AtomicU64::new(0),
-            letter: Letter::new(),
+            letter: Letter::default(),
         }
     }
     /// As `ipc::signal` from another processor; answers whether it would interrupt the owner.

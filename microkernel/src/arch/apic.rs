@@ -9,8 +9,8 @@ pub const BASE: u64 = 0xfee0_0000;
 const ID: u64 = 0x20;
 const EOI: u64 = 0xb0;
 const SPURIOUS: u64 = 0xf0;
-/// Interrupt command register, lower half.
-pub(super) const COMMAND_LOW: u64 = 0x300;
+/// Interrupt command register.
+const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
 const LVT_TIMER: u64 = 0x320;
 const LVT_LINT0: u64 = 0x350;
@@ -19,13 +19,8 @@ const TIMER_INITIAL: u64 = 0x380;
 const TIMER_CURRENT: u64 = 0x390;
 const TIMER_DIVIDE: u64 = 0x3e0;
 
-/// Ticks of the APIC timer in 2^32 TSC cycles, and the TSC frequency.
-struct Rate {
-    ticks: Cell<u64>,
-}
-static RATE: Global<Rate> = Global(Rate {
-    ticks: Cell::new(0),
-});
+/// Ticks of the APIC timer in 2^32 TSC cycles; written at boot.
+static RATE: Global<Cell<u64>> = Global(Cell::new(0));
 
 fn register(offset: u64) -> *mut u32 {
     mem::virt(BASE + offset) as *mut u32
@@ -51,29 +46,21 @@ pub fn init() {
     write(TIMER_INITIAL, 0);
 }
 
-/// Starts the timer at its longest, for calibration.
-pub fn start_counting() {
+/// Measures the timer's rate while `wait` lets some cycles of the TSC pass; answers how many.
+pub fn calibrate(wait: impl FnOnce() -> u64) -> u64 {
     write(LVT_TIMER, 1 << 16 | u32::from(TIMER_VECTOR));
     write(TIMER_INITIAL, u32::MAX);
-}
-
-/// Ticks since [`start_counting`]; stops the timer.
-pub fn stop_counting() -> u32 {
-    let ticks = u32::MAX - read(TIMER_CURRENT);
-    write(TIMER_INITIAL, 0);
-    write(LVT_TIMER, u32::from(TIMER_VECTOR));
-    ticks
-}
-
-/// Sets the rate: `ticks` of the timer passed in `cycles` of the TSC.
-pub fn set_rate(ticks: u64, cycles: u64) {
-    RATE.ticks.set((ticks << 32) / cycles.max(1));
+    let cycles = wait();
+    let ticks = u64::from(u32::MAX - read(TIMER_CURRENT));
+    RATE.set((ticks << 32) / cycles.max(1));
+    init();
+    cycles
 }
 
 /// Lets the timer fire at TSC `at`; a far one fires early, and whoever gets it looks at the time and programs again.
 pub fn program(at: u64) {
     let cycles = at.saturating_sub(super::now()).min(1 << 31);
-    let ticks = ((cycles * RATE.ticks.get()) >> 32).clamp(1, u64::from(u32::MAX));
+    let ticks = ((cycles * RATE.get()) >> 32).clamp(1, u64::from(u32::MAX));
     write(TIMER_INITIAL, ticks as u32);
 }
 
@@ -87,39 +74,42 @@ pub fn id() -> u32 {
     read(ID) >> 24
 }
 
-/// Sends a message by the interrupt command register (SDM vol. 3, 11.6.1); waits until the APIC has taken it.
-fn command(to: u32, low: u32) {
+/// Waits until the APIC has taken the message before.
+fn idle() {
     while read(COMMAND_LOW) & 1 << 12 != 0 {
         core::hint::spin_loop();
     }
+}
+
+/// Sends a message by the interrupt command register (SDM vol. 3, 11.6.1).
+fn command(to: u32, low: u32) {
+    idle();
     write(COMMAND_HIGH, (to & 0xff) << 24);
-    write(COMMAND_LOW, low);
+    write(COMMAND_LOW, 1 << 14 | low);
 }
 
 /// Interrupts the processor with APIC id `to`.
 pub fn interrupt(to: u32, vector: u8) {
-    command(to, 1 << 14 | u32::from(vector));
+    command(to, u32::from(vector));
 }
 
-/// Interrupts this processor, and leaves the destination half of the register alone.
+/// Interrupts this processor, and leaves the destination half of the register alone, which the interrupted code may have written.
 pub fn interrupt_self(vector: u8) {
     write(COMMAND_LOW, 0b01 << 18 | 1 << 14 | u32::from(vector));
-    while read(COMMAND_LOW) & 1 << 12 != 0 {
-        core::hint::spin_loop();
-    }
+    idle();
 }
 
 /// Interrupts all other processors that take interrupts.
 pub fn interrupt_others(vector: u8) {
-    command(0, 0b11 << 18 | 1 << 14 | u32::from(vector));
+    command(0, 0b11 << 18 | u32::from(vector));
 }
 
 /// Resets the processor `to`: it waits for a start-up message then.
 pub fn send_init(to: u32) {
-    command(to, 1 << 14 | 0b101 << 8);
+    command(to, 0b101 << 8);
 }
 
 /// Has the processor `to`, which waits for it, begin in real mode at page `page` (below 1 MiB).
 pub fn send_startup(to: u32, page: u8) {
-    command(to, 1 << 14 | 0b110 << 8 | u32::from(page));
+    command(to, 0b110 << 8 | u32::from(page));
 }

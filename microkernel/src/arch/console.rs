@@ -1,122 +1,103 @@
 //! Last words: text on the serial line, the debug console and the framebuffer, for when there is no one else to speak.
 
-use super::hardware::BOOT;
+use super::{BOOT, port_in, port_out};
 use crate::mem::Global;
+use crate::object::log::{KERNEL, RECORD, RING};
+use bootloader_api::info::FrameBuffer;
 use core::cell::Cell;
-use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
-use x86_64::instructions::port::Port;
+use font8x8::legacy::BASIC_LEGACY;
 
 /// Port of the emulators' debug console; reads back its own number where it exists.
 pub const DEBUG_PORT: u16 = 0xe9;
 const COM1: u16 = 0x3f8;
 
-/// A linear framebuffer (address 0: none).
-#[derive(Clone, Copy)]
-pub struct Framebuffer {
-    /// Kernel address of its first byte.
-    pub address: u64,
-    /// Pixels in a row.
-    pub width: u64,
-    /// Rows.
-    pub height: u64,
-    /// Pixels from row to row.
-    pub stride: u64,
-    /// Bytes a pixel.
-    pub pixel: u64,
-}
-static SCREEN: Global<Cell<Framebuffer>> = Global(Cell::new(Framebuffer {
-    address: 0,
-    width: 0,
-    height: 0,
-    stride: 0,
-    pixel: 0,
-}));
+/// Written at boot.
+static SCREEN: Global<Cell<Option<&'static FrameBuffer>>> = Global(Cell::new(None));
 
-/// Tells where the screen is.
-pub fn set_framebuffer(f: Framebuffer) {
-    SCREEN.set(f);
-}
-
-/// Looks for the debug console.
-pub fn init() {
-    // SAFETY: reading this port does nothing on any machine.
+/// Tells where the screen is; looks for the debug console.
+pub fn init(screen: Option<&'static FrameBuffer>) {
+    SCREEN.set(screen);
     BOOT.debug_port
-        .set(unsafe { Port::<u8>::new(DEBUG_PORT).read() } == DEBUG_PORT as u8);
+        .set(port_in(DEBUG_PORT, 1) == u64::from(DEBUG_PORT));
 }
 
-struct Serial;
-impl Write for Serial {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        for b in s.bytes() {
-            // SAFETY: COM1's line status and data; nobody else drives it any more.
-            unsafe {
-                for _ in 0..100_000 {
-                    if Port::<u8>::new(COM1 + 5).read() & 0x20 != 0 {
-                        break;
-                    }
-                }
-                Port::<u8>::new(COM1).write(b);
-            }
+/// Sends a byte on the serial line, which nobody else drives any more.
+fn send(byte: u8) {
+    for _ in 0..100_000 {
+        if port_in(COM1 + 5, 1) & 0x20 != 0 {
+            break;
         }
-        Ok(())
     }
+    port_out(COM1, 1, u64::from(byte));
 }
 
-struct Screen {
-    column: u64,
-    row: u64,
-}
-impl Screen {
-    fn glyph(&self, c: u8) {
-        use font8x8::legacy::BASIC_LEGACY;
-        let f = SCREEN.get();
-        let Some(rows) = BASIC_LEGACY.get(usize::from(c & 0x7f)) else {
-            return;
-        };
-        for (dy, bits) in rows.iter().enumerate() {
+/// Draws text at the top of the screen.
+fn draw(screen: &FrameBuffer, text: &[u8]) {
+    let (info, pixels) = (screen.info(), screen.buffer());
+    let (mut x, mut y) = (0, 10);
+    for &c in text {
+        if x + 8 > info.width {
+            (x, y) = (0, y + 10);
+        }
+        for (dy, row) in BASIC_LEGACY[usize::from(c & 0x7f)].iter().enumerate() {
             for dx in 0..8 {
-                let (x, y) = (self.column * 8 + dx, self.row * 10 + dy as u64);
-                if x < f.width && y < f.height {
-                    let colour = if bits & (1 << dx) != 0 { 0xff } else { 0 };
-                    for i in 0..f.pixel {
-                        // SAFETY: inside the framebuffer, whose geometry the loader gave.
-                        unsafe {
-                            ((f.address + (y * f.stride + x) * f.pixel + i) as *mut u8)
-                                .write_volatile(colour)
-                        };
-                    }
+                let at = ((y + dy) * info.stride + x + dx) * info.bytes_per_pixel;
+                if let Some(pixel) = pixels.get(at..at + info.bytes_per_pixel) {
+                    let colour = if row & (1 << dx) != 0 { 0xff } else { 0 };
+                    let start = pixel.as_ptr().cast_mut();
+                    // SAFETY: inside the framebuffer that the loader gave, which nobody else looks at any more.
+                    unsafe { start.write_bytes(colour, pixel.len()) };
                 }
             }
         }
-    }
-}
-impl Write for Screen {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        let f = SCREEN.get();
-        for b in s.bytes() {
-            if b == b'\n' || (self.column + 1) * 8 > f.width {
-                self.column = 0;
-                self.row += 1;
-            }
-            if b >= b' ' {
-                self.glyph(b);
-                self.column += 1;
-            }
-        }
-        Ok(())
+        x += 8;
     }
 }
 
-/// Says why the kernel stops, and stops. The words are for the person who has to change something.
-pub fn fatal(message: fmt::Arguments) -> ! {
+/// Says why the kernel stops, and stops. The words are for the person who has to change something; each `#` in them stands for the next
+/// of `values`, hexadecimal if it is large.
+#[cold]
+#[inline(never)]
+pub fn fatal(words: &[&str], values: &[u64]) -> ! {
     x86_64::instructions::interrupts::disable();
     crate::sync::halt_others();
-    let _ = write!(Serial, "\r\nVireo: {message}\r\n");
-    if SCREEN.get().address != 0 {
-        let _ = writeln!(Screen { column: 0, row: 1 }, "Vireo: {message}");
+    let (mut text, mut len) = ([0; RECORD - 15], 0);
+    let mut put = |b| {
+        if let Some(place) = text.get_mut(len) {
+            *place = b;
+            len += 1;
+        }
+    };
+    let mut values = values.iter();
+    for b in ["Vireo: "].iter().chain(words).flat_map(|w| w.bytes()) {
+        let Some(&value) = (b == b'#').then(|| values.next()).flatten() else {
+            put(b);
+            continue;
+        };
+        let mut base = 10;
+        if value >= 10_000 {
+            base = 16;
+            put(b'0');
+            put(b'x');
+        }
+        let mut unit = 1;
+        while value / unit >= base {
+            unit *= base;
+        }
+        while unit > 0 {
+            put(b"0123456789abcdef"[(value / unit % base) as usize % 16]);
+            unit /= base;
+        }
     }
-    defmt::error!("stopped: {}", defmt::Display2Format(&message));
+    let text = text.get(..len).unwrap_or(&text);
+    let end = b"\r\n".iter();
+    let line = end.clone().chain(text).chain(end);
+    line.for_each(|&b| send(b));
+    if let Some(screen) = SCREEN.get() {
+        draw(screen, text);
+    }
+    defmt::error!("stopped: {=[u8]:a}", text);
     loop {
         x86_64::instructions::hlt();
     }
@@ -125,20 +106,14 @@ pub fn fatal(message: fmt::Arguments) -> ! {
 #[defmt::global_logger]
 struct Logger;
 
-/// The record being written: defmt hands it over in pieces.
-struct Frame {
-    bytes: [Cell<u8>; crate::object::log::RECORD],
-    len: Cell<usize>,
-}
-static FRAME: Global<Frame> = Global(Frame {
-    bytes: [const { Cell::new(0) }; crate::object::log::RECORD],
-    len: Cell::new(0),
-});
+/// The record being written (defmt hands it over in pieces), and its length.
+static RECORDING: Global<([Cell<u8>; RECORD], Cell<usize>)> =
+    Global(([const { Cell::new(0) }; RECORD], Cell::new(0)));
 
 /// Which processor writes a record.
 static WRITING: AtomicBool = AtomicBool::new(false);
 
-// SAFETY: `WRITING` lets one processor in; interrupts are off, and NMI and machine-check handlers don't log: no two frames interleave.
+// SAFETY: `WRITING` lets one processor in; interrupts are off, and NMI and machine-check handlers don't log: no two records interleave.
 unsafe impl defmt::Logger for Logger {
     fn acquire() {
         // Not for ever: the last words of a kernel that broke while it logged are worth a spoilt record.
@@ -148,19 +123,21 @@ unsafe impl defmt::Logger for Logger {
             }
             core::hint::spin_loop();
         }
-        FRAME.len.set(0);
+        RECORDING.1.set(0);
     }
     unsafe fn flush() {}
     unsafe fn release() {
-        let frame = &FRAME.bytes[..FRAME.len.get().min(FRAME.bytes.len())];
-        crate::object::log::RING.add(crate::object::log::KERNEL, frame.iter().map(Cell::get));
+        let (bytes, len) = &*RECORDING;
+        let record = &bytes[..len.get().min(bytes.len())];
+        RING.add(KERNEL, record.iter().map(Cell::get));
         WRITING.store(false, Ordering::Release);
     }
-    unsafe fn write(bytes: &[u8]) {
-        for &b in bytes {
-            if let Some(c) = FRAME.bytes.get(FRAME.len.get()) {
-                c.set(b);
-                FRAME.len.set(FRAME.len.get() + 1);
+    unsafe fn write(more: &[u8]) {
+        let (bytes, len) = &*RECORDING;
+        for &b in more {
+            if let Some(place) = bytes.get(len.get()) {
+                place.set(b);
+                len.set(len.get() + 1);
             }
         }
     }

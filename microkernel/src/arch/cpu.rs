@@ -74,10 +74,8 @@ pub struct Cpu {
     pub joined: AtomicU32,
     /// While stopped it is to save the extended state that it holds.
     pub give_up_fpu: AtomicU32,
-    /// Time stamps exchanged at admission: this side's, and the answer.
-    pub ping: AtomicU64,
-    /// See `ping`.
-    pub pong: AtomicU64,
+    /// Its time, when asked for it at admission (by 0).
+    pub stamp: AtomicU64,
 }
 
 impl Cpu {
@@ -115,8 +113,7 @@ impl Cpu {
             asked: AtomicU32::new(0),
             joined: AtomicU32::new(0),
             give_up_fpu: AtomicU32::new(0),
-            ping: AtomicU64::new(0),
-            pong: AtomicU64::new(0),
+            stamp: AtomicU64::new(1),
         }
     }
 

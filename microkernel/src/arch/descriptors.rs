@@ -1,37 +1,64 @@
-//! GDT, TSS, IDT and the system-call MSRs (AMD APM vol. 2, 4.6 to 4.8, 6.1, 8.9).
+//! GDT, TSS, IDT and stacks of each processor (AMD APM vol. 2, 4.6 to 4.8, 8.9, 12.2.5).
 
-use super::{Cpu, MAX_CPUS, machine_check};
+use super::{Cpu, MAX_CPUS};
 use crate::mem::Global;
-use core::arch::asm;
 use core::cell::Cell;
+use x86_64::VirtAddr;
+use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
+use x86_64::instructions::tables::{DescriptorTablePointer, lgdt, lidt, load_tss};
+use x86_64::structures::gdt::SegmentSelector;
 
 /// Kernel code selector.
-pub const KERNEL_CODE: u16 = 0x08;
+const KERNEL_CODE: u16 = 0x08;
 /// User data selector.
 pub const USER_DATA: u16 = 0x18 | 3;
 /// User code selector.
 pub const USER_CODE: u16 = 0x20 | 3;
 const TSS_SELECTOR: u16 = 0x28;
 
-/// Bytes of the stacks for NMI, #DF, #MC and #DB.
-const IST_SIZE: usize = 8192;
+/// Exceptions that come on stacks of their own, since they come at any moment ([`super::machine_check`]), or when the stack is broken:
+/// NMI, #DF, #MC and #DB.
+const OWN_STACK: [usize; 4] = [2, 8, 18, 1];
 
-/// One processor's tables.
+/// One processor's tables and stacks.
 #[repr(C, align(16))]
 struct Tables {
     gdt: [Cell<u64>; 7],
-    /// 104 bytes (APM vol. 2, 12.2.5), as 32-bit words; the I/O map base lies beyond the limit: no port is user level's.
-    tss: [Cell<u32>; 26],
+    tss: Cell<Tss>,
     idt: [Cell<[u64; 2]>; 256],
-    stacks: [Stack; 4],
+    /// The kernel's own.
+    stack: Stack<{ 32 << 10 }>,
+    /// Of the exceptions in [`OWN_STACK`].
+    stacks: [Stack<{ 8 << 10 }>; OWN_STACK.len()],
 }
 
-/// A stack, below it a page that is not mapped, and at its top the address of the processor's [`machine_check::Events`].
+#[derive(Clone, Copy)]
+#[repr(C, packed(4))]
+struct Tss {
+    reserved: u32,
+    /// Stack pointers: privilege levels 0 to 2, reserved, interrupts 1 to 7, reserved.
+    stacks: [u64; 12],
+    /// The I/O map base (upper half) lies beyond the limit: no port is user level's.
+    map: u32,
+}
+
+/// A stack, and below it a page that boot takes out ([`guard_pages`]) of the kernel's page table.
 #[repr(C, align(4096))]
-struct Stack {
+struct Stack<const SIZE: usize> {
     guard: Cell<[u8; 4096]>,
-    bytes: Cell<[u8; IST_SIZE - 16]>,
-    events: Cell<u64>,
+    bytes: Cell<[u8; SIZE]>,
+}
+
+impl<const SIZE: usize> Stack<SIZE> {
+    const fn new() -> Self {
+        Self {
+            guard: Cell::new([0; 4096]),
+            bytes: Cell::new([0; SIZE]),
+        }
+    }
+    fn top(&self) -> u64 {
+        self.bytes.as_ptr() as u64 + SIZE as u64
+    }
 }
 
 /// Each processor's own.
@@ -39,48 +66,53 @@ static TABLES: Global<[Tables; MAX_CPUS]> = Global(
     [const {
         Tables {
             gdt: [const { Cell::new(0) }; 7],
-            tss: [const { Cell::new(0) }; 26],
+            tss: Cell::new(Tss {
+                reserved: 0,
+                stacks: [0; 12],
+                map: 104 << 16,
+            }),
             idt: [const { Cell::new([0; 2]) }; 256],
-            stacks: [const {
-                Stack {
-                    guard: Cell::new([0; 4096]),
-                    bytes: Cell::new([0; IST_SIZE - 16]),
-                    events: Cell::new(0),
-                }
-            }; 4],
+            stack: Stack::new(),
+            stacks: [const { Stack::new() }; OWN_STACK.len()],
         }
     }; MAX_CPUS],
 );
 
-#[repr(C, packed)]
-struct Pointer {
-    limit: u16,
-    base: u64,
+unsafe extern "C" {
+    static vireo_vectors: [u8; 256 * 8];
 }
 
-unsafe extern "C" {
-    static vireo_vectors: [u8; 256 * 16];
+fn of(cpu: &Cpu) -> &'static Tables {
+    &TABLES[cpu.number as usize % MAX_CPUS]
 }
 
 /// Addresses of the pages below these stacks.
 pub fn guard_pages() -> impl Iterator<Item = u64> {
-    let stacks = TABLES.iter().flat_map(|t| &t.stacks);
-    stacks.map(|s| s.guard.as_ptr() as u64)
+    TABLES.iter().flat_map(|t| {
+        let guards = t.stacks.iter().map(|s| &s.guard).chain([&t.stack.guard]);
+        guards.map(|g| g.as_ptr() as u64)
+    })
 }
 
-/// A 64-bit interrupt gate.
-fn gate(handler: u64, ist: u64) -> [u64; 2] {
-    let low = (handler & 0xffff)
-        | u64::from(KERNEL_CODE) << 16
-        | ist << 32
-        | 0x8e << 40
-        | ((handler >> 16) & 0xffff) << 48;
-    [low, handler >> 32]
+/// Top of the kernel stack of `cpu`.
+pub fn stack_top(cpu: &Cpu) -> u64 {
+    of(cpu).stack.top()
+}
+
+/// Number of the processor on one of whose stacks this address is.
+pub fn owner(address: u64) -> usize {
+    (address - TABLES.as_ptr() as u64) as usize / size_of::<Tables>()
+}
+
+/// Whether this is a stack pointer of an NMI's handler.
+pub fn on_nmi_stack(rsp: u64) -> bool {
+    let nmi = |t: &Tables| t.stacks[0].bytes.as_ptr() as u64..=t.stacks[0].top();
+    TABLES.iter().any(|t| nmi(t).contains(&rsp))
 }
 
 /// Loads this processor's tables.
 pub fn init(cpu: &Cpu) {
-    let t = &TABLES[cpu.number as usize % MAX_CPUS];
+    let t = of(cpu);
     let tss = t.tss.as_ptr() as u64;
     let limit = 103_u64;
     for (g, v) in t.gdt.iter().zip([
@@ -94,42 +126,34 @@ pub fn init(cpu: &Cpu) {
     ]) {
         g.set(v);
     }
-    let set = |word: usize, v: u64| {
-        t.tss[word].set(v as u32);
-        t.tss[word + 1].set((v >> 32) as u32);
-    };
-    set(1, cpu.stack.get());
+    let mut words = t.tss.get();
+    words.stacks[0] = stack_top(cpu);
     for (i, s) in t.stacks.iter().enumerate() {
-        s.events
-            .set(core::ptr::from_ref(machine_check::events(cpu)) as u64);
-        set(9 + 2 * i, s.events.as_ptr() as u64);
+        words.stacks[4 + i] = s.top();
     }
-    t.tss[25].set(104 << 16);
-    // SAFETY: only the address of this symbol is used.
-    let vectors = unsafe { vireo_vectors.as_ptr() as u64 };
+    t.tss.set(words);
     for (i, g) in t.idt.iter().enumerate() {
-        g.set(gate(vectors + 16 * i as u64, 0));
+        // A 64-bit interrupt gate.
+        let at = &raw const vireo_vectors as u64 + 8 * i as u64;
+        let stack = OWN_STACK.iter().position(|&v| v == i).map_or(0, |p| p + 1);
+        let low = at & 0xffff | u64::from(KERNEL_CODE) << 16 | (stack as u64) << 32;
+        g.set([low | 0x8e << 40 | (at >> 16 & 0xffff) << 48, at >> 32]);
     }
-    for (i, (vector, handler)) in machine_check::handlers().into_iter().enumerate() {
-        t.idt[vector].set(gate(handler, 1 + i as u64));
-    }
-    let gdt = Pointer {
-        limit: 7 * 8 - 1,
-        base: t.gdt.as_ptr() as u64,
+    let pointer = |base: u64, limit| DescriptorTablePointer {
+        limit,
+        base: VirtAddr::new_truncate(base),
     };
-    let idt = Pointer {
-        limit: 256 * 16 - 1,
-        base: t.idt.as_ptr() as u64,
-    };
-    // SAFETY: the tables are complete and live for ever; the far return loads the new code selector.
+    let data = SegmentSelector(0x10);
+    // SAFETY: the tables are complete and live for ever.
     unsafe {
-        asm!(
-            "lgdt [{gdt}]", "lidt [{idt}]",
-            "push {code}", "lea {tmp}, [rip + 2f]", "push {tmp}", "retfq", "2:",
-            "mov ds, {zero:e}", "mov es, {zero:e}", "mov fs, {zero:e}", "mov gs, {zero:e}", "mov ss, {data:e}",
-            "ltr {tss:x}",
-            gdt = in(reg) &gdt, idt = in(reg) &idt, code = in(reg) u64::from(KERNEL_CODE), tmp = out(reg) _,
-            zero = in(reg) 0, data = in(reg) 0x10, tss = in(reg) TSS_SELECTOR,
-        );
+        lgdt(&pointer(t.gdt.as_ptr() as u64, 7 * 8 - 1));
+        lidt(&pointer(t.idt.as_ptr() as u64, 256 * 16 - 1));
+        CS::set_reg(SegmentSelector(KERNEL_CODE));
+        SS::set_reg(data);
+        DS::set_reg(SegmentSelector::NULL);
+        ES::set_reg(SegmentSelector::NULL);
+        FS::set_reg(SegmentSelector::NULL);
+        GS::set_reg(SegmentSelector::NULL);
+        load_tss(SegmentSelector(TSS_SELECTOR));
     }
 }

@@ -2,52 +2,22 @@
 
 use super::cpu::Cpu;
 use super::{
-    CALL_VECTOR, FIRST_IRQ, IRQS, MAX_CPUS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console,
-    descriptors, machine_check, measure,
+    CALL_VECTOR, FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors,
+    machine_check, measure,
 };
-use crate::mem::{Global, Obj};
-use crate::object::thread::{Regs, Resume, State, reg};
+use crate::mem::Obj;
+use crate::object::thread::{Regs, Resume, reg};
 use crate::object::{Notification, Thread, cap};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
-use core::cell::Cell;
 use core::mem::offset_of;
-use ipc_schema::abi::{Status, Syscall, Tag, layout, rights};
-
-/// Bytes of a kernel stack.
-const STACK_SIZE: usize = 32 * 1024;
-/// A stack, and below it a page that boot takes out ([`guard_pages`]) of the kernel's page table.
-#[repr(C, align(4096))]
-struct Stack {
-    guard: Cell<[u8; 4096]>,
-    bytes: Cell<[u8; STACK_SIZE]>,
-}
-/// Each processor's own.
-static STACKS: Global<[Stack; MAX_CPUS]> = Global(
-    [const {
-        Stack {
-            guard: Cell::new([0; 4096]),
-            bytes: Cell::new([0; STACK_SIZE]),
-        }
-    }; MAX_CPUS],
-);
-
-/// Addresses of the pages below the kernel stacks.
-pub fn guard_pages() -> impl Iterator<Item = u64> {
-    let stacks = STACKS.iter().map(|s| s.guard.as_ptr() as u64);
-    stacks.chain(descriptors::guard_pages())
-}
-
-/// Top of the kernel stack of `cpu`.
-pub fn stack_top(cpu: &Cpu) -> u64 {
-    let stack = &STACKS[cpu.number as usize % MAX_CPUS];
-    stack.bytes.as_ptr() as u64 + STACK_SIZE as u64
-}
+use ipc_schema::abi::{Syscall, Tag, layout, rights};
+use x86_64::registers::control::Cr2;
 
 /// Points this processor's descriptor tables, GS base and system-call MSRs at `cpu`'s data.
 pub fn init(cpu: &'static Cpu) {
     cpu.this.set(core::ptr::from_ref(cpu) as u64);
-    cpu.stack.set(stack_top(cpu));
+    cpu.stack.set(descriptors::stack_top(cpu));
     descriptors::init(cpu);
     // SAFETY: the MSRs of the kernel's own entry: GS bases, SYSCALL target (APM vol. 2, 6.1), flags cleared on entry.
     unsafe {
@@ -66,24 +36,46 @@ unsafe extern "C" {
     /// Never returns: lets a thread go on.
     #[allow(improper_ctypes, reason = "a transparent pointer")]
     pub fn vireo_resume(t: Obj<Thread>) -> !;
-    static vireo_stub: [u8; 16];
+    static vireo_stub: [u8; 4096];
 }
 
-/// The code of the stub page.
-pub fn stub_code() -> &'static [u8] {
-    // SAFETY: a constant in the kernel's read-only data.
-    unsafe { &vireo_stub }
+/// Address of the stub page, of which the kernel's read-only data has one.
+pub fn stub() -> u64 {
+    &raw const vireo_stub as u64
 }
 
 const RETURN_TO: u64 = layout::STUB + 2;
 
 global_asm!(r#"
     .section .rodata
+    .balign 4096
     .globl vireo_stub
 vireo_stub:
     syscall
     ret
-    .balign 16, 0xcc
+    .balign 4096, 0xcc
+
+    # Registers that have numbers for names, to and from a thread; others, to and from the stack.
+    .macro keep thread, registers:vararg
+    .irp n, \registers
+    mov [\thread + {GPR} + \n*8], r\n
+    .endr
+    .endm
+    .macro fetch thread, registers:vararg
+    .irp n, \registers
+    mov r\n, [\thread + {GPR} + \n*8]
+    .endr
+    .endm
+    .macro pushes registers:vararg
+    .irp r, \registers
+    push \r
+    .endr
+    .endm
+    .macro pops registers:vararg
+    .irp r, \registers
+    pop \r
+    .endr
+    .endm
 
     .section .text
     .balign 64
@@ -98,13 +90,7 @@ vireo_syscall_entry:
     mov [rcx + {GPR} + 5*8], rbp
     mov [rcx + {GPR} + 6*8], rsi
     mov [rcx + {GPR} + 7*8], rdi
-    mov [rcx + {GPR} + 8*8], r8
-    mov [rcx + {GPR} + 9*8], r9
-    mov [rcx + {GPR} + 10*8], r10
-    mov [rcx + {GPR} + 12*8], r12
-    mov [rcx + {GPR} + 13*8], r13
-    mov [rcx + {GPR} + 14*8], r14
-    mov [rcx + {GPR} + 15*8], r15
+    keep rcx, 8, 9, 10, 12, 13, 14, 15
     mov byte ptr [rcx + {RESUME}], 0
     mov rdi, rcx
     cmp rax, {CALLS}
@@ -120,12 +106,7 @@ vireo_leave:
     mov rbp, [rax + {GPR} + 5*8]
     mov rsi, [rax + {GPR} + 6*8]
     mov rdi, [rax + {GPR} + 7*8]
-    mov r8, [rax + {GPR} + 8*8]
-    mov r9, [rax + {GPR} + 9*8]
-    mov r10, [rax + {GPR} + 10*8]
-    mov r12, [rax + {GPR} + 12*8]
-    mov r14, [rax + {GPR} + 14*8]
-    mov r15, [rax + {GPR} + 15*8]
+    fetch rax, 8, 9, 10, 12, 14, 15
     mov rax, [rax + {GPR}]
     # Nothing of the kernel's stays in a register.
     xor edx, edx
@@ -135,7 +116,7 @@ vireo_leave:
     swapgs
     sysretq
 1:
-    call vireo_no_syscall
+    call {OTHER}
 2:
     mov rdi, rax
     # The function that came here has left its frame on the stack.
@@ -155,14 +136,7 @@ vireo_leave:
     mov rbx, [rdi + {GPR} + 3*8]
     mov rbp, [rdi + {GPR} + 5*8]
     mov rsi, [rdi + {GPR} + 6*8]
-    mov r8, [rdi + {GPR} + 8*8]
-    mov r9, [rdi + {GPR} + 9*8]
-    mov r10, [rdi + {GPR} + 10*8]
-    mov r11, [rdi + {GPR} + 11*8]
-    mov r12, [rdi + {GPR} + 12*8]
-    mov r13, [rdi + {GPR} + 13*8]
-    mov r14, [rdi + {GPR} + 14*8]
-    mov r15, [rdi + {GPR} + 15*8]
+    fetch rdi, 8, 9, 10, 11, 12, 13, 14, 15
     mov rdi, [rdi + {GPR} + 7*8]
     swapgs
     iretq
@@ -173,11 +147,11 @@ vireo_resume:
     mov rsp, gs:[{STACK}]
     jmp vireo_leave
 
-    .balign 4096
+    .balign 16
     .globl vireo_vectors
 vireo_vectors:
     .rept 256
-    .balign 16
+    .balign 8
     call vireo_trap_entry
     .endr
     .balign 16
@@ -188,7 +162,7 @@ vireo_trap_entry:
     mov rax, [rsp + 16]
     lea rcx, [rip + vireo_vectors]
     sub rax, rcx
-    shr eax, 4
+    shr eax, 3
     lea rcx, [rsp + 24]
     cmp eax, 31
     ja 4f
@@ -206,14 +180,7 @@ vireo_trap_entry:
     mov [rdx + {GPR} + 5*8], rbp
     mov [rdx + {GPR} + 6*8], rsi
     mov [rdx + {GPR} + 7*8], rdi
-    mov [rdx + {GPR} + 8*8], r8
-    mov [rdx + {GPR} + 9*8], r9
-    mov [rdx + {GPR} + 10*8], r10
-    mov [rdx + {GPR} + 11*8], r11
-    mov [rdx + {GPR} + 12*8], r12
-    mov [rdx + {GPR} + 13*8], r13
-    mov [rdx + {GPR} + 14*8], r14
-    mov [rdx + {GPR} + 15*8], r15
+    keep rdx, 8, 9, 10, 11, 12, 13, 14, 15
     mov r8, [rcx]
     mov [rdx + {RIP}], r8
     mov r8, [rcx + 24]
@@ -232,43 +199,37 @@ vireo_trap_entry:
     mov rsp, gs:[{STACK}]
     # User level's AC would switch SMAP off.
     test r8d, {AC_DF}
-    jnz 7f
-5:
-    call vireo_trap
-7:
+    jz 5f
     push 2
     popfq
-    jmp 5b
+5:
+    call vireo_trap
 6:
-    # From the kernel: an interrupt in one of its windows, or its own mistake.
-    push rdx
-    push rsi
-    push rdi
-    push r8
-    push r9
-    push r10
-    push r11
-    push rbp
+    # From the kernel: an interrupt in one of its windows, its own mistake, or what comes at any moment, maybe with user level's AC.
+    pushes rdx, rsi, rdi, r8, r9, r10, r11, rbp
     mov rbp, rsp
     and rsp, -16
-    cld
+    push 2
+    popfq
     mov edi, eax
-    mov rsi, [rcx - 8]
-    mov rdx, rcx
-    call vireo_kernel_trap
-    mov rsp, rbp
-    pop rbp
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rax
+    cmp eax, 32
+    jb 8f
+    call vireo_kernel_interrupt
+7:
+    leave
+    pops r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax
     add rsp, 8
     iretq
+8:
+    lea rsi, [rcx - 8]
+    call vireo_kernel_trap
+    test al, al
+    jz 7b
+    leave
+    pops r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax
+    mov rsp, [rsp + 32]
+    popfq
+    retfq
 
     .section .rodata
     .balign 4
@@ -286,6 +247,7 @@ vireo_trap_entry:
     USER_CODE = const descriptors::USER_CODE,
     TABLE = sym ENTRIES,
     CALLS = const ENTRIES.len(),
+    OTHER = sym enter::<{ ENTRIES.len() as u64 }>,
 );
 
 /// Lets `t` go on. The frames on the stack are given up without the compiler's restoring registers for a caller that needs none.
@@ -298,46 +260,30 @@ fn go_on(t: Obj<Thread>) -> ! {
 /// A system call: the thread's registers are saved. Each has an entry of its own, so that none saves registers for another.
 type Entry = extern "sysv64" fn(Obj<Thread>) -> Obj<Thread>;
 
-/// Those whose quick way is long give their frames up; the compiler lets the quick way of the others have none.
-macro_rules! entries {
-    ($($call:ident $end:expr),*) => {
-        /// By number.
-        static ENTRIES: [Entry; [$(Syscall::$call),*].len()] = [$({
-            extern "sysv64" fn enter(t: Obj<Thread>) -> Obj<Thread> {
-                let cpu = Cpu::current();
-                measure::begin(cpu, || measured(t, Syscall::$call));
-                let next = crate::syscall(cpu, t, Syscall::$call as u64);
-                measure::leave(cpu, next);
-                $end(next)
-            }
-            enter
-        }),*];
-        const _: () = {
-            let calls = [$(Syscall::$call),*];
-            let mut i = 0;
-            while i < calls.len() {
-                assert!(calls[i] as usize == i);
-                i += 1;
-            }
-        };
-    };
+extern "sysv64" fn enter<const CALL: u64>(t: Obj<Thread>) -> Obj<Thread> {
+    let cpu = Cpu::current();
+    measure::begin(cpu, || measured(t, CALL));
+    let next = crate::syscall(cpu, t, CALL);
+    measure::leave(cpu, next);
+    if CALL == Syscall::Signal as u64 || CALL == Syscall::Wait as u64 {
+        // The compiler lets their quick way have no frame.
+        return next;
+    }
+    go_on(next)
 }
-entries!(Call go_on, ReplyRecv go_on, Signal core::convert::identity, Wait core::convert::identity, Run go_on, Yield go_on);
+
+/// By number ([`Syscall`]).
+static ENTRIES: [Entry; 6] = [
+    enter::<0>, enter::<1>, enter::<2>, enter::<3>, enter::<4>, enter::<5>,
+];
 
 /// What the measurement calls it.
-fn measured(t: Obj<Thread>, call: Syscall) -> u64 {
+fn measured(t: Obj<Thread>, call: u64) -> u64 {
     let label = Tag(t.get().get(reg::RSI)).label();
-    match (call, cap::peek(t.get(), t.get().get(reg::RDI))) {
-        (Syscall::Call, Ok(cap)) => measure::call(0, u64::from(cap.kind()), label),
-        _ => measure::call(call as u64, 0, 0),
+    match cap::peek(t.get(), t.get().get(reg::RDI)) {
+        Ok(cap) if call == 0 => measure::call(0, u64::from(cap.kind()), label),
+        _ => measure::call(call, 0, 0),
     }
-}
-
-/// A number that is no system call's.
-#[unsafe(no_mangle)]
-extern "sysv64" fn vireo_no_syscall(t: Obj<Thread>) -> ! {
-    t.finish(Status::BadOperation);
-    go_on(t)
 }
 
 /// A thread whose next step is its guest.
@@ -364,56 +310,41 @@ extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> ! {
 fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     debug_assert!(t.resume.get() == Resume::Interrupt);
     if vector >= 32 {
-        if vector == u64::from(CALL_VECTOR) {
-            return called(cpu, t);
-        }
         interrupt(cpu, vector as u8);
         return sched::current_or_better(cpu, t);
     }
-    let has_error = (0x6022_7d00_u32 >> vector) & 1 == 1;
-    let address = if vector == 14 {
-        x86_64::registers::control::Cr2::read_raw()
-    } else {
-        0
+    let address = match vector {
+        14 => Cr2::read_raw(),
+        2 | 18 => match machine_check::outside(cpu, vector) {
+            Some(harmed) => harmed,
+            None => return t,
+        },
+        _ => 0,
     };
+    let has_error = (0x6022_7d00_u32 >> vector) & 1 == 1;
     ipc::fault(cpu, t, vector, if has_error { error } else { 0 }, address)
 }
 
-/// An interrupt by which a processor calls another, or itself, came at user level, in `t`.
-#[cold]
-fn called(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
-    match call(cpu) {
-        // A stop may have taken it away.
-        Some((harmed, address))
-            if harmed == t && cpu.current.get() == Some(t) && t.state.get() == State::Ready =>
-        {
-            ipc::fault(cpu, t, 18, 0, address)
-        }
-        _ => sched::current_or_better(cpu, t),
-    }
-}
-
-/// Does what the others, or the handlers of machine checks and NMIs, have asked for; answers the thread that a machine check harmed, and
-/// its bad address.
-fn call(cpu: &Cpu) -> Option<(Obj<Thread>, u64)> {
-    apic::eoi();
-    sync::join(cpu);
-    ipc::collect(cpu);
-    machine_check::report(cpu)
-}
-
-/// An interrupt in a window of the kernel's, or an exception of the kernel's own. `frame`: rip, cs, rflags, rsp, ss.
+/// An interrupt in a window of the kernel's.
 #[unsafe(no_mangle)]
-extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) {
-    if vector >= 32 {
-        return interrupt(Cpu::current(), vector as u8);
+extern "sysv64" fn vireo_kernel_interrupt(vector: u64) {
+    interrupt(Cpu::current(), vector as u8);
+}
+
+/// An exception in the kernel. `frame`: error, rip, cs, rflags, rsp, ss. Answers whether the way back is not by IRET.
+#[unsafe(no_mangle)]
+extern "sysv64" fn vireo_kernel_trap(vector: u64, frame: &mut [u64; 6]) -> bool {
+    if matches!(vector, 1 | 2 | 18) {
+        return machine_check::in_kernel(vector, frame);
     }
-    let cr2 = x86_64::registers::control::Cr2::read_raw();
-    let [rip, _, flags, rsp, _] = *frame;
-    console::fatal(format_args!(
-        "the kernel faulted: vector {vector}, error {error:#x}, rip {rip:#x}, rsp {rsp:#x}, flags {flags:#x}, cr2 {cr2:#x}. \
-         This is a bug in Vireo; please report it."
-    ));
+    let [error, rip, _, flags, rsp, _] = *frame;
+    console::fatal(
+        &[
+            "the kernel faulted: vector #, error #, rip #, rsp #, flags #, cr2 #. \
+           This is a bug in Vireo; please report it.",
+        ],
+        &[vector, error, rip, rsp, flags, Cr2::read_raw()],
+    );
 }
 
 /// A device's or the timer's interrupt, or another processor's.
@@ -421,11 +352,13 @@ fn interrupt(cpu: &Cpu, vector: u8) {
     if vector == SPURIOUS_VECTOR {
         return;
     }
-    if vector == CALL_VECTOR {
-        call(cpu);
-        return;
-    }
     apic::eoi();
+    if vector == CALL_VECTOR {
+        // What the others, or the handlers of machine checks and NMIs, have asked for.
+        sync::join(cpu);
+        ipc::collect(cpu);
+        return machine_check::report(cpu);
+    }
     if vector == TIMER_VECTOR {
         return sched::tick(cpu);
     }

@@ -5,26 +5,24 @@ use crate::mem::{self, Global, Obj};
 use crate::object::Thread;
 use core::arch::asm;
 use core::cell::Cell;
-use ipc_schema::abi::Status;
+use raw_cpuid::{CpuIdResult, cpuid};
 use x86_64::instructions::{interrupts, port::Port, tlb};
 
-/// Physical addresses fixed at boot.
-pub(super) struct Boot {
-    /// The kernel's own root page.
+/// What is fixed at boot.
+pub struct Boot {
+    /// Physical address of the kernel's own root page.
     pub root: Cell<u64>,
-    /// The stub page.
+    /// Physical address of the stub page.
     pub stub: Cell<u64>,
-    /// SVM with nested paging is there and on.
-    pub virtualisation: Cell<bool>,
     /// A debug console answers at port 0xe9.
     pub debug_port: Cell<bool>,
     /// Root's first thread: the end of which is the end of all.
     pub root_thread: Cell<Option<Obj<Thread>>>,
 }
-pub(super) static BOOT: Global<Boot> = Global(Boot {
+/// Written by `boot` alone.
+pub static BOOT: Global<Boot> = Global(Boot {
     root: Cell::new(0),
     stub: Cell::new(0),
-    virtualisation: Cell::new(false),
     debug_port: Cell::new(false),
     root_thread: Cell::new(None),
 });
@@ -62,6 +60,23 @@ impl Cpu {
     pub fn all() -> &'static [Self; MAX_CPUS] {
         &CPUS
     }
+}
+
+/// CPUID leaf `leaf`; zeros where the processor has none of that number.
+#[must_use]
+pub fn cpuid(leaf: u32) -> CpuIdResult {
+    if cpuid!(leaf & 0x8000_0000).eax >= leaf {
+        return cpuid!(leaf);
+    }
+    let (eax, ebx, ecx, edx) = (0, 0, 0, 0);
+    CpuIdResult { eax, ebx, ecx, edx }
+}
+
+/// Where all physical memory is mapped, not executable.
+#[inline(always)]
+#[must_use]
+pub const fn phys_base() -> u64 {
+    0xffff_8000_0000_0000
 }
 
 /// The TSC.
@@ -163,20 +178,6 @@ pub fn stub_page() -> u64 {
     BOOT.stub.get()
 }
 
-/// One step of `op::cpu::START`.
-///
-/// # Errors
-/// As that says.
-pub fn start_step(cpu: &'static Cpu, apic_id: u32, step: u64) -> Result<u64, Status> {
-    super::start::step(cpu, apic_id, step)
-}
-
-/// Whether vCPUs can run here.
-#[must_use]
-pub fn can_virtualise() -> bool {
-    BOOT.virtualisation.get()
-}
-
 /// IN.
 #[must_use]
 pub fn port_in(port: u16, width: u8) -> u64 {
@@ -224,32 +225,9 @@ pub fn orphan_fault(t: Obj<Thread>, vector: u64, error: u64, address: u64) {
             r.rip.get()
         );
     }
-    console::fatal(format_args!(
-        "root faulted: vector {vector}, error {error:#x}, address {address:#x}, rip {:#x}, rsp {:#x}. \
-         The system cannot go on; report this with the log.",
-        r.rip.get(),
-        r.gpr[4].get()
-    ));
-}
-
-/// A guest was left for a machine check, which is logged; whether it may go on.
-pub fn guest_machine_check() -> bool {
-    super::machine_check::in_guest(Cpu::current())
-}
-
-/// Boot: the kernel's own root page.
-pub fn set_root(root: u64) {
-    BOOT.root.set(root);
-}
-/// Boot: root's first thread.
-pub fn set_root_thread(t: Obj<Thread>) {
-    BOOT.root_thread.set(Some(t));
-}
-/// Boot: the stub page.
-pub fn set_stub(stub: u64) {
-    BOOT.stub.set(stub);
-}
-/// Boot: vCPUs can run.
-pub fn set_can_virtualise() {
-    BOOT.virtualisation.set(true);
+    console::fatal(
+        &["root faulted: vector #, error #, address #, rip #, rsp #. \
+           The system cannot go on; report this with the log."],
+        &[vector, error, address, r.rip.get(), r.gpr[4].get()],
+    );
 }

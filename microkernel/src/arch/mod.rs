@@ -18,13 +18,16 @@ pub mod descriptors;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
+pub mod extended;
+#[cfg(target_os = "none")]
 mod hardware;
 #[cfg(target_os = "none")]
 pub mod start;
 #[cfg(target_os = "none")]
-pub use hardware::*;
+pub use {hardware::*, machine_check::guest_machine_check, start::step as start_step};
 
 #[cfg(not(target_os = "none"))]
+#[path = "../checker/host.rs"]
 mod host;
 #[cfg(not(target_os = "none"))]
 pub use host::*;

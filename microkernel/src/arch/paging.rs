@@ -38,23 +38,14 @@ impl Access {
     #[inline(always)]
     #[must_use]
     pub fn new(rights: u32, device: bool) -> Self {
-        const ENTRIES: [Entry; 8] = {
-            let mut all = [Entry::PRESENT.union(Entry::USER); 8];
-            let mut i = 0;
-            while i < 8 {
-                if i as u32 & rights::WRITE != 0 {
-                    all[i] = all[i].union(Entry::WRITE);
-                }
-                if i as u32 & rights::EXEC == 0 {
-                    all[i] = all[i].union(Entry::NO_EXECUTE);
-                }
-                i += 1;
-            }
-            all
+        const { assert!(rights::WRITE as u64 == Entry::WRITE.bits() && rights::EXEC == 4) };
+        let access = u64::from(rights & rights::WRITE) | u64::from(!rights & rights::EXEC) << 61;
+        let kind = if device {
+            Entry::UNCACHED
+        } else {
+            Entry::empty()
         };
-        const { assert!(rights::READ | rights::WRITE | rights::EXEC == 7) };
-        let e = ENTRIES[rights as usize % 8];
-        Self(if device { e | Entry::UNCACHED } else { e })
+        Self(Entry::from_bits_retain(access) | Entry::PRESENT | Entry::USER | kind)
     }
 }
 
@@ -88,7 +79,8 @@ pub struct Run {
 /// A page-table page.
 #[inline(always)]
 fn table<'a>(phys: u64) -> &'a Words {
-    // SAFETY: only called for roots that a Pool gave and for entries that `make` wrote itself: pages of the table's Pool.
+    // SAFETY: only called for roots that a Pool gave and for entries that `make` wrote itself: pages of the table's Pool; and at boot for
+    // the loader's.
     unsafe { mem::page(phys & ADDRESS) }
 }
 
@@ -147,70 +139,72 @@ fn clear_some(t: &Words, first: usize, n: u64, bits: u64) -> u64 {
 }
 
 impl Table {
-    /// The entry for `va` at `level` (4 to 1), if the tables above it are there.
-    #[inline(always)]
-    fn entry<'a>(&self, va: u64, level: u32) -> Option<&'a Cell<u64>> {
-        let top = &table(self.root).0[index(va, 4)];
-        (level..4).rev().try_fold(top, |e, l| way(e, va, l))
+    /// The entry that maps `va`, and the bytes that it maps.
+    #[must_use]
+    pub fn leaf<'a>(&self, va: u64) -> Option<(&'a Cell<u64>, u64)> {
+        let mut at = self.root;
+        for level in (1..=4).rev() {
+            let e = &table(at).0[index(va, level)];
+            at = e.get();
+            if !is_table(at) || level == 1 {
+                return present(at).then_some((e, PAGE << (9 * (level - 1))));
+            }
+        }
+        None
     }
 
-    /// The table of level `LEVEL` (1 or 2) for `va`, and the entry that leads to it; made if it is not there.
+    /// The entry for `va` in the table of level 2, or the one in level 3 if pages of that size are wanted: it leads to the table for `va`,
+    /// which is made if it is not there.
     ///
     /// # Errors
     /// `Overlap`: a large page is there; `NoMemory`: no empty table stays.
-    #[inline(always)]
-    fn make<'a, const LEVEL: u32>(
+    fn make<'a>(
         &self,
         pool: &Pool,
         va: u64,
+        large: bool,
         step: &Step,
-    ) -> Result<(&'a Words, &'a Cell<u64>), Status> {
+    ) -> Result<&'a Cell<u64>, Status> {
         let e4 = &table(self.root).0[index(va, 4)];
-        if !present(e4.get()) {
-            Self::add(pool, e4, &[], step)?;
+        let e3 = Self::next(pool, e4, va, 3, &[], step)?;
+        let e2 = Self::next(pool, e3, va, 2, &[e4], step)?;
+        if large {
+            return Ok(e3);
         }
-        let e3 = &table(e4.get()).0[index(va, 3)];
-        if !is_table(e3.get()) {
-            Self::add(pool, e3, &[e4], step)?;
-        }
-        if LEVEL == 2 {
-            return Ok((table(e3.get()), e3));
-        }
-        let e2 = &table(e3.get()).0[index(va, 2)];
-        if !is_table(e2.get()) {
-            Self::add(pool, e2, &[e3, e4], step)?;
-        }
-        Ok((table(e2.get()), e2))
+        Self::next(pool, e2, va, 1, &[e3, e4], step)?;
+        Ok(e2)
     }
 
-    /// Adds a table at `e`, which the entries `ways` lead to. If there is no memory for it, those that are empty go.
-    #[cold]
-    #[inline(never)]
-    fn add(pool: &Pool, e: &Cell<u64>, ways: &[&Cell<u64>], step: &Step) -> Result<(), Status> {
-        if present(e.get()) {
-            return Err(Status::Overlap);
-        }
-        step.spent(NEW_TABLE);
-        let new = match pool.take_page() {
-            Ok(new) => new,
-            Err(err) => {
+    /// The entry for `va` in the table of level `level` that `e` is for. The entries `ways` lead to `e`; if there is no memory for a table,
+    /// those that are empty go.
+    fn next<'a>(
+        pool: &Pool,
+        e: &Cell<u64>,
+        va: u64,
+        level: u32,
+        ways: &[&Cell<u64>],
+        step: &Step,
+    ) -> Result<&'a Cell<u64>, Status> {
+        if !present(e.get()) {
+            step.spent(NEW_TABLE);
+            let new = pool.take_page().inspect_err(|_| {
                 if ways.first().is_some_and(|w| w.get() & COUNT == 0) {
                     release(pool, ways, 0);
                 }
-                return Err(err);
+            })?;
+            e.set(new | (Entry::PRESENT | Entry::WRITE | Entry::USER).bits());
+            if let Some(w) = ways.first() {
+                w.set(w.get() + ONE);
             }
-        };
-        e.set(new | (Entry::PRESENT | Entry::WRITE | Entry::USER).bits());
-        if let Some(w) = ways.first() {
-            w.set(w.get() + ONE);
         }
-        Ok(())
+        way(e, va, level).ok_or(Status::Overlap)
     }
 
     /// Maps one small page, if its place is free and the tables above it are there; answers whether it did.
     #[inline(always)]
     pub fn fill_page(&self, va: u64, phys: u64, access: Access) -> bool {
-        let parent = self.entry(va, 2);
+        let top = &table(self.root).0[index(va, 4)];
+        let parent = way(top, va, 3).and_then(|e| way(e, va, 2));
         match parent.and_then(|p| Some((p, way(p, va, 1)?))) {
             Some((p, e)) if !present(e.get()) => {
                 e.set(phys | access.0.bits());
@@ -234,63 +228,32 @@ impl Table {
         done: &Cell<u64>,
         step: &Step,
     ) -> Result<(), Status> {
-        loop {
+        while done.get() < run.len {
             let at = done.get();
             let (va, phys, rest) = (run.va + at, run.phys + at, run.len - at);
-            let rest = Run {
-                va,
-                phys,
-                len: rest,
-            };
-            let added = if (va | phys) & (LARGE - 1) == 0 && rest.len >= LARGE {
-                self.fill_large(pool, rest, access, step)
+            let large = (va | phys) & (LARGE - 1) == 0 && rest >= LARGE;
+            let (level, shift, kind) = if large {
+                (2, 21, Entry::LARGE)
             } else {
-                self.fill_table::<1>(pool, rest, access, step)
+                (1, 12, Entry::empty())
             };
-            done.set(at + added?);
-            if done.get() >= run.len {
-                return Ok(());
+            let first = index(va, level);
+            // A table of small pages ends where a large page may begin.
+            let n = step.spend_pieces(80, (rest >> shift).min(512 - first as u64))?;
+            let parent = self.make(pool, va, large, step)?;
+            let entries = table(parent.get()).0[first..].iter().take(n as usize);
+            if entries.clone().any(|e| present(e.get())) {
+                return Err(Status::Overlap);
             }
+            let mut entry = phys | (access.0 | kind).bits();
+            for e in entries {
+                e.set(entry);
+                entry += 1 << shift;
+            }
+            parent.set(parent.get() + n * ONE);
+            done.set(at + (n << shift));
         }
-    }
-
-    #[inline(never)]
-    fn fill_large(
-        &self,
-        pool: &Pool,
-        run: Run,
-        access: Access,
-        step: &Step,
-    ) -> Result<u64, Status> {
-        let access = Access(access.0 | Entry::LARGE);
-        self.fill_table::<2>(pool, run, access, step)
-    }
-
-    /// Maps as much of `run` as is in one table of level `LEVEL`; answers how many bytes that is.
-    #[inline(always)]
-    fn fill_table<const LEVEL: u32>(
-        &self,
-        pool: &Pool,
-        run: Run,
-        access: Access,
-        step: &Step,
-    ) -> Result<u64, Status> {
-        let shift = 12 + 9 * (LEVEL - 1);
-        let first = index(run.va, LEVEL);
-        // A table of small pages ends where a large page may begin.
-        let n = step.spend_pieces(80, (run.len >> shift).min(512 - first as u64))?;
-        let (t, parent) = self.make::<LEVEL>(pool, run.va, step)?;
-        let entries = t.0[first..].iter().take(n as usize);
-        if entries.clone().any(|e| present(e.get())) {
-            return Err(Status::Overlap);
-        }
-        let mut entry = run.phys | access.0.bits();
-        for e in entries {
-            e.set(entry);
-            entry += 1 << shift;
-        }
-        parent.set(parent.get() + n * ONE);
-        Ok(n << shift)
+        Ok(())
     }
 
     /// Maps one page, for the kernel.
@@ -388,42 +351,12 @@ impl Table {
         Ok(())
     }
 
-    /// Takes one small page of the kernel's own out (boot).
-    pub fn forbid(&self, va: u64) {
-        if let Some(e) = self.entry(va, 1) {
-            e.set(0);
-        }
-    }
-
-    /// Makes the page that maps `va` uncached, whatever its size.
-    pub fn set_uncached(&self, va: u64) {
-        for level in [3, 2, 1] {
-            if let Some(e) = self.entry(va, level) {
-                let v = e.get();
-                if v & Entry::PRESENT.bits() != 0 && (level == 1 || v & Entry::LARGE.bits() != 0) {
-                    e.set(v | Entry::UNCACHED.bits());
-                }
-            }
-        }
-    }
-
     /// The physical address behind `va`, and its entry.
     #[must_use]
     pub fn translate(&self, va: u64) -> Option<(u64, Entry)> {
-        for level in [2, 1] {
-            let v = self.entry(va, level)?.get();
-            if v & Entry::PRESENT.bits() == 0 {
-                return None;
-            }
-            if level == 1 || v & Entry::LARGE.bits() != 0 {
-                let size = if level == 2 { LARGE } else { PAGE };
-                return Some((
-                    (v & ADDRESS & !(size - 1)) | (va & (size - 1)),
-                    Entry::from_bits_truncate(v),
-                ));
-            }
-        }
-        None
+        let (e, size) = self.leaf(va)?;
+        let phys = (e.get() & ADDRESS & !(size - 1)) | (va & (size - 1));
+        Some((phys, Entry::from_bits_truncate(e.get())))
     }
 }
 

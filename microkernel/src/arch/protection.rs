@@ -3,16 +3,10 @@
 use super::paging::Entry;
 use crate::mem;
 
-/// A page of the kernel's half that gives more than it may.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Broken {
-    /// Writable and executable.
-    WriteExecute(u64),
-    /// Accessible at user level.
-    UserLevel(u64),
-    /// It lies below a stack, and should not be there.
-    Unguarded(u64),
-}
+/// How a page of the kernel's half gives more than it may, and its address.
+pub type Broken = (&'static str, u64);
+const WRITE_EXECUTE: &str = "writable and executable";
+const USER_LEVEL: &str = "accessible at user level";
 
 /// Walks the kernel's half of the page table at `root`.
 ///
@@ -64,9 +58,9 @@ fn walk(
         }
         let at = at | 0xffff << 48;
         return Err(if executable {
-            Broken::WriteExecute(at)
+            (WRITE_EXECUTE, at)
         } else {
-            Broken::UserLevel(at)
+            (USER_LEVEL, at)
         });
     }
     Ok(())
@@ -101,14 +95,14 @@ mod tests {
         let (w, u, nx) = (p | Entry::WRITE, p | Entry::USER, p | Entry::NO_EXECUTE);
         let at = 0xffff_8000_0020_0000;
         for (bits, expected) in [
-            ([w, w, w], Err(Broken::WriteExecute(at))),
+            ([w, w, w], Err((WRITE_EXECUTE, at))),
             ([w, w, p], Ok(())),
             ([w, p, w], Ok(())),
             ([p, w, w], Ok(())),
             ([w, w, w | nx], Ok(())),
             ([w | nx, w, w], Ok(())),
-            ([u, u, u], Err(Broken::UserLevel(at))),
-            ([u | nx, u, u], Err(Broken::UserLevel(at))),
+            ([u, u, u], Err((USER_LEVEL, at))),
+            ([u | nx, u, u], Err((USER_LEVEL, at))),
             ([u, p, u], Ok(())),
             ([u, u, p], Ok(())),
         ] {

@@ -29,15 +29,17 @@ pub struct Plan {
     pub automatic: bool,
     /// DE_CFG bits that are set.
     pub configuration: u64,
-    /// IBPB when another vCPU gets the processor.
-    pub barrier: bool,
-    /// Fill the return stack then: the barrier leaves it.
-    pub stuff: bool,
-    /// VERW then.
-    pub clear: bool,
-    /// Flush the first-level data cache then.
-    pub flush: bool,
+    /// What is done when another vCPU gets the processor ([`BARRIER`] to [`FLUSH`]).
+    pub switch: u8,
 }
+/// IBPB.
+const BARRIER: u8 = 1;
+/// Fill the return stack, which the barrier leaves.
+const STUFF: u8 = 2;
+/// VERW.
+const CLEAR: u8 = 4;
+/// Flush the first-level data cache.
+const FLUSH: u8 = 8;
 
 /// Bits of the registers that are read.
 mod bits {
@@ -80,9 +82,16 @@ const ZENBLEED: u64 = 1 << 9;
 /// Decides.
 pub fn plan(f: &Facts) -> Plan {
     let mut p = Plan::default();
+    let mut switch = |what: u8, wanted: bool| p.switch |= if wanted { what } else { 0 };
     if f.amd {
         let has = |bit| f.sizes & bit != 0;
         let [more, tsa] = f.more;
+        switch(BARRIER, has(bits::IBPB));
+        switch(STUFF, has(bits::IBPB) && !has(bits::IBPB_RET));
+        switch(
+            CLEAR,
+            more & bits::VERW_CLEAR != 0 && tsa & bits::TSA_NO != bits::TSA_NO,
+        );
         p.automatic = more & bits::AUTOMATIC_IBRS != 0;
         if has(bits::IBRS) && has(bits::IBRS_ALWAYS) && !p.automatic {
             p.control |= control::IBRS;
@@ -90,9 +99,6 @@ pub fn plan(f: &Facts) -> Plan {
         if has(bits::STIBP) && (has(bits::STIBP_ALWAYS) || p.automatic) {
             p.control |= control::STIBP;
         }
-        p.barrier = has(bits::IBPB);
-        p.stuff = p.barrier && !has(bits::IBPB_RET);
-        p.clear = more & bits::VERW_CLEAR != 0 && tsa & bits::TSA_NO != bits::TSA_NO;
         if matches!(f.family, 0x10 | 0x12 | 0x14..=0x18) && more & bits::LFENCE_SERIALISES == 0 {
             p.configuration |= LFENCE;
         }
@@ -103,13 +109,18 @@ pub fn plan(f: &Facts) -> Plan {
     } else {
         let has = |bit| f.structured & bit != 0;
         let says = |bit| f.capabilities & bit != 0;
-        p.barrier = has(bits::IBRS_IBPB);
-        p.stuff = p.barrier;
-        if p.barrier && says(bits::IBRS_ALL) {
+        switch(BARRIER | STUFF, has(bits::IBRS_IBPB));
+        switch(
+            CLEAR,
+            has(bits::MD_CLEAR) && !(says(bits::MDS_NO) && says(bits::TAA_NO)),
+        );
+        switch(
+            FLUSH,
+            has(bits::L1D_FLUSH) && !says(bits::RDCL_NO) && !says(bits::SKIP_L1D_FLUSH),
+        );
+        if has(bits::IBRS_IBPB) && says(bits::IBRS_ALL) {
             p.control |= control::IBRS;
         }
-        p.clear = has(bits::MD_CLEAR) && !(says(bits::MDS_NO) && says(bits::TAA_NO));
-        p.flush = has(bits::L1D_FLUSH) && !says(bits::RDCL_NO) && !says(bits::SKIP_L1D_FLUSH);
     }
     p
 }
@@ -119,11 +130,11 @@ pub use real::*;
 
 #[cfg(target_os = "none")]
 mod real {
-    use super::{Facts, plan};
+    use super::{BARRIER, CLEAR, FLUSH, Facts, STUFF, plan};
+    use crate::arch::cpuid;
     use crate::mem::Global;
     use core::arch::asm;
     use core::cell::Cell;
-    use raw_cpuid::cpuid;
     use x86_64::registers::control::Efer;
     use x86_64::registers::model_specific::Msr;
 
@@ -135,40 +146,41 @@ mod real {
     /// EFER.AIBRSE (AMD APM vol. 2, 3.1.7).
     const AUTOMATIC: u64 = 1 << 21;
 
-    /// Of the first processor, for all of them.
-    static SWITCH: Global<Cell<[bool; 4]>> = Global(Cell::new([false; 4]));
+    /// [`super::Plan::switch`] of all processors.
+    static SWITCH: Global<Cell<u8>> = Global(Cell::new(0));
+
+    /// Whether this is a processor of Intel's.
+    pub fn intel() -> bool {
+        // "Genu".
+        cpuid(0).ebx == 0x756e_6547
+    }
 
     fn facts() -> Facts {
-        let vendor = cpuid!(0).ebx;
-        let first = cpuid!(1).eax;
+        let first = cpuid(1).eax;
         let family = (first >> 8) & 15;
-        let leaf = |n: u32| (cpuid!(n & 0x8000_0000).eax >= n).then(|| cpuid!(n, 0));
-        let structured = leaf(7).map_or(0, |l| l.edx);
+        let structured = cpuid(7).edx;
+        let more = cpuid(0x8000_0021);
+        let mut capabilities = 0;
+        if structured & 1 << 29 != 0 {
+            // SAFETY: CPUID says that it is there.
+            capabilities = unsafe { Msr::new(ARCH_CAPABILITIES).read() };
+        }
         Facts {
-            // "Auth", "Hygo".
-            amd: vendor == 0x6874_7541 || vendor == 0x6f67_7948,
-            family: family
-                + if family == 15 {
-                    (first >> 20) & 0xff
-                } else {
-                    0
-                },
+            amd: !intel(),
+            // The extended part counts for the highest family only.
+            family: family + ((first >> 20) & 0xff) * (family / 15),
             model: (first >> 4) & 15 | (first >> 12) & 0xf0,
             structured,
-            sizes: leaf(0x8000_0008).map_or(0, |l| l.ebx),
-            more: leaf(0x8000_0021).map_or([0; 2], |l| [l.eax, l.ecx]),
-            capabilities: if structured & 1 << 29 == 0 {
-                0
-            } else {
-                // SAFETY: CPUID says that it is there.
-                unsafe { Msr::new(ARCH_CAPABILITIES).read() }
-            },
+            sizes: cpuid(0x8000_0008).ebx,
+            more: [more.eax, more.ecx],
+            capabilities,
         }
     }
 
     /// Finds out, and does what is done once on each processor.
     pub fn start() {
         let p = plan(&facts());
+        let mut de_cfg = Msr::new(DE_CFG);
         // SAFETY: CPUID shows each of these; they only make the processor more careful.
         unsafe {
             if p.control != 0 {
@@ -177,44 +189,36 @@ mod real {
             if p.automatic {
                 Efer::write_raw(Efer::read_raw() | AUTOMATIC);
             }
-            if p.configuration != 0 {
-                let mut m = Msr::new(DE_CFG);
-                let old = m.read();
-                if old | p.configuration != old {
-                    m.write(old | p.configuration);
-                }
+            if p.configuration != 0 && de_cfg.read() & p.configuration != p.configuration {
+                de_cfg.write(de_cfg.read() | p.configuration);
             }
         }
         // What any processor asks for, all do.
-        let [a, b, c, d] = SWITCH.get();
-        SWITCH.set([a | p.barrier, b | p.stuff, c | p.clear, d | p.flush]);
+        SWITCH.set(SWITCH.get() | p.switch);
         defmt::info!(
-            "speculation: control {=u64:#x}, automatic {=bool}, configuration {=u64:#x}, barrier {=bool}, stuff {=bool}, clear {=bool}, flush {=bool}",
+            "speculation: control {0=u64:#x}, automatic {1=bool}, configuration {2=u64:#x}, barrier {3=0..1}, stuff {3=1..2}, clear {3=2..3}, flush {3=3..4}",
             p.control,
             p.automatic,
             p.configuration,
-            p.barrier,
-            p.stuff,
-            p.clear,
-            p.flush
+            p.switch
         );
     }
 
     /// Another vCPU gets the processor.
     pub fn switch() {
-        let [barrier, stuff, clear, flush] = SWITCH.get();
+        let does = |what| SWITCH.get() & what != 0;
         // SAFETY: commands and an instruction that CPUID shows; they change no state that can be read.
         unsafe {
-            if barrier {
+            if does(BARRIER) {
                 Msr::new(PRED_CMD).write(1);
             }
-            if stuff {
+            if does(STUFF) {
                 asm!(".rept 32", "call 2f", "int3", "2:", ".endr", "add rsp, 256");
             }
-            if flush {
+            if does(FLUSH) {
                 Msr::new(FLUSH_CMD).write(1);
             }
-            if clear {
+            if does(CLEAR) {
                 let selector = 0x10_u16;
                 asm!("verw [{}]", in(reg) &selector, options(nostack, readonly));
             }
@@ -262,8 +266,7 @@ mod tests {
             ..AMD
         };
         let expected = Plan {
-            barrier: true,
-            stuff: true,
+            switch: BARRIER | STUFF,
             configuration: LFENCE | ZENBLEED,
             ..Plan::default()
         };
@@ -276,9 +279,7 @@ mod tests {
             ..AMD
         };
         let expected = Plan {
-            barrier: true,
-            stuff: true,
-            clear: true,
+            switch: BARRIER | STUFF | CLEAR,
             control: control::IBRS | control::STIBP,
             ..Plan::default()
         };
@@ -295,7 +296,7 @@ mod tests {
             ..AMD
         };
         let expected = Plan {
-            barrier: true,
+            switch: BARRIER,
             automatic: true,
             control: control::STIBP,
             ..Plan::default()
@@ -306,7 +307,7 @@ mod tests {
             more: [bits::VERW_CLEAR, 1 << 1],
             ..AMD
         };
-        assert!(plan(&half).clear);
+        assert_eq!(plan(&half).switch, CLEAR);
     }
 
     #[test]
@@ -316,10 +317,7 @@ mod tests {
             ..INTEL
         };
         let all = Plan {
-            barrier: true,
-            stuff: true,
-            clear: true,
-            flush: true,
+            switch: BARRIER | STUFF | CLEAR | FLUSH,
             ..Plan::default()
         };
         assert_eq!(plan(&old), all);
@@ -328,8 +326,7 @@ mod tests {
             ..old
         };
         let expected = Plan {
-            barrier: true,
-            stuff: true,
+            switch: BARRIER | STUFF,
             control: control::IBRS,
             ..Plan::default()
         };
@@ -341,7 +338,7 @@ mod tests {
         assert_eq!(
             plan(&half),
             Plan {
-                flush: false,
+                switch: all.switch & !FLUSH,
                 ..all
             }
         );

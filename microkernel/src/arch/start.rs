@@ -3,7 +3,7 @@
 //! A processor begins in real mode in one page below 1 MiB, which is copied there from here, and goes from there to long mode by a page
 //! table that maps that page at its own address. The steps are the platform server's to take and to time (`op::cpu::START`).
 
-use super::{Cpu, apic, entry};
+use super::{Cpu, apic, descriptors, entry};
 use crate::mem::{self, Global, PAGE};
 use core::arch::global_asm;
 use core::cell::Cell;
@@ -11,16 +11,8 @@ use core::sync::atomic::Ordering;
 use ipc_schema::abi::{Status, cpu_state};
 use x86_64::registers::control::{Cr4, Efer};
 
-/// Where processors begin: the page below 1 MiB (0: none was found), and the page table for the way.
-struct Start {
-    page: Cell<u64>,
-    root: Cell<u64>,
-}
-/// Written at boot.
-static START: Global<Start> = Global(Start {
-    page: Cell::new(0),
-    root: Cell::new(0),
-});
+/// Where processors begin: the page below 1 MiB (0: none was found), and the page table for the way. Written at boot.
+static START: Global<Cell<(u64, u64)>> = Global(Cell::new((0, 0)));
 
 global_asm!(
     r#"
@@ -94,13 +86,12 @@ pub fn prepare(page: u64, tables: [u64; 3]) {
         mem::page(directory).0[0].set(last | 3);
         mem::page(last).0[0].set(1 << 7 | 1);
     }
-    START.page.set(page);
-    START.root.set(root);
+    START.set((page, root));
 }
 
 /// Copies the code to its page, with what `cpu` needs to come up.
 fn write_page(cpu: &'static Cpu) {
-    let page = START.page.get();
+    let (page, root) = START.get();
     let start = &raw const vireo_start;
     let at = |symbol: *const u8| symbol as u64 - start as u64;
     let data = at(&raw const vireo_start_data);
@@ -112,10 +103,10 @@ fn write_page(cpu: &'static Cpu) {
         (page + at(&raw const vireo_start_64)) | 24 << 32,
         // Without PCID and the protections, which `entry` switches on: PAE, OSFXSR, OSXMMEXCPT, MCE.
         cr4 & 0x660,
-        START.root.get(),
+        root,
         // SCE, LME, NXE.
         efer & 0x901,
-        entry::stack_top(cpu),
+        descriptors::stack_top(cpu),
         core::ptr::from_ref(cpu) as u64,
         came_up as *const () as u64,
         0,
@@ -142,46 +133,47 @@ fn write_page(cpu: &'static Cpu) {
 /// # Errors
 /// As `op::cpu::START` says.
 pub fn step(cpu: &'static Cpu, apic_id: u32, step: u64) -> Result<u64, Status> {
-    if START.page.get() == 0 {
+    let (page, _) = START.get();
+    if page == 0 {
         return Err(Status::Unsupported);
     }
-    let now = cpu.state.load(Ordering::Acquire);
-    let next = match (step, now) {
+    let set = |state| {
+        cpu.state.store(state, Ordering::Release);
+        Ok(state)
+    };
+    match (step, cpu.state.load(Ordering::Acquire)) {
         (0, cpu_state::OFF | cpu_state::INIT | cpu_state::STARTING) => {
             // There is one page to start in: nobody else may be on the way.
-            let others = Cpu::all().iter().any(|c| {
-                c.number != cpu.number && c.state.load(Ordering::Acquire) == cpu_state::STARTING
-            });
-            if others {
+            let starts = |c: &Cpu| c.state.load(Ordering::Acquire) == cpu_state::STARTING;
+            if Cpu::all()
+                .iter()
+                .any(|c| c.number != cpu.number && starts(c))
+            {
                 return Err(Status::Busy);
             }
             apic::send_init(apic_id);
-            cpu_state::INIT
+            set(cpu_state::INIT)
         }
         (1, cpu_state::INIT) => {
             write_page(cpu);
-            cpu.state.store(cpu_state::STARTING, Ordering::Release);
-            apic::send_startup(apic_id, (START.page.get() >> 12) as u8);
+            set(cpu_state::STARTING)?;
+            apic::send_startup(apic_id, (page >> 12) as u8);
             // It sets the state itself from now on.
-            return Ok(cpu.state.load(Ordering::Acquire));
+            Ok(cpu.state.load(Ordering::Acquire))
         }
-        (2, cpu_state::WAITING) => {
-            if !same_time(cpu) {
-                cpu.state.store(cpu_state::OFF, Ordering::Release);
-                apic::send_init(apic_id);
-                return Err(Status::Unsupported);
-            }
+        (2, cpu_state::WAITING) if same_time(cpu) => {
             crate::sync::admit(cpu);
             defmt::info!("processor {=u32} runs", cpu.number);
-            cpu_state::ONLINE
+            Ok(cpu_state::ONLINE)
         }
-        (0..=2, _) => return Err(Status::Busy),
-        _ => return Err(Status::InvalidArg),
-    };
-    if next != cpu_state::ONLINE {
-        cpu.state.store(next, Ordering::Release);
+        (2, cpu_state::WAITING) => {
+            set(cpu_state::OFF)?;
+            apic::send_init(apic_id);
+            Err(Status::Unsupported)
+        }
+        (0..=2, _) => Err(Status::Busy),
+        _ => Err(Status::InvalidArg),
     }
-    Ok(next)
 }
 
 /// Rounds of comparing time stamps.
@@ -192,27 +184,16 @@ const PATIENCE: u32 = 1 << 22;
 /// Whether `cpu`'s time-stamp counter never runs behind this one's, nor this one's behind it: stamps go back and forth, and each side
 /// must see time go on.
 fn same_time(cpu: &Cpu) -> bool {
-    for _ in 0..ROUNDS {
-        let sent = super::now();
-        cpu.pong.store(0, Ordering::Relaxed);
-        cpu.ping.store(sent, Ordering::Release);
-        let mut patience = PATIENCE;
-        let answer = loop {
-            let answer = cpu.pong.load(Ordering::Acquire);
-            if answer != 0 {
-                break answer;
-            }
-            patience -= 1;
-            if patience == 0 {
-                return false;
-            }
+    (0..ROUNDS).all(|_| {
+        let asked = super::now();
+        cpu.stamp.store(0, Ordering::Release);
+        let look = |_| {
             core::hint::spin_loop();
+            cpu.stamp.load(Ordering::Acquire)
         };
-        if answer < sent || super::now() < answer {
-            return false;
-        }
-    }
-    true
+        let answer = (0..PATIENCE).map(look).find(|&s| s != 0);
+        answer.is_some_and(|s| asked <= s && s <= super::now())
+    })
 }
 
 /// The processor's first Rust code, on its own kernel stack.
@@ -225,7 +206,6 @@ extern "sysv64" fn came_up(cpu: &'static Cpu) -> ! {
     cpu.root.set(super::kernel_root());
     super::load_root(super::kernel_root());
     apic::init();
-    cpu.ping.store(0, Ordering::Relaxed);
     cpu.state.store(cpu_state::WAITING, Ordering::Release);
     loop {
         match cpu.state.load(Ordering::Acquire) {
@@ -233,8 +213,9 @@ extern "sysv64" fn came_up(cpu: &'static Cpu) -> ! {
             cpu_state::WAITING => {}
             _ => halt(),
         }
-        if cpu.ping.swap(0, Ordering::AcqRel) != 0 {
-            cpu.pong.store(super::now(), Ordering::Release);
+        // A locked instruction: the time is read after it.
+        if cpu.stamp.fetch_or(0, Ordering::AcqRel) == 0 {
+            cpu.stamp.store(super::now(), Ordering::Release);
         }
         core::hint::spin_loop();
     }

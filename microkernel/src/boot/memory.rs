@@ -1,6 +1,7 @@
 //! The loader's memory map: what the kernel keeps, and what becomes root's.
 
-use crate::arch::{Cpu, apic, console, entry, paging::Table, protection};
+use crate::arch::paging::{Entry, Table};
+use crate::arch::{self, BOOT, Cpu, apic, console, descriptors, protection};
 use crate::mem::{self, PAGE};
 use crate::object::{Cap, Memory, Object, Pool};
 use bootloader_api::BootInfo as Loader;
@@ -9,10 +10,17 @@ use ipc_schema::abi::{BootInfo, BootMemory, layout::slot, rights};
 
 /// Kernel memory for root's own objects.
 const POOL: u64 = 16 << 20;
+/// Below, what no region claims is firmware; from there on, devices.
+const FIRMWARE_END: u64 = 1 << 20;
 /// What lies below belongs to nobody but processors that start (and the real-mode vectors).
 const LOW: u64 = 0x1_0000;
 /// First slots of root's memory capabilities.
 const FIRST: u32 = slot::FIRST_NAMED;
+/// Kinds of memory ([`BootMemory::kind`]).
+const RAM: u32 = 0;
+const DEVICE: u32 = 1;
+const ARCHIVE: u32 = 2;
+const FIRMWARE: u32 = 3;
 /// End of the range that devices are placed in below 4 GiB.
 const DEVICES_END: u64 = 1 << 32;
 
@@ -36,47 +44,50 @@ pub fn start_page(regions: &[MemoryRegion]) -> Option<u64> {
         .map(|(start, _)| start)
 }
 
+/// The physical address of something of the kernel's, or that the loader mapped.
+pub fn phys(va: u64) -> Option<u64> {
+    let table = Table {
+        root: arch::kernel_root(),
+    };
+    table.translate(va).map(|(phys, _)| phys)
+}
+
 /// Leaves the loader's lower half behind, with nothing executable but the kernel's text, the local APIC uncached and the pages below
 /// stacks out; ends the boot if anything is still both writable and executable.
 pub fn own_page_table(cpu: &Cpu, root: u64) {
     let (old, _) = x86_64::registers::control::Cr3::read_raw();
-    // SAFETY: the loader's root page, and a fresh one.
-    let (from, to) = unsafe { (mem::page(old.start_address().as_u64()), mem::page(root)) };
-    for (i, (f, t)) in from.0.iter().zip(&to.0).enumerate().skip(256) {
-        // Only the kernel's image has anything to execute; the loader leaves all that it maps beside it executable.
-        let image = i == 511;
-        t.set(if image || f.get() == 0 {
-            f.get()
-        } else {
-            f.get() | 1 << 63
-        });
+    BOOT.root.set(old.start_address().as_u64());
+    arch::share_kernel_half(root);
+    // SAFETY: a page of the kernel's.
+    let entries = unsafe { mem::page(root) }.0[256..511].iter();
+    // Only the kernel's image (the last) has anything to execute; the loader leaves all that it maps beside it executable.
+    for e in entries.filter(|e| e.get() != 0) {
+        e.set(e.get() | Entry::NO_EXECUTE.bits());
     }
     let table = Table { root };
-    table.set_uncached(mem::virt(apic::BASE));
-    entry::guard_pages().for_each(|p| table.forbid(p));
-    let unguarded = entry::guard_pages().find(|&p| table.translate(p).is_some());
-    if let (Err(broken), _) | (Ok(()), Some(broken)) = (
-        protection::check(root),
-        unguarded.map(protection::Broken::Unguarded),
-    ) {
-        console::fatal(format_args!(
-            "the loader left a page of the kernel's as it may not be: {broken:x?}. This is a bug in Vireo; please report it."
-        ));
+    if let Some((apic, _)) = table.leaf(mem::virt(apic::BASE)) {
+        apic.set(apic.get() | Entry::UNCACHED.bits());
+    }
+    let mut broken = protection::check(root).err();
+    for at in descriptors::guard_pages() {
+        match table.leaf(at) {
+            Some((guard, PAGE)) => guard.set(0),
+            _ => broken = Some(("mapped below a stack", at)),
+        }
+    }
+    if let Some((how, at)) = broken {
+        console::fatal(
+            &[
+                "the loader left a page of the kernel's as it may not be: ",
+                how,
+                ", at #. This is a bug in Vireo; please report it.",
+            ],
+            &[at],
+        );
     }
     cpu.root.set(root);
-    crate::arch::set_root(root);
-    crate::arch::load_root(root);
-}
-
-/// Writes the stub page.
-pub fn make_stub(phys: u64) {
-    let code = entry::stub_code();
-    // SAFETY: a fresh page of the kernel's; the code is a few bytes.
-    unsafe {
-        core::ptr::write_bytes(mem::virt(phys) as *mut u8, 0xcc, PAGE as usize);
-        core::ptr::copy_nonoverlapping(code.as_ptr(), mem::virt(phys) as *mut u8, code.len());
-    }
-    crate::arch::set_stub(phys);
+    BOOT.root.set(root);
+    arch::load_root(root);
 }
 
 /// Gives root a Memory for every range that the kernel does not keep; answers the first slot left.
@@ -88,140 +99,106 @@ pub fn give(
     put: &dyn Fn(u32, Cap),
 ) -> u32 {
     let mut next = FIRST;
-    let mut add = |phys: u64, len: u64, kind: u32| {
-        let (start, end) = (phys.next_multiple_of(PAGE), (phys + len) & !(PAGE - 1));
-        let n = info.memory_count as usize;
-        if end <= start || n >= BootInfo::MAX_MEMORY {
+    let add: &mut dyn FnMut(u64, u64, u32) = &mut |from, to, kind| {
+        let (phys, end) = (from.next_multiple_of(PAGE), to & !(PAGE - 1));
+        let Some(told) = info.memory.get_mut(info.memory_count as usize) else {
+            return;
+        };
+        if end <= phys {
             return;
         }
-        let limit = if kind == 2 || kind == 3 {
+        let len = end - phys;
+        let limit = if kind == ARCHIVE || kind == FIRMWARE {
             rights::READ
         } else {
             rights::READ | rights::WRITE | rights::EXEC
         };
-        let device = kind == 1 || kind == 4;
-        let Ok(m) = Memory::create(pool, start, end - start, device, limit as u16) else {
+        let Ok(m) = Memory::create(pool, phys, len, kind == DEVICE, limit as u16) else {
             return;
         };
-        put(next, Cap::new(m.get().header()));
-        info.memory[n] = BootMemory {
-            phys: start,
-            len: end - start,
-            slot: next,
+        let slot = next;
+        put(slot, Cap::new(m.get().header()));
+        *told = BootMemory {
+            phys,
+            len,
+            slot,
             kind,
         };
         info.memory_count += 1;
         next += 1;
     };
     // The archive first: there may be more ranges than root can be told of.
-    archive(loader, &mut add);
+    let (start, end) = archive(loader);
+    add(start, end, ARCHIVE);
     // Neighbours of one kind become one range: UEFI firmware tells of hundreds.
     let mut last = (0, 0, 0);
-    let mut join = |phys: u64, len: u64, kind: u32| {
-        if kind == last.2 && phys == last.0 + last.1 {
-            last.1 += len;
+    let mut join = |start: u64, end: u64, kind: u32| {
+        if kind == last.2 && start == last.1 {
+            last.1 = end;
         } else {
             add(last.0, last.1, last.2);
-            last = (phys, len, kind);
+            last = (start, end, kind);
         }
     };
     let regions = &loader.memory_regions;
     for r in regions.iter() {
         match r.kind {
-            MemoryRegionKind::Usable => {
-                // The kernel's Pool lies at the end of one of them. The first 64 KiB (real-mode vectors) stay unused.
-                let end = if kept.0 >= r.start && kept.0 < r.end {
-                    kept.0
-                } else {
-                    r.end
-                };
-                let start = r.start.max(LOW);
-                join(start, end.saturating_sub(start), 0);
+            // The kernel's Pool lies at the end of one of them. The first 64 KiB (real-mode vectors) stay unused.
+            MemoryRegionKind::Usable if (r.start..r.end).contains(&kept.0) => {
+                join(r.start.max(LOW), kept.0, RAM);
             }
+            MemoryRegionKind::Usable => join(r.start.max(LOW), r.end, RAM),
             MemoryRegionKind::UnknownUefi(_) | MemoryRegionKind::UnknownBios(_) => {
-                join(r.start, r.end - r.start, 3);
+                join(r.start, r.end, FIRMWARE);
             }
             _ => {}
         }
     }
     join(0, 0, u32::MAX);
-    // What no region claims below 4 GiB is devices, but for the local APIC, which nobody gets. Below 1 MiB there is firmware.
+    // What no region claims below 4 GiB is devices, but for the local APIC, which nobody gets.
+    let apic = (apic::BASE, apic::BASE + PAGE);
+    let taken = || regions.iter().map(|r| (r.start, r.end)).chain([apic]);
     let mut at = 0xa_0000;
     while at < DEVICES_END {
-        if let Some(r) = regions.iter().find(|r| r.start <= at && at < r.end) {
-            at = r.end.next_multiple_of(PAGE);
+        if let Some((_, end)) = taken().find(|&(start, end)| start <= at && at < end) {
+            at = end.next_multiple_of(PAGE);
             continue;
         }
-        let mut end = regions
-            .iter()
-            .map(|r| r.start)
-            .filter(|&s| s > at)
-            .min()
-            .unwrap_or(DEVICES_END)
-            .min(DEVICES_END);
-        if at < 0x10_0000 {
-            end = end.min(0x10_0000);
-        } else if at <= apic::BASE {
-            end = end.min(apic::BASE);
-        }
-        add(
-            at,
-            end.saturating_sub(at),
-            if at < 0x10_0000 { 3 } else { 1 },
-        );
-        at = if end == apic::BASE {
-            apic::BASE + PAGE
+        let (kind, limit) = if at < FIRMWARE_END {
+            (FIRMWARE, FIRMWARE_END)
         } else {
-            end.max(at + PAGE)
+            (DEVICE, DEVICES_END)
         };
+        let starts = taken().map(|(start, _)| start).filter(|&s| s > at);
+        let end = starts.fold(limit, u64::min);
+        add(at, end, kind);
+        at = end;
     }
-    // The framebuffer lies in a device range, which has been given.
-    info.framebuffer = info_framebuffer(loader);
     next
 }
 
 /// The boot archive, which the loader mapped somewhere.
-fn archive(loader: &Loader, add: &mut dyn FnMut(u64, u64, u32)) {
+fn archive(loader: &Loader) -> (u64, u64) {
     let Some(at) = loader.ramdisk_addr.into_option() else {
-        console::fatal(format_args!(
-            "the loader brought no boot archive: build the image with `cargo xtask image`."
-        ));
+        console::fatal(
+            &["the loader brought no boot archive: build the image with `cargo xtask image`."],
+            &[],
+        );
     };
-    let table = Table {
-        root: Cpu::current().root.get(),
+    let pages = 0..loader.ramdisk_len.div_ceil(PAGE);
+    let Some(first) = phys(at) else {
+        console::fatal(&["the boot archive is not where the loader says."], &[]);
     };
-    let pages = loader.ramdisk_len.div_ceil(PAGE);
-    let phys = |i: u64| table.translate(at + i * PAGE).map(|(p, _)| p);
-    let Some(first) = phys(0) else {
-        console::fatal(format_args!(
-            "the boot archive is not where the loader says."
-        ))
-    };
-    if first % PAGE != 0 || (0..pages).any(|i| phys(i) != Some(first + i * PAGE)) {
-        console::fatal(format_args!(
-            "the boot archive is not in one piece of memory: use a smaller one."
-        ));
+    let end = first + pages.end * PAGE;
+    if first % PAGE != 0
+        || !pages
+            .map(|i| i * PAGE)
+            .all(|i| phys(at + i) == Some(first + i))
+    {
+        console::fatal(
+            &["the boot archive is not in one piece of memory: use a smaller one."],
+            &[],
+        );
     }
-    add(first, pages * PAGE, 2);
-}
-
-/// Address, width, height, stride and bytes a pixel.
-fn info_framebuffer(loader: &Loader) -> [u64; 5] {
-    let Some(f) = loader.framebuffer.as_ref() else {
-        return [0; 5];
-    };
-    let i = f.info();
-    let table = Table {
-        root: Cpu::current().root.get(),
-    };
-    let phys = table
-        .translate(f.buffer().as_ptr() as u64)
-        .map_or(0, |(p, _)| p);
-    [
-        phys,
-        i.width as u64,
-        i.height as u64,
-        i.stride as u64,
-        i.bytes_per_pixel as u64,
-    ]
+    (first, end)
 }

@@ -46,7 +46,7 @@ impl Notification {
             bound: Cell::new(None),
             waiter: Cell::new(None),
             home: Cell::new(home),
-            letter: Letter::new(),
+            letter: Letter::default(),
         })
     }
 

@@ -64,16 +64,13 @@ impl Vcpu {
     /// A vCPU of `guest` in its reset state, its state page mapped in `space` at `at`.
     ///
     /// # Errors
-    /// `NoMemory`, `Unsupported` (no virtualisation here), as [`Space::share_page`].
+    /// `NoMemory`, as [`Space::share_page`].
     pub fn create(
         pool: &Pool,
         guest: Obj<GuestSpace>,
         space: Obj<Space>,
         at: u64,
     ) -> Result<Obj<Self>, Status> {
-        if !crate::arch::can_virtualise() {
-            return Err(Status::Unsupported);
-        }
         guest.get().alive()?;
         let mut pages = [0; PAGES];
         pool.take_pages(&mut pages)?;

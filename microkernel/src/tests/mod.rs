@@ -22,7 +22,8 @@ mod sched;
 mod smp;
 
 use crate::arch::Cpu;
-use crate::mem::{HOST_PHYS_BASE, Obj};
+use crate::arch::HOST_PHYS_BASE;
+use crate::mem::Obj;
 use crate::object::pool::POOLS;
 use crate::object::thread::{Resume, State, reg};
 use crate::object::{Budget, Cap, Endpoint, Memory, Notification, Object, Pool, Space, Thread};

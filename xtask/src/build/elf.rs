@@ -2,8 +2,8 @@
 //!
 //! The flat form spares the kernel an ELF loader. Little-endian `u64` fields: the magic bytes
 //! `VIREOFLT`, entry, number of segments, then for each segment {virtual address, memory size,
-//! file offset, file size, flags}. Addresses and offsets are multiples of 4096; flags are
-//! R = 4, W = 2, X = 1. The segments' bytes follow.
+//! file offset, file size, flags}. Addresses and offsets are multiples of 4096; flags are the
+//! kernel's rights: R = 1, W = 2, X = 4. The segments' bytes follow.
 
 use anyhow::{Context, Result, bail};
 use object::{
@@ -49,7 +49,7 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
             bail!("a segment lies outside the file");
         };
         let lead = at % PAGE;
-        let bits = [(PF_R, 4), (PF_W, 2), (PF_X, 1)];
+        let bits = [(PF_R, 1), (PF_W, 2), (PF_X, 4)];
         let set = bits
             .iter()
             .filter(|(bit, _)| ph.p_flags(endian).contains(*bit));
@@ -78,7 +78,7 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
             );
         }
     }
-    if let Some(s) = segments.iter().find(|s| s.flags & 3 == 3) {
+    if let Some(s) = segments.iter().find(|s| s.flags & 6 == 6) {
         bail!(
             "the segment at {:#x} is both writable and executable",
             s.vaddr
@@ -140,14 +140,14 @@ mod tests {
             Segment {
                 vaddr: 0x401000,
                 memsz: 0x3000,
-                flags: 6,
+                flags: 3,
                 lead: 0,
                 data: b"",
             },
             Segment {
                 vaddr: 0x404000,
                 memsz: 0x10,
-                flags: 4,
+                flags: 1,
                 lead: 0,
                 data: b"ro",
             },
@@ -158,7 +158,7 @@ mod tests {
         let first: Vec<u64> = (0..5).map(|i| word(&flat, 24 + i * 8)).collect();
         assert_eq!(first, [0x400000, 0x123, 4096, 0x24, 5]);
         let second: Vec<u64> = (0..5).map(|i| word(&flat, 64 + i * 8)).collect();
-        assert_eq!(second, [0x401000, 0x3000, 8192, 0, 6]);
+        assert_eq!(second, [0x401000, 0x3000, 8192, 0, 3]);
         assert_eq!(&flat[4096 + 0x20..4096 + 0x24], b"text");
         assert_eq!(&flat[8192..8194], b"ro");
         assert_eq!(flat.len(), 12288);

@@ -2,7 +2,7 @@
 
 use super::super::rights::{CONTROL, DESTROY, GRANT, READ, WRITE};
 use super::super::{Kind, Status, layout, op};
-use super::{Check, Is, Operation, cap, field, on, state, untried, word};
+use super::{Check, Is, Operation, cap, field, on, state, word};
 
 const NO_MEMORY: Check = state(
     "pool is full",
@@ -115,10 +115,6 @@ pub(super) const POOL: &[Operation] = &[
         checks: create_checks!(
             Check::Arg(2),
             Check::Arg(3),
-            untried(
-                Status::Unsupported,
-                "the processor has no virtualisation, or it is switched off"
-            ),
             Check::Aligned(&[4]),
             Check::Arg(4),
             IN_USE,

@@ -2,6 +2,7 @@
 
 use super::vmcb::{SVME, Vmcb, field as f};
 use crate::object::Vcpu;
+use core::cell::Cell;
 use core::mem::offset_of;
 use ipc_schema::abi::vm::{Groups, VcpuState as S};
 
@@ -10,30 +11,71 @@ const EFER_ALLOWED: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 14;
 /// Debug control bits of DR7 that do something; bit 10 is always 1, the upper half must be 0.
 const DR7_ALLOWED: u64 = 0xffff_2bff;
 
-const SEGMENTS: [(usize, usize); 4] = [
-    (offset_of!(S, es), f::ES),
-    (offset_of!(S, cs), f::CS),
-    (offset_of!(S, ss), f::SS),
-    (offset_of!(S, ds), f::DS),
+/// Words that the state page and the VMCB have in common: first in the page, first in the VMCB, how many.
+type Run = (usize, usize, usize);
+
+const CR: [Run; 4] = [
+    (offset_of!(S, cr0), f::CR0, 1),
+    (offset_of!(S, cr2), f::CR2, 1),
+    (offset_of!(S, cr3), f::CR3, 1),
+    (offset_of!(S, cr4), f::CR4, 1),
 ];
-const DESCRIPTORS: [(usize, usize); 6] = [
-    (offset_of!(S, fs), f::FS),
-    (offset_of!(S, gs), f::GS),
-    (offset_of!(S, ldtr), f::LDTR),
-    (offset_of!(S, tr), f::TR),
-    (offset_of!(S, gdtr), f::GDTR),
-    (offset_of!(S, idtr), f::IDTR),
+/// ES, CS, SS, DS, two words each; RSP.
+const SEG: [Run; 2] = [
+    (offset_of!(S, es), f::ES, 8),
+    (offset_of!(S, rsp), f::RSP, 1),
 ];
-const SYSCALL: [(usize, usize); 8] = [
-    (offset_of!(S, star), f::STAR),
-    (offset_of!(S, lstar), f::LSTAR),
-    (offset_of!(S, cstar), f::CSTAR),
-    (offset_of!(S, sfmask), f::SFMASK),
-    (offset_of!(S, kernel_gs_base), f::KERNEL_GS_BASE),
-    (offset_of!(S, sysenter_cs), f::SYSENTER_CS),
-    (offset_of!(S, sysenter_esp), f::SYSENTER_ESP),
-    (offset_of!(S, sysenter_eip), f::SYSENTER_EIP),
+/// Groups that are rarely asked for.
+const RARE: [(u64, &[Run]); 5] = [
+    (
+        Groups::DESC,
+        &[
+            (offset_of!(S, fs), f::FS, 2),
+            (offset_of!(S, gs), f::GS, 2),
+            (offset_of!(S, ldtr), f::LDTR, 2),
+            (offset_of!(S, tr), f::TR, 2),
+            (offset_of!(S, gdtr), f::GDTR, 2),
+            (offset_of!(S, idtr), f::IDTR, 2),
+        ],
+    ),
+    // To SYSENTER_EIP.
+    (Groups::SYSCALL, &[(offset_of!(S, star), f::STAR, 8)]),
+    (Groups::PAT, &[(offset_of!(S, pat), f::G_PAT, 1)]),
+    (
+        Groups::TSC,
+        &[(offset_of!(S, tsc_offset), f::TSC_OFFSET, 1)],
+    ),
+    (
+        Groups::DR,
+        &[
+            (offset_of!(S, dr6), f::DR6, 1),
+            (offset_of!(S, dr7), f::DR7, 1),
+        ],
+    ),
 ];
+const _: () = assert!(
+    offset_of!(S, ds) - offset_of!(S, es) == f::DS - f::ES
+        && offset_of!(S, sysenter_eip) - offset_of!(S, star) == f::SYSENTER_EIP - f::STAR
+);
+
+/// Copies each word of these runs, by `copy(in the page, in the VMCB)`.
+#[inline(always)]
+fn each(v: &Vcpu, runs: &[Run], copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
+    let (c, page) = (Vmcb::of(v), v.state());
+    for &(at, control, words) in runs {
+        for i in 0..words {
+            copy(&page.0[(at / 8 + i) % 512], c.word(control + 8 * i));
+        }
+    }
+}
+
+/// As [`each`], for the groups of [`RARE`].
+#[inline(always)]
+fn each_rare(v: &Vcpu, groups: u64, copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
+    for (_, runs) in RARE.iter().filter(|r| groups & r.0 != 0) {
+        each(v, runs, &copy);
+    }
+}
 
 /// State page to VMCB. What the processor would check at VMRUN it checks there; what it would not, and could hurt, is masked here.
 #[inline(always)]
@@ -55,44 +97,25 @@ pub fn load(v: &Vcpu, groups: u64) {
 fn load_rare(v: &Vcpu, groups: u64) {
     let (c, page) = (Vmcb::of(v), v.state());
     let get = |at: usize| page.0[at / 8].get();
+    let limit = |at, allowed: u64, always: u64| c.word(at).set(c.word(at).get() & allowed | always);
+    let copy = |page: &Cell<u64>, control: &Cell<u64>| control.set(page.get());
     if groups & Groups::CR != 0 {
-        c.word(f::CR0).set(get(offset_of!(S, cr0)));
-        c.word(f::CR2).set(get(offset_of!(S, cr2)));
-        c.word(f::CR3).set(get(offset_of!(S, cr3)));
-        c.word(f::CR4).set(get(offset_of!(S, cr4)));
+        each(v, &CR, copy);
         c.word(f::EFER)
             .set((get(offset_of!(S, efer)) & EFER_ALLOWED) | SVME);
     }
-    let pairs = |list: &[(usize, usize)]| {
-        for &(page, control) in list {
-            c.word(control).set(get(page));
-            c.word(control + 8).set(get(page + 8));
-        }
-    };
     if groups & Groups::SEG != 0 {
-        pairs(&SEGMENTS);
-        c.word(f::RSP).set(get(offset_of!(S, rsp)));
-        let cpl = c.word(f::CPL_WORD);
-        cpl.set((cpl.get() & !(0xff << 24)) | (get(offset_of!(S, cpl)) & 3) << 24);
+        each(v, &SEG, copy);
+        limit(
+            f::CPL_WORD,
+            !(0xff << 24),
+            (get(offset_of!(S, cpl)) & 3) << 24,
+        );
     }
-    if groups & Groups::DESC != 0 {
-        pairs(&DESCRIPTORS);
-    }
-    if groups & Groups::SYSCALL != 0 {
-        for (page, control) in SYSCALL {
-            c.word(control).set(get(page));
-        }
-    }
-    if groups & Groups::PAT != 0 {
-        c.word(f::G_PAT).set(get(offset_of!(S, pat)));
-    }
-    if groups & Groups::TSC != 0 {
-        c.word(f::TSC_OFFSET).set(get(offset_of!(S, tsc_offset)));
-    }
+    each_rare(v, groups, copy);
     if groups & Groups::DR != 0 {
-        c.word(f::DR6).set(get(offset_of!(S, dr6)) & 0xffff_ffff);
-        c.word(f::DR7)
-            .set((get(offset_of!(S, dr7)) & DR7_ALLOWED) | 0x400);
+        limit(f::DR6, 0xffff_ffff, 0);
+        limit(f::DR7, DR7_ALLOWED, 0x400);
         super::unusual(v);
     }
     if groups & (Groups::DR | Groups::XCR) != 0 {
@@ -114,10 +137,7 @@ pub fn save(v: &Vcpu, groups: u64) {
         set(offset_of!(S, cpl), (c.word(f::CPL_WORD).get() >> 24) & 3);
     }
     if groups & Groups::CR != 0 {
-        set(offset_of!(S, cr0), c.word(f::CR0).get());
-        set(offset_of!(S, cr2), c.word(f::CR2).get());
-        set(offset_of!(S, cr3), c.word(f::CR3).get());
-        set(offset_of!(S, cr4), c.word(f::CR4).get());
+        each(v, &CR, |page, control| page.set(control.get()));
         set(offset_of!(S, efer), c.word(f::EFER).get() & !SVME);
     }
     if groups & !(Groups::RIP | Groups::CR) != 0 {
@@ -127,37 +147,14 @@ pub fn save(v: &Vcpu, groups: u64) {
 
 #[inline(never)]
 fn save_rare(v: &Vcpu, groups: u64) {
-    let (c, page) = (Vmcb::of(v), v.state());
-    let set = |at: usize, value| page.0[at / 8].set(value);
-    let pairs = |list: &[(usize, usize)]| {
-        for &(page, control) in list {
-            set(page, c.word(control).get());
-            set(page + 8, c.word(control + 8).get());
-        }
-    };
+    let copy = |page: &Cell<u64>, control: &Cell<u64>| page.set(control.get());
     if groups & Groups::SEG != 0 {
-        pairs(&SEGMENTS);
-        set(offset_of!(S, rsp), c.word(f::RSP).get());
+        each(v, &SEG, copy);
     }
-    if groups & Groups::DESC != 0 {
-        pairs(&DESCRIPTORS);
-    }
-    if groups & Groups::SYSCALL != 0 {
-        for (page, control) in SYSCALL {
-            set(page, c.word(control).get());
+    if groups & !(Groups::RIP | Groups::CR | Groups::SEG) != 0 {
+        each_rare(v, groups, copy);
+        if groups & (Groups::DR | Groups::XCR) != 0 {
+            super::extended::save(v, groups);
         }
-    }
-    if groups & Groups::PAT != 0 {
-        set(offset_of!(S, pat), c.word(f::G_PAT).get());
-    }
-    if groups & Groups::TSC != 0 {
-        set(offset_of!(S, tsc_offset), c.word(f::TSC_OFFSET).get());
-    }
-    if groups & Groups::DR != 0 {
-        set(offset_of!(S, dr6), c.word(f::DR6).get());
-        set(offset_of!(S, dr7), c.word(f::DR7).get());
-    }
-    if groups & (Groups::DR | Groups::XCR) != 0 {
-        super::extended::save(v, groups);
     }
 }

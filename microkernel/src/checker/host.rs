@@ -5,6 +5,7 @@ use crate::mem::Obj;
 use crate::object::Thread;
 use ipc_schema::abi::{Status, cpu_state};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 std::thread_local! {
     static CPUS: Cell<&'static [Cpu; MAX_CPUS]> = Cell::new(new_cpus());
@@ -56,6 +57,12 @@ pub fn now() -> u64 {
 pub fn advance(cycles: u64) {
     NOW.with(|n| n.set(n.get() + cycles));
 }
+/// "Physical" memory is a buffer of the test's, whose address this is.
+pub static HOST_PHYS_BASE: AtomicU64 = AtomicU64::new(0);
+/// See [`HOST_PHYS_BASE`].
+pub fn phys_base() -> u64 {
+    HOST_PHYS_BASE.load(Relaxed)
+}
 /// Nothing to load.
 pub fn load_root(_: u64) {}
 /// Nothing to program.
@@ -83,7 +90,6 @@ pub fn call_others() {}
 pub fn call(_: &Cpu) {}
 /// Does the part of `cpu`, which is asked for something.
 pub fn wait_until(cpu: &Cpu, done: impl Fn() -> bool) {
-    use std::sync::atomic::Ordering::Relaxed;
     cpu.joined.store(cpu.asked.load(Relaxed), Relaxed);
     if cpu.give_up_fpu.swap(0, Relaxed) != 0 {
         cpu.fpu_owner.set(None);
@@ -118,11 +124,6 @@ pub fn start_step(cpu: &'static Cpu, _: u32, step: u64) -> Result<u64, Status> {
         _ => Err(Status::InvalidArg),
     }
 }
-/// No guests on the host.
-#[must_use]
-pub fn can_virtualise() -> bool {
-    true
-}
 /// None.
 pub fn guest_machine_check() -> bool {
     false
@@ -138,3 +139,27 @@ pub fn port_out(_: u16, _: u8, _: u64) {}
 pub fn debug_bytes(_: impl Iterator<Item = u8>) {}
 /// The thread stops, and that is all.
 pub fn orphan_fault(_: Obj<Thread>, _: u64, _: u64, _: u64) {}
+
+/// No state to switch.
+pub mod extended {
+    /// As SSE and AVX.
+    pub fn supported() -> u64 {
+        7
+    }
+    /// None.
+    pub fn xcr0() -> Option<u64> {
+        None
+    }
+    /// None.
+    pub fn dr() -> [u64; 4] {
+        [0; 4]
+    }
+    /// Nothing.
+    pub fn save(_: u64) {}
+    /// Nothing.
+    pub fn restore(_: u64, _: u64, _: u64, _: [u64; 4]) {}
+    /// No breakpoints.
+    pub fn arm_breakpoints(_: u64) {}
+    /// No breakpoints.
+    pub fn disarm_breakpoints(_: u64) {}
+}

@@ -1,0 +1,145 @@
+//! x87, SSE and AVX state, XCR0, debug registers and TSC_AUX as the processor has them: what entering and leaving a guest does not switch.
+
+use super::cpuid;
+use crate::mem::{self, Global};
+use core::arch::asm;
+use core::cell::Cell;
+use x86_64::registers::control::{Cr0, Cr0Flags};
+use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr1, Dr2, Dr3, Dr7};
+use x86_64::registers::model_specific::Msr;
+use x86_64::registers::xcontrol::XCr0;
+
+/// What a processor has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Have {
+    /// XCR0 bits that the kernel switches (0: no XSAVE, FXSAVE is used).
+    xcr0: u64,
+    tsc_aux: bool,
+    /// XRSTOR and FXRSTOR leave the x87 pointers to the last instruction alone, unless an exception is pending (AMD without
+    /// CPUID 8000_0008 EBX[2]): CVE-2006-1056.
+    stale_pointers: bool,
+}
+/// The first one; all others have the same.
+static HAVE: Global<Cell<Have>> = Global(Cell::new(Have {
+    xcr0: 0,
+    tsc_aux: false,
+    stale_pointers: false,
+}));
+
+/// x87, SSE, AVX, AVX-512, and what guests are not given but can reach: MPX, where XSETBV is not intercepted (QEMU 7.2), and PKRU,
+/// which CR4.PKE opens without XCR0. All of it fits the one page of the save area (APM vol. 2, 11.5; 2,696 bytes).
+const KNOWN: u64 = 0xe7 | OTHERS;
+/// XCR0 bits that no guest has.
+const OTHERS: u64 = 1 << 3 | 1 << 4 | 1 << 9;
+
+/// Finds out what there is to switch (boot); on another processor than the `first`, false if it differs from that.
+pub fn init(first: bool) -> bool {
+    let sizes = cpuid(0xd);
+    let have = Have {
+        xcr0: (u64::from(sizes.edx) << 32 | u64::from(sizes.eax)) & KNOWN,
+        tsc_aux: cpuid(0x8000_0001).edx & 1 << 27 != 0,
+        stale_pointers: cpuid(0x8000_0008).ebx & 1 << 2 == 0,
+    };
+    if first {
+        HAVE.set(have);
+    }
+    let same = have == HAVE.get();
+    if same {
+        set_xcr0(have.xcr0);
+    }
+    same
+}
+
+/// XCR0 bits that guests can have.
+pub fn supported() -> u64 {
+    HAVE.get().xcr0 & !OTHERS
+}
+
+fn set_xcr0(value: u64) {
+    if HAVE.get().xcr0 != 0 {
+        // SAFETY: a subset of what CPUID shows, in a legal combination (`virt::svm::extended::load`).
+        unsafe { XCr0::write_raw(value) };
+    }
+}
+
+/// XCR0 as it is, if there is one.
+pub fn xcr0() -> Option<u64> {
+    (HAVE.get().xcr0 != 0).then(XCr0::read_raw)
+}
+
+/// DR0 to DR3.
+pub fn dr() -> [u64; 4] {
+    [Dr0::read(), Dr1::read(), Dr2::read(), Dr3::read()]
+}
+
+/// Saves the processor's state, all of it, whatever XCR0 its owner runs with.
+pub fn save(phys: u64) {
+    let area = mem::virt(phys);
+    set_xcr0(HAVE.get().xcr0);
+    // SAFETY: the area is a page of the vCPU's own, large enough for KNOWN; TS is clear only here.
+    unsafe {
+        asm!("clts", options(nostack));
+        if HAVE.get().xcr0 == 0 {
+            asm!("fxsave64 [{}]", in(reg) area, options(nostack));
+        } else {
+            asm!("xsave64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+        }
+        Cr0::update(|c| c.insert(Cr0Flags::TASK_SWITCHED));
+    }
+}
+
+/// Loads state saved before, or (a cleared page) the initial state; then XCR0, TSC_AUX and DR0 to DR3.
+pub fn restore(phys: u64, xcr0: u64, tsc_aux: u64, dr: [u64; 4]) {
+    let area = mem::virt(phys);
+    let have = HAVE.get();
+    set_xcr0(have.xcr0);
+    // SAFETY: as for `save`. The area's header was written by XSAVE, or is zero: initial state for all components. For the legacy
+    // form a cleared area has FCW and MXCSR 0, so those are set; MXCSR 0 is legal for XRSTOR too, but not the reset value. Of TSC_AUX,
+    // only RDTSCP and RDPID read it, and no server has a use for it.
+    unsafe {
+        let legacy = area as *mut u8;
+        if legacy.add(24).cast::<u32>().read() == 0 {
+            legacy.cast::<u16>().write(0x37f);
+            legacy.add(24).cast::<u32>().write(0x1f80);
+        }
+        asm!("clts", options(nostack));
+        if have.stale_pointers {
+            // Any load of the kernel's own does.
+            asm!("fnclex", "emms", "fild qword ptr [{}]", in(reg) area, options(nostack, readonly));
+        }
+        if have.xcr0 == 0 {
+            asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
+        } else {
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+        }
+        Cr0::update(|c| c.insert(Cr0Flags::TASK_SWITCHED));
+        if have.tsc_aux {
+            Msr::new(0xc000_0103).write(tsc_aux);
+        }
+    }
+    set_xcr0(xcr0);
+    // DR7 of the host enables none of them; the guest's DR7 is in its VMCB.
+    Dr0::write(dr[0]);
+    Dr1::write(dr[1]);
+    Dr2::write(dr[2]);
+    Dr3::write(dr[3]);
+}
+
+/// Before an entry, if the guest has breakpoints: arms them, on a processor that takes DR7 from the VMCB without doing so
+/// (QEMU 7.2). With GIF clear no breakpoint of the kernel's own can match (APM vol. 2, 15.17).
+#[cold]
+pub fn arm_breakpoints(dr7: u64) {
+    // SAFETY: interrupts are off anyway, and VMRUN follows.
+    unsafe { asm!("clgi", options(nostack, nomem)) };
+    // Without general detect: the kernel is to read DR0 to DR3 freely.
+    Dr7::write_raw(dr7 & !(1 << 13));
+}
+
+/// After an exit, if the guest has breakpoints: they are the guest's alone. The processor disables them (APM vol. 2, 15.6); QEMU
+/// 7.2 only sets DR7, and leaves them armed for the kernel and the servers to run into. It disarms by the types in the old DR7 when
+/// a bit beside the enabling ones changes: those without a type first, then those with the guest's.
+#[cold]
+pub fn disarm_breakpoints(dr7: u64) {
+    Dr7::write_raw(dr7 & 0xffff_0000 | 0x600);
+    Dr7::write_raw(0x400);
+}

@@ -1,0 +1,98 @@
+//! The figures of [`super`]: in images for tests only.
+
+use super::{Cpu, Obj, Thread};
+use crate::arch::{MAX_CPUS, now};
+use crate::mem::Global;
+use crate::object::thread::Resume;
+use core::cell::Cell;
+
+/// Instructions between the entry and the first stamp, and the last stamp and the exit.
+const EDGES: u64 = 60;
+/// Causes that are told apart.
+const CAUSES: usize = 128;
+/// How many are reported.
+const TOP: usize = 5;
+
+struct Figures {
+    /// When the current stretch began; 0: none.
+    since: Cell<u64>,
+    cause: Cell<u64>,
+    /// Cause and longest stretch.
+    longest: [Cell<(u64, u64)>; CAUSES],
+}
+
+static FIGURES: Global<[Figures; MAX_CPUS]> = Global(
+    [const {
+        Figures {
+            since: Cell::new(0),
+            cause: Cell::new(0),
+            longest: [const { Cell::new((0, 0)) }; CAUSES],
+        }
+    }; MAX_CPUS],
+);
+
+fn of(cpu: &Cpu) -> &'static Figures {
+    &FIGURES[cpu.number as usize % MAX_CPUS]
+}
+
+/// The kernel has been entered; a stretch that has begun goes on.
+pub fn begin(cpu: &Cpu, cause: impl FnOnce() -> u64) {
+    let f = of(cpu);
+    if f.since.get() == 0 {
+        f.cause.set(cause());
+        f.since.set(now());
+    }
+}
+
+/// It is going to be left, unless `next` is in its guest.
+pub fn leave(cpu: &Cpu, next: Obj<Thread>) {
+    if next.resume.get() != Resume::Guest {
+        end(cpu);
+    }
+}
+
+/// Interrupts can come from here.
+pub fn end(cpu: &Cpu) {
+    let f = of(cpu);
+    let since = f.since.replace(0);
+    if since == 0 {
+        return;
+    }
+    let (time, cause) = (now() - since + EDGES, f.cause.get());
+    let place = f.longest.iter().find(|p| {
+        let (c, t) = p.get();
+        c == cause || t == 0
+    });
+    if let Some(p) = place
+        && p.get().1 < time
+    {
+        p.set((cause, time));
+    }
+}
+
+/// The longest stretch so far; logs the longest of each of the five worst causes.
+#[must_use]
+pub fn longest(cpu: &Cpu) -> u64 {
+    let f = of(cpu);
+    let mut below = u64::MAX;
+    for rank in 1..=TOP {
+        let next = f.longest.iter().map(Cell::get).filter(|p| p.1 < below);
+        let Some((cause, time)) = next.max_by_key(|p| p.1).filter(|p| p.1 != 0) else {
+            break;
+        };
+        defmt::info!(
+            "OFF {=u32}.{=usize}: {=u64} cycles, system call {=u64} on kind {=u64}, operation {=u64:#x}",
+            cpu.number,
+            rank,
+            time,
+            cause >> 24,
+            cause >> 16 & 0xff,
+            cause & 0xffff
+        );
+        below = time;
+    }
+    let all = f.longest.iter().map(|p| p.get().1);
+    // What this took is not what was asked for.
+    f.since.set(0);
+    all.max().unwrap_or(0)
+}
