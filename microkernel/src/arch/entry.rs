@@ -12,7 +12,7 @@ use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
 use core::cell::Cell;
 use core::mem::offset_of;
-use ipc_schema::abi::{Status, Syscall, Tag, layout, rights};
+use ipc_schema::abi::{Kind, Status, Syscall, Tag, layout, rights};
 
 /// Bytes of a kernel stack.
 const STACK_SIZE: usize = 32 * 1024;
@@ -328,6 +328,10 @@ entries!(Call go_on, ReplyRecv go_on, Signal core::convert::identity, Wait core:
 fn measured(t: Obj<Thread>, call: Syscall) -> u64 {
     let label = Tag(t.get().get(reg::RSI)).label();
     match (call, cap::peek(t.get(), t.get().get(reg::RDI))) {
+        // What a Pool makes is told apart.
+        (Syscall::Call, Ok(cap)) if cap.kind() == Kind::Pool as u32 => {
+            measure::call(0, Kind::Pool as u64, label | (t.get().get(reg::R8) & 15) << 8)
+        }
         (Syscall::Call, Ok(cap)) => measure::call(0, u64::from(cap.kind()), label),
         _ => measure::call(call as u64, 0, 0),
     }

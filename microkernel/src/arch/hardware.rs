@@ -152,7 +152,7 @@ pub fn leave_space(root: u64) {
 pub fn share_kernel_half(root: u64) {
     // SAFETY: both are root pages of the kernel's.
     let (from, to) = unsafe { (mem::page(BOOT.root.get()), mem::page(root)) };
-    for (f, t) in from.0.iter().zip(&to.0).skip(256) {
+    for (f, t) in from.0[256..].iter().zip(&to.0[256..]) {
         t.set(f.get());
     }
 }
