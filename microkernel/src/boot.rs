@@ -11,7 +11,7 @@ use crate::object::log::LogObject;
 use crate::object::pool::pool_of;
 use crate::object::ports::Ports;
 use crate::object::thread::{Resume, reg};
-use crate::object::{Budget, Cap, Object, Pool, Space, Thread};
+use crate::object::{Budget, Cap, Object, Pool, Space, Thread, pool::MAX_POOLS};
 use crate::sched;
 use bootloader_api::BootInfo as Loader;
 use core::fmt::Debug;
@@ -67,7 +67,8 @@ pub fn start(loader: &'static mut Loader) -> ! {
     });
     // SAFETY: a usable region of the loader's map, which nothing else uses; it is not given to root.
     let pool_cap =
-        unsafe { Pool::create(pool_phys, pool_len / PAGE, Cap::EMPTY) }.or_fatal("kernel memory");
+        unsafe { Pool::create(pool_phys, pool_len / PAGE, Cap::EMPTY, MAX_POOLS as u64 - 1) }
+            .or_fatal("kernel memory");
     let pool = Pool::from_cap(&pool_cap, 0).or_fatal("kernel memory");
     let page = |n| pool.take_pages(n).or_fatal("kernel memory");
 

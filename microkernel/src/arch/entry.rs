@@ -329,9 +329,11 @@ fn measured(t: Obj<Thread>, call: Syscall) -> u64 {
     let label = Tag(t.get().get(reg::RSI)).label();
     match (call, cap::peek(t.get(), t.get().get(reg::RDI))) {
         // What a Pool makes is told apart.
-        (Syscall::Call, Ok(cap)) if cap.kind() == Kind::Pool as u32 => {
-            measure::call(0, Kind::Pool as u64, label | (t.get().get(reg::R8) & 15) << 8)
-        }
+        (Syscall::Call, Ok(cap)) if cap.kind() == Kind::Pool as u32 => measure::call(
+            0,
+            Kind::Pool as u64,
+            label | (t.get().get(reg::R8) & 15) << 8,
+        ),
         (Syscall::Call, Ok(cap)) => measure::call(0, u64::from(cap.kind()), label),
         _ => measure::call(call as u64, 0, 0),
     }
@@ -410,7 +412,10 @@ fn call(cpu: &Cpu) -> Option<(Obj<Thread>, u64)> {
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) {
     if vector >= 32 {
-        return interrupt(Cpu::current(), vector as u8);
+        let cpu = Cpu::current();
+        measure::begin(cpu, || measure::trap(vector));
+        interrupt(cpu, vector as u8);
+        return measure::end(cpu);
     }
     let cr2 = x86_64::registers::control::Cr2::read_raw();
     let [rip, _, flags, rsp, _] = *frame;

@@ -127,9 +127,11 @@ pub fn idle(cpu: &Cpu) {
 
 /// Takes interrupts that are pending; their handlers only mark what is to be done.
 #[inline(always)]
-pub fn take_interrupts() {
+pub fn take_interrupts(cpu: &Cpu) {
+    measure::end(cpu);
     // SAFETY: the handlers run on this stack and return; STI holds interrupts back for one instruction.
     unsafe { asm!("sti", "nop", "cli") };
+    measure::begin(cpu, || measure::EXIT);
 }
 
 /// Drops translations of the space with this root on this processor; the others drop all of user level's when they are stopped.

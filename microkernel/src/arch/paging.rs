@@ -112,6 +112,12 @@ fn release(pool: &Pool, ways: &[&Cell<u64>], mut n: u64) {
     }
 }
 
+/// `n` entries from `first` on; more than there are is none.
+#[inline(always)]
+fn some(t: &Words, first: usize, n: u64) -> &[Cell<u64>] {
+    t.0.get(first..first + n as usize).unwrap_or_default()
+}
+
 /// Bits of an entry for a large page.
 const LARGE_PAGE: u64 = Entry::PRESENT.bits() | Entry::LARGE.bits();
 
@@ -119,7 +125,7 @@ const LARGE_PAGE: u64 = Entry::PRESENT.bits() | Entry::LARGE.bits();
 #[inline(always)]
 fn clear_some(t: &Words, first: usize, n: u64, bits: u64) -> u64 {
     let mut gone = 0;
-    for e in t.0[first..].iter().take(n as usize) {
+    for e in some(t, first, n) {
         let v = e.get();
         if v & bits != bits {
             break;
@@ -247,7 +253,7 @@ impl Table {
             let n = step.pieces((rest >> shift).min(512 - first as u64), 6);
             let mut target = phys | bits;
             let mut added = 0;
-            for e in t.0[first..].iter().take(n as usize) {
+            for e in some(t, first, n) {
                 if present(e.get()) {
                     break;
                 }

@@ -2,7 +2,7 @@
 
 use super::mapping::{Mapping, Request, Target};
 use super::step::Step;
-use super::{Cap, Header, Pool, Vcpu, object, pool::pool_of};
+use super::{Cap, Header, Object, Pool, Vcpu, object, pool::pool_of};
 use crate::arch::paging::{Access, Table};
 use crate::list::List;
 use crate::mem::{self, Obj};
@@ -109,6 +109,8 @@ pub struct GuestSpace {
     pub mappings: Tree<Mapping>,
     /// Its vCPUs.
     pub vcpus: List<Vcpu, 0>,
+    /// The processors, a bit each, where a vCPU of it has been: where one may be running.
+    pub cpus: Cell<u32>,
     index_phys: u64,
     table_phys: u64,
 }
@@ -118,8 +120,6 @@ object!(GuestSpace, Kind::GuestSpace);
 pub const GUEST_END: u64 = 1 << 47;
 /// Entries of the root page that lead there.
 const GUEST_ENTRIES: usize = 256;
-/// `Header::flags`: it is being destroyed.
-const DYING: u16 = 1;
 
 impl GuestSpace {
     /// An empty one.
@@ -144,6 +144,7 @@ impl GuestSpace {
             flushes: Cell::new(1),
             mappings: Tree::default(),
             vcpus: List::default(),
+            cpus: Cell::new(0),
             index_phys,
             table_phys,
         });
@@ -163,18 +164,6 @@ impl GuestSpace {
                 index: &*(mem::virt(self.index_phys) as *const Routes),
                 table: &*(mem::virt(self.table_phys) as *const RouteTable),
             }
-        }
-    }
-
-    /// Whether anything can be added to it.
-    ///
-    /// # Errors
-    /// `Busy`: it is being destroyed.
-    pub fn alive(&self) -> Result<(), Status> {
-        if self.header.flags.get() & DYING != 0 {
-            Err(Status::Busy)
-        } else {
-            Ok(())
         }
     }
 
@@ -305,18 +294,6 @@ impl GuestSpace {
         Ok(())
     }
 
-    /// The processors, a bit each, where a vCPU of it may be running.
-    #[must_use]
-    pub fn cpus(&self) -> u32 {
-        let mut cpus = 0;
-        let mut v = self.vcpus.first();
-        while let Some(o) = v {
-            cpus |= 1 << o.cpu.get();
-            v = List::<Vcpu, 0>::after(o);
-        }
-        cpus
-    }
-
     /// What was taken out of the table must not be used any more by any vCPU.
     pub fn flush(&self) {
         self.flushes.set(self.flushes.get() + 1);
@@ -327,7 +304,7 @@ impl GuestSpace {
     /// # Errors
     /// `Again`: there is more to do.
     pub fn destroy(&self, step: &Step) -> Result<(), Status> {
-        self.header.flags.set(DYING);
+        self.dies();
         while let Some(v) = self.vcpus.first() {
             step.spend(1000)?;
             v.get().destroy();

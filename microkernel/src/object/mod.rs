@@ -31,7 +31,7 @@ pub use thread::Thread;
 pub use vcpu::Vcpu;
 
 use core::cell::Cell;
-use ipc_schema::abi::Kind;
+use ipc_schema::abi::{Kind, Status};
 
 /// What every slot begins with.
 #[repr(C)]
@@ -56,6 +56,20 @@ pub trait Object {
     fn header(&self) -> &Header {
         // SAFETY: every object is `repr(C)` and begins with its `Header` (checked by `object!`).
         unsafe { &*core::ptr::from_ref(self).cast::<Header>() }
+    }
+    /// Space, GuestSpace, Endpoint: it is being destroyed, in steps.
+    fn dies(&self) {
+        self.header().flags.set(1);
+    }
+    /// Whether anything can be added to one of these.
+    ///
+    /// # Errors
+    /// `Busy`: it is being destroyed.
+    fn alive(&self) -> Result<(), Status> {
+        match self.header().flags.get() {
+            0 => Ok(()),
+            _ => Err(Status::Busy),
+        }
     }
 }
 

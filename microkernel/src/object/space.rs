@@ -3,7 +3,7 @@
 use super::cap::{Cap, cell_at};
 use super::mapping::{Mapping, Request, Target};
 use super::step::Step;
-use super::{Header, Pool, Thread, object, pool::pool_of};
+use super::{Header, Object, Pool, Thread, object, pool::pool_of};
 use crate::arch::paging::{Access, Entry, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
@@ -90,8 +90,6 @@ object!(Space, Kind::Space);
 
 /// Entries of the root page that are user level's.
 const USER_ENTRIES: usize = 256;
-/// `Header::flags`: it is being destroyed.
-const DYING: u16 = 1;
 
 impl Space {
     /// A Space that holds the kernel's half, the stub page, and an empty table of `slots` capabilities.
@@ -130,18 +128,6 @@ impl Space {
             writes: Writes::default(),
         })
         .inspect_err(|_| Table { root }.clear_page(pool, layout::STUB))
-    }
-
-    /// Whether anything can be added to it.
-    ///
-    /// # Errors
-    /// `Busy`: it is being destroyed.
-    pub fn alive(&self) -> Result<(), Status> {
-        if self.header.flags.get() & DYING != 0 {
-            Err(Status::Busy)
-        } else {
-            Ok(())
-        }
     }
 
     /// Maps a range of a Memory.
@@ -208,8 +194,8 @@ impl Space {
     /// A thread of it is, or will be, on processor `cpu`. With a second processor the threads read the capability table in the way
     /// that others may write it; the other processors are stopped then.
     pub fn used_on(&self, cpu: u32) {
-        self.cpus.set(self.cpus.get() | 1 << cpu);
-        if self.cpus.get().count_ones() > 1 {
+        let cpus = self.cpus.get() | 1 << cpu;
+        if self.cpus.replace(cpus) != cpus && !cpus.is_power_of_two() {
             let mut t = self.threads.first();
             while let Some(o) = t {
                 o.caps_len.set(0);
@@ -229,7 +215,7 @@ impl Space {
     /// # Errors
     /// `Again`: there is more to do.
     pub fn destroy(&self, step: &Step) -> Result<(), Status> {
-        self.header.flags.set(DYING);
+        self.dies();
         let own = crate::arch::Cpu::current().current.get();
         loop {
             let mut t = self.threads.first();

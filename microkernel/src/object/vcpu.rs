@@ -1,6 +1,6 @@
 //! Vcpus: the registers of a guest processor. Passive: a thread runs it.
 
-use super::{Cap, GuestSpace, Header, Pool, Space, Thread, object, pool::pool_of};
+use super::{Cap, GuestSpace, Header, Object, Pool, Space, Thread, object, pool::pool_of};
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};
@@ -118,6 +118,7 @@ impl Vcpu {
         let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
         crate::virt::svm::vmcb::reset(v.get());
         guest.vcpus.push_back(v);
+        v.get().is_on(v.cpu.get());
         Ok(v)
     }
 
@@ -183,7 +184,12 @@ impl Vcpu {
         }
         // Identifiers are each processor's own; no round has number 0.
         self.asid_round.set(0);
-        self.cpu.set(to.number);
+        self.is_on(to.number);
+    }
+
+    fn is_on(&self, cpu: u32) {
+        self.cpu.set(cpu);
+        self.guest.cpus.set(self.guest.cpus.get() | 1 << cpu);
     }
 
     /// The processor where its state is.

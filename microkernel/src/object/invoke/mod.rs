@@ -172,8 +172,9 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             NONE
         }
         op::pool::STAT => {
-            let (free, all) = Pool::from_cap(cap, CONTROL)?.stat();
-            words([free, all, 0, 0])
+            let pool = Pool::from_cap(cap, CONTROL)?;
+            let (free, all) = pool.stat();
+            words([free, all, pool.quota.get(), 0])
         }
         op::pool::DESTROY => {
             let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
@@ -204,7 +205,7 @@ fn destroy(header: Obj<Header>, step: &Step) -> Result<(), Status> {
             })*
         };
     }
-    ends!(Thread, Vcpu, Budget, Endpoint, Notification, Irq, Ports; GuestSpace, Space, Mapping, Memory);
+    ends!(Thread, Vcpu, Budget, Notification, Irq, Ports; Endpoint, GuestSpace, Space, Mapping, Memory);
     Ok(())
 }
 
@@ -232,7 +233,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             if !m.mappings.is_empty() {
                 a.op.stop();
             }
-            dest.set(m.get().make_pool(&a.step)?);
+            dest.set(m.get().make_pool(a.w[1], &a.step)?);
             NONE
         }
         op::memory::INFO => {
@@ -306,11 +307,11 @@ fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
     match a.tag.label() {
         op::guest_space::MAP => {
             let r = map_request(a, GUEST_END)?;
-            g.map(&r, &a.step, || a.op.stop_for(g.cpus()))?;
+            g.map(&r, &a.step, || a.op.stop_for(g.cpus.get()))?;
         }
         op::guest_space::UNMAP => {
             let m = g.mappings.find(a.w[0]).ok_or(Status::InvalidArg)?;
-            a.op.stop_for(g.cpus());
+            a.op.stop_for(g.cpus.get());
             m.get().destroy(&a.step)?;
         }
         op::guest_space::ROUTE => {
@@ -326,11 +327,11 @@ fn guest_space(a: &Args, g: &GuestSpace) -> Answer {
             if target == Cap::EMPTY {
                 return Err(Status::InvalidCap);
             }
-            a.op.stop_for(g.cpus());
+            a.op.stop_for(g.cpus.get());
             g.add_route(first, count, way, target, a.w[2])?;
         }
         op::guest_space::UNROUTE => {
-            a.op.stop_for(g.cpus());
+            a.op.stop_for(g.cpus.get());
             g.remove_route(a.w[0] & 0xffff)?;
         }
         _ => return Err(Status::BadOperation),

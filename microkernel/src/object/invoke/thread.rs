@@ -79,6 +79,10 @@ pub fn thread(a: &Args, o: Obj<Thread>) -> Answer {
             ) {
                 let waiting = t.state.get() != State::Ready;
                 ipc::leave(home, o);
+                // Nothing is queued that cannot run.
+                if let Some(b) = t.budget.get() {
+                    home.ready.remove(b);
+                }
                 if waiting {
                     t.finish(Status::Timeout);
                 }
