@@ -109,7 +109,7 @@ impl Rounds {
             return Ok((Pool(slot::POOL), false));
         }
         // SAFETY: this Memory is mapped nowhere.
-        let pool = unsafe { self.backing.make_pool(self.pool_slot) }?;
+        let pool = unsafe { self.backing.make_pool(self.pool_slot, 0) }?;
         Ok((pool, true))
     }
 
