@@ -10,7 +10,7 @@ use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
 use crate::object::ports::Ports;
 use crate::object::thread::{Resume, reg};
-use crate::object::{Budget, Cap, Object, Pool, Space, Thread};
+use crate::object::{Budget, Cap, Object, Pool, Space, Thread, pool::MAX_POOLS};
 use crate::sched;
 use bootloader_api::BootInfo as Loader;
 use core::sync::atomic::Ordering;
@@ -58,7 +58,8 @@ pub fn start(loader: &'static mut Loader) -> ! {
         )
     });
     // SAFETY: a usable region of the loader's map, which nothing else uses; it is not given to root.
-    let pool_cap = need(unsafe { Pool::create(kept.0, kept.1 / PAGE, Cap::EMPTY) });
+    let pool_cap =
+        need(unsafe { Pool::create(kept.0, kept.1 / PAGE, Cap::EMPTY, MAX_POOLS as u64 - 1) });
     let pool = need(Pool::from_cap(&pool_cap, 0));
     let page = || need(pool.take_page());
     // The Pool is new: its pages come in their order.

@@ -12,7 +12,7 @@ pub mod pool {
     /// Vcpu: w0 bits 32..64 = slot of its GuestSpace (CONTROL), w2 = slot of the VMM's Space (CONTROL), w3 = address of its state
     /// page there.
     pub const CREATE: u64 = 1;
-    /// Answers w0 = free pages, w1 = all pages.
+    /// Answers w0 = free pages, w1 = all pages, w2 = Pools that can yet be made of Memory that lives in it.
     pub const STAT: u64 = 2;
     /// Destroys the Pool and all that was made from it (right DESTROY), Pools made of Memory that lives in it included. The Memory
     /// it was made from can then be used again.
@@ -26,7 +26,9 @@ pub mod memory {
     pub const DIVIDE: u64 = 1;
     /// Takes it out of every mapping, its parts' included. Right CONTROL.
     pub const REVOKE: u64 = 2;
-    /// w0: dest slot. Gives it, all of it, to the kernel as a Pool. Needs RAM, READ, WRITE, CONTROL; revokes it first.
+    /// w0: dest slot, w1: how many Pools can be made of Memory that lives in the new one. Gives it, all of it, to the kernel as a Pool.
+    /// Needs RAM, READ, WRITE, CONTROL; revokes it first. The new Pool and those w1 are taken off the number of the Pool that this
+    /// Memory lives in, until the new one is destroyed.
     pub const MAKE_POOL: u64 = 3;
     /// Answers w0 = bytes, w1 = 0 RAM / 1 device; w2 = physical address (with CONTROL, else 0).
     pub const INFO: u64 = 4;

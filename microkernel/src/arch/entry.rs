@@ -11,7 +11,7 @@ use crate::object::{Notification, Thread, cap};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use ipc_schema::abi::{Syscall, Tag, layout, rights};
+use ipc_schema::abi::{Kind, Syscall, Tag, layout, rights};
 use x86_64::registers::control::Cr2;
 
 /// Points this processor's descriptor tables, GS base and system-call MSRs at `cpu`'s data.
@@ -281,6 +281,11 @@ static ENTRIES: [Entry; 6] = [
 fn measured(t: Obj<Thread>, call: u64) -> u64 {
     let label = Tag(t.get().get(reg::RSI)).label();
     match cap::peek(t.get(), t.get().get(reg::RDI)) {
+        // What a Pool makes is told apart.
+        Ok(cap) if call == 0 && cap.kind() == Kind::Pool as u32 => {
+            let made = t.get().get(reg::R8) & 15;
+            measure::call(0, Kind::Pool as u64, label | made << 8)
+        }
         Ok(cap) if call == 0 => measure::call(0, u64::from(cap.kind()), label),
         _ => measure::call(call, 0, 0),
     }
@@ -328,7 +333,10 @@ fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
 /// An interrupt in a window of the kernel's.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_interrupt(vector: u64) {
-    interrupt(Cpu::current(), vector as u8);
+    let cpu = Cpu::current();
+    measure::begin(cpu, || measure::trap(vector));
+    interrupt(cpu, vector as u8);
+    measure::end(cpu);
 }
 
 /// An exception in the kernel. `frame`: error, rip, cs, rflags, rsp, ss. Answers whether the way back is not by IRET.

@@ -142,9 +142,11 @@ pub fn idle(cpu: &Cpu) {
 
 /// Takes interrupts that are pending; their handlers only mark what is to be done.
 #[inline(always)]
-pub fn take_interrupts() {
+pub fn take_interrupts(cpu: &Cpu) {
+    measure::end(cpu);
     // SAFETY: the handlers run on this stack and return; STI holds interrupts back for one instruction.
     unsafe { asm!("sti", "nop", "cli") };
+    measure::begin(cpu, || measure::EXIT);
 }
 
 /// Drops translations of the space with this root on this processor; the others drop all of user level's when they are stopped.
@@ -167,7 +169,7 @@ pub fn leave_space(root: u64) {
 pub fn share_kernel_half(root: u64) {
     // SAFETY: both are root pages of the kernel's.
     let (from, to) = unsafe { (mem::page(BOOT.root.get()), mem::page(root)) };
-    for (f, t) in from.0.iter().zip(&to.0).skip(256) {
+    for (f, t) in from.0[256..].iter().zip(&to.0[256..]) {
         t.set(f.get());
     }
 }

@@ -42,8 +42,8 @@ pub const USER_FLAGS: u64 = 0x202;
 pub const FIRST_IRQ: u8 = 0x30;
 /// How many there are.
 pub const IRQS: usize = 160;
-/// Vector of the local APIC's timer.
-pub const TIMER_VECTOR: u8 = 0xf0;
+/// Vector of the local APIC's timer, the lowest: it gives way to all others.
+pub const TIMER_VECTOR: u8 = 0x20;
 /// Vector by which processors call each other: to join a stop, to collect signals.
 pub const CALL_VECTOR: u8 = 0xf1;
 /// Vector of spurious interrupts.

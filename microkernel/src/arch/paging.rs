@@ -120,6 +120,12 @@ fn release(pool: &Pool, ways: &[&Cell<u64>], mut n: u64) {
     }
 }
 
+/// `n` entries from `first` on; more than there are is none.
+#[inline(always)]
+fn some(t: &Words, first: usize, n: u64) -> &[Cell<u64>] {
+    t.0.get(first..first + n as usize).unwrap_or_default()
+}
+
 /// Bits of an entry for a large page.
 const LARGE_PAGE: u64 = Entry::PRESENT.bits() | Entry::LARGE.bits();
 
@@ -127,7 +133,7 @@ const LARGE_PAGE: u64 = Entry::PRESENT.bits() | Entry::LARGE.bits();
 #[inline(always)]
 fn clear_some(t: &Words, first: usize, n: u64, bits: u64) -> u64 {
     let mut gone = 0;
-    for e in t.0[first..].iter().take(n as usize) {
+    for e in some(t, first, n) {
         let v = e.get();
         if v & bits != bits {
             break;
@@ -241,8 +247,8 @@ impl Table {
             // A table of small pages ends where a large page may begin.
             let n = step.spend_pieces(80, (rest >> shift).min(512 - first as u64))?;
             let parent = self.make(pool, va, large, step)?;
-            let entries = table(parent.get()).0[first..].iter().take(n as usize);
-            if entries.clone().any(|e| present(e.get())) {
+            let entries = some(table(parent.get()), first, n);
+            if entries.iter().any(|e| present(e.get())) {
                 return Err(Status::Overlap);
             }
             let mut entry = phys | (access.0 | kind).bits();

@@ -81,7 +81,7 @@ pub fn idle(cpu: &Cpu) {
     crate::sched::tick(cpu);
 }
 /// No hardware interrupts.
-pub fn take_interrupts() {}
+pub fn take_interrupts(_: &Cpu) {}
 /// No TLB.
 pub fn flush_space(_: u64) {}
 /// The others see it when they are next played.

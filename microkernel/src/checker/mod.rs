@@ -118,11 +118,19 @@ fn online() -> impl Iterator<Item = &'static Cpu> {
 pub fn check() -> Checked<Tally> {
     let tally = Tally::default();
     PAGES.iter().for_each(|p| p.set(0));
+    let mut quotas = 0;
     for (number, p) in POOLS.iter().enumerate() {
         if p.generation.get() & 1 == 1 {
             pool::check(p, number as u64, &tally)?;
+            quotas += p.quota.get() + 1;
         }
     }
+    ensure(
+        quotas <= MAX_POOLS as u64,
+        "there is a number for every Pool that may be made",
+        0,
+        quotas,
+    )?;
     // Headers are all good now: objects may be looked at.
     for p in POOLS.iter().filter(|p| p.generation.get() & 1 == 1) {
         pool::each_object(p, &mut |h| object(h, &tally))?;

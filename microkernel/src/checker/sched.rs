@@ -15,6 +15,12 @@ pub fn ready(cpu: &Cpu) -> Checked<u64> {
                 "a Budget is in the queue of its priority",
                 b.addr(),
                 p as u64,
+            )?;
+            ensure(
+                super::tip(b).is_some(),
+                "who is queued can run",
+                b.addr(),
+                0,
             )
         })?;
         let bit = cpu.ready.bitmap.get() & (1 << p) != 0;

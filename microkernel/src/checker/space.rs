@@ -5,6 +5,7 @@ use crate::arch::paging::check::{Leaves, tables};
 use crate::checker::{Checked, Tally, account, count, ensure, live};
 use crate::list::check::walk;
 use crate::mem::{Obj, PAGE};
+use crate::object::Object;
 use crate::object::pool::{check as pool, pool_of};
 use crate::object::vcpu::check::states_in;
 use crate::tree::check::walk as tree;

@@ -59,7 +59,7 @@ fn a_sound_machine_is_sound() {
 fn every_page_of_a_pool_is_accounted_for() {
     let m = full();
     // SAFETY: a range of the test's memory that nothing else uses.
-    let cap = unsafe { Pool::create(28 << 20, 64, Cap::EMPTY) }.unwrap();
+    let cap = unsafe { Pool::create(28 << 20, 64, Cap::EMPTY, 0) }.unwrap();
     let pool = Pool::from_cap(&cap, 0).unwrap();
     let s = Space::create(pool, 200).unwrap();
     let t = crate::object::Thread::create(pool, s, 0x5000_0000, m.cpu).unwrap();

@@ -16,6 +16,12 @@ pub fn check(v: Obj<Vcpu>, tally: &Tally) -> Checked {
         at,
         v.guest.addr(),
     )?;
+    ensure(
+        v.guest.cpus.get() & (1 << v.cpu.get()) != 0,
+        "a GuestSpace knows the processors of its vCPUs",
+        at,
+        u64::from(v.guest.cpus.get()),
+    )?;
     alive(v.runner.get(), "a vCPU's runner lives", at)?;
     if let Some(t) = v.runner.get() {
         ensure(

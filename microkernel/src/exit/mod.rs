@@ -112,7 +112,7 @@ impl Then for Exited {
         let (Self { t, v }, cpu) = (self, Cpu::current());
         match left {
             Left::Interrupt => {
-                arch::take_interrupts();
+                arch::take_interrupts(cpu);
                 Some(sched::current_or_better(cpu, t))
             }
             Left::Port {

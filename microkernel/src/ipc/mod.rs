@@ -64,11 +64,13 @@ pub fn send(
 fn enqueue(cpu: &Cpu, t: Obj<Thread>, ep: Obj<Endpoint>) -> Obj<Thread> {
     if t.depth.get() >= MAX_DEPTH {
         give_up(cpu, t, Status::Busy);
-        return sched::pick(cpu);
+    } else if ep.get().alive().is_err() {
+        give_up(cpu, t, Status::Dead);
+    } else {
+        t.state.set(State::Queued);
+        t.endpoint.set(Some(ep));
+        ep.get().queue(cpu).callers.push_back(t);
     }
-    t.state.set(State::Queued);
-    t.endpoint.set(Some(ep));
-    ep.get().queue(cpu).callers.push_back(t);
     sched::pick(cpu)
 }
 
@@ -222,9 +224,15 @@ fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) 
         t.state.set(State::Stopped);
         return sched::pick(cpu);
     }
-    if let Some(bits) = th.bound.get().map(|n| n.take()).filter(|&b| b != 0) {
+    let bits = th.bound.get().map_or(0, |n| n.take());
+    let dying = ep.is_some_and(|ep| ep.get().alive().is_err());
+    if bits != 0 || dying {
         th.set(reg::RDI, bits);
-        th.finish(Status::Signal);
+        th.finish(if bits != 0 {
+            Status::Signal
+        } else {
+            Status::Dead
+        });
         if running && t.budget.get() == cpu.budget.get() {
             return sched::current_or_better(cpu, t);
         }

@@ -1,6 +1,6 @@
 //! Endpoints: where servers receive calls; a queue for each processor, so that no two processors meet on the way.
 
-use super::{Header, Pool, Thread, object, pool::pool_of};
+use super::{Header, Object, Pool, Thread, object, pool::pool_of, step::Step};
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::List;
 use crate::mem::Obj;
@@ -41,15 +41,21 @@ impl Endpoint {
         &self.queues[cpu.number as usize % MAX_CPUS]
     }
 
-    /// Ends it: callers in the queue, and receivers, get `Dead`. The other processors are stopped.
-    pub fn destroy(&self) {
+    /// Ends it: callers in the queue, and receivers, get `Dead`, and so does who comes meanwhile. The other processors are stopped.
+    ///
+    /// # Errors
+    /// `Again`: there is more to do.
+    pub fn destroy(&self, step: &Step) -> Result<(), Status> {
+        self.dies();
         for (q, cpu) in self.queues.iter().zip(Cpu::all()) {
             while let Some(t) = q.callers.first().or(q.receivers.first()) {
+                step.spend(200)?;
                 crate::ipc::leave(cpu, t);
                 crate::ipc::give_up(cpu, t, Status::Dead);
             }
         }
         pool_of(&self.header).free_object(Obj::of(self));
+        Ok(())
     }
 }
 

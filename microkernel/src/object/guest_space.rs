@@ -1,7 +1,7 @@
 //! GuestSpaces: what a VM's processors share: the nested page table and the exit routes.
 
 use super::step::Step;
-use super::{Cap, Domain, Header, Pool, Vcpu, is_domain, object};
+use super::{Cap, Domain, Object, Pool, Vcpu, is_domain};
 use crate::list::List;
 use crate::mem::{self, Obj};
 use core::cell::Cell;
@@ -50,7 +50,6 @@ const _: () = assert!(core::mem::size_of::<RouteTable>() <= 4096);
 /// A VM's memory and routes.
 #[repr(C)]
 pub struct GuestSpace {
-    header: Header,
     domain: Domain,
     /// Its vCPUs.
     pub vcpus: List<Vcpu, 0>,
@@ -60,8 +59,7 @@ pub struct GuestSpace {
     used: Cell<u64>,
     table_phys: u64,
 }
-object!(GuestSpace, Kind::GuestSpace);
-is_domain!(GuestSpace);
+is_domain!(GuestSpace, Kind::GuestSpace);
 
 /// Entries of the root page that lead to addresses that can be mapped.
 const GUEST_ENTRIES: usize = 256;
@@ -76,8 +74,7 @@ impl GuestSpace {
         pool.take_pages(&mut pages)?;
         let [root, table_phys] = pages;
         let made = pool.create_object(|header| Self {
-            domain: Domain::new(root, header.pool, true),
-            header,
+            domain: Domain::new(header, root, true),
             vcpus: List::default(),
             index: Default::default(),
             used: Cell::new(0),

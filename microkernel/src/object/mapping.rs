@@ -110,7 +110,7 @@ impl Request {
         if self.rights == all && !domain.guest {
             return Err(Status::InvalidArg);
         }
-        domain.alive()?;
+        domain.header.alive()?;
         if m.device && domain.guest {
             return Err(Status::InvalidArg);
         }

@@ -262,11 +262,12 @@ impl Memory {
         Ok(())
     }
 
-    /// Gives it to the kernel as a Pool.
+    /// Gives it to the kernel as a Pool, of whose Memory objects `quota` Pools can be made: out of the quota of the Pool that it is in.
     ///
     /// # Errors
-    /// `Busy`: it has parts, is a Pool already, or is being destroyed; `InvalidArg`: device registers; `Again`; as [`Pool::create`].
-    pub fn make_pool(&self, step: &Step) -> Result<super::Cap, Status> {
+    /// `Busy`: it has parts, is a Pool already, or is being destroyed; `InvalidArg`: device registers; `NoMemory`: the quota is too
+    /// small; `Again`; as [`Pool::create`].
+    pub fn make_pool(&self, quota: u64, step: &Step) -> Result<super::Cap, Status> {
         if self.has(flag::POOL | flag::DYING) || !self.parts.is_empty() {
             return Err(Status::Busy);
         }
@@ -280,11 +281,22 @@ impl Memory {
             return Err(Status::Busy);
         }
         Pool::possible(self.len / PAGE)?;
+        let payer = &pool_of(&self.header).quota;
+        if quota >= payer.get() {
+            return Err(Status::NoMemory);
+        }
         self.revoke(step)?;
         // SAFETY: RAM, without parts, not a Pool, and now without mappings: nothing refers to it, and `POOL` keeps it so. No
         // ancestor can be mapped, since it has parts.
-        let cap =
-            unsafe { Pool::create(self.phys, self.len / PAGE, super::Cap::new(self.header())) }?;
+        let cap = unsafe {
+            Pool::create(
+                self.phys,
+                self.len / PAGE,
+                super::Cap::new(self.header()),
+                quota,
+            )
+        }?;
+        payer.set(payer.get() - quota - 1);
         self.set(flag::POOL);
         for m in self.upwards() {
             if m.pools.replace(m.pools.get() + 1) == 0 {
@@ -299,8 +311,10 @@ impl Memory {
         self.upwards().any(|m| m.get().header.pool == pool)
     }
 
-    /// The Pool made from it is gone.
-    pub(super) fn leave_pool(&self) {
+    /// The Pool made from it is gone; its quota was `quota`, of which nothing is in use.
+    pub(super) fn leave_pool(&self, quota: u64) {
+        let payer = &pool_of(&self.header).quota;
+        payer.set(payer.get() + quota + 1);
         self.unset(flag::POOL);
         for m in self.upwards() {
             m.pools.set(m.pools.get() - 1);

@@ -33,7 +33,7 @@ pub use thread::Thread;
 pub use vcpu::Vcpu;
 
 use core::cell::Cell;
-use ipc_schema::abi::Kind;
+use ipc_schema::abi::{Kind, Status};
 
 /// What every slot begins with.
 #[repr(C)]
@@ -59,6 +59,27 @@ pub trait Object {
         // SAFETY: every object is `repr(C)` and begins with its `Header` (checked by `object!`).
         unsafe { &*core::ptr::from_ref(self).cast::<Header>() }
     }
+    /// Space, GuestSpace, Endpoint: it is being destroyed, in steps.
+    fn dies(&self) {
+        self.header().flags.set(1);
+    }
+    /// Whether anything can be added to one of these.
+    ///
+    /// # Errors
+    /// `Busy`: it is being destroyed.
+    fn alive(&self) -> Result<(), Status> {
+        self.header().alive()
+    }
+}
+
+impl Header {
+    #[inline(always)]
+    fn alive(&self) -> Result<(), Status> {
+        match self.flags.get() {
+            0 => Ok(()),
+            _ => Err(Status::Busy),
+        }
+    }
 }
 
 /// Declares `$t` a kernel object of kind `$k`, its first field named `header`.
@@ -72,9 +93,13 @@ macro_rules! object {
 }
 pub(crate) use object;
 
-/// Declares that `$t`, with a field `domain`, is a [`Domain`] and more.
+/// Declares `$t` a kernel object of kind `$k` that is a [`Domain`], its first field named `domain`, and more.
 macro_rules! is_domain {
-    ($t:ty) => {
+    ($t:ty, $k:expr) => {
+        const _: () = assert!(core::mem::offset_of!($t, domain.header) == 0);
+        impl crate::object::Object for $t {
+            const KIND: ipc_schema::abi::Kind = $k;
+        }
         impl core::ops::Deref for $t {
             type Target = crate::object::Domain;
             #[inline(always)]

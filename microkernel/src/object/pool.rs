@@ -53,6 +53,8 @@ pub struct Pool {
     pages_free: Cell<u64>,
     /// Memory objects in it that are Pools themselves, or have parts that are.
     backing_others: Cell<u32>,
+    /// Pools that can yet be made of Memory objects in it.
+    pub quota: Cell<u64>,
     /// Heads of the lists of free slots (0: none; slot 0 is the Pool's own).
     slots: [Cell<u32>; CLASSES.len()],
     /// The Memory it was made from.
@@ -62,6 +64,8 @@ pub struct Pool {
     dying: Cell<bool>,
     /// A Pool made of Memory of this one, or of one made of such, and so on, that goes first: number and generation.
     inner: Cell<Option<(u16, u64)>>,
+    /// Numbers below this have been looked through for such.
+    searched: Cell<usize>,
     number: Cell<u16>,
 }
 
@@ -85,11 +89,13 @@ impl Pool {
             frontier: Cell::new(0),
             pages_free: Cell::new(0),
             backing_others: Cell::new(0),
+            quota: Cell::new(0),
             slots: [const { Cell::new(0) }; CLASSES.len()],
             backing: Cell::new(Cap::EMPTY),
             cursor: Cell::new(0),
             dying: Cell::new(false),
             inner: Cell::new(None),
+            searched: Cell::new(0),
             number: Cell::new(0),
         }
     }
@@ -109,14 +115,14 @@ impl Pool {
             .ok_or(Status::NoMemory)
     }
 
-    /// Makes a Pool of `pages` pages at `phys`, which nothing maps any more.
+    /// Makes a Pool of `pages` pages at `phys`, which nothing maps any more; `quota` Pools can be made of Memory objects in it.
     ///
     /// # Errors
     /// `NoMemory`: all Pool numbers are in use. `OutOfRange`: fewer than two pages, or more than 4 GiB.
     ///
     /// # Safety
     /// The pages are RAM that nothing else refers to until the Pool is destroyed.
-    pub unsafe fn create(phys: u64, pages: u64, backing: Cap) -> Result<Cap, Status> {
+    pub unsafe fn create(phys: u64, pages: u64, backing: Cap, quota: u64) -> Result<Cap, Status> {
         let (number, pool) = Self::possible(pages)?;
         let map_pages = (64 + pages).div_ceil(PAGE);
         pool.virt.set(mem::virt(phys));
@@ -125,10 +131,12 @@ impl Pool {
         pool.free.set(pages - map_pages);
         pool.frontier.set(map_pages);
         pool.backing_others.set(0);
+        pool.quota.set(quota);
         pool.backing.set(backing);
         pool.cursor.set(0);
         pool.dying.set(false);
         pool.inner.set(None);
+        pool.searched.set(0);
         pool.number.set(number as u16);
         pool.pages_free.set(0);
         pool.slots.iter().for_each(|list| list.set(0));
@@ -345,7 +353,7 @@ impl Pool {
             victim.cursor.set(0);
         }
         if victim.backing_others.get() != 0 {
-            let inner = victim.made_of_its_memory().ok_or(Status::Busy)?;
+            let inner = victim.made_of_its_memory(step)?;
             self.inner
                 .set(Some((inner.number.get(), inner.generation.get())));
             return Err(Status::Again);
@@ -358,15 +366,17 @@ impl Pool {
         Err(Status::Again)
     }
 
-    /// A Pool that was made of Memory of this one, or of a part of such.
-    fn made_of_its_memory(&self) -> Option<&'static Self> {
-        POOLS.iter().find(|p| {
-            p.generation.get() & 1 == 1
-                && p.backing
-                    .get()
-                    .typed::<Memory>(0)
-                    .is_ok_and(|m| m.get().lives_in(self.number.get()))
-        })
+    /// A Pool that was made of Memory of this one, or of a part of such. There is one, and none is added: this one is being destroyed.
+    fn made_of_its_memory(&self, step: &Step) -> Result<&'static Self, Status> {
+        loop {
+            let p = POOLS.get(self.searched.get()).ok_or(Status::Busy)?;
+            let backing = p.backing.get().typed::<Memory>(0);
+            if backing.is_ok_and(|m| m.get().lives_in(self.number.get())) {
+                return Ok(p);
+            }
+            self.searched.set(self.searched.get() + 1);
+            step.spend(100)?;
+        }
     }
 
     fn destroy_objects(
@@ -399,7 +409,7 @@ impl Pool {
         self.generation.set(self.generation.get() + 1);
         self.dying.set(false);
         if let Ok(memory) = self.backing.replace(Cap::EMPTY).typed::<Memory>(0) {
-            memory.get().leave_pool();
+            memory.get().leave_pool(self.quota.get());
         }
         Ok(())
     }

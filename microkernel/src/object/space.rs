@@ -2,7 +2,7 @@
 
 use super::cap::{Cap, cell_at};
 use super::step::Step;
-use super::{Domain, Header, Pool, Thread, is_domain, object};
+use super::{Domain, Object, Pool, Thread, is_domain};
 use crate::arch::paging::{Access, Entry, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
@@ -13,7 +13,6 @@ use ipc_schema::abi::{Kind, Status, layout, rights};
 /// One protection domain.
 #[repr(C)]
 pub struct Space {
-    header: Header,
     domain: Domain,
     /// Slots of its capability table.
     pub caps_len: u64,
@@ -78,8 +77,7 @@ impl Slot<'_> {
         self.writes.write(|| self.cell.set(cap));
     }
 }
-object!(Space, Kind::Space);
-is_domain!(Space);
+is_domain!(Space, Kind::Space);
 
 /// Pages of a capability table at most.
 pub const CAP_PAGES: usize = 8;
@@ -116,8 +114,7 @@ impl Space {
         let mut caps = [0; CAP_PAGES];
         caps[..pages.len() - 1].copy_from_slice(&pages[1..]);
         pool.create_object(|header| Self {
-            domain: Domain::new(table.root, header.pool, false),
-            header,
+            domain: Domain::new(header, table.root, false),
             caps_len: (pages.len() - 1) as u64 * PAGE_SLOTS,
             caps,
             threads: List::default(),
@@ -200,8 +197,9 @@ impl Space {
     /// A thread of it is, or will be, on processor `cpu`. With a second processor the threads read the capability table in the way
     /// that others may write it; the other processors are stopped then.
     pub fn used_on(&self, cpu: u32) {
+        let before = self.cpus.get();
         self.domain.used_on(cpu);
-        if self.cpus.get().count_ones() > 1 {
+        if before != 0 && self.cpus.get() != before {
             let mut t = self.threads.first();
             while let Some(o) = t {
                 o.caps_len.set(0);

@@ -184,7 +184,7 @@ impl Thread {
                 depth: Cell::new(0),
                 suspended: Cell::new(false),
                 caps: Cell::new(caps),
-                caps_len: Cell::new(caps_len),
+                caps_len: Cell::new(caps_len * u64::from(space.cpus.get().count_ones() < 2)),
                 utcb: mem::virt(utcb_phys),
                 budget: Cell::new(None),
                 own_budget: Cell::new(None),

@@ -1,6 +1,6 @@
 //! Vcpus: the registers of a guest processor. Passive: a thread runs it.
 
-use super::{Cap, GuestSpace, Header, Pool, Space, Thread, object, pool::pool_of};
+use super::{Cap, GuestSpace, Header, Object, Pool, Space, Thread, object, pool::pool_of};
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};

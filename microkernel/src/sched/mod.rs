@@ -11,7 +11,7 @@ use crate::list::List;
 use crate::mem::Obj;
 use crate::object::budget::PRIORITIES;
 use crate::object::thread::{Resume, State};
-use crate::object::{Budget, Notification, Thread};
+use crate::object::{Budget, Notification, Thread, step::Step};
 use core::cell::Cell;
 use ipc_schema::abi::{NEVER, rights};
 use timer::Owner;
@@ -360,10 +360,14 @@ pub fn retime(cpu: &Cpu) {
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
 }
 
-/// The timer interrupt: brings about what is due.
+/// The timer interrupt: brings about what is due, the soonest first. If that is much it comes again at once for the rest: behind all
+/// other interrupts, for its vector is the lowest.
 pub fn tick(cpu: &Cpu) {
     let now = arch::now();
-    while let Some(owner) = cpu.timers.due(now) {
+    let step = Step::default();
+    while step.spend(400).is_ok()
+        && let Some(owner) = cpu.timers.due(now)
+    {
         match owner {
             Owner::Budget(b) => {
                 b.exhausted.set(false);

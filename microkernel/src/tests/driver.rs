@@ -79,7 +79,7 @@ fn arguments(kind: u32, label: u64) -> [Arg; 4] {
     let of = |k: Kind| k as u32;
     match (kind, label) {
         (k, op::memory::DIVIDE) if k == of(Kind::Memory) => [Page, Pages, Dest, Of(Kind::Pool)],
-        (k, op::memory::MAKE_POOL) if k == of(Kind::Memory) => [Dest, Any, Any, Any],
+        (k, op::memory::MAKE_POOL) if k == of(Kind::Memory) => [Dest, Small, Any, Any],
         (k, op::space::MAP) if k == of(Kind::Space) || k == of(Kind::GuestSpace) => {
             [Page, Mapped, Page, Pages]
         }

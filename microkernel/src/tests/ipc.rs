@@ -127,7 +127,9 @@ fn a_destroyed_endpoint_fails_everyone_in_it() {
     let (ep, slot) = m.endpoint();
     let (client, client2) = (m.thread(5), m.thread(5));
     m.call(client, slot, [0; 4]);
-    ep.get().destroy();
+    ep.get()
+        .destroy(&crate::object::step::Step::endless())
+        .unwrap();
     assert_eq!(status(client), Status::Dead);
     assert_eq!(m.operate(client2, slot, 1, [0; 4]), Status::InvalidCap);
 }

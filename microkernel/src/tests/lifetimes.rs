@@ -17,9 +17,9 @@ const RW: u64 = ((rights::READ | rights::WRITE) as u64) << 32;
 const FAR: u64 = 1 << 40;
 
 /// Steps as small as they can be, until this goes.
-struct Small;
+pub struct Small;
 impl Small {
-    fn new() -> Self {
+    pub fn new() -> Self {
         step::tests::set_size(1);
         Self
     }
@@ -123,7 +123,7 @@ fn what_cannot_be_made_to_its_end_leaves_nothing() {
     let m = Machine::new();
     let t = m.thread(5);
     // SAFETY: memory of the test that nothing else uses.
-    let cap = unsafe { Pool::create(16 << 20, 40, Cap::EMPTY) }.unwrap();
+    let cap = unsafe { Pool::create(16 << 20, 40, Cap::EMPTY, 0) }.unwrap();
     let (pool, pool_slot) = (Pool::from_cap(&cap, 0).unwrap(), m.put(cap));
     let s = Space::create(pool, 8).unwrap();
     let at = m.name(s);
@@ -657,7 +657,7 @@ proptest! {
     fn pages_are_nobody_elses_and_come_back(steps in proptest::collection::vec((1..9_usize, any::<bool>(), any::<u16>()), 1..200), pages in 9..300_u64) {
         let _m = Machine::new();
         // SAFETY: memory of the test that nothing else uses.
-        let cap = unsafe { Pool::create(16 << 20, pages, Cap::EMPTY) }.unwrap();
+        let cap = unsafe { Pool::create(16 << 20, pages, Cap::EMPTY, 0) }.unwrap();
         let pool = Pool::from_cap(&cap, 0).unwrap();
         let begin = pool.stat();
         let mut taken = std::collections::BTreeSet::new();

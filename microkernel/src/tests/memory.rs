@@ -82,7 +82,7 @@ fn a_pool_is_made_used_destroyed_and_gives_its_memory_back() {
 fn a_full_pool_says_so_and_takes_nothing() {
     let m = Machine::new();
     // SAFETY: memory of the test that nothing else uses.
-    let cap = unsafe { Pool::create(RAM, 4, Cap::EMPTY) }.unwrap();
+    let cap = unsafe { Pool::create(RAM, 4, Cap::EMPTY, 0) }.unwrap();
     let pool = Pool::from_cap(&cap, 0).unwrap();
     let before = pool.stat();
     assert_eq!(before.0, 3);

@@ -6,6 +6,8 @@
 pub mod census;
 pub mod driver;
 #[cfg(test)]
+mod ends;
+#[cfg(test)]
 mod ipc;
 #[cfg(test)]
 mod lifetimes;
@@ -67,7 +69,7 @@ impl Machine {
         Cpu::renew();
         let cpu = Cpu::current();
         // SAFETY: inside the buffer; the Pools of earlier tests are dead.
-        let pool_cap = unsafe { Pool::create(1 << 20, PAGES, Cap::EMPTY) }.unwrap();
+        let pool_cap = unsafe { Pool::create(1 << 20, PAGES, Cap::EMPTY, 400) }.unwrap();
         let pool = Pool::from_cap(&pool_cap, 0).unwrap();
         let space = Space::create(pool, 256).unwrap();
         let m = Self {

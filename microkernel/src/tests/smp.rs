@@ -7,7 +7,7 @@ use crate::sched;
 use ipc_schema::abi::op;
 
 /// Brings processor `n` up.
-fn start(n: usize) -> &'static Cpu {
+pub fn start(n: usize) -> &'static Cpu {
     let cpu = &Cpu::all()[n];
     start_step(cpu, n as u32, 2).unwrap();
     cpu.booked.set(crate::arch::now());
@@ -15,14 +15,20 @@ fn start(n: usize) -> &'static Cpu {
 }
 
 /// A started thread on processor `n`.
-fn thread_on(m: &Machine, n: usize, priority: u64) -> Obj<Thread> {
+pub fn thread_on(m: &Machine, n: usize, priority: u64) -> Obj<Thread> {
     let t = m.thread(priority);
     t.own_budget.get().unwrap().move_to(&Cpu::all()[n]).unwrap();
     t
 }
 
 /// `t` runs on its processor, and makes a system call there.
-fn sys_on(t: Obj<Thread>, number: u64, slot: u64, words: [u64; 4], deadline: u64) -> Obj<Thread> {
+pub fn sys_on(
+    t: Obj<Thread>,
+    number: u64,
+    slot: u64,
+    words: [u64; 4],
+    deadline: u64,
+) -> Obj<Thread> {
     let cpu = Cpu::play(t.cpu.get() as usize);
     sched::charge(cpu);
     if let Some(old) = cpu.budget.take() {

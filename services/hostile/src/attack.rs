@@ -213,7 +213,8 @@ impl Mind {
             }
             l if kind(Kind::Memory) && l == op::memory::MAKE_POOL => {
                 let dest = self.dest();
-                c.words[0] = dest;
+                let pools = [0, 0, 0, 1, 2, 511, u64::MAX];
+                c.words = [dest, self.rng.of(&pools), 0, 0];
                 c.fills = (dest, Kind::Pool as u8);
             }
             l if (kind(Kind::Space) && l == op::space::MAP)

@@ -222,6 +222,8 @@ pub struct Plan {
     pub heap: u64,
     /// Bytes of Pool.
     pub pool: u64,
+    /// Pools that it can make of Memory that lives in that.
+    pub pools: u64,
     /// Slots of its capability table.
     pub slots: u32,
     /// Virtual processors (VMM).
@@ -318,6 +320,7 @@ impl Plan {
             remote: false,
             heap: HEAP,
             pool: POOL,
+            pools: 0,
             slots: SLOTS,
             vcpus: 0,
             guest_memory: 0,

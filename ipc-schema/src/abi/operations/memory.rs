@@ -125,7 +125,7 @@ pub(super) const POOL: &[Operation] = &[
     Operation {
         does: "Says how full the Pool is.",
         post: "Nothing has changed.",
-        answers: "w0 = free pages, w1 = all pages",
+        answers: "w0 = free pages, w1 = all pages, w2 = Pools that can yet be made of Memory that lives in it",
         checks: &[Check::Target, Check::Label, Check::Right, DYING],
         ..on(Kind::Pool, op::pool::STAT, "pool.stat", CONTROL)
     },
@@ -185,9 +185,18 @@ pub(super) const MEMORY: &[Operation] = &[
         ..on(Kind::Memory, op::memory::REVOKE, "memory.revoke", CONTROL)
     },
     Operation {
-        args: &[word("slot for the capability", 0, Is::Dest)],
-        does: "Gives it, all of it, to the kernel as a Pool.",
-        post: "The slot holds a capability to the Pool. It is out of every mapping, and `Busy` until the Pool is destroyed.",
+        args: &[
+            word("slot for the capability", 0, Is::Dest),
+            word(
+                "how many Pools can be made of Memory that lives in it",
+                1,
+                Is::Free,
+            ),
+        ],
+        does: "Gives it, all of it, to the kernel as a Pool. This one, and those that can be made of Memory that lives in it, are taken \
+            off the number of the Pool that the Memory lives in.",
+        post: "The slot holds a capability to the Pool. It is out of every mapping, and `Busy` until the Pool is destroyed. That gives \
+            the numbers back.",
         checks: &[
             Check::Target,
             Check::Label,
@@ -204,7 +213,11 @@ pub(super) const MEMORY: &[Operation] = &[
                 Status::OutOfRange,
                 "it has fewer than 2 pages, or 4 GiB or more",
             ),
-            state("too many pools", Status::NoMemory, "512 Pools exist"),
+            state(
+                "too many pools",
+                Status::NoMemory,
+                "of Memory that lives in its Pool not so many Pools more can be made",
+            ),
         ],
         ..on(
             Kind::Memory,

@@ -181,8 +181,9 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             NONE
         }
         op::pool::STAT => {
-            let (free, all) = Pool::from_cap(cap, CONTROL)?.stat();
-            a.words([free, all, 0, 0])
+            let pool = Pool::from_cap(cap, CONTROL)?;
+            let (free, all) = pool.stat();
+            a.words([free, all, pool.quota.get(), 0])
         }
         op::pool::DESTROY => {
             let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
@@ -213,7 +214,7 @@ fn destroy(header: Obj<Header>, step: &Step) -> Result<(), Status> {
             })*
         };
     }
-    ends!(Thread, Vcpu, Budget, Endpoint, Notification, Irq, Ports; GuestSpace, Space, Mapping, Memory);
+    ends!(Thread, Vcpu, Budget, Notification, Irq, Ports; Endpoint, GuestSpace, Space, Mapping, Memory);
     Ok(())
 }
 
@@ -242,7 +243,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             if !m.mappings.is_empty() {
                 a.op.stop();
             }
-            dest.set(m.get().make_pool(&a.step)?);
+            dest.set(m.get().make_pool(a.w(1), &a.step)?);
             NONE
         }
         op::memory::INFO => {

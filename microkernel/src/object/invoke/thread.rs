@@ -81,6 +81,10 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             ) {
                 let waiting = t.state.get() != State::Ready;
                 ipc::leave(home, o);
+                // Nothing is queued that cannot run.
+                if let Some(b) = t.budget.get() {
+                    home.ready.remove(b);
+                }
                 if waiting {
                     t.finish(Status::Timeout);
                 }

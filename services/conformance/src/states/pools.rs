@@ -189,6 +189,12 @@ fn too_small(kit: &mut Kit, operation: &'static Operation, error: Status) -> Out
 
 fn too_many(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
     let right = right::prepare(kit, operation)?;
+    // More to hand down than there are.
+    for pools in [1 << 16, u64::MAX] {
+        let mut call = right.call.clone();
+        call.words[1] = pools;
+        refused_dest(kit, error, &call, right.dest)?;
+    }
     let whole = kit.part(600 * 2 * PAGE)?;
     let own = u64::from(layout::slot::POOL);
     let mut pools: Vec<u64> = Vec::new();

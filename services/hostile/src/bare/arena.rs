@@ -42,6 +42,8 @@ const SHARED: u64 = (KEEPERS + 8) * PAGE;
 /// Parts of this server's RAM: first byte and bytes of the Pool; the attackers' Memory.
 const ARENA: (u64, u64) = (1 << 20, 3 << 20);
 const PLAY_AT: u64 = 4 << 20;
+/// Pools that the attackers can make.
+const POOLS: u64 = 3;
 
 /// Below this server, and so below every VM.
 pub const PRIORITY: u64 = 3;
@@ -163,7 +165,7 @@ impl Arena {
         self.threads.clear();
         let dest = self.slot()?;
         // SAFETY: this Memory is mapped nowhere.
-        self.pool = unsafe { self.memory.make_pool(dest) }?;
+        self.pool = unsafe { self.memory.make_pool(dest, POOLS) }?;
         let pool = self.pool;
         let play = self.ram.divide(PLAY_AT, PLAY, self.slot()?, pool)?;
         let spaces = [

@@ -105,7 +105,7 @@ pub fn build(
     built.pool_block = Some(pool_block);
     // SAFETY: root has no references into the block.
     let pool = machine.make("make a pool", |dest| unsafe {
-        pool_block.memory.make_pool(dest)
+        pool_block.memory.make_pool(dest, plan.pools)
     })?;
     built.pool = Some(pool);
     let space = machine.make("create a space", |dest| pool.create_space(dest, plan.slots))?;

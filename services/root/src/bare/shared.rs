@@ -87,7 +87,7 @@ impl Shared {
                     let block = machine.block(PROCESSORS_POOL)?;
                     // SAFETY: root has no references into the block.
                     let made = machine.make("make the processors' pool", |dest| unsafe {
-                        block.memory.make_pool(dest)
+                        block.memory.make_pool(dest, 0)
                     })?;
                     self.processors_pool = Some(made);
                 }

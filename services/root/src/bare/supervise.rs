@@ -152,7 +152,7 @@ impl Root {
             self.registry.stopped(index);
         }
         // What an earlier end left free must be free again: a test compares these figures.
-        let pages = Pool(layout::slot::POOL).stat().map_or(0, |(free, _)| free);
+        let pages = Pool(layout::slot::POOL).stat().map_or(0, |(free, ..)| free);
         defmt::info!(
             "VM {=usize} is down: {=u64} KiB of RAM, {=u32} slots and {=u64} of root's own pages are free",
             vm,

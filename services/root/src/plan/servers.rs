@@ -174,6 +174,8 @@ const CONFORMANCE: &str = "bin/conformance";
 const CONFORMANCE_RAM: u64 = 24 << 20;
 /// Slots of its capability table.
 const CONFORMANCE_SLOTS: u32 = 1024;
+/// Pools that it can make.
+const CONFORMANCE_POOLS: u64 = 16;
 /// Ports that it reads and writes: a group that no device answers (an old delay port's).
 const CONFORMANCE_PORTS: Object = Object::Ports(0xe0, 16);
 
@@ -188,6 +190,7 @@ fn extra(machine: &Machine<'_>, number: usize, server: &Server) -> Result<Plan, 
     plan.binary.clone_from(&server.binary);
     plan.heap = 1 << 20;
     plan.pool = 1 << 20;
+    plan.pools = 4;
     plan.fixed(slot::THREAD, Object::Thread, CONTROL);
     plan.fixed(slot::POOL, Object::Pool, CONTROL);
     plan.fixed(slot::CPU, Object::Cpu, CONTROL);
@@ -208,6 +211,7 @@ fn extra(machine: &Machine<'_>, number: usize, server: &Server) -> Result<Plan, 
     );
     if tries_everything {
         plan.slots = CONFORMANCE_SLOTS;
+        plan.pools = CONFORMANCE_POOLS;
         plan.named("cpu", Object::Cpu, ALL, 0);
         plan.named("log", Object::Log, ALL, 0);
         plan.named("ports", CONFORMANCE_PORTS, ALL, 0);

@@ -45,14 +45,15 @@ impl Memory {
         unsafe { invoke(self.0, memory::REVOKE, [0; 4]) }.map(|_| ())
     }
 
-    /// Gives it, all of it, to the kernel as a Pool.
+    /// Gives it, all of it, to the kernel as a Pool, of whose Memory `pools` Pools can be made.
     ///
     /// # Safety
     ///
     /// The caller must have no reference into it, for it is revoked first.
-    pub unsafe fn make_pool(self, dest: Slot) -> Result<Pool> {
+    pub unsafe fn make_pool(self, dest: Slot, pools: u64) -> Result<Pool> {
+        let words = [u64::from(dest), pools, 0, 0];
         // SAFETY: the caller's obligation.
-        unsafe { invoke(self.0, memory::MAKE_POOL, [u64::from(dest), 0, 0, 0]) }?;
+        unsafe { invoke(self.0, memory::MAKE_POOL, words) }?;
         Ok(Pool(dest))
     }
 

@@ -66,10 +66,10 @@ impl Pool {
         Ok(Vcpu(dest))
     }
 
-    /// Free pages and all pages.
-    pub fn stat(self) -> Result<(u64, u64)> {
+    /// Free pages, all pages, and Pools that can yet be made of Memory that lives in it.
+    pub fn stat(self) -> Result<(u64, u64, u64)> {
         // SAFETY: asking changes nothing.
-        unsafe { invoke(self.0, pool::STAT, [0; 4]) }.map(|w| (w[0], w[1]))
+        unsafe { invoke(self.0, pool::STAT, [0; 4]) }.map(|w| (w[0], w[1], w[2]))
     }
 
     /// Destroys the Pool and all that was made from it, to the end.
