@@ -4,7 +4,7 @@ pub mod features;
 mod memory;
 mod time;
 
-use crate::arch::{self, BOOT, Cpu, MAX_CPUS, apic, console, entry, paging::Access, start};
+use crate::arch::{self, BOOT, Cpu, apic, console, entry, paging::Access, start};
 use crate::mem::{self, Obj, PAGE};
 use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
@@ -29,7 +29,7 @@ fn need<T>(made: Result<T, Status>) -> T {
     match made {
         Ok(v) => v,
         Err(e) => console::fatal(
-            &["no kernel memory at boot (error #): give the machine more memory."],
+            "no kernel memory at boot (error #): give the machine more memory.",
             &[e as u64],
         ),
     }
@@ -53,7 +53,7 @@ pub fn start(loader: &'static mut Loader) -> ! {
     cpu.apic_id.set(apic::id());
     let kept = memory::kernel_pool(&loader.memory_regions).unwrap_or_else(|| {
         console::fatal(
-            &["less than 64 MiB of memory in one piece: give the machine more."],
+            "less than 64 MiB of memory in one piece: give the machine more.",
             &[],
         )
     });
@@ -72,7 +72,10 @@ pub fn start(loader: &'static mut Loader) -> ! {
 
     memory::own_page_table(cpu, page());
     BOOT.stub.set(memory::phys(entry::stub()).unwrap_or(0));
-    features::enable_virtualisation(cpu, pages(3), pages(2), pages(2 * MAX_CPUS as u64));
+    for c in Cpu::all() {
+        c.host_control.set(pages(2));
+    }
+    features::enable_virtualisation(cpu, pages(3), pages(2));
     if let Some(low) = memory::start_page(&loader.memory_regions) {
         start::prepare(low, [page(), page(), page()]);
     }
@@ -150,7 +153,7 @@ pub fn start(loader: &'static mut Loader) -> ! {
 fn root_word(at: u64) -> u64 {
     match ROOT.get(at as usize..).and_then(|b| b.first_chunk()) {
         Some(b) => u64::from_le_bytes(*b),
-        None => console::fatal(&["root's image is cut short: build the image again."], &[]),
+        None => console::fatal("root's image is cut short: build the image again.", &[]),
     }
 }
 
@@ -158,7 +161,7 @@ fn root_word(at: u64) -> u64 {
 fn load_root(map: &dyn Fn(u64, u32) -> u64) -> u64 {
     if !ROOT.starts_with(b"VIREOFLT") {
         console::fatal(
-            &["no root in this kernel: build the image with `cargo xtask image`."],
+            "no root in this kernel: build the image with `cargo xtask image`.",
             &[],
         );
     }

@@ -28,7 +28,7 @@ mod image {
         #[cfg(feature = "checker")]
         defmt::error!("{}", defmt::Display2Format(&info.message()));
         let (file, line) = info.location().map_or(("", 0), |l| (l.file(), l.line()));
-        console::fatal(
+        console::stop(
             &[
                 info.message().as_str().unwrap_or("panic"),
                 " (",

@@ -1,6 +1,6 @@
 //! The local APIC in its memory-mapped form (Intel SDM vol. 3, 11.4): end of interrupt, id, one-shot timer.
 
-use super::{SPURIOUS_VECTOR, TIMER_VECTOR};
+use super::{CALL_VECTOR, Cpu, SPURIOUS_VECTOR, TIMER_VECTOR};
 use crate::mem::{self, Global};
 use core::cell::Cell;
 
@@ -74,6 +74,8 @@ pub fn id() -> u32 {
     read(ID) >> 24
 }
 
+const CALL: u32 = CALL_VECTOR as u32;
+
 /// Waits until the APIC has taken the message before.
 fn idle() {
     while read(COMMAND_LOW) & 1 << 12 != 0 {
@@ -88,20 +90,20 @@ fn command(to: u32, low: u32) {
     write(COMMAND_LOW, 1 << 14 | low);
 }
 
-/// Interrupts the processor with APIC id `to`.
-pub fn interrupt(to: u32, vector: u8) {
-    command(to, u32::from(vector));
+/// Interrupts `cpu`.
+pub fn call(cpu: &Cpu) {
+    command(cpu.apic_id.get(), CALL);
 }
 
 /// Interrupts this processor, and leaves the destination half of the register alone, which the interrupted code may have written.
-pub fn interrupt_self(vector: u8) {
-    write(COMMAND_LOW, 0b01 << 18 | 1 << 14 | u32::from(vector));
+pub fn call_self() {
+    write(COMMAND_LOW, 0b01 << 18 | 1 << 14 | CALL);
     idle();
 }
 
 /// Interrupts all other processors that take interrupts.
-pub fn interrupt_others(vector: u8) {
-    command(0, 0b11 << 18 | u32::from(vector));
+pub fn call_others() {
+    command(0, 0b11 << 18 | CALL);
 }
 
 /// Resets the processor `to`: it waits for a start-up message then.

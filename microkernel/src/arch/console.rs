@@ -33,7 +33,7 @@ fn send(byte: u8) {
 }
 
 /// Draws text at the top of the screen.
-fn draw(screen: &FrameBuffer, text: &[u8]) {
+fn draw<'a>(screen: &FrameBuffer, text: impl Iterator<Item = &'a u8>) {
     let (info, pixels) = (screen.info(), screen.buffer());
     let (mut x, mut y) = (0, 10);
     for &c in text {
@@ -58,8 +58,14 @@ fn draw(screen: &FrameBuffer, text: &[u8]) {
 /// Says why the kernel stops, and stops. The words are for the person who has to change something; each `#` in them stands for the next
 /// of `values`, hexadecimal if it is large.
 #[cold]
+pub fn fatal(words: &str, values: &[u64]) -> ! {
+    stop(&[words], values)
+}
+
+/// As [`fatal`], with words from several places.
+#[cold]
 #[inline(never)]
-pub fn fatal(words: &[&str], values: &[u64]) -> ! {
+pub fn stop(words: &[&str], values: &[u64]) -> ! {
     x86_64::instructions::interrupts::disable();
     crate::sync::halt_others();
     let (mut text, mut len) = ([0; RECORD - 15], 0);
@@ -70,7 +76,7 @@ pub fn fatal(words: &[&str], values: &[u64]) -> ! {
         }
     };
     let mut values = values.iter();
-    for b in ["Vireo: "].iter().chain(words).flat_map(|w| w.bytes()) {
+    for b in words.iter().flat_map(|w| w.bytes()) {
         let Some(&value) = (b == b'#').then(|| values.next()).flatten() else {
             put(b);
             continue;
@@ -91,11 +97,10 @@ pub fn fatal(words: &[&str], values: &[u64]) -> ! {
         }
     }
     let text = text.get(..len).unwrap_or(&text);
-    let end = b"\r\n".iter();
-    let line = end.clone().chain(text).chain(end);
-    line.for_each(|&b| send(b));
+    let line = [b"\r\nVireo: ", text, b"\r\n"];
+    line.into_iter().flatten().for_each(|&b| send(b));
     if let Some(screen) = SCREEN.get() {
-        draw(screen, text);
+        draw(screen, b"Vireo: ".iter().chain(text));
     }
     defmt::error!("stopped: {=[u8]:a}", text);
     loop {

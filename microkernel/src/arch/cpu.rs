@@ -22,7 +22,7 @@ pub struct Cpu {
     pub this: Cell<u64>,
     /// Page-table root that is loaded.
     pub root: Cell<u64>,
-    /// Physical address of the VMCB that holds the host's own FS to SYSENTER state.
+    /// Physical address of the VMCB that holds the host's own FS to SYSENTER state; in the page behind it the processor saves the rest.
     pub host_control: Cell<u64>,
     /// Number, from 0.
     pub number: u32,

@@ -6,7 +6,7 @@ use core::cell::Cell;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{DescriptorTablePointer, lgdt, lidt, load_tss};
-use x86_64::structures::gdt::SegmentSelector;
+use x86_64::structures::{gdt::SegmentSelector, tss::TaskStateSegment};
 
 /// Kernel code selector.
 const KERNEL_CODE: u16 = 0x08;
@@ -24,22 +24,13 @@ const OWN_STACK: [usize; 4] = [2, 8, 18, 1];
 #[repr(C, align(16))]
 struct Tables {
     gdt: [Cell<u64>; 7],
-    tss: Cell<Tss>,
+    /// Its I/O map base lies beyond the limit: no port is user level's.
+    tss: Cell<TaskStateSegment>,
     idt: [Cell<[u64; 2]>; 256],
     /// The kernel's own.
     stack: Stack<{ 32 << 10 }>,
     /// Of the exceptions in [`OWN_STACK`].
     stacks: [Stack<{ 8 << 10 }>; OWN_STACK.len()],
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, packed(4))]
-struct Tss {
-    reserved: u32,
-    /// Stack pointers: privilege levels 0 to 2, reserved, interrupts 1 to 7, reserved.
-    stacks: [u64; 12],
-    /// The I/O map base (upper half) lies beyond the limit: no port is user level's.
-    map: u32,
 }
 
 /// A stack, and below it a page that boot takes out ([`guard_pages`]) of the kernel's page table.
@@ -66,11 +57,7 @@ static TABLES: Global<[Tables; MAX_CPUS]> = Global(
     [const {
         Tables {
             gdt: [const { Cell::new(0) }; 7],
-            tss: Cell::new(Tss {
-                reserved: 0,
-                stacks: [0; 12],
-                map: 104 << 16,
-            }),
+            tss: Cell::new(TaskStateSegment::new()),
             idt: [const { Cell::new([0; 2]) }; 256],
             stack: Stack::new(),
             stacks: [const { Stack::new() }; OWN_STACK.len()],
@@ -114,24 +101,23 @@ pub fn on_nmi_stack(rsp: u64) -> bool {
 pub fn init(cpu: &Cpu) {
     let t = of(cpu);
     let tss = t.tss.as_ptr() as u64;
-    let limit = 103_u64;
     for (g, v) in t.gdt.iter().zip([
         0,
         0x00af_9b00_0000_ffff,
         0x00cf_9300_0000_ffff,
         0x00cf_f300_0000_ffff,
         0x00af_fb00_0000_ffff,
-        limit | (tss & 0xff_ffff) << 16 | 0x89 << 40 | ((tss >> 24) & 0xff) << 56,
+        103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | ((tss >> 24) & 0xff) << 56,
         tss >> 32,
     ]) {
         g.set(v);
     }
-    let mut words = t.tss.get();
-    words.stacks[0] = stack_top(cpu);
+    let mut segment = t.tss.get();
+    segment.privilege_stack_table[0] = VirtAddr::new_truncate(t.stack.top());
     for (i, s) in t.stacks.iter().enumerate() {
-        words.stacks[4 + i] = s.top();
+        segment.interrupt_stack_table[i] = VirtAddr::new_truncate(s.top());
     }
-    t.tss.set(words);
+    t.tss.set(segment);
     for (i, g) in t.idt.iter().enumerate() {
         // A 64-bit interrupt gate.
         let at = &raw const vireo_vectors as u64 + 8 * i as u64;

@@ -6,12 +6,12 @@ use super::{
     machine_check, measure,
 };
 use crate::mem::Obj;
-use crate::object::thread::{Regs, Resume, reg};
-use crate::object::{Notification, Thread, cap};
+use crate::object::thread::{Regs, Resume};
+use crate::object::{Notification, Thread};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use ipc_schema::abi::{Kind, Syscall, Tag, layout, rights};
+use ipc_schema::abi::{Syscall, layout, rights};
 use x86_64::registers::control::Cr2;
 
 /// Points this processor's descriptor tables, GS base and system-call MSRs at `cpu`'s data.
@@ -55,28 +55,6 @@ vireo_stub:
     ret
     .balign 4096, 0xcc
 
-    # Registers that have numbers for names, to and from a thread; others, to and from the stack.
-    .macro keep thread, registers:vararg
-    .irp n, \registers
-    mov [\thread + {GPR} + \n*8], r\n
-    .endr
-    .endm
-    .macro fetch thread, registers:vararg
-    .irp n, \registers
-    mov r\n, [\thread + {GPR} + \n*8]
-    .endr
-    .endm
-    .macro pushes registers:vararg
-    .irp r, \registers
-    push \r
-    .endr
-    .endm
-    .macro pops registers:vararg
-    .irp r, \registers
-    pop \r
-    .endr
-    .endm
-
     .section .text
     .balign 64
     .globl vireo_syscall_entry
@@ -90,7 +68,9 @@ vireo_syscall_entry:
     mov [rcx + {GPR} + 5*8], rbp
     mov [rcx + {GPR} + 6*8], rsi
     mov [rcx + {GPR} + 7*8], rdi
-    keep rcx, 8, 9, 10, 12, 13, 14, 15
+    .irp n, 8, 9, 10, 12, 13, 14, 15
+    mov [rcx + {GPR} + \n*8], r\n
+    .endr
     mov byte ptr [rcx + {RESUME}], 0
     mov rdi, rcx
     cmp rax, {CALLS}
@@ -106,7 +86,9 @@ vireo_leave:
     mov rbp, [rax + {GPR} + 5*8]
     mov rsi, [rax + {GPR} + 6*8]
     mov rdi, [rax + {GPR} + 7*8]
-    fetch rax, 8, 9, 10, 12, 14, 15
+    .irp n, 8, 9, 10, 12, 14, 15
+    mov r\n, [rax + {GPR} + \n*8]
+    .endr
     mov rax, [rax + {GPR}]
     # Nothing of the kernel's stays in a register.
     xor edx, edx
@@ -136,7 +118,9 @@ vireo_leave:
     mov rbx, [rdi + {GPR} + 3*8]
     mov rbp, [rdi + {GPR} + 5*8]
     mov rsi, [rdi + {GPR} + 6*8]
-    fetch rdi, 8, 9, 10, 11, 12, 13, 14, 15
+    .irp n, 8, 9, 10, 11, 12, 13, 14, 15
+    mov r\n, [rdi + {GPR} + \n*8]
+    .endr
     mov rdi, [rdi + {GPR} + 7*8]
     swapgs
     iretq
@@ -180,7 +164,9 @@ vireo_trap_entry:
     mov [rdx + {GPR} + 5*8], rbp
     mov [rdx + {GPR} + 6*8], rsi
     mov [rdx + {GPR} + 7*8], rdi
-    keep rdx, 8, 9, 10, 11, 12, 13, 14, 15
+    .irp n, 8, 9, 10, 11, 12, 13, 14, 15
+    mov [rdx + {GPR} + \n*8], r\n
+    .endr
     mov r8, [rcx]
     mov [rdx + {RIP}], r8
     mov r8, [rcx + 24]
@@ -206,7 +192,9 @@ vireo_trap_entry:
     call vireo_trap
 6:
     # From the kernel: an interrupt in one of its windows, its own mistake, or what comes at any moment, maybe with user level's AC.
-    pushes rdx, rsi, rdi, r8, r9, r10, r11, rbp
+    .irp r, rdx, rsi, rdi, r8, r9, r10, r11, rbp
+    push \r
+    .endr
     mov rbp, rsp
     and rsp, -16
     push 2
@@ -217,7 +205,9 @@ vireo_trap_entry:
     call vireo_kernel_interrupt
 7:
     leave
-    pops r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax
+    .irp r, r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax
+    pop \r
+    .endr
     add rsp, 8
     iretq
 8:
@@ -226,7 +216,9 @@ vireo_trap_entry:
     test al, al
     jz 7b
     leave
-    pops r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax
+    .irp r, r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax
+    pop \r
+    .endr
     mov rsp, [rsp + 32]
     popfq
     retfq
@@ -262,7 +254,7 @@ type Entry = extern "sysv64" fn(Obj<Thread>) -> Obj<Thread>;
 
 extern "sysv64" fn enter<const CALL: u64>(t: Obj<Thread>) -> Obj<Thread> {
     let cpu = Cpu::current();
-    measure::begin(cpu, || measured(t, CALL));
+    measure::begin(cpu, measure::Cause::Call(t, CALL));
     let next = crate::syscall(cpu, t, CALL);
     measure::leave(cpu, next);
     if CALL == Syscall::Signal as u64 || CALL == Syscall::Wait as u64 {
@@ -277,25 +269,11 @@ static ENTRIES: [Entry; 6] = [
     enter::<0>, enter::<1>, enter::<2>, enter::<3>, enter::<4>, enter::<5>,
 ];
 
-/// What the measurement calls it.
-fn measured(t: Obj<Thread>, call: u64) -> u64 {
-    let label = Tag(t.get().get(reg::RSI)).label();
-    match cap::peek(t.get(), t.get().get(reg::RDI)) {
-        // What a Pool makes is told apart.
-        Ok(cap) if call == 0 && cap.kind() == Kind::Pool as u32 => {
-            let made = t.get().get(reg::R8) & 15;
-            measure::call(0, Kind::Pool as u64, label | made << 8)
-        }
-        Ok(cap) if call == 0 => measure::call(0, u64::from(cap.kind()), label),
-        _ => measure::call(call, 0, 0),
-    }
-}
-
 /// A thread whose next step is its guest.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> ! {
     let cpu = Cpu::current();
-    measure::begin(cpu, || measure::EXIT);
+    measure::begin(cpu, measure::Cause::Exit(0));
     let next = exit::enter(cpu, t);
     measure::leave(cpu, next);
     go_on(next)
@@ -305,7 +283,7 @@ extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> ! {
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> ! {
     let cpu = Cpu::current();
-    measure::begin(cpu, || measure::trap(vector));
+    measure::begin(cpu, measure::Cause::Trap(vector));
     let next = trap(cpu, vector, error, t);
     measure::leave(cpu, next);
     go_on(next)
@@ -334,7 +312,7 @@ fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_interrupt(vector: u64) {
     let cpu = Cpu::current();
-    measure::begin(cpu, || measure::trap(vector));
+    measure::begin(cpu, measure::Cause::Trap(vector));
     interrupt(cpu, vector as u8);
     measure::end(cpu);
 }
@@ -347,10 +325,7 @@ extern "sysv64" fn vireo_kernel_trap(vector: u64, frame: &mut [u64; 6]) -> bool 
     }
     let [error, rip, _, flags, rsp, _] = *frame;
     console::fatal(
-        &[
-            "the kernel faulted: vector #, error #, rip #, rsp #, flags #, cr2 #. \
-           This is a bug in Vireo; please report it.",
-        ],
+        "the kernel faulted: vector #, error #, rip #, rsp #, flags #, cr2 #. This is a bug in Vireo; please report it.",
         &[vector, error, rip, rsp, flags, Cr2::read_raw()],
     );
 }

@@ -88,20 +88,14 @@ pub fn save(phys: u64) {
     }
 }
 
-/// Loads state saved before, or (a cleared page) the initial state; then XCR0, TSC_AUX and DR0 to DR3.
+/// Loads state saved before, or the initial state; then XCR0, TSC_AUX and DR0 to DR3.
 pub fn restore(phys: u64, xcr0: u64, tsc_aux: u64, dr: [u64; 4]) {
     let area = mem::virt(phys);
     let have = HAVE.get();
     set_xcr0(have.xcr0);
-    // SAFETY: as for `save`. The area's header was written by XSAVE, or is zero: initial state for all components. For the legacy
-    // form a cleared area has FCW and MXCSR 0, so those are set; MXCSR 0 is legal for XRSTOR too, but not the reset value. Of TSC_AUX,
-    // only RDTSCP and RDPID read it, and no server has a use for it.
+    // SAFETY: as for `save`. The area's header was written by XSAVE, or is zero: initial state for all components. Of TSC_AUX, only
+    // RDTSCP and RDPID read it, and no server has a use for it.
     unsafe {
-        let legacy = area as *mut u8;
-        if legacy.add(24).cast::<u32>().read() == 0 {
-            legacy.cast::<u16>().write(0x37f);
-            legacy.add(24).cast::<u32>().write(0x1f80);
-        }
         asm!("clts", options(nostack));
         if have.stale_pointers {
             // Any load of the kernel's own does.

@@ -1,6 +1,6 @@
 //! What the rest of the kernel needs of the processor.
 
-use super::{CALL_VECTOR, Cpu, MAX_CPUS, apic, console, measure};
+use super::{Cpu, MAX_CPUS, apic, console, measure};
 use crate::mem::{self, Global, Obj};
 use crate::object::Thread;
 use core::arch::asm;
@@ -108,16 +108,6 @@ pub fn timer_at_most(cpu: &Cpu, at: u64) {
     }
 }
 
-/// Interrupts all other processors.
-pub fn call_others() {
-    apic::interrupt_others(CALL_VECTOR);
-}
-
-/// Interrupts `cpu`.
-pub fn call(cpu: &Cpu) {
-    apic::interrupt(cpu.apic_id.get(), CALL_VECTOR);
-}
-
 /// Waits for something that another processor will have done in a moment, whatever it does now.
 pub fn wait_until(_: &Cpu, done: impl Fn() -> bool) {
     while !done() {
@@ -137,7 +127,7 @@ pub fn idle(cpu: &Cpu) {
     measure::end(cpu);
     interrupts::enable_and_hlt();
     interrupts::disable();
-    measure::begin(cpu, || measure::WAKE);
+    measure::begin(cpu, measure::Cause::Wake);
 }
 
 /// Takes interrupts that are pending; their handlers only mark what is to be done.
@@ -146,7 +136,7 @@ pub fn take_interrupts(cpu: &Cpu) {
     measure::end(cpu);
     // SAFETY: the handlers run on this stack and return; STI holds interrupts back for one instruction.
     unsafe { asm!("sti", "nop", "cli") };
-    measure::begin(cpu, || measure::EXIT);
+    measure::begin(cpu, measure::Cause::Exit(0));
 }
 
 /// Drops translations of the space with this root on this processor; the others drop all of user level's when they are stopped.
@@ -228,8 +218,7 @@ pub fn orphan_fault(t: Obj<Thread>, vector: u64, error: u64, address: u64) {
         );
     }
     console::fatal(
-        &["root faulted: vector #, error #, address #, rip #, rsp #. \
-           The system cannot go on; report this with the log."],
+        "root faulted: vector #, error #, address #, rip #, rsp #. The system cannot go on; report this with the log.",
         &[vector, error, address, r.rip.get(), r.gpr[4].get()],
     );
 }

@@ -64,7 +64,7 @@ pub use real::*;
 #[cfg(target_os = "none")]
 mod real {
     use super::{Verdict, judge, status};
-    use crate::arch::{CALL_VECTOR, Cpu, MAX_CPUS, apic, console, cpuid, descriptors, port_in};
+    use crate::arch::{Cpu, MAX_CPUS, apic, console, cpuid, descriptors, port_in};
     use crate::mem::Global;
     use core::arch::asm;
     use core::cell::Cell;
@@ -156,10 +156,7 @@ mod real {
         let [bank, status, address, misc] = worst;
         if verdict == Verdict::Fatal {
             console::fatal(
-                &[
-                    "machine check on processor #: bank #, status #, address #, misc #. \
-                   The hardware is faulty; the system cannot go on.",
-                ],
+                "machine check on processor #: bank #, status #, address #, misc #. The hardware is faulty; the system cannot go on.",
                 &[number as u64, bank, status, address, misc],
             );
         }
@@ -194,7 +191,7 @@ mod real {
             };
         }
         come(descriptors::owner(frame.as_ptr() as u64), vector, false);
-        apic::interrupt_self(CALL_VECTOR);
+        apic::call_self();
         let [_, rip, cs, flags, rsp, _] = frame;
         let nested = descriptors::on_nmi_stack(*rsp);
         if nested {

@@ -24,7 +24,12 @@ mod hardware;
 #[cfg(target_os = "none")]
 pub mod start;
 #[cfg(target_os = "none")]
-pub use {hardware::*, machine_check::guest_machine_check, start::step as start_step};
+pub use {
+    apic::{call, call_others},
+    hardware::*,
+    machine_check::guest_machine_check,
+    start::step as start_step,
+};
 
 #[cfg(not(target_os = "none"))]
 #[path = "../checker/host.rs"]

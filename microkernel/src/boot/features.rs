@@ -47,7 +47,7 @@ fn check() -> Result<(), &'static str> {
 /// Stops with a message unless this processor, the first, can do the work; switches on its protections.
 pub fn require() {
     if let Err(missing) = check() {
-        console::fatal(&[missing], &[]);
+        console::fatal(missing, &[]);
     }
     protect();
     extended::init(true);
@@ -114,13 +114,10 @@ pub fn join(cpu: &Cpu) -> bool {
     same
 }
 
-/// Switches virtualisation on, with permission maps of three and two pages for all VMs, and two pages for each processor.
-pub fn enable_virtualisation(cpu: &Cpu, io: u64, msr: u64, own: u64) {
+/// Switches virtualisation on, with permission maps of three and two pages for all VMs.
+pub fn enable_virtualisation(cpu: &Cpu, io: u64, msr: u64) {
     // SAFETY: fresh pages of the kernel's.
     unsafe { svm::init_maps(io, msr) };
-    for (i, c) in Cpu::all().iter().enumerate() {
-        c.host_control.set(own + 2 * i as u64 * PAGE);
-    }
     enable(cpu);
 }
 

@@ -76,7 +76,7 @@ pub fn own_page_table(cpu: &Cpu, root: u64) {
         }
     }
     if let Some((how, at)) = broken {
-        console::fatal(
+        console::stop(
             &[
                 "the loader left a page of the kernel's as it may not be: ",
                 how,
@@ -181,13 +181,13 @@ pub fn give(
 fn archive(loader: &Loader) -> (u64, u64) {
     let Some(at) = loader.ramdisk_addr.into_option() else {
         console::fatal(
-            &["the loader brought no boot archive: build the image with `cargo xtask image`."],
+            "the loader brought no boot archive: build the image with `cargo xtask image`.",
             &[],
         );
     };
     let pages = 0..loader.ramdisk_len.div_ceil(PAGE);
     let Some(first) = phys(at) else {
-        console::fatal(&["the boot archive is not where the loader says."], &[]);
+        console::fatal("the boot archive is not where the loader says.", &[]);
     };
     let end = first + pages.end * PAGE;
     if first % PAGE != 0
@@ -196,7 +196,7 @@ fn archive(loader: &Loader) -> (u64, u64) {
             .all(|i| phys(at + i) == Some(first + i))
     {
         console::fatal(
-            &["the boot archive is not in one piece of memory: use a smaller one."],
+            "the boot archive is not in one piece of memory: use a smaller one.",
             &[],
         );
     }

@@ -1,10 +1,12 @@
 //! The figures of [`super`]: in images for tests only.
 
-use super::{Cpu, Obj, Thread};
+use super::{Cause, Cpu, Obj, Thread};
 use crate::arch::{MAX_CPUS, now};
 use crate::mem::Global;
-use crate::object::thread::Resume;
+use crate::object::cap;
+use crate::object::thread::{Resume, reg};
 use core::cell::Cell;
+use ipc_schema::abi::{Kind, Tag};
 
 /// Instructions between the entry and the first stamp, and the last stamp and the exit.
 const EDGES: u64 = 60;
@@ -35,11 +37,34 @@ fn of(cpu: &Cpu) -> &'static Figures {
     &FIGURES[cpu.number as usize % MAX_CPUS]
 }
 
+/// A cause as one word: number of the system call (or what stands for one), kind of the object, operation.
+fn number(cause: &Cause) -> u64 {
+    let [call, kind, label] = match *cause {
+        Cause::Call(t, number) => {
+            let label = Tag(t.get().get(reg::RSI)).label();
+            match cap::peek(t.get(), t.get().get(reg::RDI)) {
+                // What a Pool makes is told apart.
+                Ok(cap) if number == 0 && cap.kind() == Kind::Pool as u32 => [
+                    0,
+                    Kind::Pool as u64,
+                    label | (t.get().get(reg::R8) & 15) << 8,
+                ],
+                Ok(cap) if number == 0 => [0, u64::from(cap.kind()), label],
+                _ => [number, 0, 0],
+            }
+        }
+        Cause::Trap(vector) => [0xfe, 0, vector],
+        Cause::Exit(code) => [0xfd, 0, code],
+        Cause::Wake => [0xfc, 0, 0],
+    };
+    (call & 0xff) << 24 | (kind & 0xff) << 16 | (label & 0xffff)
+}
+
 /// The kernel has been entered; a stretch that has begun goes on.
-pub fn begin(cpu: &Cpu, cause: impl FnOnce() -> u64) {
+pub fn begin(cpu: &Cpu, cause: Cause) {
     let f = of(cpu);
     if f.since.get() == 0 {
-        f.cause.set(cause());
+        f.cause.set(number(&cause));
         f.since.set(now());
     }
 }

@@ -105,6 +105,11 @@ impl Vcpu {
                 Ok(v)
             });
         let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_page(p)))?;
+        // SAFETY: a page of the vCPU's own.
+        let extended = unsafe { mem::page(extended_phys) };
+        // Zero is the initial state but for FCW, and MXCSR, which counts whatever the header says (SDM vol. 1, 13.6).
+        extended.0[0].set(0x37f);
+        extended.0[3].set(0x1f80);
         crate::virt::svm::vmcb::reset(v.get());
         guest.vcpus.push_back(v);
         guest.used_on(v.cpu.get());

@@ -37,7 +37,8 @@ impl Task for Sizes {
             let mark = if value <= limit { "" } else { "  TOO LARGE" };
             println!("{name:<32} {value:>9} {unit}, at most {limit}{mark}");
         };
-        // With many processors and one vendor's virtualisation; the invariant checker is in no image that ships.
+        // With many processors and one vendor's virtualisation. In no image that ships, and not counted: the invariant checker, and
+        // in its folder the processor that host tests play and the figures of the feature `measure`.
         report("kernel code", lines, "lines", 8000);
         report("kernel text", text, "bytes", 128 << 10);
         let dir = host::target().join("sizes");

@@ -195,7 +195,7 @@ impl Virt for Svm {
         } else {
             vmrun!(cpu, v, "");
         }
-        measure::begin(cpu, || measure::EXIT | (c.word(f::EXITCODE).get() & 0xffff));
+        measure::begin(cpu, measure::Cause::Exit(c.word(f::EXITCODE).get()));
         if armed(c) {
             extended::disarm_breakpoints(c.word(f::DR7).get());
             unusual(v);

@@ -1,6 +1,7 @@
 //! State groups: between the VMCB and the state page.
 
 use super::vmcb::{SVME, Vmcb, field as f};
+use crate::mem::Words;
 use crate::object::Vcpu;
 use core::cell::Cell;
 use core::mem::offset_of;
@@ -60,8 +61,7 @@ const _: () = assert!(
 
 /// Copies each word of these runs, by `copy(in the page, in the VMCB)`.
 #[inline(always)]
-fn each(v: &Vcpu, runs: &[Run], copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
-    let (c, page) = (Vmcb::of(v), v.state());
+fn each(page: &Words, c: Vmcb, runs: &[Run], copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
     for &(at, control, words) in runs {
         for i in 0..words {
             copy(&page.0[(at / 8 + i) % 512], c.word(control + 8 * i));
@@ -70,10 +70,10 @@ fn each(v: &Vcpu, runs: &[Run], copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
 }
 
 /// As [`each`], for the groups of [`RARE`].
-#[inline(always)]
+#[inline(never)]
 fn each_rare(v: &Vcpu, groups: u64, copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
     for (_, runs) in RARE.iter().filter(|r| groups & r.0 != 0) {
-        each(v, runs, &copy);
+        each(v.state(), Vmcb::of(v), runs, &copy);
     }
 }
 
@@ -100,12 +100,12 @@ fn load_rare(v: &Vcpu, groups: u64) {
     let limit = |at, allowed: u64, always: u64| c.word(at).set(c.word(at).get() & allowed | always);
     let copy = |page: &Cell<u64>, control: &Cell<u64>| control.set(page.get());
     if groups & Groups::CR != 0 {
-        each(v, &CR, copy);
+        each(page, c, &CR, copy);
         c.word(f::EFER)
             .set((get(offset_of!(S, efer)) & EFER_ALLOWED) | SVME);
     }
     if groups & Groups::SEG != 0 {
-        each(v, &SEG, copy);
+        each(page, c, &SEG, copy);
         limit(
             f::CPL_WORD,
             !(0xff << 24),
@@ -137,7 +137,7 @@ pub fn save(v: &Vcpu, groups: u64) {
         set(offset_of!(S, cpl), (c.word(f::CPL_WORD).get() >> 24) & 3);
     }
     if groups & Groups::CR != 0 {
-        each(v, &CR, |page, control| page.set(control.get()));
+        each(page, c, &CR, |page, control| page.set(control.get()));
         set(offset_of!(S, efer), c.word(f::EFER).get() & !SVME);
     }
     if groups & !(Groups::RIP | Groups::CR) != 0 {
@@ -149,7 +149,7 @@ pub fn save(v: &Vcpu, groups: u64) {
 fn save_rare(v: &Vcpu, groups: u64) {
     let copy = |page: &Cell<u64>, control: &Cell<u64>| page.set(control.get());
     if groups & Groups::SEG != 0 {
-        each(v, &SEG, copy);
+        each(v.state(), Vmcb::of(v), &SEG, copy);
     }
     if groups & !(Groups::RIP | Groups::CR | Groups::SEG) != 0 {
         each_rare(v, groups, copy);
