@@ -22,7 +22,8 @@ pub fn check(g: Obj<GuestSpace>, tally: &Tally) -> Checked {
         ensure(v.guest == g, "a vCPU knows its GuestSpace", at, v.addr())
     })?;
     count(&tally.vcpus[1], vcpus);
-    let own = pool::is_raw(p, g.index_phys) && pool::is_raw(p, g.table_phys);
+    let raw = |virt: u64| pool::is_raw(p, virt.wrapping_sub(crate::mem::virt(0)));
+    let own = raw(g.index_virt) && raw(g.table_virt);
     ensure(own, "routes are in pages of the GuestSpace's Pool", at, 0)?;
     let mut leaves = Leaves::default();
     let pages = tables(&g.table, p, 512, false, at, &mut leaves)?;

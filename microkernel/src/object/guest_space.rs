@@ -7,8 +7,8 @@ use crate::arch::paging::{Access, Table};
 use crate::list::List;
 use crate::mem::{self, Obj};
 use crate::tree::Tree;
+use crate::virt::Plain;
 use core::cell::Cell;
-use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::abi::{Kind, Status};
 
 /// Routes of a GuestSpace at most.
@@ -66,19 +66,16 @@ pub struct RouteView<'a> {
 }
 
 impl<'a> RouteView<'a> {
-    /// The route of a plain access that lies wholly in one range.
+    /// The route of an access that lies wholly in one range.
     #[inline(always)]
     #[must_use]
-    pub fn find(&self, a: PortAccess) -> Option<&'a Route> {
-        let i = self.number(a.port())?;
+    pub fn find(&self, a: Plain) -> Option<&'a Route> {
+        let i = self.number(a.port)?;
         // SAFETY: routes are set and taken in operations on the GuestSpace only, never while an access looks for its route: both
         // happen with interrupts off on the runner's processor.
         let route = unsafe { (*self.table.entries.get(i)?.as_ptr()).as_ref()? };
-        let end = u32::from(a.port()) + u32::from(a.width());
-        if end > u32::from(route.first) + route.count || a.string() {
-            return None;
-        }
-        Some(route)
+        let end = u32::from(a.port) + a.width;
+        (end <= u32::from(route.first) + route.count).then_some(route)
     }
 
     /// All routes.
@@ -109,8 +106,9 @@ pub struct GuestSpace {
     pub mappings: Tree<Mapping>,
     /// Its vCPUs.
     pub vcpus: List<Vcpu, 0>,
-    index_phys: u64,
-    table_phys: u64,
+    /// Kernel addresses of its [`Routes`] and its [`RouteTable`].
+    index_virt: u64,
+    table_virt: u64,
 }
 object!(GuestSpace, Kind::GuestSpace);
 
@@ -144,8 +142,8 @@ impl GuestSpace {
             flushes: Cell::new(1),
             mappings: Tree::default(),
             vcpus: List::default(),
-            index_phys,
-            table_phys,
+            index_virt: mem::virt(index_phys),
+            table_virt: mem::virt(table_phys),
         });
         let g = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
         // A cleared page is an empty index, but `None` need not be zero.
@@ -160,8 +158,8 @@ impl GuestSpace {
         // `Cell::set`, and an uninitialised `None` has nothing to drop).
         unsafe {
             RouteView {
-                index: &*(mem::virt(self.index_phys) as *const Routes),
-                table: &*(mem::virt(self.table_phys) as *const RouteTable),
+                index: &*(self.index_virt as *const Routes),
+                table: &*(self.table_virt as *const RouteTable),
             }
         }
     }
@@ -338,8 +336,8 @@ impl GuestSpace {
         step.spend(1000)?;
         let pool = pool_of(&self.header);
         self.table.destroy(pool, GUEST_ENTRIES, step)?;
-        pool.give_pages(self.index_phys, 1);
-        pool.give_pages(self.table_phys, 1);
+        pool.give_pages(self.index_virt - mem::virt(0), 1);
+        pool.give_pages(self.table_virt - mem::virt(0), 1);
         pool.free_object(Obj::of(self));
         Ok(())
     }
