@@ -8,7 +8,7 @@ use crate::object::thread::{Resume, reg};
 use crate::object::{Cap, Object, Thread, Vcpu, lookup};
 use crate::sched;
 use crate::sync::Operation;
-use crate::virt::{Left, Then, Virt, virt};
+use crate::virt::{Left, Then, Virt, Who, virt};
 use ipc_schema::abi::vm::{Exit, ExitWord, Groups};
 use ipc_schema::abi::{NEVER, Status, Syscall, rights};
 
@@ -23,15 +23,9 @@ pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
             return t;
         }
     };
-    if v.runner.get() != Some(t) {
-        match v.get().adopt(t) {
-            Ok(()) => {}
-            Err(Status::Again) => return fetch(cpu, t, v),
-            Err(e) => {
-                th.finish(e);
-                return t;
-            }
-        }
+    // By address: one comparison, whether there is a runner or not.
+    if v.runner.get().map_or(core::ptr::null_mut(), Obj::ptr) != t.ptr() {
+        return claim(cpu, t, v);
     }
     let dirty = th.get(reg::RSI) & Groups::ALL;
     virt().load(v.get(), dirty);
@@ -41,86 +35,113 @@ pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     th.run_deadline.set(deadline);
     sched::set_deadline(cpu, t, deadline);
     th.resume.set(Resume::Guest);
-    guest(cpu, t, v)
+    let (Ok(next) | Err(next)) = guest(cpu, t, v);
+    next
 }
 
-/// `t` wants to run `v`, whose state another processor has: brings it here. Then `t` makes its call again.
+/// `t` wants to run `v`, which it does not run yet: it becomes the runner, once the state has come here if another processor has it. Then
+/// it makes its call again.
 #[cold]
-fn fetch(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Obj<Thread> {
-    let cap = Cap::new(v.get().header());
-    let Some(op) = Operation::begin(cpu, t, Syscall::Run) else {
-        return sched::pick(cpu);
-    };
-    if let Ok(v) = cap.typed::<Vcpu>(0)
-        && v.runner.get().is_none()
-    {
-        op.stop();
-        v.get().fetch(cpu);
+#[inline(never)]
+fn claim(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Obj<Thread> {
+    match v.get().adopt(t) {
+        Ok(()) => {}
+        Err(Status::Again) => {
+            let cap = Cap::new(v.get().header());
+            let Some(op) = Operation::begin(cpu, t, Syscall::Run) else {
+                return sched::pick(cpu);
+            };
+            if let Ok(v) = cap.typed::<Vcpu>(0)
+                && v.runner.get().is_none()
+            {
+                op.stop();
+                v.get().fetch(cpu);
+            }
+        }
+        Err(e) => {
+            t.get().finish(e);
+            return t;
+        }
     }
     t.restart(Syscall::Run);
     t
 }
 
-/// `t` is picked and in its guest: enters it, and deals with the exit. Answers who goes on.
+/// `t` is picked and in its guest: enters it, again as long as its exits leave nothing to anybody else. Answers who goes on.
 #[inline(always)]
-pub fn enter(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
-    let Some(v) = t.vcpu.get() else {
-        t.finish(Status::Dead);
-        return t;
-    };
-    guest(cpu, t, v)
-}
-
-/// Enters the guest of `t`, again as long as its exits leave nothing to anybody else. Answers who goes on.
-#[inline(always)]
-fn guest(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Obj<Thread> {
-    loop {
-        // Latched while the guest could not be left; nothing comes in between here and the entry, since interrupts are off and then
-        // exit the guest at once.
-        if let Some(n) = t.bound.get()
-            && n.pending()
-        {
-            let bits = n.take();
-            return leave(t, v, Exit::Signal, [bits, 0, 0, 0]);
-        }
-        if t.expired.get() {
-            return leave(t, v, Exit::Timeout, [0; 4]);
-        }
-        // By address: one comparison, whether there is an owner or not.
-        if cpu.fpu_owner.get().map_or(core::ptr::null_mut(), Obj::ptr) != v.ptr() {
-            virt().switch_extended(cpu, v.get());
-        }
-        let next = virt().enter(cpu, v.get(), Exited { t, v });
-        if let Some(next) = next {
-            return next;
+pub fn enter(cpu: &Cpu, mut t: Obj<Thread>) -> Obj<Thread> {
+    while let Some(v) = t.vcpu.get() {
+        match guest(cpu, t, v) {
+            Ok(again) => t = again,
+            Err(next) => return next,
         }
     }
+    t.finish(Status::Dead);
+    t
+}
+
+/// Whose guest goes on at once, or who goes on.
+type Next = Result<Obj<Thread>, Obj<Thread>>;
+
+/// Enters the guest of `t`, unless it is to end, and deals with the exit.
+#[inline(always)]
+fn guest(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Next {
+    // Nothing comes in between here and the entry, since interrupts are off and then exit the guest at once.
+    if ended(t, v) {
+        return Err(t);
+    }
+    // By address, as above.
+    if cpu.fpu_owner.get().map_or(core::ptr::null_mut(), Obj::ptr) != v.ptr() {
+        virt().switch_extended(cpu, v.get());
+    }
+    virt().enter(cpu, v.get(), Exited)
+}
+
+/// Whether `run` ends, by the bound Notification's bits, which are latched while the guest cannot be left, or the deadline.
+#[inline(always)]
+fn ended(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
+    if signalled(t, v) {
+        return true;
+    }
+    if t.expired.get() {
+        leave(t, v, Exit::Timeout, [0; 4]);
+    }
+    t.expired.get()
+}
+
+/// Whether the bound Notification has bits: then it is back to the VMM with them.
+#[inline(always)]
+fn signalled(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
+    let Some(n) = t.bound.get().filter(|n| n.pending()) else {
+        return false;
+    };
+    leave(t, v, Exit::Signal, [n.take_now(), 0, 0, 0]);
+    true
 }
 
 /// What is done about an exit.
-struct Exited {
-    t: Obj<Thread>,
-    v: Obj<Vcpu>,
-}
+struct Exited;
 
 impl Then for Exited {
-    /// Who goes on; `None`: the guest, at once.
-    type Answer = Option<Obj<Thread>>;
+    type Answer = Next;
 
     #[inline(always)]
-    fn then(self, left: Left) -> Self::Answer {
-        let (Self { t, v }, cpu) = (self, Cpu::current());
+    fn then(self, (cpu, t, v): Who, left: Left) -> Next {
+        let (t, v) = (Obj::of(t), Obj::of(v));
         match left {
             Left::Interrupt => {
                 arch::take_interrupts(cpu);
-                Some(sched::current_or_better(cpu, t))
+                if cpu.reschedule.get() {
+                    return Err(sched::pick(cpu));
+                }
+                // The vCPU may be gone. If it is the deadline that has come, there is no need to go round.
+                match t.vcpu.get() {
+                    Some(v) if ended(t, v) => Err(t),
+                    _ => Ok(t),
+                }
             }
-            Left::Port {
-                access,
-                value,
-                next,
-            } => route::port(cpu, t, v, access, value, next),
-            Left::Exit(exit, info) => Some(leave(t, v, exit, info)),
+            Left::Port(access) => route::port(cpu, t, v, access),
+            Left::Exit(exit, info) => Err(leave(t, v, exit, info)),
         }
     }
 }

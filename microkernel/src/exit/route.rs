@@ -1,66 +1,58 @@
 //! Exit routes: a guest's port accesses that go straight to a server.
 
-use super::leave;
+use super::{Next, leave, signalled};
 use crate::arch::{self, Cpu};
 use crate::mem::Obj;
 use crate::object::guest_space::Way;
 use crate::object::{Endpoint, Notification, Thread, Vcpu};
-use crate::virt::{Virt, virt};
+use crate::virt::{Plain, Virt, virt};
 use crate::{ipc, sched};
-use ipc_schema::abi::vm::{Exit, PortAccess};
+use ipc_schema::abi::vm::{Exit, PortAccess, gpr};
 use ipc_schema::abi::{Tag, rights};
 
-/// The guest of `t` executed IN or OUT (`value`: of an OUT; `next`: address of the next instruction). Answers who goes on; `None`: the
-/// guest, at once.
+/// The guest of `t` executed IN or OUT. Answers who goes on, or the guest, which does so at once.
 #[inline(always)]
-pub fn port(
-    cpu: &Cpu,
-    t: Obj<Thread>,
-    v: Obj<Vcpu>,
-    access: u64,
-    value: u64,
-    next: u64,
-) -> Option<Obj<Thread>> {
-    let a = PortAccess(access);
+pub fn port(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next {
+    // Of an OUT, by width.
+    const WRITTEN: [u32; 8] = [0, 0xff, 0xffff, 0, u32::MAX, 0, 0, 0];
+    let value = || {
+        let rax = v.gpr(gpr::RAX).get() & u64::from(WRITTEN[a.width as usize % 8]);
+        if a.input { 0 } else { rax }
+    };
+    let runner = || Err(leave(t, v, Exit::Port, [a.access(), a.next, value(), 0]));
     let Some(route) = v.guest.get().route(a) else {
-        return Some(leave(t, v, Exit::Port, [access, next, value, 0]));
+        return runner();
     };
     let cap = &route.target;
     match route.way {
         Way::Endpoint => {
             t.routed.set(true);
             t.message[0].set(Tag::new(Tag::PORT).0);
-            t.message[1].set(access);
-            t.message[2].set(value);
+            t.message[1].set(a.access());
+            t.message[2].set(value());
             t.message[3].set(0);
             t.message[4].set(0);
-            v.next_rip.set(next);
-            match cap.typed::<Endpoint>(rights::SEND) {
-                Ok(ep) => Some(ipc::send(
-                    cpu,
-                    t,
-                    ep,
-                    cap.badge,
-                    arch::now().saturating_add(route.limit),
-                )),
-                Err(_) => {
-                    lost(t);
-                    Some(t)
-                }
-            }
+            v.next_rip.set(a.next);
+            let Ok(ep) = cap.typed::<Endpoint>(rights::SEND) else {
+                lost(t);
+                return Err(t);
+            };
+            let limit = arch::now().saturating_add(route.limit);
+            Err(ipc::send(cpu, t, ep, cap.badge, limit))
         }
         Way::Doorbell(only) => {
-            if a.input() || only.is_some_and(|w| w != value) {
-                return Some(leave(t, v, Exit::Port, [access, next, value, 0]));
+            if a.input || only.is_some_and(|w| w != value()) {
+                return runner();
             }
-            match cap.typed::<Notification>(rights::SEND) {
-                Ok(n) => {
-                    virt().advance(v.get(), next);
-                    ipc::signal(cpu, n, cap.badge.max(1));
-                    cpu.reschedule.get().then(|| sched::pick(cpu))
-                }
-                Err(_) => Some(leave(t, v, Exit::Port, [access, next, value, 0])),
+            let Ok(n) = cap.typed::<Notification>(rights::SEND) else {
+                return runner();
+            };
+            virt().advance(v.get(), a.next);
+            ipc::signal(cpu, n, cap.badge.max(1));
+            if cpu.reschedule.get() {
+                return Err(sched::pick(cpu));
             }
+            Ok(t)
         }
     }
 }
@@ -75,8 +67,9 @@ pub fn complete(t: Obj<Thread>, value: u64) {
         v.get().merge_rax(a.width(), value);
     }
     virt().advance(v.get(), v.next_rip.get());
-    let cpu = Cpu::current();
-    sched::set_deadline(cpu, t, t.run_deadline.get());
+    if !signalled(t, v) {
+        sched::set_deadline(Cpu::current(), t, t.run_deadline.get());
+    }
 }
 
 /// No answer will come: the VMM is told, with the guest still before the instruction.

@@ -4,9 +4,9 @@ use super::step::Step;
 use super::{Cap, Domain, Object, Pool, Vcpu, is_domain};
 use crate::list::List;
 use crate::mem::{self, Obj};
+use crate::virt::Plain;
 use core::cell::Cell;
 use core::ops::RangeInclusive;
-use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::abi::{Kind, Status};
 
 /// Routes of a GuestSpace at most.
@@ -53,11 +53,11 @@ pub struct GuestSpace {
     domain: Domain,
     /// Its vCPUs.
     pub vcpus: List<Vcpu, 0>,
-    /// Pages of the index, by physical address; 0: no route there so far.
+    /// Kernel addresses of the pages of the index; 0: no route there so far.
     index: [Cell<u64>; 1 << (16 - PAGE_BITS)],
     /// Routes in use, a bit each.
     used: Cell<u64>,
-    table_phys: u64,
+    table_virt: u64,
 }
 is_domain!(GuestSpace, Kind::GuestSpace);
 
@@ -78,7 +78,7 @@ impl GuestSpace {
             vcpus: List::default(),
             index: Default::default(),
             used: Cell::new(0),
-            table_phys,
+            table_virt: mem::virt(table_phys),
         });
         let g = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_page(p)))?;
         // A cleared page is an empty index, but `None` need not be zero.
@@ -89,38 +89,37 @@ impl GuestSpace {
     /// The pages that routes are in.
     pub fn route_pages(&self) -> impl Iterator<Item = u64> {
         let index = self.index.iter().map(Cell::get).filter(|&p| p != 0);
-        index.chain([self.table_phys])
+        index.chain([self.table_virt]).map(|v| v - mem::virt(0))
     }
 
     fn routes(&self) -> &RouteTable {
         // SAFETY: a page of this object's own, of cells only; `create` writes its entries before anyone reads them (through `Cell::set`,
         // and an uninitialised `None` has nothing to drop).
-        unsafe { &*(mem::virt(self.table_phys) as *const RouteTable) }
+        unsafe { &*(self.table_virt as *const RouteTable) }
     }
 
     /// The route of a plain access that lies wholly in one range.
     #[inline(always)]
     #[must_use]
-    pub fn route(&self, a: PortAccess) -> Option<&Route> {
-        let i = self.number(a.port())?;
+    pub fn route(&self, a: Plain) -> Option<&Route> {
+        let i = self.number(a.port)?;
         // SAFETY: routes are set and taken in operations on the GuestSpace only, never while an access looks for its route: both
         // happen with interrupts off on the runner's processor.
         let route = unsafe { (*self.routes().0.get(i)?.as_ptr()).as_ref()? };
-        let end = u32::from(a.port()) + u32::from(a.width());
-        if end > u32::from(route.first) + route.count || a.string() {
-            return None;
-        }
-        Some(route)
+        let end = u32::from(a.port) + a.width;
+        (end <= u32::from(route.first) + route.count).then_some(route)
     }
 
     /// Where the index has a port, if there is a page of it for that.
     #[inline(always)]
     fn entry(&self, port: u16) -> Option<&Cell<u8>> {
         let page = self.index[usize::from(port >> PAGE_BITS)].get();
+        if page == 0 {
+            return None;
+        }
         // SAFETY: a page of this object's own, of cells only, cleared by the Pool.
-        let page = unsafe { &*(mem::virt(page) as *const IndexPage) };
-        (self.index[usize::from(port >> PAGE_BITS)].get() != 0)
-            .then(|| &page.0[usize::from(port) % page.0.len()])
+        let page = unsafe { &*(page as *const IndexPage) };
+        Some(&page.0[usize::from(port) % page.0.len()])
     }
 
     #[inline(always)]
@@ -153,7 +152,7 @@ impl GuestSpace {
         for p in [ports.start(), ports.end()] {
             let page = &self.index[usize::from(p >> PAGE_BITS)];
             if page.get() == 0 {
-                page.set(self.pool().take_page()?);
+                page.set(mem::virt(self.pool().take_page()?));
             }
         }
         entry.set(Some(Route {

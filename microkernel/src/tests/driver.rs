@@ -12,7 +12,8 @@ use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
 use crate::object::ports::Ports;
 use crate::object::{GuestSpace, Vcpu, cap};
-use ipc_schema::abi::vm::PortAccess;
+use crate::virt::Plain;
+use ipc_schema::abi::vm::gpr;
 use ipc_schema::abi::{Kind, op, rights};
 
 /// RAM that user level has: 2 MiB, aligned so that large pages occur.
@@ -237,8 +238,14 @@ impl Driver {
         match t.vcpu.get() {
             Some(v) if how & 3 != 0 => {
                 let port = u16::from(input.u8()) + 0xf0;
-                let access = PortAccess::new(port, 1 << (how >> 2 & 3).min(2), how & 16 != 0);
-                exit::route::port(self.m.cpu, t, v, access.0, input.u8().into(), 0x1234);
+                let access = Plain {
+                    port,
+                    width: 1 << (how >> 2 & 3).min(2),
+                    input: how & 16 != 0,
+                    next: 0x1234,
+                };
+                v.gpr(gpr::RAX).set(input.u8().into());
+                let _ = exit::route::port(self.m.cpu, t, v, access);
             }
             _ => {
                 exit::enter(self.m.cpu, t);

@@ -7,7 +7,6 @@ use crate::object::guest_space::Way;
 use crate::object::irq::Irq;
 use crate::object::ports::Ports;
 use crate::object::{GuestSpace, Vcpu};
-use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::abi::{op, rights};
 use proptest::prelude::*;
 
@@ -400,8 +399,13 @@ impl Scene {
         v.get().adopt(routed).unwrap();
         m.run(routed);
         routed.resume.set(Resume::Guest);
-        let access = PortAccess::new(0xf0, 1, true).0;
-        crate::exit::route::port(m.cpu, routed, v, access, 0, 0x1234);
+        let access = crate::virt::Plain {
+            port: 0xf0,
+            width: 1,
+            input: true,
+            next: 0x1234,
+        };
+        let _ = crate::exit::route::port(m.cpu, routed, v, access);
         assert!(routed.state.get() == State::Queued && routed.resume.get() == Resume::Guest);
         Cpu::play(1);
         let w = Vcpu::create(p, g, s, 0x6000_2000).unwrap();

@@ -3,25 +3,43 @@
 pub mod svm;
 
 use crate::arch::Cpu;
-use crate::object::Vcpu;
-use ipc_schema::abi::vm::Exit;
+use crate::object::{Thread, Vcpu};
+use ipc_schema::abi::vm::{Exit, PortAccess};
 
 /// Why the processor left the guest, before policy.
 pub enum Left {
     /// A physical interrupt is pending.
     Interrupt,
-    /// A plain IN or OUT: [`ipc_schema::abi::vm::PortAccess`], value of an OUT, address of the next instruction.
-    Port {
-        /// Packed access.
-        access: u64,
-        /// Value of an OUT.
-        value: u64,
-        /// Next instruction.
-        next: u64,
-    },
+    /// IN or OUT.
+    Port(Plain),
     /// For the VMM.
     Exit(Exit, [u64; 4]),
 }
+
+/// An IN or OUT: neither of a string nor repeated. The value of an OUT is in the guest's rax.
+#[derive(Clone, Copy)]
+pub struct Plain {
+    /// The port.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub width: u32,
+    /// It is an IN.
+    pub input: bool,
+    /// Address of the next instruction.
+    pub next: u64,
+}
+
+impl Plain {
+    /// As the ABI has it: [`PortAccess`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn access(&self) -> u64 {
+        PortAccess::new(self.port, self.width as u8, self.input).0
+    }
+}
+
+/// The processor, the thread, and the vCPU that has left.
+pub type Who<'a> = (&'a Cpu, &'a Thread, &'a Vcpu);
 
 /// What is done about a guest's exit. Not an answer of [`Virt::enter`]'s: so each frequent reason has its own copy of what follows, and
 /// none of it goes through memory.
@@ -29,7 +47,7 @@ pub trait Then {
     /// What comes of it.
     type Answer;
     /// Does it.
-    fn then(self, left: Left) -> Self::Answer;
+    fn then(self, who: Who, left: Left) -> Self::Answer;
 }
 
 /// What a hardware back end does.

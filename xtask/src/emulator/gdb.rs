@@ -117,9 +117,9 @@ impl Gdb {
         })
     }
 
-    /// Has [`Self::memory`] take physical addresses from now on.
-    pub fn physical_memory(&mut self) -> Result<()> {
-        self.expect_ok("Qqemu.PhyMemMode:1")
+    /// Has [`Self::memory`] take physical addresses from now on, or virtual ones again.
+    pub fn physical_memory(&mut self, physical: bool) -> Result<()> {
+        self.expect_ok(&format!("Qqemu.PhyMemMode:{}", u8::from(physical)))
     }
 
     /// Memory at an address; nothing where nothing is.

@@ -55,9 +55,9 @@ pub struct Bench {
     /// Make these figures the committed ones (xtask/bench-baseline.json)
     #[arg(long)]
     update: bool,
-    /// Trace one sample of a row instead: its instructions by phase and function, and what costs more than one
-    #[arg(long, value_name = "ROW", conflicts_with_all = ["json", "update"])]
-    trace: Option<String>,
+    /// Trace one sample of each of these rows instead (`all`: those with a goal): the tables of COSTS.md
+    #[arg(long, value_name = "ROW,...", value_delimiter = ',', conflicts_with_all = ["json", "update"])]
+    trace: Vec<String>,
     /// Processors of the machine: with 2 the second is online and halted, and the figures have a baseline of their own
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
     cpus: u32,
@@ -97,8 +97,12 @@ struct Row {
 
 impl Task for Bench {
     fn run(self, _: &ArgMatches) -> Result<u8> {
-        if let Some(row) = &self.trace {
-            print!("{}", trace::trace(row, &SYSTEMS)?);
+        if !self.trace.is_empty() {
+            let rows: Vec<&str> = match self.trace.as_slice() {
+                [all] if all == "all" => REFERENCES.iter().map(|(name, ..)| *name).collect(),
+                rows => rows.iter().map(String::as_str).collect(),
+            };
+            print!("{}", trace::trace(&rows, &SYSTEMS)?);
             return Ok(0);
         }
         if let Some(path) = &self.json {

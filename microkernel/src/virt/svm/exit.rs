@@ -1,9 +1,10 @@
 //! From exit codes (APM vol. 2, appendix C) to the exits that both vendors share.
 
 use super::vmcb::{Vmcb, field as f};
-use crate::object::Vcpu;
-use crate::virt::{Left, Then};
-use ipc_schema::abi::vm::{Exit, gpr};
+use crate::arch::Cpu;
+use crate::object::{Thread, Vcpu};
+use crate::virt::{Left, Plain, Then, Who};
+use ipc_schema::abi::vm::Exit;
 
 mod code {
     pub const EXCEPTION_FIRST: u64 = 0x40;
@@ -36,20 +37,20 @@ mod code {
 
 /// Hands on what the guest left for. Ports and CPUID first: they are the frequent ones.
 #[inline(always)]
-pub fn decode<T: Then>(v: &Vcpu, c: Vmcb, then: T) -> T::Answer {
+pub fn decode<T: Then>((cpu, t, v): Who, c: Vmcb, then: T) -> T::Answer {
     let exit = c.word(f::EXITCODE).get();
     if exit == code::IOIO && c.word(f::EXITINFO1).get() & STRING_OR_REP == 0 {
-        return then.then(port(v, c));
+        return then.then((cpu, t, v), Left::Port(port(c)));
     }
     if exit == code::CPUID {
-        return then.then(Left::Exit(Exit::Cpuid, [0, 0, 0, length(c)]));
+        return then.then((cpu, t, v), Left::Exit(Exit::Cpuid, [0, 0, 0, length(c)]));
     }
-    rest(v, c, exit, then)
+    rest(cpu, t, v, exit, then)
 }
 
 #[inline(never)]
-fn rest<T: Then>(v: &Vcpu, c: Vmcb, exit: u64, then: T) -> T::Answer {
-    then.then(other(v, c, exit))
+fn rest<T: Then>(cpu: &Cpu, t: &Thread, v: &Vcpu, exit: u64, then: T) -> T::Answer {
+    then.then((cpu, t, v), other(v, Vmcb::of(v), exit))
 }
 
 /// Length of the instruction, where the processor saves the next rip; 0 elsewhere.
@@ -66,42 +67,25 @@ fn length(c: Vmcb) -> u64 {
 /// EXITINFO1 of a port access: INS or OUTS; REP.
 const STRING_OR_REP: u64 = 0b1100;
 
-/// [`PortAccess`](ipc_schema::abi::vm::PortAccess) of EXITINFO1 (15.10.2), which has the type in bit 0, string and REP in 2 and 3, the
-/// size in bytes in 4 to 6 and the port from 16 on.
+/// A port access (15.10.2): EXITINFO1 has the type in bit 0, string and REP in 2 and 3, the size in bytes in 4 to 6 and the port from 16
+/// on; EXITINFO2 is the next rip.
 #[inline(always)]
-const fn access(info: u64) -> u64 {
-    (info >> 16) & 0xffff | (info & 0x70) << 12 | (info & 1) << 20
-}
-
-/// A plain IN or OUT; EXITINFO2 is the next rip.
-#[inline(always)]
-fn port(v: &Vcpu, c: Vmcb) -> Left {
-    /// By size in bytes.
-    const MASKS: [u64; 8] = [
-        0,
-        0xff,
-        0xffff,
-        0xffff,
-        0xffff_ffff,
-        0xffff_ffff,
-        0xffff_ffff,
-        0xffff_ffff,
-    ];
+fn port(c: Vmcb) -> Plain {
     let info = c.word(f::EXITINFO1).get();
-    Left::Port {
-        access: access(info),
-        // IN has none.
-        value: v.gpr(gpr::RAX).get() & MASKS[(info >> 4) as usize & 7] & (info & 1).wrapping_sub(1),
+    Plain {
+        port: (info >> 16) as u16,
+        width: (info >> 4) as u32 & 7,
+        input: info & 1 != 0,
         next: c.word(f::EXITINFO2).get(),
     }
 }
 
 /// INS and OUTS.
 fn string(c: Vmcb) -> Left {
-    let info = c.word(f::EXITINFO1).get();
+    let (plain, info) = (port(c), c.word(f::EXITINFO1).get());
     // String 2 to 21, REP 3 to 22; address size 7..10 (2, 4, 8 bytes) to 24..28; segment: only decode assists tell.
-    let access = access(info) | (info & STRING_OR_REP) << 19 | ((info >> 7) & 7) << 25 | 15 << 28;
-    Left::Exit(Exit::Port, [access, c.word(f::EXITINFO2).get(), 0, 0])
+    let more = (info & STRING_OR_REP) << 19 | ((info >> 7) & 7) << 25 | 15 << 28;
+    Left::Exit(Exit::Port, [plain.access() | more, plain.next, 0, 0])
 }
 
 /// A machine check: the kernel's affair, and the VMM's if the guest cannot go on.

@@ -5,7 +5,7 @@ pub mod extended;
 pub mod state;
 pub mod vmcb;
 
-use super::{Then, Virt};
+use super::{Then, Virt, Who};
 use crate::arch::{Cpu, measure};
 use crate::mem::{self, Global};
 use crate::object::Vcpu;
@@ -35,16 +35,8 @@ pub fn maps() -> (u64, u64) {
 
 /// MSRs that belong to the guest alone, since VMRUN, VMLOAD and VMSAVE switch them: STAR to SFMASK, FS, GS and kernel GS base, SYSENTER.
 const PASSED: [u32; 10] = [
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-    0x174,
-    0x175,
-    0x176,
+    0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0x174,
+    0x175, 0x176,
 ];
 
 /// Fills the permission maps: `io` is three pages, `msr` two (APM vol. 2, 15.10.1, 15.11).
@@ -77,12 +69,16 @@ pub unsafe fn init_maps(io: u64, msr: u64) {
 /// Interrupts are off. A pending one ends the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts.
 /// That STI comes well before: VMRUN in its shadow hands the shadow on to the guest (on some processors, and on QEMU), whose first
 /// instruction may be CLI.
+///
+/// Gives processor, its current thread and vCPU again: the first and the last survive on the stack anyway, and the compiler need not keep
+/// copies of any of them, nor of what it would derive from them.
 #[cfg(target_os = "none")]
 macro_rules! vmrun {
     ($cpu:expr, $v:expr, $sti:literal) => {{
-        let v: &Vcpu = $v;
+        let (cpu, v): (&Cpu, &Vcpu) = ($cpu, $v);
+        let (cpu_at, t_at, v_at): (*const Cpu, *const crate::object::Thread, *const Vcpu);
         // SAFETY: the VMCB was validated field by field where the processor would not (`state::load`), the intercepts are the kernel's,
-        // nested paging confines the guest to what was mapped for it. Of the registers that hold the guest's at its exit, the
+        // nested paging confines the guest to what was mapped for it. Who enters a guest is the processor's current thread. Of the registers that hold the guest's at its exit, the
         // compiler keeps nothing in those named here, and rbx and rbp come back from the stack; VMLOAD, VMSAVE and STGI bring back the
         // host's hidden state, #VMEXIT its segments, CR0, CR3, CR4, EFER and RFLAGS (APM vol. 2, 15.5, 15.6).
         unsafe {
@@ -91,6 +87,7 @@ macro_rules! vmrun {
                 "push rbp",
                 "push rdx",
                 "push rsi",
+                "mov rsi, [rsi + {STATE}]",
                 "clgi",
                 "sti",
                 "vmload rax",
@@ -112,43 +109,50 @@ macro_rules! vmrun {
                 "vmrun rax",
                 "cli",
                 "vmsave rax",
-                "push rsi",
-                "mov rsi, [rsp + 8]",
-                "pop qword ptr [rsi + 48]",
-                "mov [rsi + 8], rcx",
-                "mov [rsi + 16], rdx",
-                "mov [rsi + 24], rbx",
-                "mov [rsi + 40], rbp",
-                "mov [rsi + 56], rdi",
-                "mov [rsi + 64], r8",
-                "mov [rsi + 72], r9",
-                "mov [rsi + 80], r10",
-                "mov [rsi + 88], r11",
-                "mov [rsi + 96], r12",
-                "mov [rsi + 104], r13",
-                "mov [rsi + 112], r14",
-                "mov [rsi + 120], r15",
-                "pop rsi",
-                "pop rax",
+                "mov rax, [rsp]",
+                "mov rax, [rax + {STATE}]",
+                "mov [rax + 8], rcx",
+                "mov [rax + 16], rdx",
+                "mov [rax + 24], rbx",
+                "mov [rax + 40], rbp",
+                "mov [rax + 48], rsi",
+                "mov [rax + 56], rdi",
+                "mov [rax + 64], r8",
+                "mov [rax + 72], r9",
+                "mov [rax + 80], r10",
+                "mov [rax + 88], r11",
+                "mov [rax + 96], r12",
+                "mov [rax + 104], r13",
+                "mov [rax + 112], r14",
+                "mov [rax + 120], r15",
+                "pop r14",
+                "pop r12",
+                "mov rax, [r12 + {HOST}]",
+                "mov r13, [r12 + {CURRENT}]",
                 "vmload rax",
                 "stgi",
-                "cld",
                 "pop rbp",
                 "pop rbx",
+                STATE = const core::mem::offset_of!(Vcpu, state_virt),
+                HOST = const core::mem::offset_of!(Cpu, host_control),
+                CURRENT = const core::mem::offset_of!(Cpu, current),
                 inout("rax") v.control_phys => _,
-                inout("rsi") v.state_virt => _,
-                inout("rdx") $cpu.host_control.get() => _,
+                inout("rsi") core::ptr::from_ref(v) => _,
+                inout("rdx") core::ptr::from_ref(cpu) => _,
                 out("rcx") _, out("rdi") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-                out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+                out("r12") cpu_at, out("r13") t_at, out("r14") v_at, out("r15") _,
             );
+            (&*cpu_at, &*t_at, &*v_at)
         }
     }};
 }
 #[cfg(not(target_os = "none"))]
 macro_rules! vmrun {
     ($cpu:expr, $v:expr, $sti:literal) => {{
-        let _ = ($cpu.host_control.get(), $sti);
+        let _ = $sti;
         Vmcb::of($v).word(f::EXITCODE).set(0x78);
+        let t = $cpu.current.get().expect("a guest has a thread");
+        ($cpu, t.get(), $v)
     }};
 }
 
@@ -183,18 +187,20 @@ impl Virt for Svm {
 
     fn switch_extended(&self, cpu: &Cpu, v: &Vcpu) {
         extended::switch(cpu, v);
+        unusual(v);
     }
 
     #[inline(always)]
     fn enter<T: Then>(&self, cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
-        let c = Vmcb::of(v);
-        c.word(f::RAX).set(v.gpr(gpr::RAX).get());
+        Vmcb::of(v).word(f::RAX).set(v.gpr(gpr::RAX).get());
         measure::end(cpu);
-        if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-            self.enter_prepared(cpu, v, c);
+        // Of an identifier's round only `enter_prepared` asks: others get some only when they have become owners of the extended state.
+        let (cpu, t, v) = if v.flushes.get() != v.guest.flushes.get() {
+            self.enter_prepared(cpu, v)
         } else {
-            vmrun!(cpu, v, "");
-        }
+            vmrun!(cpu, v, "")
+        };
+        let c = Vmcb::of(v);
         measure::begin(cpu, measure::Cause::Exit(c.word(f::EXITCODE).get()));
         if armed(c) {
             extended::disarm_breakpoints(c.word(f::DR7).get());
@@ -206,13 +212,13 @@ impl Virt for Svm {
         if c.word(f::EXITINTINFO).get() & (1 << 31) != 0 {
             interrupted_delivery(c);
         }
-        exit::decode(v, c, then)
+        exit::decode((cpu, t, v), c, then)
     }
 
     #[inline(always)]
     fn left(&self, v: &Vcpu, groups: u64) -> (u64, u64) {
-        state::save(v, groups);
         let c = Vmcb::of(v);
+        state::save(v, c, groups);
         keep_shadow(v, c);
         // Left in place: `arm` writes it before the next entry.
         let event = c.word(f::EVENTINJ).get();
@@ -240,10 +246,10 @@ impl Virt for Svm {
     }
 }
 
-/// Bit of [`Vcpu::flushes`]: the next entry takes [`Svm::prepare`], which looks at what is rare.
+/// Bit of [`Vcpu::flushes`]: the next entry takes [`Svm::enter_prepared`], which looks at what is rare.
 const UNUSUAL: u64 = 1 << 63;
 
-/// Has the next entry look at breakpoints and the interrupt shadow.
+/// Has the next entry look at the address space identifier, breakpoints and the interrupt shadow.
 pub fn unusual(v: &Vcpu) {
     v.flushes.set(v.flushes.get() | UNUSUAL);
 }
@@ -271,7 +277,8 @@ fn interrupted_delivery(c: Vmcb) {
 impl Svm {
     /// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow.
     #[inline(never)]
-    fn enter_prepared(&self, cpu: &Cpu, v: &Vcpu, c: Vmcb) {
+    fn enter_prepared<'a>(&self, cpu: &'a Cpu, v: &'a Vcpu) -> Who<'a> {
+        let c = Vmcb::of(v);
         v.flushes.set(v.flushes.get() & !UNUSUAL);
         if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
             self.new_asid(cpu, v);
@@ -279,14 +286,15 @@ impl Svm {
         if armed(c) {
             extended::arm_breakpoints(c.word(f::DR7).get());
         }
-        if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
+        let left = if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
             // Handed on by an STI right before: QEMU 7.2 does not look at the VMCB's field for that.
-            vmrun!(cpu, v, "sti");
+            vmrun!(cpu, v, "sti")
         } else {
-            vmrun!(cpu, v, "");
-        }
+            vmrun!(cpu, v, "")
+        };
         // Flush only once.
         c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
+        left
     }
 
     /// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every

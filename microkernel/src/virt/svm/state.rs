@@ -125,8 +125,8 @@ fn load_rare(v: &Vcpu, groups: u64) {
 
 /// VMCB to state page.
 #[inline(always)]
-pub fn save(v: &Vcpu, groups: u64) {
-    let (c, page) = (Vmcb::of(v), v.state());
+pub fn save(v: &Vcpu, c: Vmcb, groups: u64) {
+    let page = v.state();
     let set = |at: usize, value| page.0[at / 8].set(value);
     if groups & Groups::RIP != 0 {
         set(offset_of!(S, rip), c.word(f::RIP).get());

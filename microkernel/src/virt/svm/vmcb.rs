@@ -84,24 +84,12 @@ impl<'a> Vmcb<'a> {
     }
 }
 
-/// Physical interrupts, NMI, SMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, all ports, MSRs by map, task switches, shutdown
-/// (bits of intercept vector 3).
-pub(super) const INTERCEPTS_1: u64 = 1
-    | 1 << 1
-    | 1 << 2
-    | 1 << 3
-    | 1 << 15
-    | 1 << 18
-    | 1 << 22
-    | 1 << 24
-    | 1 << 26
-    | 1 << 27
-    | 1 << 28
-    | 1 << 29
-    | 1 << 31;
-/// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, conditional MWAIT, XSETBV, RDPRU (vector 4).
-pub(super) const INTERCEPTS_2: u64 =
-    0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
+/// Physical interrupts, NMI, SMI, INIT (bits 0 to 3 of intercept vector 3), RDPMC (15), CPUID (18), INVD (22), HLT (24), INVLPGA, all
+/// ports, MSRs by map, task switches (26 to 29), shutdown (31).
+pub(super) const INTERCEPTS_1: u64 = 0xbd44_800f;
+/// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT (bits 0 to 6 of intercept vector 4), WBINVD, MONITOR, MWAIT, conditional MWAIT,
+/// XSETBV, RDPRU (9 to 14).
+pub(super) const INTERCEPTS_2: u64 = 0x7e7f;
 /// #DB, #AC and #MC: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
 pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 

@@ -1,5 +1,5 @@
-//! `bench --trace ROW`: one sample of a row, instruction by instruction: where they are, and what costs more than an
-//! instruction.
+//! `bench --trace ROWS`: one sample of each row, instruction by instruction: where they are, and what costs more than an
+//! instruction ([`report`]).
 //!
 //! The machine runs to `bench_trace`, which the measuring code calls before and after a sample in the middle (see
 //! `guests/bench` and `services/bench`); between the two the emulator translates instruction by instruction and logs each
@@ -9,7 +9,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs::File,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -25,14 +24,14 @@ use crate::{
         image::{self, Image},
     },
     description::Description,
-    emulator::{
-        Machine, Options,
-        gdb::Gdb,
-        symbols::{Place, Symbols},
-    },
+    emulator::{Machine, Options, gdb::Gdb},
     host,
     setup::image_maker::Firmware,
 };
+
+mod report;
+
+use report::Report;
 
 /// The function that brackets a sample.
 const MARK: &str = "bench_trace";
@@ -149,24 +148,32 @@ fn kind(bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Traces a row of one of the `systems`; gives its tables.
-pub fn trace(row: &str, systems: &[&str]) -> Result<String> {
-    // The last system measures what involves a guest.
-    let mut systems = systems.to_vec();
-    if ["exit_", "irq_", "guest_"]
-        .iter()
-        .any(|p| row.starts_with(p))
-    {
-        systems.reverse();
-    }
+/// Traces `rows`, each in that one of the `systems` which measures it; gives their tables.
+pub fn trace(rows: &[&str], systems: &[&str]) -> Result<String> {
+    let mut report = Report::default();
     for system in systems {
+        let wanted: Vec<&str> = rows
+            .iter()
+            .copied()
+            .filter(|row| !report.has(row) && may_measure(system, row))
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
         let description = Description::load(&host::root().join(system), None)?;
         let image = image::build(&description, Firmware::Bios)?;
-        if let Some(tracer) = Tracer::run(&image, row)? {
-            return tracer.report(row, &image);
-        }
+        Tracer::run(&image, &wanted, &mut report)?;
     }
-    bail!("no system of the bench measures a row named `{row}`");
+    if let Some(missing) = rows.iter().find(|row| !report.has(row)) {
+        bail!("no system of the bench measures a row named `{missing}`");
+    }
+    report.text(rows)
+}
+
+/// Whether a system measures a row, by its name: what involves a guest is `bench.toml`'s.
+fn may_measure(system: &str, row: &str) -> bool {
+    let guest = ["exit_", "irq_", "guest_"];
+    system.ends_with("bench.toml") == guest.iter().any(|p| row.starts_with(p))
 }
 
 struct Tracer {
@@ -179,8 +186,8 @@ struct Tracer {
 }
 
 impl Tracer {
-    /// Boots the system and traces the row; `None` if the system ends without having measured it.
-    fn run(image: &Image, row: &str) -> Result<Option<Self>> {
+    /// Boots the system and traces those of the `rows` that it measures.
+    fn run(image: &Image, rows: &[&str], report: &mut Report) -> Result<()> {
         let mut codes = vec![Code::load(KERNEL, &image.binaries.kernel)?];
         for (name, path) in &image.binaries.servers {
             codes.push(Code::load(name, path)?);
@@ -207,23 +214,32 @@ impl Tracer {
             extra: Gdb::arguments(&socket),
             ..Options::default()
         };
-        host::step(format!("tracing {row}"));
+        host::step(format!("tracing {}", rows.join(", ")));
         let mut machine = Machine::start(image, &options)?;
         let mut gdb = Gdb::connect(&socket, Duration::from_secs(20))?;
         let _ = std::fs::remove_file(&socket);
         gdb.set_breakpoint(mark)?;
-        loop {
-            if !gdb.run()? {
-                return Ok(None);
-            }
+        let mut left = rows.to_vec();
+        while !left.is_empty() && gdb.run()? {
             let found = gdb.registers()?;
+            if found.rip != mark {
+                continue;
+            }
             gdb.clear_breakpoint(mark)?;
             gdb.step()?;
             gdb.set_breakpoint(mark)?;
-            if found.rip == mark && found.rdi == name_hash(row) {
-                break;
+            if let Some(i) = left.iter().position(|row| found.rdi == name_hash(row)) {
+                let row = left.swap_remove(i);
+                tracer.sample(&mut gdb)?;
+                report.add(row, &tracer, image)?;
             }
         }
+        machine.kill();
+        Ok(())
+    }
+
+    /// Runs through a sample, to the next mark, and takes what was executed.
+    fn sample(&mut self, gdb: &mut Gdb) -> Result<()> {
         let log = host::target().join(format!("trace.{}.log", std::process::id()));
         gdb.monitor("singlestep on")?;
         gdb.monitor(&format!("logfile {}", log.display()))?;
@@ -232,12 +248,13 @@ impl Tracer {
             bail!("the machine ended in the middle of the sample");
         }
         gdb.monitor("log none")?;
-        gdb.physical_memory()?;
+        gdb.monitor("singlestep off")?;
+        gdb.physical_memory(true)?;
         let text = File::open(&log).with_context(|| format!("reading {}", log.display()))?;
-        tracer.read(&mut gdb, BufReader::new(text))?;
-        let _ = std::fs::remove_file(&log);
-        machine.kill();
-        Ok(Some(tracer))
+        self.executed.clear();
+        self.read(gdb, BufReader::new(text))?;
+        gdb.physical_memory(false)?;
+        std::fs::remove_file(&log).with_context(|| format!("removing {}", log.display()))
     }
 
     /// Takes what the emulator logged.
@@ -321,7 +338,7 @@ impl Tracer {
     }
 
     /// What lies between the first and the last look at the clock.
-    fn sample(&self, row: &str) -> Result<&[Executed]> {
+    fn timed(&self, row: &str) -> Result<&[Executed]> {
         let begins = BEGINS_IN.iter().find(|(name, _)| *name == row);
         let begin_code = match begins {
             Some((_, name)) => self.codes.iter().position(|code| code.name == *name),
@@ -344,106 +361,6 @@ impl Tracer {
             }
             _ => bail!("the sample's clock was not seen"),
         }
-    }
-
-    fn report(&self, row: &str, image: &Image) -> Result<String> {
-        let sample = self.sample(row)?;
-        let mut symbols = Symbols::new(image.binaries.clone());
-        let mut places: BTreeMap<(Option<usize>, u64), (String, String)> = BTreeMap::new();
-        let mut phases: Vec<(String, String, usize)> = Vec::new();
-        let mut functions: BTreeMap<(String, String), usize> = BTreeMap::new();
-        let mut kinds: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
-        let mut listing = String::new();
-        for e in sample {
-            let component = match self.code(e.code) {
-                Some(code) => code.name.clone(),
-                None => "stub page".to_owned(),
-            };
-            let place =
-                places
-                    .entry((e.code, e.address))
-                    .or_insert_with(|| match self.code(e.code) {
-                        Some(code) => place(&mut symbols, code, e.address),
-                        None => ("stub page".to_owned(), String::new()),
-                    });
-            let (file, function) = place.clone();
-            match phases.last_mut() {
-                Some((c, f, count)) if *c == component && *f == file => *count += 1,
-                _ => phases.push((component.clone(), file.clone(), 1)),
-            }
-            *functions
-                .entry((component.clone(), format!("{file}  {function}")))
-                .or_default() += 1;
-            if let Some(kind) = e.kind {
-                *kinds
-                    .entry(kind)
-                    .or_default()
-                    .entry(component.clone())
-                    .or_default() += 1;
-            }
-            writeln!(
-                listing,
-                "{component} {:#x} {} {file} {function}",
-                e.address,
-                e.kind.unwrap_or("-")
-            )?;
-        }
-        let path = host::target().join(format!("trace-{row}.txt"));
-        host::write_whole(&path, listing.as_bytes())?;
-        let mut text = format!(
-            "{row}: {} instructions; one by one in {}\n\nin the order of time\n",
-            sample.len(),
-            path.display()
-        );
-        // Consecutive pieces of one component.
-        let mut pieces: Vec<(String, BTreeMap<String, usize>)> = Vec::new();
-        for (component, file, count) in phases {
-            match pieces.last_mut() {
-                Some((c, files)) if *c == component => *files.entry(file).or_default() += count,
-                _ => pieces.push((component, BTreeMap::from([(file, count)]))),
-            }
-        }
-        for (component, files) in pieces {
-            let total: usize = files.values().sum();
-            let mut files: Vec<_> = files.into_iter().collect();
-            files.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-            let files: Vec<String> = files
-                .into_iter()
-                .map(|(file, count)| format!("{file} {count}"))
-                .collect();
-            writeln!(text, "{total:>6} {component:<16} {}", files.join(", "))?;
-        }
-        writeln!(text, "\nby function")?;
-        let mut functions: Vec<_> = functions.into_iter().collect();
-        functions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        for ((component, function), count) in functions {
-            writeln!(text, "{count:>6} {component:<16} {function}")?;
-        }
-        writeln!(text, "\nwhat costs more than an instruction")?;
-        for (kind, components) in kinds {
-            let total: usize = components.values().sum();
-            let who: Vec<String> = components
-                .into_iter()
-                .map(|(component, count)| format!("{component} {count}"))
-                .collect();
-            writeln!(text, "{total:>6} {kind:<10} {}", who.join(", "))?;
-        }
-        Ok(text)
-    }
-}
-
-/// File and function of the innermost code of ours at an address.
-fn place(symbols: &mut Symbols, code: &Code, address: u64) -> (String, String) {
-    let frames = symbols.frames_of(&code.path, address, Place::At);
-    let ours = frames.iter().find(|frame| {
-        let file = frame.file.as_str();
-        !file.is_empty() && !file.starts_with('/') && !file.contains("library/")
-    });
-    match ours.or(frames.first()) {
-        // Assembly has no line numbers.
-        Some(frame) if frame.file.is_empty() => ("assembly".to_owned(), frame.function.clone()),
-        Some(frame) => (frame.file.clone(), frame.function.clone()),
-        None => ("?".to_owned(), "?".to_owned()),
     }
 }
 
