@@ -228,6 +228,15 @@ fn budget(b: Obj<Budget>, tally: &Tally) -> Checked {
     )?;
     alive(b.thread.get(), "a Budget's thread lives", at)?;
     alive(b.owner.get(), "a Budget's owner lives", at)?;
+    // Whoever ends finds the Budgets that know it by these two.
+    if let Some(t) = b.thread.get() {
+        ensure(
+            t.budget.get() == Some(b) || t.own_budget.get() == Some(b),
+            "a Budget's thread runs on it, or owns it",
+            at,
+            t.addr(),
+        )?;
+    }
     if let Some(o) = b.owner.get() {
         ensure(
             o.own_budget.get() == Some(b),
