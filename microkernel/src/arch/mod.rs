@@ -25,6 +25,7 @@ pub mod start;
 pub use hardware::*;
 
 #[cfg(not(target_os = "none"))]
+#[path = "../tests/host.rs"]
 mod host;
 #[cfg(not(target_os = "none"))]
 pub use host::*;

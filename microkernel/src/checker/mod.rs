@@ -383,6 +383,7 @@ pub fn after_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 #[cfg(target_os = "none")]
 fn unsound(f: &Finding) -> ! {
     let (calls, checks) = figures();
+    past::tell();
     crate::arch::console::fatal(format_args!(
         "UNSOUND: it is not so that {}: {:#x}, {:#x} (after {calls} system calls, {checks} checks). \
          The system cannot go on; this is a bug in Vireo.",
@@ -394,5 +395,7 @@ fn unsound(f: &Finding) -> ! {
     panic!("UNSOUND: {f:x?}");
 }
 
+#[cfg(feature = "checker")]
+pub mod past;
 #[cfg(test)]
 mod tests;

@@ -282,9 +282,13 @@ fn space(a: &Args, s: &Space) -> Answer {
             source.object()?;
             let copy =
                 ipc::transfer::derive(source, a.w[2] as u32, a.w[3]).ok_or(Status::MissingRight)?;
+            a.op.stop_for(s.read_in_place());
             s.empty_slot(a.w[1])?.set(copy);
         }
-        op::space::DROP_CAP => s.slot(a.w[0])?.set(Cap::EMPTY),
+        op::space::DROP_CAP => {
+            a.op.stop_for(s.read_in_place());
+            s.slot(a.w[0])?.set(Cap::EMPTY);
+        }
         op::space::DESTROY_OBJECT => {
             let cap = cap_at(a.t.get(), a.w[0])?;
             let header = cap.object()?;

@@ -42,6 +42,8 @@ const SHARED: u64 = (KEEPERS + 8) * PAGE;
 /// Parts of this server's RAM: first byte and bytes of the Pool; the attackers' Memory.
 const ARENA: (u64, u64) = (1 << 20, 3 << 20);
 const PLAY_AT: u64 = 4 << 20;
+/// Slots of a round.
+const ROUND_SLOTS: usize = 96;
 
 /// Below this server, and so below every VM.
 pub const PRIORITY: u64 = 3;
@@ -61,6 +63,8 @@ pub struct Arena {
     cpus: Vec<Cpu>,
     slots: Vec<Slot>,
     used: usize,
+    /// Odd rounds have other slots than even ones: what a keeper is about to do to a thread of the round before meets no thread of this.
+    odd: bool,
     /// This round's Pool.
     pub pool: Pool,
     /// Attackers, by number; the last executes random bytes if there is such a one.
@@ -103,7 +107,7 @@ impl Arena {
             all.push(cpu);
         }
         let mut slots = Vec::new();
-        for _ in 0..96 {
+        for _ in 0..2 * ROUND_SLOTS {
             slots.push(slot()?);
         }
         Ok(Self {
@@ -116,6 +120,7 @@ impl Arena {
             cpus: all,
             slots,
             used: 0,
+            odd: false,
             pool: Pool(slot::NULL),
             threads: Vec::new(),
             attackers,
@@ -125,11 +130,10 @@ impl Arena {
 
     /// A slot of this round's.
     pub fn slot(&mut self) -> Result<Slot> {
+        let half = self.slots.chunks(ROUND_SLOTS).nth(self.odd.into());
+        let slot = half.and_then(|h| h.get(self.used)).copied();
         self.used += 1;
-        self.slots
-            .get(self.used - 1)
-            .copied()
-            .ok_or(Status::NoMemory)
+        slot.ok_or(Status::NoMemory)
     }
 
     /// The processor for thread `i`. The random code stays on the first, where this server fills its page.
@@ -159,7 +163,7 @@ impl Arena {
 
     /// Builds a round: nothing runs yet. `rng` makes each attacker's numbers.
     pub fn build(&mut self, rng: &mut Rng) -> Result<()> {
-        self.used = 0;
+        (self.used, self.odd) = (0, !self.odd);
         self.threads.clear();
         let dest = self.slot()?;
         // SAFETY: this Memory is mapped nowhere.
