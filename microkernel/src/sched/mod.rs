@@ -137,7 +137,7 @@ pub fn change_budget(cpu: &Cpu, t: Obj<Thread>, b: Option<Obj<Budget>>) {
 }
 
 /// `b` has no thread any more.
-fn detach(cpu: &Cpu, b: Obj<Budget>) {
+pub fn detach(cpu: &Cpu, b: Obj<Budget>) {
     b.thread.set(None);
     cpu.ready.remove(b);
     if cpu.budget.get() == Some(b) {

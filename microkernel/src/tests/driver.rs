@@ -118,8 +118,9 @@ impl Driver {
     fn step(&mut self, input: &mut Input<'_>) {
         let what = input.u8();
         let cpu = Cpu::play(usize::from(what >> 4) % self.idle.len());
-        let ready = self.model.borrow().census.runnable(cpu);
+        let ready = self.ready(cpu);
         let now = crate::arch::now();
+        trace(|| format!("{}: step {}", cpu.number, what % 16));
         match what % 16 {
             0..9 => {
                 let Some(&t) = ready.get(input.below(ready.len())) else {
@@ -160,6 +161,13 @@ impl Driver {
             }
             _ => self.user_writes(input),
         }
+    }
+
+    /// The threads that could be running there. Not the one that is always ready: it must never wait.
+    fn ready(&self, cpu: &Cpu) -> Vec<Obj<Thread>> {
+        let mut all = self.model.borrow().census.runnable(cpu);
+        all.retain(|t| !self.idle.contains(t));
+        all
     }
 
     /// A guest does something that makes it leave.
@@ -225,7 +233,7 @@ impl Driver {
         if cpu.number == t.cpu.get() {
             return None;
         }
-        let mut ready = self.model.borrow().census.runnable(cpu);
+        let mut ready = self.ready(cpu);
         ready.retain(|&t| !in_guest(t) && !goes_on(t));
         let o = decode(
             *ready.get(input.below(ready.len()))?,
@@ -340,6 +348,9 @@ impl Driver {
             crate::sched::make_ready(m.cpu, self.reaper);
         }
         let hand = m.space.get().slot(HAND).unwrap();
+        // It may have been dropped.
+        let own = Cap::new(m.space.get().header());
+        m.space.get().slot(OWN).unwrap().set(own);
         let put = |header: &crate::object::Header| hand.set(Cap::new(header));
         // Pools made from Memory that lives in another Pool go before that one.
         loop {

@@ -72,3 +72,28 @@ fn a_chain_without_its_client_runs_on_the_nearest_budget() {
         }
     }
 }
+
+/// A server that serves on a loan loses its own Budget: that one knows it no more, however the server ends.
+#[test]
+fn a_budget_taken_from_a_server_at_work_knows_it_no_more() {
+    let m = Machine::new();
+    let (_, end) = m.endpoint();
+    let (client, server) = (m.thread(5), m.thread(6));
+    let own = server.own_budget.get().unwrap();
+    m.receive(server, end);
+    assert!(m.call(client, end, [0; 4]) == server && server.budget.get() != Some(own));
+    server.set_own_budget(None).unwrap();
+    sound();
+    server.get().destroy();
+    sound();
+    assert!(own.thread.get().is_none());
+    assert_eq!(
+        (client.state.get(), status(client)),
+        (State::Ready, Status::Dead)
+    );
+    // Somebody else's now.
+    let heir = m.thread(3);
+    heir.set_own_budget(None).unwrap();
+    heir.set_own_budget(Some(own)).unwrap();
+    sound();
+}

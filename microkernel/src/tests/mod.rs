@@ -206,7 +206,28 @@ pub fn enter(
     }
     t.set(reg::R13, deadline);
     t.resume.set(Resume::Syscall);
-    crate::syscall(cpu, t, number)
+    let n = cpu.number;
+    trace(|| {
+        format!(
+            "{n}: {:x} call {number} slot {cap} tag {tag:x} {words:x?} until {deadline:x}",
+            t.addr()
+        )
+    });
+    let next = crate::syscall(cpu, t, number);
+    trace(|| {
+        let found = crate::checker::check().err();
+        format!("{n}: then {:x}; {found:x?}", next.addr())
+    });
+    next
+}
+
+/// With `VIREO_TRACE` in the environment, says what is done.
+pub fn trace(what: impl FnOnce() -> String) {
+    static ON: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var_os("VIREO_TRACE").is_some());
+    if *ON {
+        eprintln!("{}", what());
+    }
 }
 
 pub fn status(t: Obj<Thread>) -> Status {

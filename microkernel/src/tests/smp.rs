@@ -86,6 +86,43 @@ fn a_signal_from_another_processor_goes_through_the_mailbox() {
     assert_eq!((status(a), n.home.get()), (Status::Busy, 1));
 }
 
+/// Whoever binds it, or moves while it is bound, takes it along: a waiter left behind would be woken by the wrong processor.
+#[test]
+fn nobody_waits_for_a_notification_that_is_at_home_elsewhere() {
+    let m = Machine::new();
+    let one = start(1);
+    let (n, bell) = m.notification();
+    let (t, waiter) = (m.thread(5), thread_on(&m, 1, 5));
+    let _other = thread_on(&m, 1, 1);
+    let wait = || sys_on(waiter, 3, bell, [0; 4], NEVER);
+    wait();
+    wait();
+    assert_eq!((n.home.get(), waiter.state.get()), (1, State::Waiting));
+    Cpu::play(0);
+    t.bind(Some(n)).unwrap();
+    let again = |waiter: Obj<Thread>| {
+        crate::checker::check().unwrap();
+        assert!(n.waiter.get().is_none() && one.budget.get() != waiter.budget.get());
+        assert_eq!(
+            (waiter.state.get(), waiter.resume.get()),
+            (State::Ready, Resume::Interrupt)
+        );
+        assert!(waiter.budget.get().unwrap().queued.get());
+    };
+    again(waiter);
+    // It has gone to who is bound.
+    wait();
+    assert_eq!((status(waiter), n.home.get()), (Status::Busy, 0));
+    // The same when who is bound moves there and back.
+    Cpu::play(0);
+    t.own_budget.get().unwrap().move_to(one).unwrap();
+    wait();
+    assert_eq!((n.home.get(), waiter.state.get()), (1, State::Waiting));
+    Cpu::play(1);
+    t.own_budget.get().unwrap().move_to(m.cpu).unwrap();
+    again(waiter);
+}
+
 #[test]
 fn a_notification_that_ends_is_in_no_mailbox() {
     let m = Machine::new();

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use hostile::attack::{FREE, PLAY, SLOTS, VCPU_PAGES};
 use hostile::rng::Rng;
 use runtime::abi::layout::{self, slot};
-use runtime::abi::rights::{ALL, EXEC, READ, SEND, WRITE};
+use runtime::abi::rights::{ALL, DESTROY, EXEC, READ, SEND, WRITE};
 use runtime::abi::{Kind, Status};
 use runtime::object::{Budget, Cpu, Memory, Pool, Space, Thread};
 use runtime::{Endpoint, Slot, StartInfo, time};
@@ -42,6 +42,8 @@ const SHARED: u64 = (KEEPERS + 8) * PAGE;
 /// Parts of this server's RAM: first byte and bytes of the Pool; the attackers' Memory.
 const ARENA: (u64, u64) = (1 << 20, 3 << 20);
 const PLAY_AT: u64 = 4 << 20;
+/// One round in so many is over as soon as an attacker destroys the Pool that everything is in.
+const BRIEF: u64 = 4;
 /// Slots of a round.
 const ROUND_SLOTS: usize = 96;
 
@@ -210,7 +212,7 @@ impl Arena {
             // SAFETY: the desk's two pages, which no thread uses now.
             unsafe { self.desk(i).write(Desk::new(Rng(rng.word()), utcb)) };
         }
-        self.hand_out(&given, &spaces)?;
+        self.hand_out(&given, &spaces, !rng.once_in(BRIEF))?;
         if self.code {
             let space = pool.create_space(self.slot()?, 16)?;
             space.map(CODE, self.shared, READ | EXEC, (EXTRA + 2) * PAGE, PAGE)?;
@@ -238,13 +240,19 @@ impl Arena {
         Ok((thread, budget))
     }
 
-    /// Gives both Spaces a capability to everything, and one to call this server.
-    fn hand_out(&self, given: &[Given], spaces: &[Space; 2]) -> Result<()> {
+    /// Gives both Spaces a capability to everything, and one to call this server. In a `lasting` round attackers cannot destroy the Pool
+    /// that everything is in.
+    fn hand_out(&self, given: &[Given], spaces: &[Space; 2], lasting: bool) -> Result<()> {
         for (s, space) in (0_u64..).zip(spaces) {
             let mut kinds = [0; SLOTS];
             let mut to = 1;
             for (source, kind) in given.iter().take(FREE as usize - 2) {
-                space.copy_cap(*source, to, ALL, 0)?;
+                let all = if lasting && *kind == Kind::Pool {
+                    ALL & !DESTROY
+                } else {
+                    ALL
+                };
+                space.copy_cap(*source, to, all, 0)?;
                 if let Some(k) = kinds.get_mut(to as usize) {
                     *k = *kind as u8;
                 }
