@@ -12,12 +12,16 @@
 //! - What is destroyed is unlinked from everything that refers to it by pointer; what refers to it by capability finds out.
 #![cfg_attr(target_os = "none", no_std)]
 
-/// What [`mail`] is made of.
+/// What [`mail`], [`stop`] and [`writes`] are made of.
 mod atomic {
-    pub use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+    #[cfg(not(target_os = "none"))]
+    pub use crate::arch::spin_loop;
+    #[cfg(target_os = "none")]
+    pub use core::hint::spin_loop;
+    pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, fence};
     /// A function that can be used for statics.
     macro_rules! constant {
-        ($(#[$m:meta])* pub(crate) fn $($rest:tt)*) => { $(#[$m])* pub(crate) const fn $($rest)* };
+        ($(#[$m:meta])* $v:vis fn $($rest:tt)*) => { $(#[$m])* $v const fn $($rest)* };
     }
     pub(crate) use constant;
 }
@@ -36,11 +40,13 @@ pub mod mail;
 pub mod mem;
 pub mod object;
 pub mod sched;
+pub mod stop;
 pub mod sync;
 #[cfg(any(test, all(feature = "checker", not(target_os = "none"))))]
 pub mod tests;
 pub mod tree;
 pub mod virt;
+pub mod writes;
 
 use arch::Cpu;
 use ipc_schema::abi::Status;
@@ -50,6 +56,8 @@ use object::Thread;
 /// A system call of `t`, whose registers are saved in it; answers who goes on.
 #[inline(always)]
 pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
+    #[cfg(feature = "checker")]
+    checker::past::before(cpu, t, number);
     let next = match number {
         0 => ipc::call(cpu, t),
         1 => ipc::reply_recv(cpu, t),

@@ -11,11 +11,11 @@
 //! off, but for the few instructions of a capability table's or the log's own lock, whose holders never wait inside.
 
 use crate::arch::{self, Cpu};
+use crate::atomic::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use crate::mem::Obj;
 use crate::object::Thread;
 use crate::object::thread::{Resume, State};
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ipc_schema::abi::{Syscall, cpu_state};
 
 static OBJECTS: AtomicBool = AtomicBool::new(false);
@@ -62,7 +62,7 @@ impl<'a> Operation<'a> {
     pub fn alone(cpu: &'a Cpu) -> Self {
         while !try_lock() {
             join(cpu);
-            core::hint::spin_loop();
+            spin_loop();
         }
         Self {
             cpu,
@@ -91,7 +91,8 @@ impl Drop for Operation<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.stopped.get() {
-            ENDED.store(self.cpu.asked.load(Ordering::Relaxed), Ordering::Release);
+            // Nobody else has ended one meanwhile.
+            ENDED.fetch_add(1, Ordering::Release);
         }
         OBJECTS.store(false, Ordering::Release);
     }
@@ -103,7 +104,7 @@ fn wait(cpu: &Cpu, t: Obj<Thread>, call: Syscall) -> bool {
     t.restart(call);
     while !try_lock() {
         join(cpu);
-        core::hint::spin_loop();
+        spin_loop();
     }
     if cpu.current.get() == Some(t) && t.state.get() == State::Ready && !cpu.reschedule.get() {
         t.resume.set(Resume::Syscall);
@@ -122,17 +123,10 @@ fn others(cpu: &Cpu) -> impl Iterator<Item = &'static Cpu> {
 
 #[cold]
 fn stop_others(cpu: &Cpu) {
-    // This processor's `asked` only serves to remember the number: it never joins its own stop.
     let number = ENDED.load(Ordering::Relaxed).wrapping_add(1);
-    cpu.asked.store(number, Ordering::Relaxed);
-    cpu.joined.store(number, Ordering::Relaxed);
-    for c in others(cpu) {
-        c.asked.store(number, Ordering::Release);
-    }
+    others(cpu).for_each(|c| c.stop.ask(number));
     arch::call_others();
-    for c in others(cpu) {
-        arch::wait_until(c, || c.joined.load(Ordering::Acquire) == number);
-    }
+    others(cpu).for_each(|c| arch::wait_until(c, || c.stop.has_joined(number)));
 }
 
 /// Has `c`, which is stopped, save and disown the FPU state that it holds; waits until it has.
@@ -140,31 +134,23 @@ pub fn give_up_fpu(cpu: &Cpu, c: &Cpu) {
     if c.number == cpu.number {
         return crate::virt::release_extended(c);
     }
-    c.give_up_fpu.store(1, Ordering::Release);
-    arch::wait_until(c, || c.give_up_fpu.load(Ordering::Acquire) == 0);
+    c.stop.send();
+    arch::wait_until(c, || c.stop.is_back());
 }
 
 /// Joins the stop that this processor has been asked to join, if any. The caller refers to no object but a thread of this processor
 /// that it will not touch unless it still is the current one.
 pub fn join(cpu: &Cpu) {
     while HALT.load(Ordering::Relaxed) {
-        core::hint::spin_loop();
+        spin_loop();
     }
-    let number = cpu.asked.load(Ordering::Acquire);
-    if number == cpu.joined.load(Ordering::Relaxed) {
+    let Some(number) = cpu.stop.wanted() else {
         return;
-    }
+    };
     cpu.stops.set(cpu.stops.get() + 1);
     arch::load_root(arch::kernel_root());
-    cpu.joined.store(number, Ordering::Release);
-    // A later stop may have begun by the time that this one's end is seen.
-    while (ENDED.load(Ordering::Acquire).wrapping_sub(number) as i32) < 0 {
-        if cpu.give_up_fpu.load(Ordering::Acquire) != 0 {
-            crate::virt::release_extended(cpu);
-            cpu.give_up_fpu.store(0, Ordering::Release);
-        }
-        core::hint::spin_loop();
-    }
+    cpu.stop
+        .join(number, &ENDED, || crate::virt::release_extended(cpu));
     arch::load_root(cpu.root.get());
     if cpu.retime.take() {
         crate::sched::retime(cpu);
@@ -183,20 +169,11 @@ pub fn halt_others() {
 
 /// `cpu` runs threads from now on. Under the object lock.
 pub fn admit(cpu: &Cpu) {
-    let ended = ENDED.load(Ordering::Relaxed);
-    cpu.asked.store(ended, Ordering::Relaxed);
-    cpu.joined.store(ended, Ordering::Relaxed);
+    cpu.stop.begin(ENDED.load(Ordering::Relaxed));
     ONLINE.fetch_add(1, Ordering::Relaxed);
     cpu.state.store(cpu_state::ONLINE, Ordering::Release);
 }
 
-/// For the next test case: one processor, nothing held.
 #[cfg(not(target_os = "none"))]
-pub fn renew() {
-    OBJECTS.store(false, Ordering::Relaxed);
-    ENDED.store(0, Ordering::Relaxed);
-    ONLINE.store(1, Ordering::Relaxed);
-    Cpu::current()
-        .state
-        .store(cpu_state::ONLINE, Ordering::Relaxed);
-}
+#[path = "checker/sync.rs"]
+pub mod check;

@@ -4,7 +4,7 @@
 mod atomic {
     pub use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
     macro_rules! constant {
-        ($(#[$m:meta])* pub(crate) fn $($rest:tt)*) => { $(#[$m])* pub(crate) fn $($rest)* };
+        ($(#[$m:meta])* $v:vis fn $($rest:tt)*) => { $(#[$m])* $v fn $($rest)* };
     }
     pub(crate) use constant;
 }

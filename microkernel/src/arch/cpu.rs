@@ -7,8 +7,9 @@ use crate::object::irq::Irq;
 use crate::object::{Budget, Cap, Notification, Thread, Vcpu};
 use crate::sched::Ready;
 use crate::sched::timer::Timers;
+use crate::stop::Stop;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::AtomicU64;
 use ipc_schema::abi::{NEVER, cpu_state};
 
 /// A processor. Its address is in the GS base while the kernel runs on it.
@@ -68,12 +69,8 @@ pub struct Cpu {
     pub state: AtomicU64,
     /// Signals from other processors.
     pub mail: Mailbox<Notification>,
-    /// The stop ([`crate::sync`]) that it has been asked to join, and the one that it joined last.
-    pub asked: AtomicU32,
-    /// See `asked`.
-    pub joined: AtomicU32,
-    /// While stopped it is to save the extended state that it holds.
-    pub give_up_fpu: AtomicU32,
+    /// Its part in stops.
+    pub stop: Stop,
     /// Its time, when asked for it at admission (by 0).
     pub stamp: AtomicU64,
 }
@@ -110,9 +107,7 @@ impl Cpu {
             apic_id: Cell::new(0),
             state: AtomicU64::new(cpu_state::OFF),
             mail: Mailbox::new(),
-            asked: AtomicU32::new(0),
-            joined: AtomicU32::new(0),
-            give_up_fpu: AtomicU32::new(0),
+            stop: Stop::new(0),
             stamp: AtomicU64::new(1),
         }
     }

@@ -1,17 +1,18 @@
 //! The processor of the host tests: remembers what it is told.
 
-use super::{Cpu, MAX_CPUS};
+use crate::arch::{Cpu, MAX_CPUS};
 use crate::mem::Obj;
 use crate::object::Thread;
 use ipc_schema::abi::{Status, cpu_state};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 std::thread_local! {
     static CPUS: Cell<&'static [Cpu; MAX_CPUS]> = Cell::new(new_cpus());
     static CURRENT: Cell<usize> = const { Cell::new(0) };
     static NOW: Cell<u64> = const { Cell::new(1) };
     static IDLED: Cell<u64> = const { Cell::new(0) };
+    static MEANWHILE: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
 }
 
 fn new_cpus() -> &'static [Cpu; MAX_CPUS] {
@@ -31,17 +32,21 @@ impl Cpu {
         CPUS.with(Cell::get)
     }
 
-    /// Plays processor `number` from now on.
+    /// Plays processor `number` from now on, which goes on if it has been stopped.
     pub fn play(number: usize) -> &'static Self {
         CURRENT.with(|c| c.set(number % MAX_CPUS));
-        Self::current()
+        let cpu = Self::current();
+        if cpu.retime.take() {
+            crate::sched::retime(cpu);
+        }
+        cpu
     }
 
     /// New ones, for the next test case of this thread; one of them is online.
     pub fn renew() {
         CPUS.with(|c| c.set(new_cpus()));
         Self::play(0);
-        crate::sync::renew();
+        crate::sync::check::renew();
     }
 }
 
@@ -65,9 +70,12 @@ pub fn phys_base() -> u64 {
 }
 /// Nothing to load.
 pub fn load_root(_: u64) {}
-/// Nothing to program.
+/// Remembers when the timer is to come.
 pub fn timer_at_most(cpu: &Cpu, at: u64) {
-    cpu.programmed.set(cpu.programmed.get().min(at));
+    if at < cpu.programmed.get() {
+        cpu.programmed.set(at);
+        cpu.retime.set(cpu.number != Cpu::current().number);
+    }
 }
 /// Time passes until the next deadline.
 ///
@@ -88,13 +96,32 @@ pub fn flush_space(_: u64) {}
 pub fn call_others() {}
 /// The others see it when they are next played.
 pub fn call(_: &Cpu) {}
-/// Does the part of `cpu`, which is asked for something.
+/// Does the part of `cpu`, which is asked for something, up to where it would wait for the end of the stop.
 pub fn wait_until(cpu: &Cpu, done: impl Fn() -> bool) {
-    cpu.joined.store(cpu.asked.load(Relaxed), Relaxed);
-    if cpu.give_up_fpu.swap(0, Relaxed) != 0 {
-        cpu.fpu_owner.set(None);
-    }
+    let number = cpu
+        .stop
+        .wanted()
+        .inspect(|_| cpu.stops.set(cpu.stops.get() + 1));
+    let number = number.unwrap_or_else(crate::sync::check::number);
+    cpu.stop
+        .join(number, &AtomicU32::new(number), || cpu.fpu_owner.set(None));
     assert!(done(), "a processor does not do its part");
+}
+/// What another processor does while the one that is played waits: once.
+pub fn meanwhile(what: Option<Box<dyn FnOnce()>>) -> bool {
+    MEANWHILE.replace(what).is_some()
+}
+/// Somebody waits: the others go on.
+///
+/// # Panics
+/// When there is nothing to wait for.
+pub fn spin_loop() {
+    let Some(what) = MEANWHILE.take() else {
+        panic!("it waits for ever");
+    };
+    let waits = Cpu::current().number as usize;
+    what();
+    Cpu::play(waits);
 }
 /// None.
 #[must_use]

@@ -236,6 +236,15 @@ fn budget(b: Obj<Budget>, tally: &Tally) -> Checked {
     )?;
     alive(b.thread.get(), "a Budget's thread lives", at)?;
     alive(b.owner.get(), "a Budget's owner lives", at)?;
+    // Whoever ends finds the Budgets that know it by these two.
+    if let Some(t) = b.thread.get() {
+        ensure(
+            t.budget.get() == Some(b) || t.own_budget.get() == Some(b),
+            "a Budget's thread runs on it, or owns it",
+            at,
+            t.addr(),
+        )?;
+    }
     if let Some(o) = b.owner.get() {
         ensure(
             o.own_budget.get() == Some(b),
@@ -382,6 +391,7 @@ pub fn after_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 #[cfg(target_os = "none")]
 fn unsound(f: &Finding) -> ! {
     let (calls, checks) = figures();
+    past::tell();
     crate::arch::console::fatal(format_args!(
         "UNSOUND: it is not so that {}: {:#x}, {:#x} (after {calls} system calls, {checks} checks). \
          The system cannot go on; this is a bug in Vireo.",
@@ -393,5 +403,7 @@ fn unsound(f: &Finding) -> ! {
     panic!("UNSOUND: {f:x?}");
 }
 
+#[cfg(feature = "checker")]
+pub mod past;
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,13 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
         )?;
     }
     if let Some(b) = t.budget.get() {
+        let lent = t.caller.get().is_some_and(|c| c.budget.get() == Some(b));
+        ensure(
+            lent || t.own_budget.get() == Some(b),
+            "a thread runs on its own Budget, or its caller's",
+            at,
+            b.addr(),
+        )?;
         ensure(
             b.cpu.get() == cpu.number,
             "a thread runs on a Budget of its processor",

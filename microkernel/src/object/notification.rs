@@ -11,7 +11,7 @@ use crate::mem::Obj;
 use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
-use ipc_schema::abi::{Kind, Status};
+use ipc_schema::abi::{Kind, Status, Syscall};
 
 /// A Notification.
 #[repr(C)]
@@ -78,8 +78,16 @@ impl Notification {
         self.bits.swap(0, Ordering::Acquire)
     }
 
-    /// Its home becomes processor `home`. The other processors are stopped if that is a change.
+    /// Its home becomes processor `home`. The other processors are stopped if that is a change. Who waits for it elsewhere makes its
+    /// system call again.
     pub fn move_to(&self, home: u32) {
+        if let Some(t) = self.waiter.get()
+            && t.cpu.get() != home
+        {
+            crate::ipc::leave(t.home(), t);
+            t.restart(Syscall::Wait);
+            crate::sched::make_ready(t.home(), t);
+        }
         self.home.set(home);
     }
 

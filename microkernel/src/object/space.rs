@@ -6,8 +6,8 @@ use super::{Domain, Object, Pool, Thread, is_domain};
 use crate::arch::paging::{Access, Entry, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
+use crate::writes::Writes;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
 use ipc_schema::abi::{Kind, Status, layout, rights};
 
 /// One protection domain.
@@ -22,41 +22,6 @@ pub struct Space {
     pub threads: List<Thread, 1>,
     /// Who writes the capability table.
     pub writes: Writes,
-}
-
-/// Lets one processor at a time write a capability table, and readers notice (a sequence lock: odd while written).
-#[derive(Default)]
-pub struct Writes(AtomicU32);
-
-impl Writes {
-    fn write(&self, write: impl FnOnce()) {
-        let mut n = self.0.load(Ordering::Relaxed);
-        // Whoever has it writes four words, with interrupts off.
-        while n & 1 != 0
-            || self
-                .0
-                .compare_exchange(n, n + 1, Ordering::Acquire, Ordering::Relaxed)
-                .is_err()
-        {
-            core::hint::spin_loop();
-            n = self.0.load(Ordering::Relaxed);
-        }
-        write();
-        self.0.store(n.wrapping_add(2), Ordering::Release);
-    }
-
-    /// What `read` reads while nobody writes.
-    pub fn read<T>(&self, mut read: impl FnMut() -> T) -> T {
-        loop {
-            let before = self.0.load(Ordering::Acquire);
-            let value = read();
-            fence(Ordering::Acquire);
-            if before & 1 == 0 && self.0.load(Ordering::Relaxed) == before {
-                return value;
-            }
-            core::hint::spin_loop();
-        }
-    }
 }
 
 /// A slot of a capability table, to be written.
@@ -118,7 +83,7 @@ impl Space {
             caps_len: (pages.len() - 1) as u64 * PAGE_SLOTS,
             caps,
             threads: List::default(),
-            writes: Writes::default(),
+            writes: Writes::new(),
         })
         .inspect_err(|_| table.clear_page(pool, layout::STUB))
     }
@@ -206,6 +171,12 @@ impl Space {
                 t = List::<Thread, 1>::after(o);
             }
         }
+    }
+
+    /// The processor, as a bit, that reads the capability table as if nobody else wrote it: whoever does from elsewhere stops it first.
+    pub fn read_in_place(&self) -> u32 {
+        let cpus = self.cpus.get();
+        if cpus.is_power_of_two() { cpus } else { 0 }
     }
 
     /// Ends it, its mappings and its threads. A thread of its own that does this comes last: until then it can make its call again,

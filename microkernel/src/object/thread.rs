@@ -308,6 +308,10 @@ impl Thread {
         let old = self.own_budget.replace(b);
         if let Some(old) = old {
             old.owner.set(None);
+            // Also while it serves on a Budget that it was lent.
+            if old.thread.get() == Some(this) {
+                crate::sched::detach(cpu, old);
+            }
             // Lent along a chain of calls: its members go on with their own, so that the next owner takes it from nobody.
             if self.budget.get() == Some(old)
                 && let Some(s) = self.callee.get()

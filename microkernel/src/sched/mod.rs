@@ -137,7 +137,7 @@ pub fn change_budget(cpu: &Cpu, t: Obj<Thread>, b: Option<Obj<Budget>>) {
 }
 
 /// `b` has no thread any more.
-fn detach(cpu: &Cpu, b: Obj<Budget>) {
+pub fn detach(cpu: &Cpu, b: Obj<Budget>) {
     b.thread.set(None);
     cpu.ready.remove(b);
     if cpu.budget.get() == Some(b) {
@@ -181,23 +181,23 @@ pub fn disown(cpu: &Cpu, b: Obj<Budget>) {
     }
 }
 
-/// The chain that starts at server `s` loses the Budget it was lent (its caller left): each member goes on with its own.
+/// The chain that starts at server `s` loses the Budget it was lent (its caller left): each member goes on with its own, else with that
+/// of the nearest before it.
 pub fn end_loan(cpu: &Cpu, s: Obj<Thread>, lent: Option<Obj<Budget>>) {
     if let Some(b) = lent {
         detach(cpu, b);
     }
-    let mut t = Some(s);
+    let (mut t, mut near) = (Some(s), None);
     while let Some(o) = t {
         if o.budget.get() == lent {
             let own = o.own_budget.get().filter(|&own| Some(own) != lent);
-            o.budget.set(own);
+            o.budget.set(own.or(near));
         }
-        // The tip is who runs: everything behind it waits for it, so it runs on the nearest Budget of the chain.
+        near = o.budget.get();
+        // The tip is who runs: everything behind it waits for it.
         t = o.callee.get();
         if t.is_none() {
-            let b = o.budget.get().or(s.budget.get());
-            o.budget.set(b);
-            if let Some(b) = b {
+            if let Some(b) = near {
                 b.thread.set(Some(o));
             }
             if o.state.get() == State::Ready {

@@ -300,12 +300,12 @@ impl Census {
         all
     }
 
-    /// The threads that could be running: ready, on a Budget with time.
+    /// The threads that could be running on `cpu`: ready, on a Budget with time.
     #[must_use]
-    pub fn runnable(&self) -> Vec<Obj<Thread>> {
+    pub fn runnable(&self, cpu: &Cpu) -> Vec<Obj<Thread>> {
         let can = |t: &Obj<Thread>| {
             t.state.get() == State::Ready
-                && t.cpu.get() == Cpu::current().number
+                && t.cpu.get() == cpu.number
                 && t.budget.get().is_some_and(|b| !b.exhausted.get())
         };
         let mut all: Vec<_> = self.all::<Thread>().filter(can).collect();

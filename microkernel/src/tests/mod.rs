@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "a test's tools: their names say it")]
 
 pub mod census;
+pub mod decode;
 pub mod driver;
 #[cfg(test)]
 mod ends;
@@ -11,6 +12,8 @@ mod ends;
 mod ipc;
 #[cfg(test)]
 mod lifetimes;
+#[cfg(test)]
+mod loans;
 #[cfg(test)]
 mod memory;
 pub mod model;
@@ -126,21 +129,21 @@ impl Machine {
         let m = Memory::create(self.pool, phys, len, false, 255).unwrap();
         (m, self.name(m))
     }
-    /// Makes `t` what runs, as if it had just been picked.
-    pub fn run(&self, t: Obj<Thread>) {
-        assert_eq!(t.state.get(), State::Ready);
-        crate::sched::charge(self.cpu);
-        if let Some(old) = self.cpu.budget.take() {
-            crate::sched::budget_ready(self.cpu, old);
-        }
-        let b = t.budget.get().unwrap();
-        self.cpu.ready.remove(b);
-        b.thread.set(Some(t));
-        self.cpu.budget.set(Some(b));
-        self.cpu.current.set(Some(t));
-        self.cpu.root.set(t.root.get());
+    /// Another processor that runs threads, and what runs there when nothing else can.
+    pub fn add_cpu(&self, number: u32) -> Obj<Thread> {
+        let cpu = &Cpu::all()[number as usize];
+        crate::arch::start_step(cpu, number, 2).unwrap();
+        cpu.booked.set(crate::arch::now());
+        let idle = self.thread(0);
+        idle.own_budget.get().unwrap().move_to(cpu).unwrap();
+        idle.finish(Status::Ok);
+        idle
     }
-    /// `t` makes a system call; answers who runs next.
+    /// As [`run`].
+    pub fn run(&self, t: Obj<Thread>) -> &'static Cpu {
+        run(t)
+    }
+    /// As [`enter`].
     pub fn sys(
         &self,
         t: Obj<Thread>,
@@ -150,18 +153,7 @@ impl Machine {
         words: [u64; 4],
         deadline: u64,
     ) -> Obj<Thread> {
-        self.run(t);
-        t.set(reg::RDI, cap);
-        t.set(reg::RSI, tag);
-        for (r, w) in [reg::R8, reg::R9, reg::R10, reg::R12]
-            .into_iter()
-            .zip(words)
-        {
-            t.set(r, w);
-        }
-        t.set(reg::R13, deadline);
-        t.resume.set(Resume::Syscall);
-        crate::syscall(self.cpu, t, number)
+        enter(t, number, cap, tag, words, deadline)
     }
     pub fn call(&self, t: Obj<Thread>, cap: u64, words: [u64; 4]) -> Obj<Thread> {
         self.sys(t, 0, cap, Tag::new(7).0, words, NEVER)
@@ -177,6 +169,67 @@ impl Machine {
             self.sys(t, 0, cap, Tag::new(op).0, words, NEVER);
         }
         status(t)
+    }
+}
+
+/// Makes `t` what runs on its processor, as if it had just been picked, and plays that.
+pub fn run(t: Obj<Thread>) -> &'static Cpu {
+    assert_eq!(t.state.get(), State::Ready);
+    let cpu = Cpu::play(t.cpu.get() as usize);
+    crate::sched::charge(cpu);
+    if let Some(old) = cpu.budget.take() {
+        crate::sched::budget_ready(cpu, old);
+    }
+    let b = t.budget.get().unwrap();
+    cpu.ready.remove(b);
+    b.thread.set(Some(t));
+    cpu.budget.set(Some(b));
+    cpu.current.set(Some(t));
+    cpu.root.set(t.root.get());
+    cpu
+}
+
+/// `t` makes a system call; answers who runs next.
+pub fn enter(
+    t: Obj<Thread>,
+    number: u64,
+    cap: u64,
+    tag: u64,
+    words: [u64; 4],
+    deadline: u64,
+) -> Obj<Thread> {
+    let cpu = run(t);
+    t.set(reg::RDI, cap);
+    t.set(reg::RSI, tag);
+    for (r, w) in [reg::R8, reg::R9, reg::R10, reg::R12]
+        .into_iter()
+        .zip(words)
+    {
+        t.set(r, w);
+    }
+    t.set(reg::R13, deadline);
+    t.resume.set(Resume::Syscall);
+    let n = cpu.number;
+    trace(|| {
+        format!(
+            "{n}: {:x} call {number} slot {cap} tag {tag:x} {words:x?} until {deadline:x}",
+            t.addr()
+        )
+    });
+    let next = crate::syscall(cpu, t, number);
+    trace(|| {
+        let found = crate::checker::check().err();
+        format!("{n}: then {:x}; {found:x?}", next.addr())
+    });
+    next
+}
+
+/// With `VIREO_TRACE` in the environment, says what is done.
+pub fn trace(what: impl FnOnce() -> String) {
+    static ON: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var_os("VIREO_TRACE").is_some());
+    if *ON {
+        eprintln!("{}", what());
     }
 }
 

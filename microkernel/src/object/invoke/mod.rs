@@ -299,12 +299,11 @@ fn space_but_map(a: &Args, s: Obj<Space>) -> Answer {
             source.object()?;
             let copy =
                 ipc::transfer::derive(source, a.w(2) as u32, a.w(3)).ok_or(Status::MissingRight)?;
-            // Who uses that table alone reads it without looking out for writers.
-            a.op.stop_for(s.cpus.get());
+            a.op.stop_for(s.get().read_in_place());
             s.get().empty_slot(a.w(1))?.set(copy);
         }
         op::space::DROP_CAP => {
-            a.op.stop_for(s.cpus.get());
+            a.op.stop_for(s.get().read_in_place());
             s.get().slot(a.w(0))?.set(Cap::EMPTY);
         }
         op::space::DESTROY_OBJECT => {

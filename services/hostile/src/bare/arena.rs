@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use hostile::attack::{FREE, PLAY, SLOTS, VCPU_PAGES};
 use hostile::rng::Rng;
 use runtime::abi::layout::{self, slot};
-use runtime::abi::rights::{ALL, EXEC, READ, SEND, WRITE};
+use runtime::abi::rights::{ALL, DESTROY, EXEC, READ, SEND, WRITE};
 use runtime::abi::{Kind, Status};
 use runtime::object::{Budget, Cpu, Memory, Pool, Space, Thread};
 use runtime::{Endpoint, Slot, StartInfo, time};
@@ -44,6 +44,10 @@ const ARENA: (u64, u64) = (1 << 20, 3 << 20);
 const PLAY_AT: u64 = 4 << 20;
 /// Pools that the attackers can make.
 const POOLS: u64 = 3;
+/// One round in so many is over as soon as an attacker destroys the Pool that everything is in.
+const BRIEF: u64 = 4;
+/// Slots of a round.
+const ROUND_SLOTS: usize = 96;
 
 /// Below this server, and so below every VM.
 pub const PRIORITY: u64 = 3;
@@ -63,6 +67,8 @@ pub struct Arena {
     cpus: Vec<Cpu>,
     slots: Vec<Slot>,
     used: usize,
+    /// Odd rounds have other slots than even ones: what a keeper is about to do to a thread of the round before meets no thread of this.
+    odd: bool,
     /// This round's Pool.
     pub pool: Pool,
     /// Attackers, by number; the last executes random bytes if there is such a one.
@@ -105,7 +111,7 @@ impl Arena {
             all.push(cpu);
         }
         let mut slots = Vec::new();
-        for _ in 0..96 {
+        for _ in 0..2 * ROUND_SLOTS {
             slots.push(slot()?);
         }
         Ok(Self {
@@ -118,6 +124,7 @@ impl Arena {
             cpus: all,
             slots,
             used: 0,
+            odd: false,
             pool: Pool(slot::NULL),
             threads: Vec::new(),
             attackers,
@@ -127,11 +134,10 @@ impl Arena {
 
     /// A slot of this round's.
     pub fn slot(&mut self) -> Result<Slot> {
+        let half = self.slots.chunks(ROUND_SLOTS).nth(self.odd.into());
+        let slot = half.and_then(|h| h.get(self.used)).copied();
         self.used += 1;
-        self.slots
-            .get(self.used - 1)
-            .copied()
-            .ok_or(Status::NoMemory)
+        slot.ok_or(Status::NoMemory)
     }
 
     /// The processor for thread `i`. The random code stays on the first, where this server fills its page.
@@ -161,7 +167,7 @@ impl Arena {
 
     /// Builds a round: nothing runs yet. `rng` makes each attacker's numbers.
     pub fn build(&mut self, rng: &mut Rng) -> Result<()> {
-        self.used = 0;
+        (self.used, self.odd) = (0, !self.odd);
         self.threads.clear();
         let dest = self.slot()?;
         // SAFETY: this Memory is mapped nowhere.
@@ -208,7 +214,7 @@ impl Arena {
             // SAFETY: the desk's two pages, which no thread uses now.
             unsafe { self.desk(i).write(Desk::new(Rng(rng.word()), utcb)) };
         }
-        self.hand_out(&given, &spaces)?;
+        self.hand_out(&given, &spaces, !rng.once_in(BRIEF))?;
         if self.code {
             let space = pool.create_space(self.slot()?, 16)?;
             space.map(CODE, self.shared, READ | EXEC, (EXTRA + 2) * PAGE, PAGE)?;
@@ -236,13 +242,19 @@ impl Arena {
         Ok((thread, budget))
     }
 
-    /// Gives both Spaces a capability to everything, and one to call this server.
-    fn hand_out(&self, given: &[Given], spaces: &[Space; 2]) -> Result<()> {
+    /// Gives both Spaces a capability to everything, and one to call this server. In a `lasting` round attackers cannot destroy the Pool
+    /// that everything is in.
+    fn hand_out(&self, given: &[Given], spaces: &[Space; 2], lasting: bool) -> Result<()> {
         for (s, space) in (0_u64..).zip(spaces) {
             let mut kinds = [0; SLOTS];
             let mut to = 1;
             for (source, kind) in given.iter().take(FREE as usize - 2) {
-                space.copy_cap(*source, to, ALL, 0)?;
+                let all = if lasting && *kind == Kind::Pool {
+                    ALL & !DESTROY
+                } else {
+                    ALL
+                };
+                space.copy_cap(*source, to, all, 0)?;
                 if let Some(k) = kinds.get_mut(to as usize) {
                     *k = *kind as u8;
                 }

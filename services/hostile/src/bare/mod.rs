@@ -30,6 +30,10 @@ runtime::entry!(main);
 const CHECK: u64 = 0x6368_6563_6b21;
 /// Faults after which a thread is left alone for the round: its Space is beyond use.
 const PATIENCE: u32 = 200;
+/// Microseconds between two looks at who gets on.
+const SLICE: u64 = 500;
+/// Looks in a row at which nobody had got on, after which a round is over.
+const IDLE: u32 = 4;
 
 fn main(start: &'static StartInfo) -> ! {
     let server: Server = start.config().unwrap_or_else(|e| panic!("{e}"));
@@ -156,7 +160,7 @@ impl Run {
         }
     }
 
-    /// Lets them attack for a round's time.
+    /// Lets them attack for a round's time, or until nobody gets on any more.
     fn attack(&mut self, rng: &mut Rng) -> Result<(), Status> {
         let mut patience = [PATIENCE; args::MAX_THREADS as usize + 1];
         let code = self.arena.attackers();
@@ -165,14 +169,21 @@ impl Run {
             if i == code {
                 self.write_code(rng);
             }
-            self.arena.start(i)?;
+            // Those that run already may have destroyed it.
+            let _ = self.arena.start(i);
         }
         let until = time::after(self.args.ms * 1000);
         let mut reply = Message::default();
         let mut restart = None;
-        while time::now() < until {
-            let slice = time::now().saturating_add(time::cycles(500)).min(until);
-            let event = reply_recv(Endpoint(slot::ENDPOINT), reply, slice);
+        let mut look = time::now();
+        let (mut calls, mut idle) = ([0; args::MAX_THREADS as usize], 0);
+        while time::now() < until && idle < IDLE {
+            if time::now() >= look {
+                look = time::after(SLICE);
+                idle = if self.prod(&mut calls) { 0 } else { idle + 1 };
+                self.meddle(rng);
+            }
+            let event = reply_recv(Endpoint(slot::ENDPOINT), reply, look.min(until));
             // It has been stopped by the reply.
             if let Some(i) = restart.take() {
                 if i == code {
@@ -182,42 +193,59 @@ impl Run {
                 let _ = self.arena.start(i);
             }
             reply = Message::default();
-            match event? {
-                Event::Call { badge, message } => {
-                    let fault = message.tag.label() == Tag::FAULT;
-                    // Whoever calls itself a fault is stopped.
-                    reply = Message::new(u64::from(fault), message.words);
-                    let i = badge.wrapping_sub(FAULTS);
-                    if !fault || i >= self.arena.threads.len() as u64 {
-                        self.served += 1;
-                        continue;
-                    }
-                    let vector = (message.words[0] as usize).min(32);
-                    let seen: u64 = self.faults.iter().sum();
-                    if seen < 8 {
-                        let [v, error, at, rip] = message.words;
-                        defmt::debug!(
-                            "HOSTILE thread {=u64}: vector {=u64} error {=u64:#x} at {=u64:#x} rip {=u64:#x}",
-                            i,
-                            v,
-                            error,
-                            at,
-                            rip
-                        );
-                    }
-                    self.faults[vector] += 1;
-                    if let Some(left) = patience.get_mut(i as usize)
-                        && *left > 0
-                    {
-                        *left -= u32::from(i != code);
-                        restart = Some(i);
-                    }
-                }
-                Event::Signal(_) => {}
-                Event::Timeout => self.meddle(rng),
+            let Event::Call { badge, message } = event? else {
+                continue;
+            };
+            let fault = message.tag.label() == Tag::FAULT;
+            // Whoever calls itself a fault is stopped.
+            reply = Message::new(u64::from(fault), message.words);
+            let i = badge.wrapping_sub(FAULTS);
+            if !fault || i >= self.arena.threads.len() as u64 {
+                self.served += 1;
+                continue;
+            }
+            let vector = (message.words[0] as usize).min(32);
+            let seen: u64 = self.faults.iter().sum();
+            if seen < 8 {
+                let [v, error, at, rip] = message.words;
+                defmt::debug!(
+                    "HOSTILE thread {=u64}: vector {=u64} error {=u64:#x} at {=u64:#x} rip {=u64:#x}",
+                    i,
+                    v,
+                    error,
+                    at,
+                    rip
+                );
+            }
+            self.faults[vector] += 1;
+            if let Some(left) = patience.get_mut(i as usize)
+                && *left > 0
+            {
+                *left -= u32::from(i != code);
+                restart = Some(i);
             }
         }
         Ok(())
+    }
+
+    /// Has attackers that have made no call since the last look do so: what they wait for would come late, or never. Answers whether
+    /// anyone has made one.
+    fn prod(&mut self, calls: &mut [u64]) -> bool {
+        let mut any = false;
+        for ((i, last), &(thread, _)) in (0..).zip(calls).zip(&self.arena.threads) {
+            if i >= self.arena.attackers() {
+                break;
+            }
+            // SAFETY: one word of the desk, which its attacker may be writing: only compared.
+            let now = unsafe { (&raw const (*self.arena.desk(i)).calls).read_volatile() };
+            if core::mem::replace(last, now) != now {
+                any = true;
+            } else {
+                // Attackers may have destroyed it.
+                let _ = thread.suspend().and_then(|()| thread.resume());
+            }
+        }
+        any
     }
 
     fn write_code(&mut self, rng: &mut Rng) {
