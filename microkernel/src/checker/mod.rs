@@ -392,11 +392,14 @@ pub fn after_call(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 fn unsound(f: &Finding) -> ! {
     let (calls, checks) = figures();
     past::tell();
-    crate::arch::console::fatal(format_args!(
-        "UNSOUND: it is not so that {}: {:#x}, {:#x} (after {calls} system calls, {checks} checks). \
-         The system cannot go on; this is a bug in Vireo.",
-        f.what, f.at, f.value
-    ));
+    crate::arch::console::stop(
+        &[
+            "UNSOUND: it is not so that ",
+            f.what,
+            ": #, # (after # system calls, # checks). The system cannot go on; this is a bug in Vireo.",
+        ],
+        &[f.at, f.value, calls, checks],
+    );
 }
 #[cfg(not(target_os = "none"))]
 fn unsound(f: &Finding) -> ! {
