@@ -250,7 +250,7 @@ impl Table {
             };
             // A table of small pages ends where a large page may begin.
             let first = index(va, level);
-            let n = step.pieces((rest >> shift).min(512 - first as u64), 6);
+            let n = step.pieces((rest >> shift).min(512 - first as u64), 11);
             let mut target = phys | bits;
             let mut added = 0;
             for e in some(t, first, n) {
@@ -311,14 +311,14 @@ impl Table {
                     let e2 = &large.0[index(at, 2)];
                     if is_table(e2.get()) {
                         let most = (rest >> 12).min(512 - index(at, 1) as u64);
-                        cleared = step.pieces(most, 6);
+                        cleared = step.pieces(most, 7);
                         let gone = clear_some(table(e2.get()), index(at, 1), cleared, 0);
                         release(pool, &[e2, e3, e4], gone);
                     } else if present(e2.get()) {
                         shift = 21;
                         let most = (rest >> 21).min(512 - index(at, 2) as u64).max(1);
                         // What follows may be in small pages.
-                        cleared = clear_some(large, index(at, 2), step.pieces(most, 6), LARGE_PAGE);
+                        cleared = clear_some(large, index(at, 2), step.pieces(most, 7), LARGE_PAGE);
                         release(pool, &[e3, e4], cleared);
                     }
                 }

@@ -237,11 +237,11 @@ impl Pool {
         let first = self.take_block(order).ok_or(Status::NoMemory)?;
         for i in first..first + n {
             self.map(i).set(as_kind);
-            // SAFETY: a free page of this Pool.
-            unsafe { mem::page(self.phys.get() + i * PAGE) }
-                .0
-                .iter()
-                .for_each(|w| w.set(0));
+            if as_kind == kind::RAW {
+                // SAFETY: a free page of this Pool.
+                let page = unsafe { mem::page(self.phys.get() + i * PAGE) };
+                page.0.iter().for_each(|w| w.set(0));
+            }
         }
         for i in first + n..first + (1 << order) {
             self.free_page(i);
@@ -390,6 +390,7 @@ impl Pool {
             let slot = first + i * size / 64;
             // SAFETY: inside the page just taken.
             let free = unsafe { &*((self.virt.get() + slot * 64) as *const FreeSlot) };
+            free.word.set(0);
             free.next.set(self.slots[class].replace(slot as u32));
         }
         Ok(())
