@@ -328,13 +328,11 @@ entries!(Call go_on, ReplyRecv go_on, Signal core::convert::identity, Wait core:
 fn measured(t: Obj<Thread>, call: Syscall) -> u64 {
     let label = Tag(t.get().get(reg::RSI)).label();
     match (call, cap::peek(t.get(), t.get().get(reg::RDI))) {
-        // What a Pool makes is told apart.
-        (Syscall::Call, Ok(cap)) if cap.kind() == Kind::Pool as u32 => measure::call(
-            0,
-            Kind::Pool as u64,
-            label | (t.get().get(reg::R8) & 15) << 8,
-        ),
-        (Syscall::Call, Ok(cap)) => measure::call(0, u64::from(cap.kind()), label),
+        (Syscall::Call, Ok(cap)) => {
+            // What a Pool makes is told apart.
+            let made = u64::from(cap.kind() == Kind::Pool as u32) * (t.get().get(reg::R8) & 15);
+            measure::call(0, u64::from(cap.kind()), label | made << 8)
+        }
         _ => measure::call(call as u64, 0, 0),
     }
 }

@@ -127,16 +127,7 @@ impl GuestSpace {
     /// # Errors
     /// `NoMemory`.
     pub fn create(pool: &Pool) -> Result<Obj<Self>, Status> {
-        let mut pages = [0; 3];
-        for i in 0..3 {
-            match pool.take_pages(1) {
-                Ok(p) => pages[i] = p,
-                Err(e) => {
-                    pages[..i].iter().for_each(|&p| pool.give_pages(p, 1));
-                    return Err(e);
-                }
-            }
-        }
+        let pages = pool.take_each()?;
         let [root, index_phys, table_phys] = pages;
         let made = pool.create_object(|header| Self {
             header,
@@ -148,7 +139,7 @@ impl GuestSpace {
             index_phys,
             table_phys,
         });
-        let g = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
+        let g = made.inspect_err(|_| pool.give_each(&pages))?;
         // A cleared page is an empty index, but `None` need not be zero.
         g.routes().table.entries.iter().for_each(|e| e.set(None));
         Ok(g)
@@ -315,8 +306,7 @@ impl GuestSpace {
         step.spend(1000)?;
         let pool = pool_of(&self.header);
         self.table.destroy(pool, GUEST_ENTRIES, step)?;
-        pool.give_pages(self.index_phys, 1);
-        pool.give_pages(self.table_phys, 1);
+        pool.give_each(&[self.index_phys, self.table_phys]);
         pool.free_object(Obj::of(self));
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! A Pool is one physically contiguous run of pages. Its first pages hold a map, a byte a page. Objects live in *slab pages*, cut into
 //! slots of one size; a page that has become a slab page stays one until the Pool is destroyed, so that a stale capability always
-//! meets a slot header. Pool numbers are never freed either, only their generation moves on.
+//! meets a slot header. Pool numbers are never freed either, only their generation moves on. Each Pool has a quota of them, which it
+//! hands down to Pools that are made of Memory objects in it, so that nobody uses up the numbers of all.
 
 use super::cap::Cap;
 use super::{Header, Memory, Object, step::Step};
@@ -248,6 +249,24 @@ impl Pool {
         }
         self.free.set(self.free.get() - n);
         Ok(self.phys.get() + first * PAGE)
+    }
+
+    /// Takes `N` pages, each by itself.
+    ///
+    /// # Errors
+    /// As [`Pool::take_pages`].
+    pub fn take_each<const N: usize>(&self) -> Result<[u64; N], Status> {
+        let mut pages = [0; N];
+        for i in 0..N {
+            let page = self.take_pages(1);
+            pages[i] = page.inspect_err(|_| self.give_each(&pages[..i]))?;
+        }
+        Ok(pages)
+    }
+
+    /// Gives pages back, each by itself.
+    pub fn give_each(&self, pages: &[u64]) {
+        pages.iter().for_each(|&p| self.give_pages(p, 1));
     }
 
     /// Gives back `n` pages from [`Pool::take_pages`].

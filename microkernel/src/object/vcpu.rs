@@ -75,16 +75,7 @@ impl Vcpu {
             return Err(Status::Unsupported);
         }
         guest.get().alive()?;
-        let mut pages = [0; PAGES];
-        for i in 0..PAGES {
-            match pool.take_pages(1) {
-                Ok(p) => pages[i] = p,
-                Err(e) => {
-                    pages[..i].iter().for_each(|&p| pool.give_pages(p, 1));
-                    return Err(e);
-                }
-            }
-        }
+        let pages = pool.take_each::<PAGES>()?;
         let [control_phys, state_phys, extended_phys] = pages;
         let made = pool
             .create_object(|header| Self {
@@ -115,7 +106,7 @@ impl Vcpu {
                     .inspect_err(|_| pool.free_object(v))?;
                 Ok(v)
             });
-        let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_pages(p, 1)))?;
+        let v = made.inspect_err(|_| pool.give_each(&pages))?;
         crate::virt::svm::vmcb::reset(v.get());
         guest.vcpus.push_back(v);
         v.get().is_on(v.cpu.get());
@@ -214,9 +205,7 @@ impl Vcpu {
         }
         self.guest.vcpus.remove(this);
         let pool = pool_of(&self.header);
-        for p in [self.control_phys, self.state_phys, self.extended_phys] {
-            pool.give_pages(p, 1);
-        }
+        pool.give_each(&[self.control_phys, self.state_phys, self.extended_phys]);
         pool.free_object(this);
     }
 }
