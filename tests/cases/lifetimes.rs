@@ -70,6 +70,23 @@ fn lifetimes_linux() -> Judged {
     Ok(())
 }
 
+/// What root says that it has left: RAM, slots, pages for kernel objects, Pools.
+const FREE: &str =
+    r"(\d+) KiB of RAM, (\d+) slots, (\d+) of root's own pages and (\d+) Pools are free";
+
+/// The same after each life but the first, which may have taken pages for slots that stay.
+fn nothing_stays(s: &System, figures: &[Vec<u64>]) -> Result<()> {
+    println!(
+        "after the first life {:?}, then {:?}",
+        figures[0], figures[1]
+    );
+    if figures[1..].iter().any(|f| *f != figures[1]) {
+        let why = format!("something stays of each life: {figures:?}");
+        return Err(s.failure(&why));
+    }
+    Ok(())
+}
+
 /// A VM is started and killed again and again: root and the kernel have what they had after the first time.
 #[test]
 fn lifetimes_vms() -> Judged {
@@ -81,8 +98,7 @@ fn lifetimes_vms() -> Judged {
         let from = s.log_position();
         s.manager("kill counts")?;
         let down = s.log_after(from, r"VM \d+ is down: .* are free")?;
-        let pattern = r"(\d+) KiB of RAM, (\d+) slots and (\d+) of root's own pages";
-        figures.push(numbers(&s, &down, pattern)?);
+        figures.push(numbers(&s, &down, FREE)?);
         let from = s.log_position();
         s.manager("start counts")?;
         s.log_after(from, r"counts\.vmm runs: ")?;
@@ -90,11 +106,25 @@ fn lifetimes_vms() -> Judged {
         s.expect(r"COUNT \d+")?;
         s.to_manager()?;
     }
-    println!("{figures:?}");
-    // The first life may have taken pages for slots that stay.
-    if figures[1..].iter().any(|f| *f != figures[1]) {
-        let why = format!("something stays of each life: {figures:?}");
-        return Err(s.failure(&why).into());
+    Ok(nothing_stays(&s, &figures)?)
+}
+
+/// A device server of a VM that goes on is killed and started again again and again.
+#[test]
+fn lifetimes_servers() -> Judged {
+    let mut s = System::boot("tests/systems/triple-fault.toml")?;
+    s.expect_boot(r"COUNT \d+")?;
+    s.to_manager()?;
+    let mut figures = Vec::new();
+    for _ in 0..LIVES {
+        let from = s.log_position();
+        s.manager("restart counts.uart0")?;
+        s.log_after(from, r"root: .*counts\.uart0 ends: Killed")?;
+        let runs = s.log_after(from, r"root: .*counts\.uart0 runs: .* are free")?;
+        figures.push(numbers(&s, &runs, FREE)?);
+        s.machine.send_line("attach counts")?;
+        s.expect(r"COUNT \d+")?;
+        s.to_manager()?;
     }
-    Ok(())
+    Ok(nothing_stays(&s, &figures)?)
 }

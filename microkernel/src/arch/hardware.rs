@@ -157,10 +157,11 @@ pub fn leave_space(root: u64) {
 
 /// Gives a new root page the kernel's half.
 pub fn share_kernel_half(root: u64) {
-    // SAFETY: both are root pages of the kernel's.
-    let (from, to) = unsafe { (mem::page(BOOT.root.get()), mem::page(root)) };
-    for (f, t) in from.0[256..].iter().zip(&to.0[256..]) {
-        t.set(f.get());
+    // SAFETY: the upper halves of two root pages of the kernel's.
+    unsafe {
+        let (from, to) = (mem::page(BOOT.root.get()), mem::page(root));
+        let half = to.0.as_ptr().add(256).cast_mut();
+        half.copy_from_nonoverlapping(from.0.as_ptr().add(256), 256);
     }
 }
 

@@ -80,7 +80,7 @@ impl GuestSpace {
             used: Cell::new(0),
             table_virt: mem::virt(table_phys),
         });
-        let g = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_page(p)))?;
+        let g = made.inspect_err(|_| pool.give_pages(&pages))?;
         // A cleared page is an empty index, but `None` need not be zero.
         g.routes().0.iter().for_each(|e| e.set(None));
         Ok(g)

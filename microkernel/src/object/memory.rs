@@ -183,7 +183,7 @@ impl Memory {
     /// It is not in use any more, which it was.
     fn now_unused(&self) {
         let mut part = Obj::of(self);
-        part.unset_revoking();
+        part.unset(flag::REVOKING);
         while let Some(p) = part.parent.get() {
             p.used_parts.set(p.used_parts.get() - 1);
             p.parts.remove(part);
@@ -191,13 +191,9 @@ impl Memory {
             if p.in_use() {
                 break;
             }
-            p.unset_revoking();
+            p.unset(flag::REVOKING);
             part = p;
         }
-    }
-
-    fn unset_revoking(&self) {
-        self.unset(flag::REVOKING);
     }
 
     /// Takes a mapping out of its list.

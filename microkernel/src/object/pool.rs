@@ -2,7 +2,8 @@
 //!
 //! A Pool is one physically contiguous run of pages. Its first pages hold a map, a byte a page. Objects live in *slab pages*, cut into
 //! slots of one size; a page that has become a slab page stays one until the Pool is destroyed, so that a stale capability always
-//! meets a slot header. Pool numbers are never freed either, only their generation moves on.
+//! meets a slot header. Pool numbers are never freed either, only their generation moves on. Each Pool has a quota of them, which it
+//! hands down to Pools that are made of Memory objects in it, so that nobody uses up the numbers of all.
 
 use super::cap::Cap;
 use super::{Header, Memory, Object, step::Step};
@@ -226,9 +227,8 @@ impl Pool {
     /// As [`Pool::take_page`].
     pub fn take_pages(&self, pages: &mut [u64]) -> Result<(), Status> {
         for i in 0..pages.len() {
-            pages[i] = self
-                .take_page()
-                .inspect_err(|_| pages[..i].iter().for_each(|&p| self.give_page(p)))?;
+            let page = self.take_page();
+            pages[i] = page.inspect_err(|_| self.give_pages(&pages[..i]))?;
         }
         Ok(())
     }
@@ -248,8 +248,15 @@ impl Pool {
         };
         self.map(i).set(as_kind);
         self.free.set(self.free.get() - 1);
-        self.page(i).0.iter().for_each(|w| w.set(0));
+        if as_kind == kind::RAW {
+            self.page(i).0.iter().for_each(|w| w.set(0));
+        }
         Ok(self.phys.get() + i * PAGE)
+    }
+
+    /// Gives pages back, each by itself.
+    pub fn give_pages(&self, pages: &[u64]) {
+        pages.iter().for_each(|&p| self.give_page(p));
     }
 
     /// Gives a page from [`Pool::take_page`] back.
@@ -329,6 +336,7 @@ impl Pool {
             let slot = first + i * size / 64;
             // SAFETY: inside the page just taken.
             let free = unsafe { &*((self.virt.get() + slot * 64) as *const FreeSlot) };
+            free.word.set(0);
             free.next.set(self.slots[class].replace(slot as u32));
         }
         Ok(self.slots[class].get())

@@ -65,7 +65,7 @@ impl Space {
         let taken = &mut taken[..pages + 1];
         pool.take_pages(taken)?;
         let made = Self::create_with(pool, taken);
-        let space = made.inspect_err(|_| taken.iter().for_each(|&p| pool.give_page(p)))?;
+        let space = made.inspect_err(|_| pool.give_pages(taken))?;
         crate::arch::share_kernel_half(space.table.root);
         Ok(space)
     }

@@ -52,7 +52,7 @@ impl Step {
         self.0.set(left.saturating_sub(n).max(left.min(1)));
     }
 
-    /// As [`Step::spend`], for `n` instructions and up to `all` pieces of eight more; answers how many pieces fit, at least one.
+    /// As [`Step::spend`], for `n` instructions and up to `all` pieces of eleven more; answers how many pieces fit, at least one.
     ///
     /// # Errors
     /// As [`Step::spend`].
@@ -62,8 +62,8 @@ impl Step {
         if left == 0 {
             return Err(Status::Again);
         }
-        let pieces = all.min(u64::from(left / 8) + 1);
-        self.0.set(left.saturating_sub(n + pieces as u32 * 8));
+        let pieces = all.min(u64::from(left / 11) + 1);
+        self.0.set(left.saturating_sub(n + pieces as u32 * 11));
         Ok(pieces)
     }
 }

@@ -104,7 +104,7 @@ impl Vcpu {
                     .inspect_err(|_| pool.free_object(v))?;
                 Ok(v)
             });
-        let v = made.inspect_err(|_| pages.iter().for_each(|&p| pool.give_page(p)))?;
+        let v = made.inspect_err(|_| pool.give_pages(&pages))?;
         // SAFETY: a page of the vCPU's own.
         let extended = unsafe { mem::page(extended_phys) };
         // Zero is the initial state but for FCW, and MXCSR, which counts whatever the header says (SDM vol. 1, 13.6).
@@ -204,9 +204,7 @@ impl Vcpu {
         }
         self.guest.vcpus.remove(this);
         let pool = pool_of(&self.header);
-        for p in [self.control_phys, self.state_phys, self.extended_phys] {
-            pool.give_page(p);
-        }
+        pool.give_pages(&[self.control_phys, self.state_phys, self.extended_phys]);
         pool.free_object(this);
     }
 }

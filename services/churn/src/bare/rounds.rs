@@ -4,8 +4,9 @@ use core::arch::global_asm;
 
 use runtime::abi::layout::{self, slot};
 use runtime::abi::rights::{EXEC, READ, RECV, SEND, WRITE};
+use runtime::abi::thread_state::{CALLING, FAULTED, WAITING};
 use runtime::abi::{NEVER, Status};
-use runtime::object::{Cpu, Memory, Pool, Space};
+use runtime::object::{Budget, Cpu, Memory, Pool, Space, Thread};
 use runtime::{Endpoint, Event, Message, Slot, StartInfo, reply_recv, time};
 
 type Result<T> = core::result::Result<T, Status>;
@@ -15,6 +16,8 @@ const PAGE: u64 = 4096;
 const SLOTS: usize = 8;
 /// Above this server: what it starts runs at once.
 const PRIORITY: u64 = 29;
+/// What a vCPU begins with, 16 bytes below 4 GiB: `mov dx, 0xfff0; out dx, ax; mov dx, 0x3f8; in al, dx; hlt`.
+const RESET: [u8; 9] = [0xba, 0xf0, 0xff, 0xef, 0xba, 0xf8, 0x03, 0xec, 0xf4];
 /// Badge of the threads' faults.
 const FAULTS: u64 = 9;
 /// Where its threads have their stack and more.
@@ -22,19 +25,35 @@ const STACK: u64 = 0x4800_0000;
 const DATA: u64 = 0x4a00_0000;
 /// Where this server sees the vCPUs' pages.
 const VIEW: u64 = layout::SHARED + 0x4000_0000;
+/// Where it sees the first pages of the RAM: a stack for the thread that runs a vCPU, and what that begins with. And that thread's UTCB.
+const LOW: u64 = layout::SHARED + 0x3000_0000;
+const RUNNER: u64 = layout::UTCB + 0x10_0000;
 /// Part of its RAM that now and then becomes a Pool: first byte, bytes.
 const POOL: (u64, u64) = (6 << 20, 1 << 20);
 /// The rest of its RAM, which is mapped.
 const RAM: u64 = 6 << 20;
 
-// rdi: slot of a Notification or an Endpoint. What they wait for ends before them in some rounds: then they fault, once. They are above
-// this server, which would never run again if they tried once more.
+// rdi: slot of a Notification or an Endpoint; of a Vcpu, and above it of the Notification that is waited for after its first exit. What
+// they wait for ends before them in some rounds: then they fault, once. They are above this server, which would never run again if they
+// tried once more.
 global_asm!(
     r#"
     .section .text.churn, "ax"
     .balign 4096
     .globl churn_begin
 churn_begin:
+    .globl churn_run
+churn_run:
+    mov r14, rdi
+    shr r14, 32
+    mov edi, edi
+    mov eax, 4
+    xor esi, esi
+    xor r8d, r8d
+    xor r9d, r9d
+    mov r13, -1
+    call VIREO_STUB
+    mov rdi, r14
     .globl churn_wait
 churn_wait:
     mov eax, 3
@@ -59,10 +78,19 @@ churn_end:
 
 unsafe extern "C" {
     safe static churn_begin: [u8; 0];
+    safe static churn_run: [u8; 0];
     safe static churn_wait: [u8; 0];
     safe static churn_call: [u8; 0];
     safe static churn_fault: [u8; 0];
     safe static churn_end: [u8; 0];
+}
+
+/// The thread is in the state that the round is about.
+fn is(thread: Thread, state: u64) -> Result<()> {
+    match thread.read_regs()?.1.state {
+        s if s == state => Ok(()),
+        _ => Err(Status::InvalidArg),
+    }
 }
 
 fn address(label: &'static [u8; 0]) -> u64 {
@@ -88,6 +116,10 @@ impl Rounds {
         let payer = Pool(slot::POOL);
         let all = Memory(cap("ram")?);
         let ram = all.divide(0, RAM, slot()?, payer)?;
+        Space(slot::SPACE).map(LOW, ram, READ | WRITE, 0, 2 * PAGE)?;
+        let reset = core::ptr::with_exposed_provenance_mut((LOW + 2 * PAGE - 16) as usize);
+        // SAFETY: the page has just been mapped, and nothing refers to it.
+        unsafe { core::ptr::write_volatile(reset, RESET) };
         let backing = all.divide(POOL.0, POOL.1, slot()?, payer)?;
         let mut slots = [slot::NULL; SLOTS];
         for s in &mut slots {
@@ -133,7 +165,16 @@ impl Rounds {
 
     /// A Space with a thread that does something when it ends, mappings and queues.
     pub fn space(&mut self, i: u64) -> Result<()> {
-        let [s_space, s_thread, s_budget, s_end, s_bell, s_more, ..] = self.slots;
+        let [
+            s_space,
+            s_thread,
+            s_budget,
+            s_end,
+            s_bell,
+            s_more,
+            s_irq,
+            ..,
+        ] = self.slots;
         let pool = self.pool(i)?;
         let p = pool.0;
         let space = p.create_space(s_space, 64 << (i % 5))?;
@@ -159,9 +200,9 @@ impl Rounds {
         }
         let thread = p.create_thread(s_thread, space, layout::UTCB)?;
         let other = p.create_thread(s_more, space, layout::UTCB + 2 * PAGE)?;
-        let budget = p.create_budget(s_budget)?;
-        let period = time::cycles(10_000);
-        budget.configure(Cpu(slot::CPU), PRIORITY, period, period)?;
+        let budget = self.budget(p, s_budget)?;
+        let (irq, _) = Cpu(slot::CPU).create_irq(s_irq, p)?;
+        irq.bind(Some(bell))?;
         space.copy_cap(s_bell, 3, RECV, 0)?;
         space.copy_cap(s_end, 4, SEND, 0)?;
         space.copy_cap(self.own, 5, SEND, 0)?;
@@ -176,14 +217,22 @@ impl Rounds {
         };
         // SAFETY: it is in a Space of its own, and of its memory this server has no references.
         unsafe { thread.start(entry, STACK, argument)? };
+        is(
+            thread,
+            match i % 4 {
+                0 => WAITING,
+                3 => FAULTED,
+                _ => CALLING,
+            },
+        )?;
         if i % 4 == 2 {
             let event = reply_recv(Endpoint(slot::ENDPOINT), Message::default(), time::now())?;
             if !matches!(event, Event::Call { .. }) {
                 return Err(Status::InvalidArg);
             }
         }
-        let _ = (other, bell);
-        self.end(i, pool, 6)?;
+        let _ = other;
+        self.end(i, pool, 7)?;
         if i % 4 == 2 {
             // The caller is gone: the answer goes nowhere.
             reply_recv(Endpoint(slot::ENDPOINT), Message::default(), time::now())?;
@@ -191,9 +240,17 @@ impl Rounds {
         Ok(())
     }
 
-    /// A GuestSpace with vCPUs, memory and routes.
+    /// A Budget without limit.
+    fn budget(&self, pool: Pool, dest: Slot) -> Result<Budget> {
+        let budget = pool.create_budget(dest)?;
+        let period = time::cycles(10_000);
+        budget.configure(Cpu(slot::CPU), PRIORITY, period, period)?;
+        Ok(budget)
+    }
+
+    /// A GuestSpace with vCPUs, one of which runs, memory and routes.
     pub fn guest(&mut self, i: u64) -> Result<()> {
-        let [s_guest, s_one, s_two, s_end, s_bell, ..] = self.slots;
+        let [s_guest, s_one, s_two, s_end, s_bell, s_thread, s_budget, ..] = self.slots;
         let pool = self.pool(i)?;
         let p = pool.0;
         let guest = p.create_guest_space(s_guest)?;
@@ -205,17 +262,27 @@ impl Rounds {
         let all = READ | WRITE | EXEC;
         guest.map(0, self.ram, all, 0, 4 << 20)?;
         let len = (i % 13 + 1) * 16 * PAGE;
-        guest.map(0x1_0000_0000 - PAGE, self.ram, READ | WRITE, 0, len)?;
+        guest.map(0x1_0000_0000 - PAGE, self.ram, all, PAGE, len)?;
         if i % 32 == 3 {
             guest.map(1 << 40, self.ram, READ, PAGE, RAM - PAGE)?;
         }
         guest.route(0x3f8, 8, endpoint, time::cycles(1_000))?;
         guest.route((i as u16 & 0x3f) << 10, 0x7f, endpoint, NEVER)?;
         guest.doorbell(0xfff0, 4, bell, i.is_multiple_of(2).then_some(i))?;
+        // It rings the bell or leaves the guest; the access after that is routed, or it leaves; nobody answers.
+        let thread = p.create_thread(s_thread, Space(slot::SPACE), RUNNER)?;
+        let budget = self.budget(p, s_budget)?;
+        thread.configure(Some(budget), Some(Endpoint(self.own)), FAULTS, None)?;
+        let argument = u64::from(s_one) | u64::from(s_bell) << 32;
+        // SAFETY: its stack is a page that nothing else of this server uses, and it touches nothing else.
+        unsafe { thread.start(address(&churn_run), LOW + PAGE, argument)? };
+        // A doorbell for one value is not rung by another: the guest is left.
+        let left = i != 0 && i.is_multiple_of(2);
+        is(thread, if left { WAITING } else { CALLING })?;
         if i.is_multiple_of(3) {
             guest.unmap(0)?;
             guest.unroute(0x3f8)?;
         }
-        self.end(i, pool, 5)
+        self.end(i, pool, 7)
     }
 }

@@ -18,7 +18,7 @@ use runtime::object::log::records;
 use runtime::{now, time};
 
 use super::build::{self, Built};
-use super::machine::ROOT_ID;
+use super::machine::{Machine, ROOT_ID};
 use super::processors;
 use super::{LOG, Root, complain};
 
@@ -26,6 +26,38 @@ use super::{LOG, Root, complain};
 const FLUSH_MICROS: u64 = 300_000;
 /// Addresses of a backtrace in one log record.
 const ADDRESSES: usize = 12;
+
+/// What root has left. What an earlier end left free must be free again: tests compare these figures.
+struct Free {
+    kib: u64,
+    slots: u32,
+    /// Free pages of root's own Pool, and Pools that root can yet make.
+    own: (u64, u64),
+}
+
+impl Free {
+    fn of(machine: &Machine) -> Self {
+        let own = Pool(layout::slot::POOL).stat();
+        Self {
+            kib: machine.ram.free_bytes() >> 10,
+            slots: machine.slots.free(),
+            own: own.map_or((0, 0), |(pages, _, pools)| (pages, pools)),
+        }
+    }
+}
+
+impl defmt::Format for Free {
+    fn format(&self, f: defmt::Formatter<'_>) {
+        defmt::write!(
+            f,
+            "{=u64} KiB of RAM, {=u32} slots, {=u64} of root's own pages and {=u64} Pools are free",
+            self.kib,
+            self.slots,
+            self.own.0,
+            self.own.1
+        );
+    }
+}
 
 impl Root {
     /// Starts what the manifest says is to run.
@@ -80,12 +112,12 @@ impl Root {
             self.follow(verdict);
             return false;
         }
+        let free = Free::of(&self.machine);
         defmt::info!(
-            "{=str} runs: {=u64} KiB; {=u64} KiB of RAM and {=u32} slots are free",
+            "{=str} runs: {=u64} KiB; {}",
             server.plan.instance.as_str(),
             built.bytes() >> 10,
-            self.machine.ram.free_bytes() >> 10,
-            self.machine.slots.free()
+            free
         );
         if let Some(place) = self.built.get_mut(index) {
             *place = Some(built);
@@ -151,15 +183,7 @@ impl Root {
             self.take_down(index);
             self.registry.stopped(index);
         }
-        // What an earlier end left free must be free again: a test compares these figures.
-        let pages = Pool(layout::slot::POOL).stat().map_or(0, |(free, ..)| free);
-        defmt::info!(
-            "VM {=usize} is down: {=u64} KiB of RAM, {=u32} slots and {=u64} of root's own pages are free",
-            vm,
-            self.machine.ram.free_bytes() >> 10,
-            self.machine.slots.free(),
-            pages
-        );
+        defmt::info!("VM {=usize} is down: {}", vm, Free::of(&self.machine));
         if let Some(code) = self.registry.vm_ended(vm, end) {
             self.power_off
                 .get_or_insert((time::after(FLUSH_MICROS), code));
