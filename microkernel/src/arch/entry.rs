@@ -7,12 +7,12 @@ use super::{
 };
 use crate::mem::{Global, Obj};
 use crate::object::thread::{Regs, Resume, State, reg};
-use crate::object::{Notification, Thread, cap};
+use crate::object::{Thread, cap};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
 use core::cell::Cell;
 use core::mem::offset_of;
-use ipc_schema::abi::{Status, Syscall, Tag, layout, rights};
+use ipc_schema::abi::{Status, Syscall, Tag, layout};
 
 /// Bytes of a kernel stack.
 const STACK_SIZE: usize = 32 * 1024;
@@ -406,7 +406,9 @@ fn call(cpu: &Cpu) -> Option<(Obj<Thread>, u64)> {
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_trap(vector: u64, error: u64, frame: &[u64; 5]) {
     if vector >= 32 {
-        return interrupt(Cpu::current(), vector as u8);
+        let cpu = Cpu::current();
+        sched::woken(cpu);
+        return interrupt(cpu, vector as u8);
     }
     let cr2 = x86_64::registers::control::Cr2::read_raw();
     let [rip, _, flags, rsp, _] = *frame;
@@ -433,9 +435,6 @@ fn interrupt(cpu: &Cpu, vector: u8) {
     if i < IRQS
         && let Some(irq) = cpu.irqs[i].get()
     {
-        let cap = irq.target.get();
-        if let Ok(n) = cap.typed::<Notification>(rights::SEND) {
-            ipc::signal(cpu, n, cap.badge.max(1));
-        }
+        ipc::notify(cpu, &irq.target.get());
     }
 }

@@ -71,6 +71,7 @@ pub fn idle(cpu: &Cpu) {
     assert!(at != u64::MAX, "deadlock: idle without a deadline");
     NOW.with(|n| n.set(n.get().max(at)));
     IDLED.with(|i| i.set(i.get() + 1));
+    crate::sched::woken(cpu);
     crate::sched::tick(cpu);
 }
 /// No hardware interrupts.

@@ -28,21 +28,17 @@ pub fn port(
     let cap = &route.target;
     match route.way {
         Way::Endpoint => {
+            let deadline = arch::now() + route.limit;
             t.routed.set(true);
             t.message[0].set(Tag::new(Tag::PORT).0);
-            t.message[1].set(access);
+            // The stamp: no two accesses have the same deadline.
+            t.message[1].set(access | deadline << 32);
             t.message[2].set(value);
             t.message[3].set(0);
             t.message[4].set(0);
             v.next_rip.set(next);
             match cap.typed::<Endpoint>(rights::SEND) {
-                Ok(ep) => Some(ipc::send(
-                    cpu,
-                    t,
-                    ep,
-                    cap.badge,
-                    arch::now().saturating_add(route.limit),
-                )),
+                Ok(ep) => Some(ipc::send(cpu, t, ep, cap.badge, deadline)),
                 Err(_) => {
                     lost(t);
                     Some(t)

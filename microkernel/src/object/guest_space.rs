@@ -248,7 +248,8 @@ impl GuestSpace {
             count: count as u32,
             way,
             target,
-            limit,
+            // So far away that it never comes, and no sum overflows.
+            limit: limit.min(1 << 62),
         };
         view.table.entries[number].set(Some(route));
         view.index.used.set(view.index.used.get() | 1 << number);

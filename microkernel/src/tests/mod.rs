@@ -10,6 +10,8 @@ mod ipc;
 #[cfg(test)]
 mod lifetimes;
 #[cfg(test)]
+mod loans;
+#[cfg(test)]
 mod memory;
 pub mod model;
 #[cfg(test)]

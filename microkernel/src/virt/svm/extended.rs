@@ -1,6 +1,8 @@
-//! What VMRUN does not switch: x87/SSE/AVX state, PKRU, XCR0, DR0 to DR3, TSC_AUX. It stays in the processor until another vCPU needs it.
+//! What VMRUN does not switch: x87/SSE/AVX state, PKRU, XCR0, DR0 to DR3. It stays in the processor until another vCPU needs it.
 //!
-//! The kernel and the servers use none of it (soft-float, CR0.TS set), so nothing of theirs can be there.
+//! The kernel and the servers use none of it, so nothing of theirs can be there; and they cannot read it: CR0.TS is set, and
+//! CR4.OSXSAVE clear but for the moments in which the kernel itself switches. TSC_AUX, which servers could read, is the guest's while
+//! the guest runs only ([`set_tsc_aux`]).
 
 use crate::arch::Cpu;
 use crate::mem::Obj;
@@ -24,6 +26,7 @@ pub fn load(v: &Vcpu, groups: u64) {
         v.xcr0.set(x);
         v.tsc_aux
             .set(v.state().0[offset_of!(S, tsc_aux) / 8].get() & 0xffff_ffff);
+        super::unusual(v);
     }
     if groups & Groups::DR != 0 {
         for (i, d) in v.dr.iter().enumerate() {
@@ -32,8 +35,7 @@ pub fn load(v: &Vcpu, groups: u64) {
     }
     if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
         if groups & Groups::XCR != 0 {
-            hw::set_xcr0(v.xcr0.get());
-            hw::set_tsc_aux(v.tsc_aux.get());
+            hw::with_xsave(|| hw::set_xcr0(v.xcr0.get()));
         }
         if groups & Groups::DR != 0 {
             hw::set_dr(core::array::from_fn(|i| v.dr[i].get()));
@@ -59,7 +61,7 @@ pub fn save(v: &Vcpu, groups: u64) {
 /// Keeps what the guest can have changed without an exit, if it is the owner.
 fn keep(v: &Vcpu) {
     if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
-        keep_owners(v);
+        hw::with_xsave(|| keep_owners(v));
     }
 }
 
@@ -78,18 +80,25 @@ fn keep_owners(v: &Vcpu) {
 pub fn switch(cpu: &Cpu, v: &Vcpu) {
     release(cpu);
     crate::arch::speculation::switch();
-    hw::restore(v.extended_phys, v.xcr0.get());
+    hw::with_xsave(|| hw::restore(v.extended_phys, v.xcr0.get()));
     hw::set_dr(core::array::from_fn(|i| v.dr[i].get()));
-    hw::set_tsc_aux(v.tsc_aux.get());
     cpu.fpu_owner.set(Some(Obj::of(v)));
 }
 
 /// Saves the state of the owner, which then has none here.
 pub fn release(cpu: &Cpu) {
     if let Some(old) = cpu.fpu_owner.take() {
-        keep_owners(old.get());
-        hw::save(old.extended_phys);
+        hw::with_xsave(|| {
+            keep_owners(old.get());
+            hw::save(old.extended_phys);
+        });
     }
+}
+
+/// TSC_AUX, on a processor that has it: before the entry of a guest that has set it, and back to the kernel's 0 after its exit.
+#[cold]
+pub fn set_tsc_aux(value: u64) {
+    hw::set_tsc_aux(value);
 }
 
 /// Before an entry, if the guest has breakpoints: arms them, on a processor that takes DR7 from the VMCB without doing so
@@ -187,11 +196,8 @@ mod hw {
     fn switch_on() {
         // SAFETY: FXSR is part of x86-64; the kernel itself never uses SSE.
         unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE)) };
-        if HAVE.get().xcr0 != 0 {
-            // SAFETY: XSAVE is there.
-            unsafe { Cr4::update(|c| c.insert(Cr4Flags::OSXSAVE)) };
-            set_xcr0(HAVE.get().xcr0);
-        }
+        with_xsave(|| set_xcr0(HAVE.get().xcr0));
+        set_tsc_aux(0);
         // SAFETY: an FPU instruction at user level, or in the kernel, is to fault.
         unsafe {
             Cr0::update(|c| {
@@ -202,6 +208,15 @@ mod hw {
                 )
             })
         };
+    }
+    /// Does something for which XCR0 can be reached. At all other times nobody at CPL 3 can read it (XGETBV: #UD, APM vol. 4).
+    pub fn with_xsave(act: impl FnOnce()) {
+        let there = HAVE.get().xcr0 != 0;
+        // SAFETY: XSAVE is there; CR4.OSXSAVE changes what XSAVE and its like do, and nothing else.
+        unsafe { Cr4::update(|c| c.set(Cr4Flags::OSXSAVE, there)) };
+        act();
+        // SAFETY: as above.
+        unsafe { Cr4::update(|c| c.remove(Cr4Flags::OSXSAVE)) };
     }
     pub fn supported() -> u64 {
         HAVE.get().xcr0 & !OTHERS
@@ -220,7 +235,7 @@ mod hw {
             return None;
         }
         let (low, high): (u32, u32);
-        // SAFETY: a read; the kernel has set CR4.OSXSAVE.
+        // SAFETY: a read; CR4.OSXSAVE is set (`with_xsave`).
         unsafe {
             asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack, nomem))
         };
@@ -236,7 +251,7 @@ mod hw {
     }
     pub fn set_tsc_aux(value: u64) {
         if HAVE.get().tsc_aux {
-            // SAFETY: only RDTSCP and RDPID read it, and no server has a use for it.
+            // SAFETY: only RDTSCP and RDPID read it.
             unsafe { Msr::new(0xc000_0103).write(value) };
         }
     }
@@ -308,6 +323,9 @@ mod hw {
     }
     pub fn supported() -> u64 {
         7
+    }
+    pub fn with_xsave(act: impl FnOnce()) {
+        act();
     }
     pub fn set_xcr0(_: u64) {}
     pub fn xcr0() -> Option<u64> {
