@@ -40,6 +40,7 @@ fn root_requests() {
     golden(RootRequest::Hung { device: 2 }, &[12, 2]);
     golden(RootRequest::Hang { server: name() }, b"\x0d\x02ab");
     golden(RootRequest::Cpus, &[14]);
+    golden(RootRequest::Accounts, &[15]);
 }
 
 #[test]
@@ -144,6 +145,17 @@ fn root_responses() {
             &[7, 1, 1, 2, number, 4, 5, 6, 7, 8],
         );
     }
+    let account = Account {
+        cpu: 1,
+        time: 2,
+        budgets: 3,
+        idle: 4,
+        unattributed: 5,
+    };
+    golden(
+        RootResponse::Accounts(vec![account]),
+        &[8, 1, 1, 2, 3, 4, 5],
+    );
 }
 
 #[test]

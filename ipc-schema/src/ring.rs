@@ -7,7 +7,10 @@
 //! this one link, or cause needless signals; it can never make us leave the page, loop or panic.
 //!
 //! Restart: a successor resumes from the indices in the page ([`Producer::new`], [`Consumer::new`]). It must signal
-//! its peer once when it starts, for its predecessor may have died between publishing and signalling.
+//! its peer once when it starts, for its predecessor may have died between publishing and signalling. A server whose state must
+//! agree with what it put into a ring, or took out of it, makes its own index part of that state: it writes without publishing,
+//! commits state and index together, and publishes then; whoever dies in between is resumed at the index that was committed
+//! ([`Producer::resume`], [`Consumer::resume`]).
 
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 
@@ -99,6 +102,25 @@ impl<'a> Producer<'a> {
         }
     }
 
+    /// Takes the writing end, going on where a predecessor has committed that it was ([`Producer::position`]), whether it came to
+    /// publishing that or not. From the page alone if that cannot be so: then it is another page.
+    #[must_use]
+    pub fn resume(page: &'a RingPage, position: u32) -> Self {
+        let mut producer = Self::new(page);
+        // What was written and not published is at most a whole ring.
+        if position.wrapping_sub(producer.head) <= CAPACITY_U32 {
+            producer.head = position;
+            producer.publish();
+        }
+        producer
+    }
+
+    /// Where it is: behind what was written last, be it published or not.
+    #[must_use]
+    pub const fn position(&self) -> u32 {
+        self.head
+    }
+
     /// Bytes that can be pushed now; none if the consumer's index is nonsense.
     #[must_use]
     pub fn room(&self) -> usize {
@@ -110,15 +132,26 @@ impl<'a> Producer<'a> {
 
     /// Copies as many of `bytes` as there is room for; returns how many.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
+        let count = self.write(bytes);
+        if count != 0 {
+            self.publish();
+        }
+        count
+    }
+
+    /// The same, but the consumer does not see them before [`Producer::publish`].
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.room());
         for &byte in bytes.iter().take(count) {
             self.page.cell(self.head).store(byte, Ordering::Relaxed);
             self.head = self.head.wrapping_add(1);
         }
-        if count != 0 {
-            self.page.head.store(self.head, Ordering::Release);
-        }
         count
+    }
+
+    /// Shows the consumer all that has been written.
+    pub fn publish(&self) {
+        self.page.head.store(self.head, Ordering::Release);
     }
 
     /// True if the consumer sleeps and must now be signalled. To be asked after `push`; each sleep is reported once.
@@ -148,6 +181,24 @@ impl<'a> Consumer<'a> {
             page,
             tail: page.tail.load(Ordering::Relaxed),
         }
+    }
+
+    /// Takes the reading end, going on where a predecessor has committed that it was ([`Consumer::position`]), whether it came to
+    /// giving up the bytes before that or not. From the page alone if that cannot be so: then it is another page.
+    #[must_use]
+    pub fn resume(page: &'a RingPage, position: u32) -> Self {
+        let mut consumer = Self::new(page);
+        if position.wrapping_sub(consumer.tail) <= CAPACITY_U32 {
+            consumer.tail = position;
+            page.tail.store(position, Ordering::Release);
+        }
+        consumer
+    }
+
+    /// Where it is: at the first byte that has not been given up.
+    #[must_use]
+    pub const fn position(&self) -> u32 {
+        self.tail
     }
 
     /// Bytes that wait; more than [`CAPACITY`] if the producer's index is nonsense.

@@ -6,8 +6,9 @@
 //!
 //! What a lost access did is told by the same word: the server sets *begun* when it takes an access, and the commit
 //! that carries the access's effects clears it. An access without side effects need not commit at all: it leaves
-//! *begun* set, and the VMM simply tries it again. The record also names the access that it completed, which covers
-//! the few instructions between the kernel's hand-over and [`StateWriter::begin`].
+//! *begun* set, and the VMM simply tries it again. The record also names the access that it completed, with the stamp that the kernel
+//! gave it, which covers the few instructions between the kernel's hand-over and [`StateWriter::begin`]: there an equal access may have
+//! been completed before.
 //!
 //! Cost: `begin` is one store; a commit of four words is about twenty stores and eight multiplications.
 //!
@@ -21,7 +22,7 @@ use crate::abi::vm::PortAccess;
 /// Kinds of records: which device wrote it, and in which layout. A number changes with the meaning of the words.
 pub mod kind {
     /// `device-uart`.
-    pub const UART: u64 = u64::from_le_bytes(*b"16550\0\0\x01");
+    pub const UART: u64 = u64::from_le_bytes(*b"16550\0\0\x02");
     /// `device-rtc`.
     pub const RTC: u64 = u64::from_le_bytes(*b"146818\0\x01");
     /// `device-testdev`.
@@ -44,7 +45,7 @@ struct Slot {
     length: AtomicU64,
     /// The completed access, [`Access::pack`]ed.
     access: AtomicU64,
-    /// What the completed access returned.
+    /// What the completed access returned; above that, its stamp.
     value: AtomicU64,
     checksum: AtomicU64,
     words: [AtomicU64; SLOT_WORDS - 6],
@@ -72,6 +73,8 @@ pub struct Access {
     pub write: bool,
     /// The value written; 0 for IN.
     pub value: u32,
+    /// The kernel's stamp: tells it from the same access done before. 0 for one that the VMM asks for.
+    pub stamp: u32,
 }
 
 impl Access {
@@ -91,6 +94,7 @@ impl Access {
             width: access.width(),
             write,
             value,
+            stamp: access.stamp(),
         }
     }
 
@@ -238,7 +242,11 @@ impl StatePage {
     pub fn outcome(&self, kind: u64, access: Access) -> Outcome {
         let current = self.current.load(Ordering::Acquire);
         match self.verified(kind, current) {
-            Some(record) if current & BEGUN == 0 && record.access == access.pack() => {
+            Some(record)
+                if current & BEGUN == 0
+                    && record.access == access.pack()
+                    && record.value >> 32 == u64::from(access.stamp) =>
+            {
                 Outcome::Done(record.value as u32)
             }
             _ => Outcome::NotDone,
@@ -295,7 +303,7 @@ impl<'a> StateWriter<'a> {
     /// [`MAX_WORDS`] are a mistake of the device's author and are not stored.
     pub fn commit(&mut self, access: Access, value: u32, words: &[u64]) {
         self.access = access.pack();
-        self.value = u64::from(value);
+        self.value = u64::from(value) | u64::from(access.stamp) << 32;
         self.publish(words, 0);
     }
 
@@ -342,6 +350,7 @@ mod tests {
         width: 1,
         write: false,
         value: 0,
+        stamp: 0,
     };
 
     fn cells(page: &StatePage) -> Vec<&AtomicU64> {
@@ -404,6 +413,13 @@ mod tests {
         assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
         writer.commit(IN, 0x41, &[]);
         assert_eq!(page.outcome(KIND, IN), Outcome::Done(0x41));
+        // An equal access that it died of before it could begin it.
+        let again = Access { stamp: 7, ..IN };
+        assert_eq!(page.outcome(KIND, again), Outcome::NotDone);
+        writer.commit(again, 0x42, &[]);
+        assert_eq!(page.outcome(KIND, again), Outcome::Done(0x42));
+        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
+        writer.commit(IN, 0x41, &[]);
         assert_eq!(
             page.outcome(KIND, Access { write: true, ..IN }),
             Outcome::NotDone,

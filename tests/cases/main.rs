@@ -13,4 +13,5 @@ mod linux;
 mod secrets;
 mod server_death;
 mod smp;
+mod time;
 mod two_vms;

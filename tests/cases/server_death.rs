@@ -1,7 +1,8 @@
 //! Servers that die or hang under a running Linux: the guest sees a pause, never an error.
 
 use anyhow::Result;
-use system_tests::{ESCAPE, Judged, System, stream};
+use system_tests::{ESCAPE, Judged, System, deterministic, stream};
+use xtask::setup::image_maker::Firmware;
 
 /// Lines of the stream.
 const LINES: u32 = 1500;
@@ -92,17 +93,51 @@ fn stream_through_deaths(s: &mut System) -> Result<()> {
     let sent: String = (1..=LINES)
         .map(|i| format!("line {i} of a stream that must not break\r\n"))
         .collect();
-    let repeats = stream::compare(&sent, text.get(start..end).unwrap_or_default(), KILLS);
-    let repeats = repeats.map_err(|e| s.failure(&e.to_string()))?;
-    eprintln!("{repeats} bytes came twice in {KILLS} deaths");
-    let deaths = s
-        .machine
-        .log()
-        .iter()
-        .skip(log)
-        .filter(|l| l.contains("linux.uart0 ends: Killed"))
-        .count();
+    let came = text.get(start..end).unwrap_or_default();
+    stream::compare(&sent, came).map_err(|e| s.failure(&e.to_string()))?;
+    let deaths = s.machine.log();
+    let deaths = deaths.iter().skip(log);
+    let deaths = deaths.filter(|l| l.contains("linux.uart0 ends: Killed"));
+    let deaths = deaths.count();
     s.check(&format!("{deaths} deaths"), &format!("^{KILLS} "))
+}
+
+/// Bytes of the stream while a server kills the UART model again and again, at whatever instruction it is.
+const PIECES: u32 = 4000;
+/// How often; the system's description has the same number.
+const DEATHS: usize = 60;
+
+/// The UART model dies at many moments of a stream, which nobody at a terminal could hit, with time counted in instructions: each byte
+/// comes, once.
+#[test]
+fn server_death_at_any_moment() -> Judged {
+    let system = "tests/systems/deaths.toml";
+    let mut s = System::boot_with(system, Firmware::Bios, &deterministic())?;
+    s.shell()?;
+    s.to_manager()?;
+    // Its restart is what it waits for.
+    s.manager("restart reaper")?;
+    s.attach("linux")?;
+    let log = s.log_position();
+    let from = s.machine.serial().len();
+    s.machine.send_line(&format!(
+        "i=0; while [ $i -lt {PIECES} ]; do i=$((i+1)); echo \"$i=======\"; done; echo the en''d"
+    ))?;
+    s.expect_boot("the end\r\n/ # ")?;
+    let all = s.machine.serial();
+    let text = all.get(from..).unwrap_or_default();
+    let start = text.find("\n1=======").map_or(0, |at| at + 1);
+    let end = text.rfind("the end").unwrap_or(text.len());
+    let sent: String = (1..=PIECES).map(|i| format!("{i}=======\r\n")).collect();
+    let came = text.get(start..end).unwrap_or_default();
+    stream::compare(&sent, came).map_err(|e| s.failure(&e.to_string()))?;
+    let deaths = s.machine.log();
+    let deaths = deaths.iter().skip(log);
+    let deaths = deaths.filter(|l| l.contains("linux.uart0 ends: Killed"));
+    let deaths = deaths.count();
+    println!("{deaths} deaths");
+    s.check(&format!("{}", deaths > DEATHS / 2), "true")?;
+    Ok(())
 }
 
 /// A UART model that hangs: the VMM and all others answer, and the guest goes on by itself.

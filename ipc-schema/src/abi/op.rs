@@ -66,6 +66,9 @@ pub mod thread {
     pub const READ_REGS: u64 = 5;
     /// Payload: [`crate::abi::ThreadRegs`], for a stopped or faulted thread.
     pub const WRITE_REGS: u64 = 6;
+    /// w0: slot of a Notification (SEND), signalled each time the thread could go on and has no Budget: its own is gone, or it has
+    /// none and was serving a client that has left or has no time left; 0 for none.
+    pub const BIND_EVENT: u64 = 7;
 }
 
 /// Operations on a Budget (right CONTROL).
@@ -136,7 +139,7 @@ pub mod cpu {
     /// until the state is WAITING), 2 compares the time-stamp counters and admits the processor. `Busy`: not its turn; `Unsupported`:
     /// the counters differ, or the processor lacks what the first one has: it stays off.
     pub const START: u64 = 4;
-    /// Answers w0 = TSC cycles idle, w1 = acquisitions of shared locks, w2 = times stopped for another processor, w3 = longest time
+    /// Answers w0 = TSC cycles that were neither idle nor any Budget's, w1 = acquisitions of shared locks, w2 = times stopped for another processor, w3 = longest time
     /// with interrupts off so far in TSC cycles (waiting for others apart), where the kernel was built to measure it.
     pub const STAT: u64 = 5;
 }

@@ -206,7 +206,8 @@ impl ExitWord {
 }
 
 /// A port access, packed: port 0..16, width in bytes 16..20, IN 20, string 21, REP 22, taken 23 (RouteLost),
-/// address size in bytes 24..28, segment 28..32 (es 0, cs 1, ss 2, ds 3, fs 4, gs 5; only if the processor told, else 15).
+/// address size in bytes 24..28, segment 28..32 (es 0, cs 1, ss 2, ds 3, fs 4, gs 5; only if the processor told, else 15), stamp 32..64
+/// (what the server is asked, and RouteLost: by it the same access done twice is told from one that was lost).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PortAccess(pub u64);
@@ -240,6 +241,16 @@ impl PortAccess {
     #[must_use]
     pub const fn rep(self) -> bool {
         self.0 & (1 << 22) != 0
+    }
+    /// The stamp: another one for each access that the kernel has a server do.
+    #[must_use]
+    pub const fn stamp(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+    /// Without the stamp.
+    #[must_use]
+    pub const fn unstamped(self) -> Self {
+        Self(self.0 & 0xffff_ffff)
     }
     /// RouteLost: whether the server had taken the call.
     #[must_use]

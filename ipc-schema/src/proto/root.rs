@@ -87,6 +87,8 @@ pub enum RootRequest {
     },
     /// The processors. Answer: [`RootResponse::Cpus`].
     Cpus,
+    /// Where the processors' time has gone. Answer: [`RootResponse::Accounts`].
+    Accounts,
 }
 
 /// What root answers.
@@ -125,6 +127,8 @@ pub enum RootResponse {
     Events(Vec<RootEvent>),
     /// The processors that have a Cpu, by number.
     Cpus(Vec<CpuInfo>),
+    /// The processors that run threads.
+    Accounts(Vec<Account>),
 }
 
 /// What a processor is doing, as [`crate::abi::cpu_state`] has it.
@@ -171,6 +175,22 @@ pub struct CpuInfo {
     pub stops: u64,
     /// Longest time with interrupts off so far, in TSC cycles; 0 if the kernel does not measure it.
     pub longest_off: u64,
+}
+
+/// Where a processor's time has gone: between two of these `time` grows by as much as the other three together, but for what has used
+/// Budgets that root knows nothing of: those that servers made themselves, and those that are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its number.
+    pub cpu: u32,
+    /// Its TSC.
+    pub time: u64,
+    /// TSC cycles that the Budgets on it have used: root's own, and those that root made for servers.
+    pub budgets: u64,
+    /// TSC cycles idle.
+    pub idle: u64,
+    /// TSC cycles of the kernel's own, for no Budget.
+    pub unattributed: u64,
 }
 
 /// Something that happened.

@@ -39,6 +39,8 @@ pub struct Cpu {
     pub booked: Cell<u64>,
     /// TSC cycles idle.
     pub idle_cycles: Cell<u64>,
+    /// TSC cycles of the kernel's own, for no Budget: between idleness and who runs then, and when who ran has been stopped or destroyed.
+    pub own_cycles: Cell<u64>,
     /// When the hardware timer comes.
     pub programmed: Cell<u64>,
     /// Budgets that could run.
@@ -92,6 +94,7 @@ impl Cpu {
             budget_end: Cell::new(NEVER),
             booked: Cell::new(0),
             idle_cycles: Cell::new(0),
+            own_cycles: Cell::new(0),
             programmed: Cell::new(NEVER),
             ready: Ready::new(),
             timers: Timers::new(),

@@ -6,12 +6,12 @@ use super::{
     machine_check, measure,
 };
 use crate::mem::Obj;
+use crate::object::Thread;
 use crate::object::thread::{Regs, Resume};
-use crate::object::{Notification, Thread};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use ipc_schema::abi::{Syscall, layout, rights};
+use ipc_schema::abi::{Syscall, layout};
 use x86_64::registers::control::Cr2;
 
 /// Points this processor's descriptor tables, GS base and system-call MSRs at `cpu`'s data.
@@ -313,6 +313,7 @@ fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
 extern "sysv64" fn vireo_kernel_interrupt(vector: u64) {
     let cpu = Cpu::current();
     measure::begin(cpu, measure::Cause::Trap(vector));
+    sched::woken(cpu);
     interrupt(cpu, vector as u8);
     measure::end(cpu);
 }
@@ -349,9 +350,6 @@ fn interrupt(cpu: &Cpu, vector: u8) {
     if i < IRQS
         && let Some(irq) = cpu.irqs[i].get()
     {
-        let cap = irq.target.get();
-        if let Ok(n) = cap.typed::<Notification>(rights::SEND) {
-            ipc::signal(cpu, n, cap.badge.max(1));
-        }
+        ipc::notify(cpu, &irq.target.get());
     }
 }

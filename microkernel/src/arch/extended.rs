@@ -4,7 +4,7 @@ use super::cpuid;
 use crate::mem::{self, Global};
 use core::arch::asm;
 use core::cell::Cell;
-use x86_64::registers::control::{Cr0, Cr0Flags};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr1, Dr2, Dr3, Dr7};
 use x86_64::registers::model_specific::Msr;
 use x86_64::registers::xcontrol::XCr0;
@@ -45,7 +45,9 @@ pub fn init(first: bool) -> bool {
     }
     let same = have == HAVE.get();
     if same {
+        let _reach = Reach::new();
         set_xcr0(have.xcr0);
+        set_tsc_aux(0);
     }
     same
 }
@@ -53,6 +55,34 @@ pub fn init(first: bool) -> bool {
 /// XCR0 bits that guests can have.
 pub fn supported() -> u64 {
     HAVE.get().xcr0 & !OTHERS
+}
+
+/// For as long as this lives XCR0 can be reached. At all other times nobody at CPL 3 can read it (XGETBV: #UD, APM vol. 4).
+struct Reach;
+
+impl Reach {
+    fn new() -> Self {
+        let there = HAVE.get().xcr0 != 0;
+        // SAFETY: XSAVE is there; CR4.OSXSAVE changes what XSAVE and its like do, and nothing else.
+        unsafe { Cr4::update(|c| c.set(Cr4Flags::OSXSAVE, there)) };
+        Self
+    }
+}
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { Cr4::update(|c| c.remove(Cr4Flags::OSXSAVE)) };
+    }
+}
+
+/// TSC_AUX, on a processor that has it: before the entry of a guest that has set it, and back to the kernel's 0 after its exit.
+#[cold]
+pub fn set_tsc_aux(value: u64) {
+    if HAVE.get().tsc_aux {
+        // SAFETY: CPUID shows it; only RDTSCP and RDPID read it.
+        unsafe { Msr::new(0xc000_0103).write(value) };
+    }
 }
 
 fn set_xcr0(value: u64) {
@@ -64,6 +94,7 @@ fn set_xcr0(value: u64) {
 
 /// XCR0 as it is, if there is one.
 pub fn xcr0() -> Option<u64> {
+    let _reach = Reach::new();
     (HAVE.get().xcr0 != 0).then(XCr0::read_raw)
 }
 
@@ -75,6 +106,7 @@ pub fn dr() -> [u64; 4] {
 /// Saves the processor's state, all of it, whatever XCR0 its owner runs with.
 pub fn save(phys: u64) {
     let area = mem::virt(phys);
+    let _reach = Reach::new();
     set_xcr0(HAVE.get().xcr0);
     // SAFETY: the area is a page of the vCPU's own, large enough for KNOWN; TS is clear only here.
     unsafe {
@@ -88,13 +120,13 @@ pub fn save(phys: u64) {
     }
 }
 
-/// Loads state saved before, or the initial state; then XCR0, TSC_AUX and DR0 to DR3.
-pub fn restore(phys: u64, xcr0: u64, tsc_aux: u64, dr: [u64; 4]) {
+/// Loads state saved before, or the initial state; then XCR0 and DR0 to DR3.
+pub fn restore(phys: u64, xcr0: u64, dr: [u64; 4]) {
     let area = mem::virt(phys);
     let have = HAVE.get();
+    let _reach = Reach::new();
     set_xcr0(have.xcr0);
-    // SAFETY: as for `save`. The area's header was written by XSAVE, or is zero: initial state for all components. Of TSC_AUX, only
-    // RDTSCP and RDPID read it, and no server has a use for it.
+    // SAFETY: as for `save`. The area's header was written by XSAVE, or is zero: initial state for all components.
     unsafe {
         asm!("clts", options(nostack));
         if have.stale_pointers {
@@ -107,9 +139,6 @@ pub fn restore(phys: u64, xcr0: u64, tsc_aux: u64, dr: [u64; 4]) {
             asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
         }
         Cr0::update(|c| c.insert(Cr0Flags::TASK_SWITCHED));
-        if have.tsc_aux {
-            Msr::new(0xc000_0103).write(tsc_aux);
-        }
     }
     set_xcr0(xcr0);
     // DR7 of the host enables none of them; the guest's DR7 is in its VMCB.

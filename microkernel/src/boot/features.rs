@@ -71,7 +71,6 @@ fn protect() {
             Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION,
             features.ecx & 1 << 2,
         ),
-        (Cr4Flags::OSXSAVE, cpuid(0xd).eax),
     ] {
         cr4.set(flag, there != 0);
     }

@@ -86,6 +86,7 @@ pub fn idle(cpu: &Cpu) {
     assert!(at != u64::MAX, "deadlock: idle without a deadline");
     NOW.with(|n| n.set(n.get().max(at)));
     IDLED.with(|i| i.set(i.get() + 1));
+    crate::sched::woken(cpu);
     crate::sched::tick(cpu);
 }
 /// No hardware interrupts.
@@ -184,7 +185,9 @@ pub mod extended {
     /// Nothing.
     pub fn save(_: u64) {}
     /// Nothing.
-    pub fn restore(_: u64, _: u64, _: u64, _: [u64; 4]) {}
+    pub fn restore(_: u64, _: u64, _: [u64; 4]) {}
+    /// None.
+    pub fn set_tsc_aux(_: u64) {}
     /// No breakpoints.
     pub fn arm_breakpoints(_: u64) {}
     /// No breakpoints.

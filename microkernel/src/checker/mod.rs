@@ -9,6 +9,8 @@
 //! ends; queues, timers and who runs; each page table, which must map what its mappings say and nothing of a Pool's but the pages that
 //! are shared on purpose. The parts that need private fields are child modules of what they look into (files beside this one).
 
+pub mod refuse;
+
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::mem::{Global, Obj};
 use crate::object::pool::{MAX_POOLS, POOLS, check as pool};

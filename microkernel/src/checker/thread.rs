@@ -88,6 +88,13 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
     )?;
     if state == State::Queued {
         count(&tally.callers[0], 1);
+        let helps = |s: Obj<Thread>| s.budget.get() == t.budget.get() && t.budget.get().is_some();
+        ensure(
+            t.callee.get().is_none_or(helps),
+            "who goes on with a queued caller's Budget has it",
+            at,
+            0,
+        )?;
         alive(t.endpoint.get(), "where a call is queued lives", at)?;
         ensure(
             t.endpoint.get().is_some(),

@@ -26,9 +26,11 @@ pub fn port(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next {
     let cap = &route.target;
     match route.way {
         Way::Endpoint => {
+            let deadline = arch::now() + route.limit;
             t.routed.set(true);
             t.message[0].set(Tag::new(Tag::PORT).0);
-            t.message[1].set(a.access());
+            // The stamp: no two accesses have the same deadline.
+            t.message[1].set(a.access() | deadline << 32);
             t.message[2].set(value());
             t.message[3].set(0);
             t.message[4].set(0);
@@ -37,8 +39,7 @@ pub fn port(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next {
                 lost(t);
                 return Err(t);
             };
-            let limit = arch::now().saturating_add(route.limit);
-            Err(ipc::send(cpu, t, ep, cap.badge, limit))
+            Err(ipc::send(cpu, t, ep, cap.badge, deadline))
         }
         Way::Doorbell(only) => {
             if a.input || only.is_some_and(|w| w != value()) {

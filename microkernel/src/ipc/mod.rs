@@ -92,7 +92,6 @@ fn serve(t: Obj<Thread>, s: Obj<Thread>, budget: Option<Obj<Budget>>) {
     s.state.set(State::Ready);
     s.caller.set(Some(t));
     s.depth.set(t.depth.get() + 1);
-    s.endpoint.set(None);
     s.deadline.set(NEVER);
     s.budget.set(budget);
     if let Some(b) = budget {
@@ -139,6 +138,7 @@ pub fn pending(c: &Thread) -> [u64; 6] {
 #[inline(always)]
 pub fn reply_recv(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     let slot = t.get().get(reg::RDI);
+    t.served.set(slot);
     let ep = if slot == 0 {
         None
     } else {
@@ -240,6 +240,7 @@ fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) 
         return if running { sched::pick(cpu) } else { t };
     }
     if let Some(c) = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front()) {
+        end_help(cpu, c);
         serve(c, t, lent(c, t));
         sched::make_ready(cpu, t);
         return if running { sched::pick(cpu) } else { t };
@@ -284,6 +285,13 @@ pub fn signal(cpu: &Cpu, n: Obj<Notification>, bits: u64) {
         deliver(cpu, n);
     } else {
         post(n);
+    }
+}
+
+/// Signals the Notification that `cap` names, if there is one.
+pub fn notify(cpu: &Cpu, cap: &Cap) {
+    if let Ok(n) = cap.typed::<Notification>(rights::SEND) {
+        signal(cpu, n, cap.badge.max(1));
     }
 }
 
@@ -410,6 +418,7 @@ pub fn leave(cpu: &Cpu, t: Obj<Thread>) {
             if let Some(ep) = t.endpoint.take() {
                 ep.get().queue(cpu).callers.remove(t);
             }
+            end_help(cpu, t);
         }
         State::Receiving => {
             if let Some(ep) = t.endpoint.take() {
@@ -429,6 +438,13 @@ pub fn leave(cpu: &Cpu, t: Obj<Thread>) {
             }
         }
         State::Ready | State::Stopped => {}
+    }
+}
+
+/// `q` leaves its queue: who has gone on with its Budget meanwhile does so no more.
+fn end_help(cpu: &Cpu, q: Obj<Thread>) {
+    if let Some(s) = q.callee.take() {
+        sched::end_loan(cpu, s, q.budget.get());
     }
 }
 

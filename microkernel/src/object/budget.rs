@@ -27,8 +27,8 @@ pub struct Budget {
     pub budget: Cell<u64>,
     /// The period.
     pub period: Cell<u64>,
-    /// Cycles left.
-    pub left: Cell<u64>,
+    /// Cycles left; below 0: used before their time, which later periods pay for.
+    pub left: Cell<i64>,
     /// When the current period began.
     pub began: Cell<u64>,
     /// Cycles used in all.
@@ -125,8 +125,8 @@ impl Budget {
         self.priority.set(priority as u8);
         self.budget.set(budget);
         self.period.set(period);
-        self.left.set(budget);
-        self.began.set(now);
+        self.left.set(0);
+        self.refill(now);
         self.exhausted.set(false);
         cpu.timers.cancel(&self.timer);
         if cpu.budget.get() == Some(this) {
@@ -134,6 +134,21 @@ impl Budget {
             cpu.reschedule.set(true);
         }
         crate::sched::budget_ready(cpu, this);
+    }
+
+    /// When its period ends.
+    #[inline(always)]
+    pub fn ends(&self) -> u64 {
+        self.began.get().saturating_add(self.period.get())
+    }
+
+    /// A new period begins. A time slice leaves no debts to the next.
+    pub fn refill(&self, began: u64) {
+        let unlimited = self.budget.get() == self.period.get();
+        let debt = if unlimited { 0 } else { self.left.get().min(0) };
+        self.left
+            .set(debt.saturating_add_unsigned(self.budget.get()));
+        self.began.set(began);
     }
 
     /// Ends it. Threads that run on it fall back to their own. The other processors are stopped.

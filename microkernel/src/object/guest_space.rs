@@ -160,7 +160,8 @@ impl GuestSpace {
             count: count as u32,
             way,
             target,
-            limit,
+            // So far away that it never comes, and no sum overflows.
+            limit: limit.min(1 << 62),
         }));
         self.used.set(self.used.get() | 1 << number);
         self.mark(ports, number as u8 + 1);

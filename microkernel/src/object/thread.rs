@@ -108,10 +108,12 @@ pub struct Thread {
     pub own_budget: Cell<Option<Obj<Budget>>>,
     /// Whose call it is serving.
     pub caller: Cell<Option<Obj<Thread>>>,
-    /// Who serves its call.
+    /// Who serves its call; while it is `Queued`: who goes on with its Budget until it comes to that.
     pub callee: Cell<Option<Obj<Thread>>>,
-    /// The Endpoint in whose queue it is.
+    /// The Endpoint in whose queue it is, while it is `Queued` or `Receiving`.
     pub endpoint: Cell<Option<Obj<Endpoint>>>,
+    /// Slot of the Endpoint where it last received.
+    pub served: Cell<u64>,
     /// The Endpoint's badge in the capability that it called by.
     pub badge: Cell<u64>,
     /// The message of the call that the kernel makes for it (fault, routed port access): tag and four words.
@@ -134,6 +136,8 @@ pub struct Thread {
     pub supervisor: Cell<Cap>,
     /// And under which badge.
     pub supervisor_badge: Cell<u64>,
+    /// Signalled when it could go on and has no Budget.
+    pub event: Cell<Cap>,
     queue: Link<Thread>,
     in_space: Link<Thread>,
     utcb_at: u64,
@@ -191,6 +195,7 @@ impl Thread {
                 caller: Cell::new(None),
                 callee: Cell::new(None),
                 endpoint: Cell::new(None),
+                served: Cell::new(0),
                 badge: Cell::new(0),
                 message: Default::default(),
                 bound: Cell::new(None),
@@ -202,6 +207,7 @@ impl Thread {
                 space,
                 supervisor: Cell::new(Cap::EMPTY),
                 supervisor_badge: Cell::new(0),
+                event: Cell::new(Cap::EMPTY),
                 queue: Link::default(),
                 in_space: Link::default(),
                 utcb_at,
@@ -314,7 +320,7 @@ impl Thread {
             }
             // Lent along a chain of calls: its members go on with their own, so that the next owner takes it from nobody.
             if self.budget.get() == Some(old)
-                && let Some(s) = self.callee.get()
+                && let Some(s) = self.payee()
             {
                 crate::sched::end_loan(cpu, s, Some(old));
             }
@@ -324,8 +330,20 @@ impl Thread {
         }
         if self.budget.get() == old {
             crate::sched::change_budget(cpu, this, b);
+        } else if self.state.get() == State::Ready {
+            // The one that it was lent may have run out.
+            crate::sched::make_ready(cpu, this);
         }
         Ok(())
+    }
+
+    /// Who runs on its Budget, which is about to be another: one who does so before taking its call loses it for good.
+    pub fn payee(&self) -> Option<Obj<Self>> {
+        if self.state.get() == State::Queued {
+            self.callee.take()
+        } else {
+            self.callee.get()
+        }
     }
 
     /// Ends it: out of every queue, its call dropped, the call it serves answered `Dead`. The other processors are stopped.

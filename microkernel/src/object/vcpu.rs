@@ -198,6 +198,11 @@ impl Vcpu {
         }
         if let Some(t) = self.runner.take() {
             t.vcpu.set(None);
+            if t.routed.get() {
+                // Nobody's access any more.
+                crate::ipc::leave(cpu, t);
+                crate::ipc::give_up(cpu, t, Status::Dead);
+            }
         }
         if let Ok(space) = self.space.typed::<Space>(0) {
             space.get().unshare_page(self.state_at);

@@ -71,11 +71,7 @@ pub fn budget(b: Obj<Budget>, to: &Cpu) {
     from.timers.cancel(&b.timer);
     b.cpu.set(to.number);
     if b.exhausted.get() && b.period.get() != 0 {
-        to.timers.arm(
-            &b.timer,
-            b.began.get().saturating_add(b.period.get()),
-            Owner::Budget(b),
-        );
+        to.timers.arm(&b.timer, b.ends(), Owner::Budget(b));
         crate::arch::timer_at_most(to, to.timers.next());
     }
 }

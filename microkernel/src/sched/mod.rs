@@ -7,11 +7,12 @@ pub mod migrate;
 pub mod timer;
 
 use crate::arch::{self, Cpu};
+use crate::ipc;
 use crate::list::List;
 use crate::mem::Obj;
 use crate::object::budget::PRIORITIES;
 use crate::object::thread::{Resume, State};
-use crate::object::{Budget, Notification, Thread, step::Step};
+use crate::object::{Budget, Endpoint, Thread, lookup, step::Step};
 use core::cell::Cell;
 use ipc_schema::abi::{NEVER, rights};
 use timer::Owner;
@@ -92,10 +93,49 @@ pub fn make_ready(cpu: &Cpu, t: Obj<Thread>) {
         return;
     }
     t.state.set(State::Ready);
-    if let Some(b) = t.budget.get() {
-        b.thread.set(Some(t));
-        if cpu.budget.get() != Some(b) && can_run(b) {
+    let Some(b) = t.budget.get() else {
+        return stranded(cpu, t);
+    };
+    b.thread.set(Some(t));
+    if cpu.budget.get() != Some(b) {
+        if can_run(b) {
             enqueue(cpu, b);
+        } else if t.own_budget.get() != Some(b) {
+            stranded(cpu, t);
+        }
+    }
+}
+
+/// `t` could go on, but has no Budget, or was lent one that has run out. No server waits for its client's next period: it goes on with
+/// the next queued caller's, who waits for it, else with its own, else whoever cares for it is told.
+#[cold]
+fn stranded(cpu: &Cpu, t: Obj<Thread>) {
+    let next = lookup::<Endpoint>(t.get(), t.served.get(), rights::RECV)
+        .ok()
+        .and_then(|(_, ep)| ep.get().queue(cpu).callers.first())
+        .filter(|q| q.callee.get().is_none() && q.budget.get().is_some_and(can_run));
+    let other = next.map_or(t.own_budget.get(), |q| q.budget.get());
+    if other.is_none() {
+        return ipc::notify(cpu, &t.event.get());
+    }
+    give_back(t);
+    if let Some(b) = t.budget.replace(other) {
+        b.thread.set(None);
+    }
+    if let Some(q) = next {
+        q.callee.set(Some(t));
+    }
+    make_ready(cpu, t);
+}
+
+/// If `t` goes on with the Budget of a caller in the queue: it will no more.
+fn give_back(t: Obj<Thread>) {
+    let mut o = t.budget.get().and_then(|b| b.owner.get());
+    while let Some(q) = o {
+        o = q.callee.get();
+        if q.state.get() == State::Queued && o == Some(t) {
+            q.callee.set(None);
+            return;
         }
     }
 }
@@ -150,6 +190,7 @@ pub fn detach(cpu: &Cpu, b: Obj<Budget>) {
 /// `t` stops for good or for now: nobody picks it any more.
 pub fn stop(cpu: &Cpu, t: Obj<Thread>) {
     let lent = t.budget.get() != t.own_budget.get();
+    give_back(t);
     if let Some(b) = t.budget.get()
         && b.thread.get() == Some(t)
     {
@@ -195,7 +236,7 @@ pub fn end_loan(cpu: &Cpu, s: Obj<Thread>, lent: Option<Obj<Budget>>) {
         }
         near = o.budget.get();
         // The tip is who runs: everything behind it waits for it.
-        t = o.callee.get();
+        t = o.payee();
         if t.is_none() {
             if let Some(b) = near {
                 b.thread.set(Some(o));
@@ -214,9 +255,18 @@ pub fn charge(cpu: &Cpu) {
     match cpu.budget.get() {
         Some(b) => {
             b.used.set(b.used.get() + used);
-            b.left.set(b.left.get().saturating_sub(used));
+            b.left.set(b.left.get().saturating_sub_unsigned(used));
         }
-        None => cpu.idle_cycles.set(cpu.idle_cycles.get() + used),
+        None => cpu.own_cycles.set(cpu.own_cycles.get() + used),
+    }
+}
+
+/// An interrupt has come to the kernel: if it was idle, it is no more.
+pub fn woken(cpu: &Cpu) {
+    if cpu.budget.get().is_none() {
+        let now = arch::now();
+        let idle = now.wrapping_sub(cpu.booked.replace(now));
+        cpu.idle_cycles.set(cpu.idle_cycles.get() + idle);
     }
 }
 
@@ -248,7 +298,7 @@ fn begin(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
     let end = if b.budget.get() == b.period.get() && rivals == 0 {
         NEVER
     } else {
-        cpu.booked.get().saturating_add(b.left.get())
+        cpu.booked.get().saturating_add_signed(b.left.get())
     };
     cpu.budget_end.set(end);
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
@@ -261,6 +311,7 @@ fn begin(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
 fn idle(cpu: &Cpu) {
     cpu.current.set(None);
     arch::timer_at_most(cpu, cpu.timers.next());
+    charge(cpu);
     arch::idle(cpu);
     charge(cpu);
     cpu.reschedule.set(false);
@@ -305,32 +356,23 @@ fn after_running(cpu: &Cpu, b: Obj<Budget>) {
         return;
     }
     let now = cpu.booked.get();
-    let next = b.began.get().saturating_add(b.period.get());
-    if b.budget.get() == b.period.get() || next <= now {
+    let unlimited = b.budget.get() == b.period.get();
+    if unlimited || b.ends() <= now {
         // Never exhausted: the end of a time slice, the others of its priority are next. Or a new period has begun already.
-        b.left.set(b.budget.get());
-        b.began.set(now);
+        b.refill(now);
+    }
+    if b.left.get() > 0 {
         if runnable {
             cpu.ready.add(b, false);
         }
         return;
     }
     b.exhausted.set(true);
-    cpu.timers.arm(&b.timer, next, Owner::Budget(b));
-    // A server does not wait for its client's next period: it goes on with its own time.
-    if let Some(t) = b.thread.get()
-        && t.own_budget.get() != Some(b)
-        && t.own_budget.get().is_some_and(can_run)
-    {
-        b.thread.set(t.caller.get());
-        t.budget.set(t.own_budget.get());
-        if runnable {
-            make_ready(cpu, t);
-        }
+    cpu.timers.arm(&b.timer, b.ends(), Owner::Budget(b));
+    if let Some(t) = tip(b) {
+        make_ready(cpu, t);
     }
-    if let Ok(n) = b.event.get().typed::<Notification>(rights::SEND) {
-        crate::ipc::signal(cpu, n, b.event.get().badge.max(1));
-    }
+    ipc::notify(cpu, &b.event.get());
 }
 
 /// Makes `t` the thread that runs.
@@ -370,9 +412,11 @@ pub fn tick(cpu: &Cpu) {
     {
         match owner {
             Owner::Budget(b) => {
-                b.exhausted.set(false);
-                b.left.set(b.budget.get());
-                b.began.set(now);
+                b.refill(b.ends());
+                b.exhausted.set(b.left.get() <= 0);
+                if b.exhausted.get() {
+                    cpu.timers.arm(&b.timer, b.ends(), Owner::Budget(b));
+                }
                 budget_ready(cpu, b);
             }
             Owner::Thread(t) => {
@@ -382,7 +426,7 @@ pub fn tick(cpu: &Cpu) {
                         cpu.timers.arm(&t.timer, d, Owner::Thread(t));
                     }
                 } else {
-                    crate::ipc::timeout(cpu, t);
+                    ipc::timeout(cpu, t);
                 }
             }
         }

@@ -82,6 +82,9 @@ pub fn arguments(kind: u32, label: u64) -> [Arg; 4] {
         (k, op::budget::BIND_EVENT) if k == of(Kind::Budget) => {
             [Of(Kind::Notification), Any, Any, Any]
         }
+        (k, op::thread::BIND_EVENT) if k == of(Kind::Thread) => {
+            [Of(Kind::Notification), Any, Any, Any]
+        }
         (k, op::irq::BIND) if k == of(Kind::Irq) => [Of(Kind::Notification), Any, Any, Any],
         (k, op::ports::DIVIDE) if k == of(Kind::Ports) => [Small, Small, Dest, Of(Kind::Pool)],
         (k, op::cpu::CREATE_IRQ) if k == of(Kind::Cpu) => [Dest, Of(Kind::Pool), Any, Any],

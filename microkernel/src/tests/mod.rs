@@ -9,10 +9,11 @@ pub mod driver;
 #[cfg(test)]
 mod ends;
 #[cfg(test)]
+mod helped;
+#[cfg(test)]
 mod ipc;
 #[cfg(test)]
 mod lifetimes;
-#[cfg(test)]
 mod loans;
 #[cfg(test)]
 mod memory;

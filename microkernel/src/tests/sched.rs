@@ -3,7 +3,7 @@
 use super::*;
 
 /// Runs for `cycles`, then lets the timer have its say; answers who runs.
-fn pass(m: &Machine, cycles: u64) -> Obj<Thread> {
+pub(super) fn pass(m: &Machine, cycles: u64) -> Obj<Thread> {
     crate::arch::advance(cycles);
     crate::sched::tick(m.cpu);
     match m.cpu.current.get() {
@@ -56,7 +56,7 @@ fn a_server_goes_on_with_its_own_time_when_its_client_has_none_left() {
         .budget
         .get()
         .unwrap()
-        .configure(9, 1_000, 100_000_000, crate::arch::now());
+        .configure(9, 4_000, 100_000_000, crate::arch::now());
     assert!(m.call(client, ep, [0; 4]) == server);
     m.cpu.budget_end.set(0);
     assert!(pass(&m, 5_000) == server, "it goes on");
@@ -85,6 +85,7 @@ fn time_adds_up() {
             .map(|t| t.own_budget.get().unwrap().used.get())
             .sum::<u64>()
             + m.cpu.idle_cycles.get()
+            + m.cpu.own_cycles.get()
     };
     let before = used();
     crate::sched::pick(m.cpu);

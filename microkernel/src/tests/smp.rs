@@ -328,7 +328,7 @@ fn deadlines_and_periods_move_along() {
     assert_eq!((t.state.get(), status(t)), (State::Ready, Status::Timeout));
     // An exhausted Budget's next period begins where it now is.
     let b = t.own_budget.get().unwrap();
-    b.configure(5, 100, 50_000, crate::arch::now());
+    b.configure(5, 900, 50_000, crate::arch::now());
     Cpu::play(1);
     assert!(sched::pick(one) == t);
     crate::arch::advance(1_000);

@@ -7,6 +7,8 @@ pub struct Args {
     pub bench: bool,
     /// Try what is forbidden.
     pub probe: bool,
+    /// Try guests that the processor refuses to enter: needs a kernel with the invariant checker.
+    pub entries: bool,
     /// Have the machine switched off at the end.
     pub power_off: bool,
 }
@@ -18,11 +20,12 @@ pub fn parse(text: &str) -> Result<Args, &str> {
         match word {
             "bench" => args.bench = true,
             "probe" => args.probe = true,
+            "entries" => args.entries = true,
             "poweroff" => args.power_off = true,
             _ => return Err(word),
         }
     }
-    args.bench |= !args.probe;
+    args.bench |= !(args.probe || args.entries);
     Ok(args)
 }
 
@@ -37,6 +40,7 @@ mod tests {
                 bench,
                 probe,
                 power_off,
+                ..Args::default()
             })
         };
         assert_eq!(parse(""), of(true, false, false));
@@ -44,5 +48,6 @@ mod tests {
         assert_eq!(parse("probe poweroff"), of(false, true, true));
         assert_eq!(parse("probe bench"), of(true, true, false));
         assert_eq!(parse("probe fast"), Err("fast"));
+        assert!(parse("entries").is_ok_and(|a| a.entries && !a.bench));
     }
 }

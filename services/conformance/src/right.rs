@@ -101,7 +101,9 @@ pub fn prepare(kit: &mut Kit, operation: &Operation) -> Outcome<Right> {
             [ROUTE, 0, 0, 0]
         }
         "vcpu.on_exit" => [Exit::Hlt as u64, 1, 0, 0],
-        "budget.bind_event" | "irq.bind" | "log.bind" => [notification, 0, 0, 0],
+        "thread.bind_event" | "budget.bind_event" | "irq.bind" | "log.bind" => {
+            [notification, 0, 0, 0]
+        }
         "ports.in" => [PORT | 1 << 16, 0, 0, 0],
         "ports.out" => [PORT | 1 << 16, 0xff, 0, 0],
         "ports.out_bytes" => {
@@ -255,7 +257,7 @@ pub fn undo(kit: &mut Kit, operation: &Operation, right: &Right) -> Outcome {
         "guest_space.unroute" => {
             again(op::guest_space::ROUTE, [route(2), notification, 0, 0])?;
         }
-        "budget.bind_event" | "irq.bind" | "log.bind" => {
+        "thread.bind_event" | "budget.bind_event" | "irq.bind" | "log.bind" => {
             again(label(operation), [0; 4])?;
         }
         "signal" => {

@@ -9,6 +9,7 @@ mod deaths;
 pub mod guest;
 mod memory;
 mod messages;
+mod routes;
 mod signals;
 mod threads;
 
@@ -26,6 +27,7 @@ fn cases() -> impl Iterator<Item = &'static Special> {
         memory::CASES,
         deaths::CASES,
         guest::CASES,
+        routes::CASES,
     ]
     .into_iter()
     .flatten()

@@ -311,6 +311,7 @@ impl Mind {
                 ];
             }
             l if (kind(Kind::Budget) && l == op::budget::BIND_EVENT)
+                || (kind(Kind::Thread) && l == op::thread::BIND_EVENT)
                 || (kind(Kind::Irq) && l == op::irq::BIND)
                 || (kind(Kind::Log) && l == op::log::BIND) =>
             {

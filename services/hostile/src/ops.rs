@@ -37,7 +37,7 @@ const fn other(name: &'static str, number: u64, kind: u8, weight: u64) -> Op {
 }
 
 /// All of them.
-pub const OPS: [Op; 45] = [
+pub const OPS: [Op; 46] = [
     call("call endpoint", Kind::Endpoint, 7, 60),
     other("reply_recv", 1, Kind::Endpoint as u8, 60),
     other("signal", 2, Kind::Notification as u8, 40),
@@ -67,6 +67,12 @@ pub const OPS: [Op; 45] = [
         Kind::Thread,
         op::thread::WRITE_REGS,
         12,
+    ),
+    call(
+        "thread.bind_event",
+        Kind::Thread,
+        op::thread::BIND_EVENT,
+        10,
     ),
     call("budget.configure", Kind::Budget, op::budget::CONFIGURE, 8),
     call("budget.stat", Kind::Budget, op::budget::STAT, 4),

@@ -11,9 +11,11 @@ mod bare {
     use alloc::vec::Vec;
     use ipc_schema::proto::{Refusal, SchedulerRequest, SchedulerResponse};
     use runtime::abi::layout::slot;
-    use runtime::abi::{NEVER, Status};
+    use runtime::abi::{NEVER, Status, rights};
     use runtime::object::{Budget, Cpu, Space};
-    use runtime::{Endpoint, ReplyCaps, Service, Slots, StartInfo, serve, time, utcb};
+    use runtime::{
+        Endpoint, Notification, ReplyCaps, Service, Slots, StartInfo, forward, serve, time, utcb,
+    };
     use scheduler::placement::FIRST;
     use scheduler::policy::Setting;
     use scheduler::server::{Decision, Outcome, Slot};
@@ -22,6 +24,7 @@ mod bare {
     runtime::entry!(main);
 
     const SPACE: Space = Space(slot::SPACE);
+    const _: () = assert!(forward::BELL == 1 << scheduler::server::FORWARD);
     /// Until what is in a call is tried again, in microseconds.
     const RETRY_US: u64 = 10_000;
 
@@ -30,6 +33,8 @@ mod bare {
         slots: Slots,
         /// By number.
         cpus: Vec<(u32, Cpu)>,
+        /// This server's own Notification, to be handed out.
+        events: Option<Notification>,
     }
 
     impl Kernel for Budgets {
@@ -53,6 +58,20 @@ mod bare {
         fn processor(&mut self, number: u32, cpu: Slot) {
             defmt::info!("processor {=u32} is in use", number);
             self.cpus.push((number, Cpu(cpu)));
+        }
+
+        fn watch(&mut self, budget: Slot, bits: u64) {
+            let (Some(events), Some(slot)) = (self.events, self.slots.take()) else {
+                return;
+            };
+            let watched = SPACE
+                .copy_cap(events.0, slot, rights::SEND, bits)
+                .and_then(|()| Budget(budget).bind_event(Some(Notification(slot))));
+            if let Err(status) = watched {
+                defmt::warn!("a Budget cannot be watched: status {=u64}", status as u64);
+            }
+            // The kernel keeps a copy.
+            self.forget(slot);
         }
 
         fn alive(&mut self, budget: Slot) -> bool {
@@ -100,6 +119,11 @@ mod bare {
                     defmt::error!("{=str}: refused, {=str}", name, why);
                 }
                 Decision::Gone => defmt::info!("{=str}: gone", name),
+                Decision::Exhausted(periods) => defmt::info!(
+                    "{=str}: used up its budget in {=u64} periods so far",
+                    name,
+                    periods
+                ),
             }
         }
     }
@@ -142,6 +166,10 @@ mod bare {
             response
         }
 
+        fn signal(&mut self, bits: u64) {
+            self.scheduler.exhausted(bits);
+        }
+
         fn timeout(&mut self) {
             self.scheduler.retry();
         }
@@ -164,6 +192,7 @@ mod bare {
         let kernel = Budgets {
             slots: start.free_slots(),
             cpus: Vec::from([(FIRST, Cpu(slot::CPU))]),
+            events: start.notification("events").ok(),
         };
         let mut server = Server {
             scheduler: Scheduler::new(kernel),

@@ -11,6 +11,9 @@ use crate::policy::{Demand, Setting, admit, settings};
 /// Most Budgets: each holds a slot of the capability table.
 pub const MAX_BUDGETS: usize = 200;
 
+/// Number of the bit of the server's Notification that its forwarders ring (`runtime::forward::BELL`).
+pub const FORWARD: u32 = 7;
+
 /// Slot of a capability.
 pub type Slot = u32;
 
@@ -31,6 +34,8 @@ pub trait Kernel {
     fn configure(&mut self, budget: Slot, cpu: u32, setting: Setting) -> Outcome;
     /// The Cpu of this number is the capability in this slot from now on.
     fn processor(&mut self, number: u32, cpu: Slot);
+    /// Has these bits come back ([`Scheduler::exhausted`]) each time the Budget is exhausted.
+    fn watch(&mut self, budget: Slot, bits: u64);
     /// Whether the Budget is still there.
     fn alive(&mut self, budget: Slot) -> bool;
     /// Gives up the capability and its slot.
@@ -50,6 +55,8 @@ pub enum Decision {
     Refused(Refusal),
     /// It has been released, or was found destroyed.
     Gone,
+    /// It has used up its budget before the period was over, for so many periods now.
+    Exhausted(u64),
 }
 
 /// A Budget under rule.
@@ -64,6 +71,10 @@ struct Entry {
     cpu: u32,
     /// How it is set now.
     set: Option<Setting>,
+    /// The kernel signals its exhaustion.
+    watched: bool,
+    /// Periods in which it was exhausted.
+    exhausted: u64,
 }
 
 /// The server's state.
@@ -105,6 +116,19 @@ impl<K: Kernel> Scheduler<K> {
     /// The kernel.
     pub const fn kernel(&mut self) -> &mut K {
         &mut self.kernel
+    }
+
+    /// Budgets whose bits these are have been exhausted. There are fewer bits than Budgets: those that share one are taken to have been
+    /// exhausted together. It is told now and then, not each time.
+    pub fn exhausted(&mut self, bits: u64) {
+        let watched = self.entries.iter_mut().filter(|e| e.watched);
+        for entry in watched.filter(|e| bits & bit(e.number) != 0) {
+            entry.exhausted += 1;
+            if entry.exhausted.is_power_of_two() {
+                let what = Decision::Exhausted(entry.exhausted);
+                self.kernel.log(&entry.name, what);
+            }
+        }
     }
 
     /// How many Budgets are under rule.
@@ -204,6 +228,8 @@ impl<K: Kernel> Scheduler<K> {
             group,
             cpu,
             set: None,
+            watched: false,
+            exhausted: 0,
         });
         self.apply();
         // `apply` drops what the kernel does not take.
@@ -318,6 +344,11 @@ impl<K: Kernel> Scheduler<K> {
             match self.kernel.configure(entry.slot, cpu, setting) {
                 Outcome::Done => {
                     entry.set = Some(setting);
+                    // One without a limit is never exhausted.
+                    if setting.budget_us < setting.period_us && !entry.watched {
+                        self.kernel.watch(entry.slot, bit(entry.number));
+                        entry.watched = true;
+                    }
                     self.kernel.log(&entry.name, Decision::Set(cpu, setting));
                 }
                 Outcome::Busy => self.pending = true,
@@ -325,6 +356,12 @@ impl<K: Kernel> Scheduler<K> {
             }
         }
     }
+}
+
+/// The bit of a Budget of this number: any but the one by which callers on other processors ring.
+fn bit(number: u32) -> u64 {
+    let n = number % 63;
+    1 << if n < FORWARD { n } else { n + 1 }
 }
 
 impl Entry {

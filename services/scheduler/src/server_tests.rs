@@ -13,6 +13,8 @@ struct Fake {
     dead: BTreeSet<Slot>,
     forgotten: Vec<Slot>,
     configured: usize,
+    watched: BTreeMap<Slot, u64>,
+    exhausted: Vec<u64>,
 }
 
 impl Kernel for Fake {
@@ -31,6 +33,9 @@ impl Kernel for Fake {
     fn processor(&mut self, number: u32, cpu: Slot) {
         self.processors.push((number, cpu));
     }
+    fn watch(&mut self, budget: Slot, bits: u64) {
+        assert!(self.watched.insert(budget, bits).is_none());
+    }
     fn alive(&mut self, budget: Slot) -> bool {
         !self.dead.contains(&budget)
     }
@@ -40,8 +45,10 @@ impl Kernel for Fake {
         self.set.remove(&budget);
     }
     fn log(&mut self, _: &str, what: Decision) {
-        if let Decision::NoSuchProcessor(cpu) = what {
-            self.absent.push(cpu);
+        match what {
+            Decision::NoSuchProcessor(cpu) => self.absent.push(cpu),
+            Decision::Exhausted(periods) => self.exhausted.push(periods),
+            _ => {}
         }
     }
 }
@@ -266,4 +273,37 @@ fn what_is_in_a_call_waits_for_the_next_turn() {
     assert_eq!(s.kernel.configured, 3, "nothing is left to do");
     s.request(SchedulerRequest::Release { number }, None);
     assert!(s.is_empty());
+}
+
+/// Only what has a limit can be exhausted, and is watched, once; its exhaustion is counted, and told now and then.
+#[test]
+fn exhaustion_is_heard_of() {
+    let mut s = scheduler();
+    let admit = |s: &mut Scheduler<Fake>, limit: Option<u32>, slot| {
+        let mut request = vm(100, 0);
+        if let SchedulerRequest::Admit { limit: l, .. } = &mut request {
+            *l = limit;
+        }
+        assert!(matches!(
+            s.request(request, Some(slot)),
+            SchedulerResponse::Admitted { .. }
+        ));
+    };
+    admit(&mut s, None, 30);
+    assert!(s.kernel().watched.is_empty());
+    admit(&mut s, Some(20), 31);
+    admit(&mut s, Some(30), 32);
+    let bits = s.kernel().watched.clone();
+    assert_eq!(bits.keys().collect::<Vec<_>>(), [&31, &32]);
+    assert_ne!(bits[&31], bits[&32]);
+    for _ in 0..5 {
+        s.exhausted(bits[&31]);
+    }
+    assert_eq!(s.kernel().exhausted, [1, 2, 4]);
+    s.exhausted(bits[&32] | 1 << FORWARD);
+    assert_eq!(s.kernel().exhausted, [1, 2, 4, 1]);
+    s.exhausted(!(bits[&31] | bits[&32]));
+    assert_eq!(s.kernel().exhausted.len(), 4);
+    let all: BTreeSet<u64> = (0..63).map(bit).collect();
+    assert!(all.len() == 63 && !all.contains(&(1 << FORWARD)));
 }

@@ -23,7 +23,7 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 13] = [
+pub const SERVERS: [&str; 14] = [
     ROOT,
     "platform",
     "scheduler",
@@ -31,6 +31,7 @@ pub const SERVERS: [&str; 13] = [
     "vmm",
     "bench",
     "churn",
+    "gauge",
     "hostile",
     "conformance",
     "device-uart",

@@ -203,7 +203,7 @@ pub(super) const CPU: &[Operation] = &[
     Operation {
         does: "Says what the processor has done.",
         post: "Nothing has changed.",
-        answers: "w0 = TSC cycles idle, w1 = acquisitions of shared locks, w2 = times stopped for another processor, w3 = longest \
+        answers: "w0 = TSC cycles that were neither idle nor any Budget's, w1 = acquisitions of shared locks, w2 = times stopped for another processor, w3 = longest \
             time with interrupts off, where the kernel measures it",
         checks: checks!(),
         ..on(Kind::Cpu, op::cpu::STAT, "cpu.stat", CONTROL)

@@ -15,7 +15,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         does: "Sends a message to an Endpoint and waits for the reply. On any other object it performs an operation. Payload \
             and capabilities that the tag announces are copied when a receiver takes the call; the receiver runs on the \
-            caller's Budget.",
+            caller's Budget; when that runs out, or the caller leaves, on that of the next caller in the queue, else on its own.",
         post: "The reply's tag and words are in the registers, its payload and capabilities in the UTCB. What could not be \
             copied was left out; `received` counts the capabilities that came, when the tag announces any.",
         answers: "the replier's tag and words",

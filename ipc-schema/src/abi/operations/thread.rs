@@ -130,6 +130,19 @@ pub(super) const THREAD: &[Operation] = &[
             CONTROL,
         )
     },
+    Operation {
+        args: &[word("a Notification", 0, maybe(Kind::Notification, SEND))],
+        does: "Says whom to signal each time it could go on and has no Budget: its own is gone, or it has none and the client that it \
+            serves has left or has no time left, and no other call waits for it. 0 for nobody.",
+        post: "The Notification is signalled then, with the capability's badge. With a Budget of its own (`thread.configure`) it goes on.",
+        checks: checks!(Check::Arg(0)),
+        ..on(
+            Kind::Thread,
+            op::thread::BIND_EVENT,
+            "thread.bind_event",
+            CONTROL,
+        )
+    },
 ];
 
 /// Operations on Budgets.

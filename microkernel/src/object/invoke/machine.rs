@@ -85,11 +85,11 @@ pub fn cpu(a: &Args, cap: &Cap) -> Answer {
             a.words([u64::from(irq.vector), u64::from(apic_id(c.cpu())), 0, 0])
         }
         op::cpu::INFO => {
-            let cpu = c.cpu();
+            let cpu = booked(a, c.cpu());
             a.words([
                 u64::from(c.number),
                 u64::from(apic_id(cpu)),
-                idle(a, cpu),
+                shared(&cpu.idle_cycles),
                 cpu.state.load(Ordering::Acquire),
             ])
         }
@@ -104,21 +104,22 @@ pub fn cpu(a: &Args, cap: &Cap) -> Answer {
             a.words([state, 0, 0, 0])
         }
         op::cpu::STAT => {
-            let cpu = c.cpu();
+            let cpu = booked(a, c.cpu());
             let off = arch::measure::longest(cpu);
-            a.words([idle(a, cpu), shared(&cpu.locks), shared(&cpu.stops), off])
+            let own = shared(&cpu.own_cycles);
+            a.words([own, shared(&cpu.locks), shared(&cpu.stops), off])
         }
         _ => Err(Status::BadOperation),
     }
 }
 
-/// TSC cycles that `cpu` has been idle up to now.
-fn idle(a: &Args, cpu: &Cpu) -> u64 {
+/// `cpu`, whose time up to now has been booked.
+fn booked<'c>(a: &Args, cpu: &'c Cpu) -> &'c Cpu {
     if cpu.state.load(Ordering::Acquire) == cpu_state::ONLINE {
         a.op.stop_for(1 << cpu.number);
         sched::charge(cpu);
     }
-    shared(&cpu.idle_cycles)
+    cpu
 }
 
 #[inline(never)]
@@ -132,9 +133,7 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
                 cap.badge as u8,
                 (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8),
             );
-            if let Ok(n) = RING.reader().typed::<Notification>(SEND) {
-                ipc::signal(a.cpu, n, RING.reader().badge.max(1));
-            }
+            ipc::notify(a.cpu, &RING.reader());
             NONE
         }
         op::log::READ => {
@@ -155,6 +154,12 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
             crate::checker::set_period(a.w(0));
             let (calls, checks) = crate::checker::figures();
             a.words([crate::checker::now(&a.op), calls, checks, 0])
+        }
+        #[cfg(feature = "checker")]
+        crate::checker::refuse::SPOIL => {
+            cap.typed::<LogObject>(WRITE)?;
+            let v = a.optional(a.w(0), ipc_schema::abi::rights::CONTROL)?;
+            a.words(crate::checker::refuse::spoil(v, a.w(1)))
         }
         _ => cap.object().and(Err(Status::BadOperation)),
     }

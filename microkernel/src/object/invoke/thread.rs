@@ -144,6 +144,7 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
                 .set((input[17].get() & 0xcd5) | arch::USER_FLAGS);
             t.resume.set(Resume::Interrupt);
         }
+        op::thread::BIND_EVENT => t.event.set(a.keep::<Notification>(a.w(0), SEND)?),
         _ => return Err(Status::BadOperation),
     }
     NONE
@@ -184,8 +185,7 @@ pub fn budget(a: &Args, cap: &Cap) -> Answer {
             ])
         }
         op::budget::BIND_EVENT => {
-            let event = a.keep::<Notification>(a.w(0), SEND)?;
-            b.event.set(event);
+            b.event.set(a.keep::<Notification>(a.w(0), SEND)?);
             NONE
         }
         _ => Err(Status::BadOperation),

@@ -1,8 +1,9 @@
-//! What VMRUN does not switch: x87/SSE/AVX state, PKRU, XCR0, DR0 to DR3, TSC_AUX. It stays in the processor until another vCPU needs it.
+//! What VMRUN does not switch: x87/SSE/AVX state, PKRU, XCR0, DR0 to DR3. It stays in the processor until another vCPU needs it, out of
+//! reach of user level. TSC_AUX, which user level can always read, is the guest's only while it runs, if it is not 0.
 //!
 //! The kernel and the servers use none of it (soft-float, CR0.TS set), so nothing of theirs can be there.
 
-pub use crate::arch::extended::{arm_breakpoints, disarm_breakpoints};
+pub use crate::arch::extended::{arm_breakpoints, disarm_breakpoints, set_tsc_aux};
 use crate::arch::{Cpu, extended as hw};
 use crate::mem::Obj;
 use crate::object::Vcpu;
@@ -29,6 +30,7 @@ pub fn load(v: &Vcpu, groups: u64) {
         v.xcr0.set(x);
         v.tsc_aux
             .set(v.state().0[offset_of!(S, tsc_aux) / 8].get() & 0xffff_ffff);
+        super::unusual(v);
     }
     if groups & Groups::DR != 0 {
         for (d, word) in v.dr.iter().zip(&v.state().0[DR_OFFSET / 8..]) {
@@ -70,7 +72,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     release(cpu);
     crate::arch::speculation::switch();
     let dr = v.dr.each_ref().map(|d| d.get());
-    hw::restore(v.extended_phys, v.xcr0.get(), v.tsc_aux.get(), dr);
+    hw::restore(v.extended_phys, v.xcr0.get(), dr);
     cpu.fpu_owner.set(Some(Obj::of(v)));
 }
 

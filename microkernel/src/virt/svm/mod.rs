@@ -249,7 +249,7 @@ impl Virt for Svm {
 /// Bit of [`Vcpu::flushes`]: the next entry takes [`Svm::enter_prepared`], which looks at what is rare.
 const UNUSUAL: u64 = 1 << 63;
 
-/// Has the next entry look at the address space identifier, breakpoints and the interrupt shadow.
+/// Has the next entry look at the address space identifier, breakpoints, the interrupt shadow and TSC_AUX.
 pub fn unusual(v: &Vcpu) {
     v.flushes.set(v.flushes.get() | UNUSUAL);
 }
@@ -275,7 +275,7 @@ fn interrupted_delivery(c: Vmcb) {
 }
 
 impl Svm {
-    /// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow.
+    /// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow, a TSC_AUX that is not 0.
     #[inline(never)]
     fn enter_prepared<'a>(&self, cpu: &'a Cpu, v: &'a Vcpu) -> Who<'a> {
         let c = Vmcb::of(v);
@@ -286,12 +286,20 @@ impl Svm {
         if armed(c) {
             extended::arm_breakpoints(c.word(f::DR7).get());
         }
+        let aux = v.tsc_aux.get();
+        if aux != 0 {
+            extended::set_tsc_aux(aux);
+        }
         let left = if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
             // Handed on by an STI right before: QEMU 7.2 does not look at the VMCB's field for that.
             vmrun!(cpu, v, "sti")
         } else {
             vmrun!(cpu, v, "")
         };
+        if aux != 0 {
+            extended::set_tsc_aux(0);
+            unusual(v);
+        }
         // Flush only once.
         c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
         left

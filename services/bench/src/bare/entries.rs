@@ -1,4 +1,5 @@
-//! A guest whose every register is made invalid in turn: the exit comes back, and the next entry is as good as the first.
+//! A guest whose every register is made invalid in turn: the exit comes back, and the next entry is as good as the first. And entries
+//! that the processor refuses: they come back as an exit, and leave the host as it was.
 
 use bench::probe::Failure;
 use runtime::abi::layout::{self, slot};
@@ -33,6 +34,12 @@ const EVENTS: [u64; 7] = [
     1 << 31 | 2 << 8 | 0xff,
     u64::MAX ^ 1 << 8,
 ];
+/// Label of the `Log` operation that spoils a vCPU's control block, in a kernel that has it (microkernel, `checker::host::SPOIL`), and
+/// the ways of it: no address space identifier, no VMRUN intercept, all as before.
+const SPOIL: u64 = 0x7370_6f69_6c21;
+const NO_ASID: u64 = 1;
+const NO_INTERCEPT: u64 = 2;
+const REPAIRED: u64 = 3;
 /// EFER.LME without CR4.PAE leaves QEMU 7.2's host without paging at the exit.
 const LME: u64 = 1 << 8;
 
@@ -76,6 +83,12 @@ impl Guest {
         }
     }
 
+    /// A word of the state page.
+    fn read(&self, n: usize) -> u64 {
+        // SAFETY: as above; `n` is below `WORDS`.
+        unsafe { Self::word(n).read_volatile() }
+    }
+
     /// The good state still leads where it did.
     fn sound(&self) -> bool {
         // A host that stops the emulator for a while is no reason to fail.
@@ -87,6 +100,73 @@ impl Guest {
 /// Tries them all.
 pub fn all(start: &StartInfo) -> Result<(), Failure> {
     let guest = make(start).map_err(|_| Failure::NotTried("a vCPU cannot be made"))?;
+    each(&guest, || true)
+}
+
+/// Spoils the vCPU in slot `vcpu`, if any; what the host's state is.
+fn spoil(vcpu: u32, how: u64) -> Result<[u64; 4], Status> {
+    // SAFETY: it changes no mapping.
+    unsafe { sys::invoke(slot::LOG, SPOIL, [u64::from(vcpu), how, 0, 0]) }
+}
+
+/// Entries that the processor refuses, and all that [`all`] tries: whether each came back, with nothing of the host's in the state
+/// page, and the host's own state was as before.
+pub fn refused(start: &StartInfo) -> bool {
+    let guest = match make(start) {
+        Ok(guest) => guest,
+        Err(status) => {
+            defmt::error!("ENTRIES a vCPU cannot be made: {=u64}", status as u64);
+            return false;
+        }
+    };
+    let Ok(host) = spoil(0, 0) else {
+        defmt::error!("ENTRIES the kernel has no invariant checker");
+        return false;
+    };
+    let as_before = || spoil(0, 0) == Ok(host);
+    let mut failed = 0u32;
+    for round in 0..3u32 {
+        for (how, name) in [(NO_ASID, "no ASID"), (NO_INTERCEPT, "no VMRUN intercept")] {
+            let good = guest.sound() && spoil(guest.vcpu.0, how) == Ok(host);
+            let ran = guest.run(&guest.good, 0, 0, 5_000_000);
+            let exit = ran.map(|(word, _)| word.exit() as u64);
+            // The vCPU is as after a reset, which is what `good` is.
+            let page = (16..WORDS).all(|n| guest.read(n) == guest.good[n]);
+            let intact = as_before();
+            let repaired = spoil(guest.vcpu.0, REPAIRED) == Ok(host) && guest.sound();
+            let right = exit == Ok(Exit::EntryFailed as u64);
+            if !(good && right && page && intact && repaired) {
+                failed += 1;
+                defmt::error!(
+                    "ENTRIES {=str}, round {=u32}: before {=bool}, exit {=u64}, state page {=bool}, host {=bool}, afterwards {=bool}",
+                    name,
+                    round,
+                    good,
+                    exit.unwrap_or(u64::MAX),
+                    page,
+                    intact,
+                    repaired
+                );
+            }
+        }
+    }
+    let invalid = each(&guest, as_before);
+    if let Err(why) = invalid {
+        let mut text = runtime::text::Text::<160>::new();
+        // What does not fit is cut off.
+        let _ = core::fmt::Write::write_fmt(&mut text, format_args!("{why}"));
+        defmt::error!("ENTRIES {=str}", text.as_str());
+        failed += 1;
+    }
+    defmt::info!(
+        "ENTRIES 6 refused by the processor, {=u32} failures",
+        failed
+    );
+    failed == 0
+}
+
+/// Each register invalid, in each way; `as_before`: whether the host's state is.
+fn each(guest: &Guest, as_before: impl Fn() -> bool) -> Result<(), Failure> {
     if !guest.sound() {
         return Err(Failure::NotTried("the vCPU does not run at all"));
     }
@@ -98,7 +178,7 @@ pub fn all(start: &StartInfo) -> Result<(), Failure> {
         {
             *n += 1;
         }
-        if ran.is_ok() && guest.sound() {
+        if ran.is_ok() && as_before() && guest.sound() {
             return Ok(());
         }
         defmt::error!(
@@ -115,14 +195,14 @@ pub fn all(start: &StartInfo) -> Result<(), Failure> {
             if n == offset_of!(VcpuState, efer) / 8 {
                 state[n] &= !LME;
             }
-            one(&guest, n, value, &state, 0, 0)?;
+            one(guest, n, value, &state, 0, 0)?;
         }
     }
     for event in EVENTS {
-        one(&guest, WORDS, event, &guest.good, 0, event)?;
+        one(guest, WORDS, event, &guest.good, 0, event)?;
     }
     for post in VALUES {
-        one(&guest, WORDS + 1, post, &guest.good, post, 0)?;
+        one(guest, WORDS + 1, post, &guest.good, post, 0)?;
     }
     defmt::info!("exits of invalid entries, by number: {=[?]}", exits);
     Ok(())

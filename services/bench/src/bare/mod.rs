@@ -31,6 +31,7 @@ fn main(start: &'static StartInfo) -> ! {
     } else {
         0
     };
+    let failed = failed + usize::from(args.entries && !entries::refused(start));
     if args.power_off {
         power_off(start, u32::from(failed > 0));
     }

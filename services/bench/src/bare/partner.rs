@@ -140,6 +140,11 @@ bench_\name\()_end:
     act smsw
     smsw eax
     end_of smsw
+    # XCR0 is the last guest's: nobody reads it.
+    act xgetbv
+    xor ecx, ecx
+    xgetbv
+    end_of xgetbv
     act ac
     pushfq
     or dword ptr [rsp], 0x40000
@@ -211,6 +216,8 @@ mod labels {
         pub safe static bench_str_end: [u8; 0];
         pub safe static bench_smsw: [u8; 0];
         pub safe static bench_smsw_end: [u8; 0];
+        pub safe static bench_xgetbv: [u8; 0];
+        pub safe static bench_xgetbv_end: [u8; 0];
         pub safe static bench_ac: [u8; 0];
         pub safe static bench_ac_end: [u8; 0];
         pub safe static bench_vmrun: [u8; 0];

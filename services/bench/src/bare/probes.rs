@@ -166,7 +166,7 @@ fn try_kernel(partner: &mut Partner) -> Result<(), Failure> {
     Ok(())
 }
 
-fn acts() -> [Act; 30] {
+fn acts() -> [Act; 31] {
     use page::{FETCH, PRESENT, USER, WRITE as WRITING};
     let text = p::code().0;
     let stack = stack_top(0) - 8;
@@ -291,6 +291,12 @@ fn acts() -> [Act; 30] {
             (&p::bench_ac, &p::bench_ac_end),
             KERNEL_TOP,
             hidden(KERNEL_TOP, USER),
+        ),
+        act(
+            "XGETBV",
+            (&p::bench_xgetbv, &p::bench_xgetbv_end),
+            0,
+            Expected::other(vector::UD, 0),
         ),
         act("VMRUN", (&p::bench_vmrun, &p::bench_vmrun_end), 0, gp),
     ]

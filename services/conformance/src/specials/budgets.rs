@@ -29,6 +29,19 @@ pub(super) const CASES: &[Special] = &[
     ),
     ("a higher priority runs first", priority),
     ("a Budget destroyed while it is lent", destroyed_while_lent),
+    (
+        "a server goes on with the next caller's time, then with its own",
+        next_callers,
+    ),
+    (
+        "a server without time when its client leaves",
+        without_time_left,
+    ),
+    (
+        "a server without time when its client has none left",
+        without_time_exhausted,
+    ),
+    ("time used too early is paid back", paid_back),
 ];
 
 const SLOT: u64 = 10;
@@ -82,12 +95,17 @@ fn destroyed(kit: &mut Kit) -> Outcome {
 
 /// A client and a server that waits for it.
 fn pair(kit: &mut Kit) -> Outcome<(Partner, Partner)> {
+    pair_at(kit).map(|(client, server, _)| (client, server))
+}
+
+/// The same, and where they meet.
+fn pair_at(kit: &mut Kit) -> Outcome<(Partner, Partner, u64)> {
     let endpoint = kit.make(Kind::Endpoint)?;
     let (client, mut server) = (Partner::new(kit)?, Partner::new(kit)?);
     client.give(endpoint, SLOT, rights::ALL, 0)?;
     server.give(endpoint, SLOT, rights::ALL, 0)?;
     server.start(Syscall::ReplyRecv, SLOT, Tag(0), [0; 4], NEVER);
-    Ok((client, server))
+    Ok((client, server, endpoint))
 }
 
 fn serves_on_callers(kit: &mut Kit) -> Outcome {
@@ -250,4 +268,109 @@ fn destroyed_while_lent(kit: &mut Kit) -> Outcome {
         [new, kit.supervisor, 0, 0],
     )?;
     same("the answer", &[6; 4], &client.finish()?.words)
+}
+
+fn next_callers(kit: &mut Kit) -> Outcome {
+    let (mut client, mut server, endpoint) = pair_at(kit)?;
+    configure(kit, client.budget, PRIORITY, 1_000, 100_000)?;
+    configure(kit, server.budget, 0, 10_000, 10_000)?;
+    client.start(Syscall::Call, SLOT, Tag(0), [5; 4], NEVER);
+    server.finish()?;
+    let mut next = Partner::new(kit)?;
+    next.give(endpoint, SLOT, rights::ALL, 0)?;
+    configure(kit, next.budget, PRIORITY, 2_000, 100_000)?;
+    next.start(Syscall::Call, SLOT, Tag(0), [6; 4], NEVER);
+    same("in the queue", &false, &next.done())?;
+    let all = [client.budget, next.budget, server.budget];
+    let mut before = [0; 3];
+    for (used_so_far, budget) in before.iter_mut().zip(all) {
+        *used_so_far = used(budget)?;
+    }
+    server.act(Act::Spin);
+    // Here again when both have none left.
+    for ((budget, before), most) in all.into_iter().zip(before).zip([1_000, 2_000, 0]) {
+        let took = used(budget)? - before;
+        let (low, high) = (
+            time::cycles(most * 9 / 10),
+            time::cycles(most * 11 / 10 + 50),
+        );
+        same("its time", &true, &(low <= took && took <= high))?;
+    }
+    pause(1_000);
+    same(
+        "then the server's own",
+        &true,
+        &(used(server.budget)? - before[2] > time::cycles(500)),
+    )?;
+    same("both wait", &[false, false], &[client.done(), next.done()])
+}
+
+/// A server that has no Budget, and a Notification that tells of it.
+fn without_time(kit: &mut Kit, deadline: u64) -> Outcome<(Partner, Partner, u64)> {
+    let (mut client, server) = pair(kit)?;
+    let event = kit.make(Kind::Notification)?;
+    let badged = kit.badged(event, rights::SEND, 0x50)?;
+    ask(server.thread, op::thread::BIND_EVENT, [badged, 0, 0, 0])?;
+    let none = [0, kit.supervisor, 0, 0];
+    ask(server.thread, op::thread::CONFIGURE, none)?;
+    configure(kit, client.budget, PRIORITY, 1_000, 100_000)?;
+    client.start(Syscall::Call, SLOT, Tag(0), [5; 4], deadline);
+    same("the call", &[5; 4], &server.finish()?.words)?;
+    same("told of", &0, &bits(event))?;
+    Ok((client, server, event))
+}
+
+fn bits(notification: u64) -> u64 {
+    match Call::system(Syscall::Wait, notification).make() {
+        (Status::Signal, r) => r.value,
+        _ => 0,
+    }
+}
+
+fn goes_on_with_its_own(kit: &mut Kit, server: &mut Partner) -> Outcome {
+    let own = kit.make(Kind::Budget)?;
+    configure(kit, own, 0, 10_000, 10_000)?;
+    let words = [own, kit.supervisor, 0, 0];
+    ask(server.thread, op::thread::CONFIGURE, words)?;
+    pause(1_000);
+    same("its own", &true, &(used(own)? > 0))
+}
+
+fn without_time_left(kit: &mut Kit) -> Outcome {
+    let (client, mut server, event) = without_time(kit, time::after(1_000))?;
+    expect(Status::Timeout, client.finish()?.status)?;
+    // It waits, and needs no time.
+    same("told of", &0, &bits(event))?;
+    server.start(Syscall::Yield, 0, Tag(0), [0; 4], NEVER);
+    same("told of", &0x50, &bits(event))?;
+    same("it ran", &false, &server.done())?;
+    goes_on_with_its_own(kit, &mut server)?;
+    expect(Status::Ok, server.finish()?.status)
+}
+
+fn without_time_exhausted(kit: &mut Kit) -> Outcome {
+    let (client, mut server, event) = without_time(kit, NEVER)?;
+    server.act(Act::Spin);
+    same("told of", &0x50, &bits(event))?;
+    same("the client waits", &false, &client.done())?;
+    goes_on_with_its_own(kit, &mut server)
+}
+
+/// A Budget of less than the kernel's longest step: what is used beyond it is missing later.
+fn paid_back(kit: &mut Kit) -> Outcome {
+    let partner = {
+        let mut partner = Partner::new(kit)?;
+        configure(kit, partner.budget, 0, 10_000, 10_000)?;
+        partner.act(Act::Spin);
+        partner
+    };
+    let before = used(partner.budget)?;
+    let (budget, period, periods) = (1, 1_000, 50);
+    configure(kit, partner.budget, PRIORITY, budget, period)?;
+    pause(period * periods);
+    let took = used(partner.budget)? - before;
+    let share = time::cycles(budget * periods);
+    // All but the last time too long.
+    same("more", &true, &(took <= share + time::cycles(10)))?;
+    same("less", &true, &(took >= share * 9 / 10))
 }

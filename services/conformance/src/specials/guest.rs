@@ -41,18 +41,20 @@ pub const LOOP: &[u8] = &[0xeb, 0xfe];
 /// MOV DX, 0x4000; OUT DX, AL; HLT.
 const OUT: &[u8] = &[0xba, 0x00, 0x40, 0xee, 0xf4];
 /// MOV DX, 0x4000; IN AL, DX; HLT.
-const IN: &[u8] = &[0xba, 0x00, 0x40, 0xec, 0xf4];
+pub(super) const IN: &[u8] = &[0xba, 0x00, 0x40, 0xec, 0xf4];
 /// MOV DX, 0x4003; OUT DX, AX; HLT.
 const OUT_ACROSS: &[u8] = &[0xba, 0x03, 0x40, 0xef, 0xf4];
 /// HLT.
 const HLT: &[u8] = &[0xf4];
 
 const PORT: u64 = 0x4000;
-const SLOT: u64 = 10;
+pub(super) const SLOT: u64 = 10;
+/// Word of a state page that has rip.
+const RIP: usize = 16;
 /// Guest-physical page of the reset vector (AMD APM vol. 2, 14.1.3).
 const RESET_PAGE: u64 = 0xffff_f000;
 /// Time limit of a routed call, in microseconds.
-const LIMIT: u64 = 1_000;
+pub(super) const LIMIT: u64 = 1_000;
 
 /// A VM whose one vCPU starts at the reset vector with this code.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +70,10 @@ pub struct Guest {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    exit: Exit,
-    info: [u64; 4],
+    /// The exit.
+    pub exit: Exit,
+    /// What it tells.
+    pub info: [u64; 4],
 }
 
 impl Guest {
@@ -126,6 +130,29 @@ impl Guest {
             return Ok(ended.info);
         }
         Err(Failure(alloc::format!("expected {exit:?}, got {ended:x?}")))
+    }
+
+    /// The route that it has gets this target and time limit.
+    pub fn reroute(&self, target: u64, limit: u64) -> Outcome {
+        ask(self.space, op::guest_space::UNROUTE, [PORT, 0, 0, 0])?;
+        self.route(1, target, limit)
+    }
+
+    /// A word of its state page.
+    #[must_use]
+    pub fn get(&self, word: usize) -> u64 {
+        self.state.get(word)
+    }
+
+    /// Its instruction pointer, as the last exit left it.
+    #[must_use]
+    pub fn rip(&self) -> u64 {
+        self.state.get(RIP)
+    }
+
+    /// Sets its rax.
+    pub fn set_rax(&mut self, value: u64) {
+        self.state.set(gpr::RAX, value);
     }
 
     fn route(&self, kind: u64, target: u64, word: u64) -> Outcome {
@@ -210,7 +237,7 @@ fn doorbell_dead(kit: &mut Kit) -> Outcome {
 }
 
 /// A guest whose ports go to a partner, which has precedence over this server, the runner.
-fn routed(kit: &mut Kit, code: &[u8], receives: bool) -> Outcome<(Guest, Partner, u64)> {
+pub(super) fn routed(kit: &mut Kit, code: &[u8], receives: bool) -> Outcome<(Guest, Partner, u64)> {
     let endpoint = kit.make(Kind::Endpoint)?;
     let badged = kit.badged(endpoint, rights::SEND, 0x66)?;
     let guest = Guest::new(kit, code)?;
@@ -310,8 +337,13 @@ fn dead_endpoint(kit: &mut Kit) -> Outcome {
 }
 
 /// A runner whose access waits: in the queue, or with the server if that receives.
-fn waiting(kit: &mut Kit, receives: bool) -> Outcome<(Partner, Partner, u64)> {
+pub(super) fn waiting(
+    kit: &mut Kit,
+    receives: bool,
+    limit: u64,
+) -> Outcome<(Partner, Partner, u64)> {
     let (guest, server, endpoint) = routed(kit, OUT, receives)?;
+    guest.reroute(endpoint, time::cycles(limit))?;
     let mut runner = Partner::new(kit)?;
     runner.give(guest.vcpu, SLOT, rights::ALL, 0)?;
     runner.start(Syscall::Run, SLOT, Tag(0), [0; 4], NEVER);
@@ -319,7 +351,7 @@ fn waiting(kit: &mut Kit, receives: bool) -> Outcome<(Partner, Partner, u64)> {
     Ok((runner, server, endpoint))
 }
 
-fn lost(runner: &Partner, taken: bool) -> Outcome {
+pub(super) fn lost(runner: &Partner, taken: bool) -> Outcome {
     let ended = runner.finish()?;
     expect(Status::Ok, ended.status)?;
     same("exit", &Exit::RouteLost, &ExitWord(ended.tag.0).exit())?;
@@ -327,19 +359,19 @@ fn lost(runner: &Partner, taken: bool) -> Outcome {
 }
 
 fn endpoint_dies(kit: &mut Kit) -> Outcome {
-    let (runner, _, endpoint) = waiting(kit, false)?;
+    let (runner, _, endpoint) = waiting(kit, false, LIMIT)?;
     kit::destroy(endpoint)?;
     lost(&runner, false)
 }
 
 fn server_dies(kit: &mut Kit) -> Outcome {
-    let (runner, server, _) = waiting(kit, true)?;
+    let (runner, server, _) = waiting(kit, true, LIMIT)?;
     kit::destroy(server.space)?;
     lost(&runner, true)
 }
 
 fn late_reply(kit: &mut Kit) -> Outcome {
-    let (runner, mut server, _) = waiting(kit, true)?;
+    let (runner, mut server, _) = waiting(kit, true, LIMIT)?;
     pause(2 * LIMIT);
     lost(&runner, true)?;
     let got = server.call(Syscall::ReplyRecv, SLOT, Tag(0), [1; 4], 0)?;
@@ -348,7 +380,6 @@ fn late_reply(kit: &mut Kit) -> Outcome {
 
 /// Group RIP is copied at each exit unless the VMM says otherwise; with none asked for, the page keeps what it had.
 fn groups(kit: &mut Kit) -> Outcome {
-    const RIP: usize = 16;
     const CR0: usize = 21;
     let mut guest = Guest::new(kit, HLT)?;
     guest.state.set(CR0, 0xdead);

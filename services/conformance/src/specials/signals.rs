@@ -5,7 +5,7 @@ use ipc_schema::abi::{Kind, NEVER, Status, Syscall, Tag, op, rights};
 use runtime::time;
 
 use super::Special;
-use super::guest::{Guest, LOOP};
+use super::guest::{Guest, IN, LOOP};
 use crate::case::{Outcome, expect, same};
 use crate::kernel::{Call, ask, raw};
 use crate::kit::Kit;
@@ -26,6 +26,10 @@ pub(super) const CASES: &[Special] = &[
     ("a past deadline ends run at once", past_ends_run),
     ("bits for a bound thread in a call stay", stays_in_call),
     ("binding moves to another thread", moves),
+    (
+        "each blocking call ends at its deadline, no sooner, and soon",
+        each_deadline,
+    ),
 ];
 
 const SLOT: u64 = 10;
@@ -117,6 +121,48 @@ fn in_order(kit: &mut Kit) -> Outcome {
     same("near, far", &[true, false], &[second.done(), first.done()])?;
     expect(Status::Timeout, first.finish()?.status)?;
     same("not before its time", &true, &(runtime::now() >= far))
+}
+
+/// Calls that nobody takes, or takes and does not answer; waiting for calls, for a signal; a guest, and a guest's access.
+fn each_deadline(kit: &mut Kit) -> Outcome {
+    const LATE: u64 = 20;
+    let (nobodys, endpoint) = (kit.make(Kind::Endpoint)?, kit.make(Kind::Endpoint)?);
+    let notification = kit.make(Kind::Notification)?;
+    let (guest, routed) = (Guest::new(kit, LOOP)?, Guest::new(kit, IN)?);
+    let mut server = Partner::new(kit)?;
+    server.give(endpoint, SLOT, rights::ALL, 0)?;
+    server.start(Syscall::ReplyRecv, SLOT, Tag(0), [0; 4], NEVER);
+    let limit = time::cycles(3_000);
+    let words = [0x4000 | 4 << 16 | 1 << 32, nobodys, limit, 0];
+    ask(routed.space, op::guest_space::ROUTE, words)?;
+    let calls = [
+        (Syscall::Call, nobodys, Status::Timeout),
+        (Syscall::Call, endpoint, Status::Timeout),
+        (Syscall::ReplyRecv, nobodys, Status::Timeout),
+        (Syscall::ReplyRecv, 0, Status::Timeout),
+        (Syscall::Wait, notification, Status::Timeout),
+        (Syscall::Run, guest.vcpu, Status::Ok),
+        (Syscall::Run, routed.vcpu, Status::Ok),
+    ];
+    for (call, slot, status) in calls {
+        let (from, until) = (runtime::now(), time::after(2_000));
+        let (is, r) = raw(call, slot, Tag(0), [0; 4], until);
+        let to = runtime::now();
+        // The route's own limit comes in place of the deadline, which waits.
+        let (until, exit) = if slot == routed.vcpu {
+            (from + limit, Exit::RouteLost)
+        } else {
+            (until, Exit::Timeout)
+        };
+        expect(status, is)?;
+        if call == Syscall::Run {
+            same("exit", &exit, &ExitWord(r.tag).exit())?;
+        }
+        same("too soon", &false, &(to < until))?;
+        same("late", &false, &(to > until + time::cycles(LATE)))?;
+    }
+    // The call that was taken.
+    server.finish().map(drop)
 }
 
 /// A partner with a bound Notification and an Endpoint.

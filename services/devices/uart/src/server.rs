@@ -1,8 +1,9 @@
 //! The server around the model: pages shared with VMM, manager and successor; still pure.
 //!
-//! An access is taken in the order: mark it begun, carry it out, move bytes, set the line, commit. A death before the
-//! commit means that the access did not happen, but a byte that had already left is then sent twice: rather that than
-//! losing one.
+//! An access is taken in the order: mark it begun, carry it out, write bytes into the ring unseen, set the line, commit, show the
+//! bytes. The commit holds the model's state *and* where the rings' own ends are, so that it is one with what has left and what has
+//! come in: a death before it means that the access did not happen and nothing of it was seen; after it the successor shows
+//! what was written. No byte is lost and none comes twice, whenever the server dies.
 //!
 //! Bytes do not leave one by one: a burst of writes is collected in the transmit FIFO until it is full, the guest looks
 //! whether it is empty, or [`LINGER`] has passed. So a driver that fills the FIFO 16 bytes at a time costs one signal
@@ -15,7 +16,7 @@ use ipc_schema::ring::{Consumer, Producer, RingPage};
 use ipc_schema::state_page::{Access, StatePage, StateWriter, kind};
 
 use crate::fifo::DEPTH;
-use crate::{Uart, register};
+use crate::{STATE_WORDS, Uart, register};
 
 /// How long bytes wait for more, in microseconds. 16 bytes take 1,389 at 115,200 baud, so nobody will notice.
 pub const LINGER: u64 = 100;
@@ -82,15 +83,28 @@ impl<'a> Server<'a> {
     #[must_use]
     pub fn new(config: Config, pages: &Pages<'a>) -> (Self, bool) {
         let (state, record) = StateWriter::new(pages.state, kind::UART);
-        let restored = record.and_then(|record| Uart::restore(record.words()));
+        let restored = record.and_then(|record| {
+            let (&ends, model) = record.words().split_last()?;
+            Some((Uart::restore(model)?, ends))
+        });
         let was = restored.is_some();
+        let (tx, rx) = restored.as_ref().map_or_else(
+            || (Producer::new(pages.tx), Consumer::new(pages.rx)),
+            |(_, ends)| {
+                let (tx, rx) = (*ends as u32, (*ends >> 32) as u32);
+                (
+                    Producer::resume(pages.tx, tx),
+                    Consumer::resume(pages.rx, rx),
+                )
+            },
+        );
         let server = Self {
-            uart: restored.unwrap_or_default(),
+            uart: restored.map_or_else(Uart::default, |(uart, _)| uart),
             config,
             irq: InterruptWriter::new(pages.irq),
             state,
-            tx: Producer::new(pages.tx),
-            rx: Consumer::new(pages.rx),
+            tx,
+            rx,
             taken: 0,
             pushed: false,
             popped: false,
@@ -109,6 +123,7 @@ impl<'a> Server<'a> {
         now: impl Fn() -> u64,
     ) -> (u32, Signals) {
         self.state.begin();
+        step();
         let offset = u8::try_from(port.port().wrapping_sub(self.config.base)).unwrap_or(u8::MAX);
         if port.input() && port.width() == 1 && self.is_quiet() {
             let value = u32::from(self.uart.read(offset));
@@ -145,6 +160,7 @@ impl<'a> Server<'a> {
             self.collect(now);
             value
         };
+        step();
         self.conclude(port, value)
     }
 
@@ -154,10 +170,12 @@ impl<'a> Server<'a> {
         self.receive();
         let vmm = self.set_line();
         if self.uart.take_dirty() {
-            self.state
-                .commit(Access::of(port, value), value, &self.uart.state());
+            let words = self.words();
+            self.state.commit(Access::of(port, value), value, &words);
         }
-        (value, self.finish(vmm))
+        let signals = self.finish(vmm);
+        step();
+        (value, signals)
     }
 
     /// A signal came, or the deadline has passed.
@@ -169,10 +187,28 @@ impl<'a> Server<'a> {
         }
         self.receive();
         let vmm = self.set_line();
-        if self.uart.take_dirty() {
-            self.state.save(&self.uart.state());
-        }
+        self.save();
         self.finish(vmm)
+    }
+
+    /// The state: the model's, and where the rings' own ends will be.
+    fn words(&self) -> [u64; STATE_WORDS + 1] {
+        let (tx, rx) = (self.tx.position(), self.rx.position());
+        let rx = rx.wrapping_add(self.taken as u32);
+        let mut words = [u64::from(tx) | u64::from(rx) << 32; STATE_WORDS + 1];
+        words
+            .iter_mut()
+            .zip(self.uart.state())
+            .for_each(|(to, from)| *to = from);
+        words
+    }
+
+    /// Commits what was no access, if there is anything.
+    fn save(&mut self) {
+        if self.uart.take_dirty() {
+            let words = self.words();
+            self.state.save(&words);
+        }
     }
 
     /// Until when to wait (absolute TSC).
@@ -194,7 +230,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Moves bytes from the transmit FIFO to the ring, as many as there is room for.
+    /// Writes bytes from the transmit FIFO into the ring, as many as there is room for. They are seen after the commit.
     fn flush(&mut self) {
         self.flush_at = None;
         for _ in 0..ROUNDS {
@@ -213,8 +249,9 @@ impl<'a> Server<'a> {
             let count = self
                 .uart
                 .take_output(bytes.get_mut(..room).unwrap_or(&mut []));
-            self.tx.push(bytes.get(..count).unwrap_or(&[]));
+            self.tx.write(bytes.get(..count).unwrap_or(&[]));
             self.pushed = true;
+            step();
         }
         self.flush_at = Some(0);
     }
@@ -229,15 +266,18 @@ impl<'a> Server<'a> {
         let room = bytes.len().min(self.uart.input_room());
         let count = self.rx.peek(bytes.get_mut(..room).unwrap_or(&mut []));
         self.taken = self.uart.input(bytes.get(..count).unwrap_or(&[]));
+        step();
     }
 
     /// Drives the line; true if it rose. The VMM learns of a fall when it next looks.
     fn set_line(&mut self) -> bool {
         let level = self.uart.irq();
-        self.irq.set_level(self.config.gsi, level) && level
+        let rose = self.irq.set_level(self.config.gsi, level) && level;
+        step();
+        rose
     }
 
-    /// After the commit: gives the ring its room back, and finds out whom to signal.
+    /// After the commit: shows what was sent, gives up what was received, and finds out whom to signal.
     fn finish(&mut self, mut vmm: bool) -> Signals {
         self.release();
         // With the receiver full there is no use in being woken: the guest's next read looks at the ring again.
@@ -250,9 +290,7 @@ impl<'a> Server<'a> {
                 // More has come since.
                 self.receive();
                 vmm |= self.set_line();
-                if self.uart.take_dirty() {
-                    self.state.save(&self.uart.state());
-                }
+                self.save();
                 self.release();
             }
         }
@@ -268,15 +306,28 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Gives the room of committed bytes back to the ring.
+    /// What has been committed happens to the rings.
     fn release(&mut self) {
+        step();
+        if self.pushed {
+            self.tx.publish();
+        }
+        step();
         let taken = core::mem::take(&mut self.taken);
         if taken != 0 {
             self.rx.advance(taken);
             self.popped = true;
         }
+        step();
     }
 }
+
+/// Between two things that others see: where tests let the server die.
+#[cfg(not(test))]
+#[inline(always)]
+const fn step() {}
+#[cfg(test)]
+use tests::step;
 
 #[cfg(test)]
 #[path = "server_tests.rs"]

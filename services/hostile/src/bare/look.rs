@@ -25,7 +25,6 @@ pub fn foreign(value: u64) -> bool {
 pub struct Looker {
     looks: u64,
     leaks: u64,
-    aux: u64,
     failed: u64,
 }
 
@@ -42,18 +41,17 @@ impl Looker {
 
     /// The registers that no system call is for.
     fn others(&mut self) {
-        let (aux, low, high): (u64, u64, u64);
+        let aux: u64;
         let (ds, es, fs, gs): (u64, u64, u64, u64);
-        // SAFETY: reads; RDTSCP and XGETBV are user level's where there are such, and every processor with SVM has both.
+        // SAFETY: reads; every processor with SVM has RDTSCP.
         unsafe {
             core::arch::asm!("rdtscp", out("rax") _, out("rdx") _, out("rcx") aux, options(nomem, nostack));
-            core::arch::asm!("xgetbv", in("rcx") 0, out("rax") low, out("rdx") high, options(nomem, nostack));
             core::arch::asm!("mov {0:r}, ds", "mov {1:r}, es", "mov {2:r}, fs", "mov {3:r}, gs",
                 out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack));
         }
-        // Told apart: it is known, and what is to become of it is the kernel's table of what is defended.
-        self.aux += u64::from(foreign(aux));
-        self.see("XCR0", low | high << 32);
+        self.see("TSC_AUX", aux);
+        // No word at all, not only none that was planted.
+        self.leaks += u64::from(aux != 0);
         for (name, value) in [("DS", ds), ("ES", es), ("FS", fs), ("GS", gs)] {
             self.see(name, value);
         }
@@ -211,10 +209,9 @@ impl Looker {
             }
         }
         defmt::info!(
-            "LOOK done: {=u64} looks, {=u64} leaks, {=u64} of TSC_AUX, {=u64} entries failed",
+            "LOOK done: {=u64} looks, {=u64} leaks, {=u64} entries failed",
             self.looks,
             self.leaks,
-            self.aux,
             self.failed
         );
     }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use ipc_schema::abi::layout::slot;
 use ipc_schema::abi::rights::{CONTROL, RECV, SEND};
-use ipc_schema::proto::{CpuInfo, CpuState, PlatformRequest, PlatformResponse};
+use ipc_schema::proto::{Account, CpuInfo, CpuState, PlatformRequest, PlatformResponse};
 use runtime::forward::{self, Grants};
 use runtime::object::{Budget, Cpu, Pool, Space, Thread};
 use runtime::{Endpoint, Notification, Slot, now, time, utcb};
@@ -82,7 +82,7 @@ impl Processors {
                 apic_id: p.apic_id,
                 state: info.map_or(CpuState::Off, |i| CpuState::from_abi(i.state)),
                 time: now().saturating_sub(p.since.0),
-                idle: stat.map_or(0, |s| s.idle.saturating_sub(p.since.1)),
+                idle: info.map_or(0, |i| i.idle.saturating_sub(p.since.1)),
                 locks: stat.map_or(0, |s| s.locks),
                 stops: stat.map_or(0, |s| s.stops),
                 longest_off: stat.map_or(0, |s| s.longest_off),
@@ -92,8 +92,26 @@ impl Processors {
     }
 }
 
+/// Where the time of a processor has gone, `budgets` being those on it.
+pub fn account(
+    (number, cpu): (u32, Cpu),
+    budgets: impl Iterator<Item = Budget>,
+) -> Option<Account> {
+    // All at the same time, as near as can be.
+    let (info, stat, time) = (cpu.info().ok()?, cpu.stat().ok()?, now());
+    Some(Account {
+        cpu: number,
+        time,
+        budgets: budgets.filter_map(|b| b.stat().ok()).map(|s| s.used).sum(),
+        idle: info.idle,
+        unattributed: stat.unattributed,
+    })
+}
+
 /// What has been made for a forwarder.
 pub struct Forwarder {
+    /// The number of its processor.
+    pub cpu: u32,
     /// Its thread.
     pub thread: Thread,
     /// Its own Budget.
@@ -114,7 +132,7 @@ impl Forwarder {
         (pool, space): (Pool, Space),
         (supervisor, id): (Endpoint, u8),
         index: u32,
-        cpu: Cpu,
+        (number, cpu): (u32, Cpu),
     ) -> Result<Self, Error> {
         let budget = machine.make("create a forwarder's budget", |dest| {
             pool.create_budget(dest)
@@ -134,6 +152,7 @@ impl Forwarder {
             .configure(Some(budget), Some(supervisor), badge, None)
             .map_err(at("configure a forwarder"))?;
         Ok(Self {
+            cpu: number,
             thread,
             budget,
             wake,
@@ -178,7 +197,7 @@ pub fn forwarders(
         .copy_cap(own.0, grants.bell(), SEND, forward::BELL)
         .map_err(at("grant the forwarders' bell"))?;
     let cpus = shared.processors.online().filter(|(n, _)| *n != FIRST);
-    for (index, (_, cpu)) in (0..grants.count).zip(cpus) {
+    for (index, cpu) in (0..grants.count).zip(cpus) {
         let one = Forwarder::make(machine, (pool, space), (shared.own, id), index, cpu)?;
         one.grant(space, grants, index)?;
         made.push(one);
@@ -223,7 +242,7 @@ impl Shared {
     }
 
     /// Root's own forwarders: it is everybody's supervisor, wherever they run.
-    fn forward_to_root(&self, machine: &mut Machine) -> Result<(), Error> {
+    fn forward_to_root(&mut self, machine: &mut Machine) -> Result<(), Error> {
         let count = self.processors.others();
         if count == 0 {
             return Ok(());
@@ -242,6 +261,7 @@ impl Shared {
         let mut made = Vec::new();
         let id = super::machine::ROOT_ID as u8;
         forwarders(machine, self, (POOL, SPACE), (own, id), grants, &mut made)?;
+        self.forwarders = made;
         forward::start(grants, self.own).map_err(at("start root's forwarders"))
     }
 }

@@ -3,15 +3,18 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use ipc_schema::abi::layout::slot;
 use ipc_schema::abi::{NEVER, Tag, thread_state};
 use ipc_schema::proto::{
-    Cause, LogRecord, MAX_LOG_BYTES, Refusal, RootRequest, RootResponse, ServerInfo, ServerState,
-    VmEnd, VmInfo,
+    Account, Cause, LogRecord, MAX_LOG_BYTES, Refusal, RootRequest, RootResponse, ServerInfo,
+    ServerState, VmEnd, VmInfo,
 };
 use root::plan::{Role, vmm_bits, vmm_instance};
+use runtime::object::{Budget, Cpu};
 use runtime::{Message, ReplyCaps, Service, now, rpc, serve, time};
 
 use super::Root;
+use super::processors::{self, FIRST};
 use super::supervise::read_log;
 
 /// Bytes that a log record costs in a message beside its own.
@@ -110,6 +113,22 @@ impl Root {
         Ok(RootResponse::Done)
     }
 
+    /// Where the processors' time has gone.
+    fn accounts(&self) -> Vec<Account> {
+        let servers = self.built.iter().flatten();
+        let forwarders = servers.clone().flat_map(|b| &b.forwarders);
+        let forwarders = forwarders.chain(&self.shared.forwarders);
+        let all = [(FIRST, Budget(slot::BUDGET))].into_iter();
+        let all = all
+            .chain(servers.filter_map(|b| Some((b.cpu, b.budget?))))
+            .chain(forwarders.map(|f| (f.cpu, f.budget)));
+        let on = |cpu: (u32, Cpu)| {
+            let there = all.clone().filter(move |(number, _)| *number == cpu.0);
+            processors::account(cpu, there.map(|(_, budget)| budget))
+        };
+        self.shared.processors.online().filter_map(on).collect()
+    }
+
     /// Stops a server's thread and nothing else, to see what hangs on it.
     fn hang(&mut self, name: &str) -> Result<RootResponse, Refusal> {
         let index = self.server(name)?;
@@ -202,6 +221,7 @@ impl Root {
             RootRequest::Hung { .. } => return Err(Refusal::Forbidden),
             RootRequest::Hang { server } => self.hang(&server)?,
             RootRequest::Cpus => RootResponse::Cpus(self.shared.processors.figures()),
+            RootRequest::Accounts => RootResponse::Accounts(self.accounts()),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use ipc_schema::abi::layout::slot;
 use ipc_schema::abi::rights::SEND;
@@ -12,7 +13,7 @@ use runtime::object::{Irq, Pool, Ports};
 use runtime::{Endpoint, Notification, time};
 
 use super::machine::{Block, Error, Machine, POOL, at};
-use super::processors::{CPU, Processors};
+use super::processors::{CPU, Forwarder, Processors};
 use super::{SPACE, complain};
 
 /// Bytes of the Pool that further processors' Cpus are made from.
@@ -36,6 +37,8 @@ pub struct Shared {
     pub irqs: BTreeMap<u8, (Irq, IrqTarget)>,
     /// The processors.
     pub processors: Processors,
+    /// What takes calls to root on the others.
+    pub forwarders: Vec<Forwarder>,
     /// What further ones' Cpus are made from.
     pub processors_pool: Option<Pool>,
 }
@@ -52,6 +55,7 @@ impl Shared {
             ports: BTreeMap::new(),
             irqs: BTreeMap::new(),
             processors: Processors::new(),
+            forwarders: Vec::new(),
             processors_pool: None,
         })
     }

@@ -128,6 +128,9 @@ fn scheduler() -> Plan {
     let mut plan = Plan::new(SCHEDULER, SCHEDULER, Role::Scheduler, Class::Core);
     plan.fixed(slot::CPU, Object::Cpu, CONTROL);
     plan.fixed(slot::POOL, Object::Pool, CONTROL);
+    // Budgets signal their exhaustion there, each under a badge of its own.
+    let events = Object::Notification(SCHEDULER.to_string());
+    plan.named("events", events, SEND | GRANT, 0);
     plan
 }
 

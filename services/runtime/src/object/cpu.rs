@@ -35,8 +35,8 @@ pub struct Info {
 /// What a Cpu has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// TSC cycles that it has been idle.
-    pub idle: u64,
+    /// TSC cycles in which it was neither idle nor ran on any Budget.
+    pub unattributed: u64,
     /// Acquisitions of shared locks.
     pub locks: u64,
     /// Times that it stopped for another processor.
@@ -92,9 +92,10 @@ impl Cpu {
     /// What it has done.
     pub fn stat(self) -> Result<Stat> {
         // SAFETY: asking changes nothing.
-        let [idle, locks, stops, longest_off] = unsafe { invoke(self.0, cpu::STAT, [0; 4]) }?;
+        let [unattributed, locks, stops, longest_off] =
+            unsafe { invoke(self.0, cpu::STAT, [0; 4]) }?;
         Ok(Stat {
-            idle,
+            unattributed,
             locks,
             stops,
             longest_off,

@@ -74,6 +74,13 @@ impl Thread {
         unsafe { invoke(self.0, thread::RESUME, [0; 4]) }.map(|_| ())
     }
 
+    /// The Notification that is signalled each time it could go on and has no Budget.
+    pub fn bind_event(self, notification: Option<Notification>) -> Result<()> {
+        let slot = u64::from(notification.map_or(0, |n| n.0));
+        // SAFETY: asking for signals changes nothing else.
+        unsafe { invoke(self.0, thread::BIND_EVENT, [slot, 0, 0, 0]) }.map(|_| ())
+    }
+
     /// Its registers and what it does.
     pub fn read_regs(self) -> Result<(ThreadRegs, Doing)> {
         // SAFETY: asking changes nothing but the UTCB.

@@ -159,7 +159,8 @@ impl<'a, K: Kernel> Machine<'a, K> {
     /// entering it again is trying again.
     #[cold]
     pub(super) fn route_lost(&mut self, info: [u64; 3]) -> Step {
-        let access = PortAccess(info[0]);
+        let stamped = PortAccess(info[0]);
+        let access = stamped.unstamped();
         let (value, next) = (info[1] as u32, info[2]);
         let owner = self
             .devices
@@ -182,7 +183,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
                 self.kernel.silent(device);
             }
         }
-        if self.finish_lost(owner, access, value, next) {
+        if self.finish_lost(owner, stamped, value, next) {
             return Ok(());
         }
         let commits = owner
@@ -203,7 +204,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             Err(status) => return self.fatal(Fatal::Kernel(status)),
         }
         // A slow server may have finished meanwhile.
-        self.finish_lost(owner, access, value, next);
+        self.finish_lost(owner, stamped, value, next);
         Ok(())
     }
 

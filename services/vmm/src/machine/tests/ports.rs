@@ -126,6 +126,7 @@ fn an_element_whose_answer_is_lost_is_done_once() {
         width: 1,
         write: true,
         value: b'a'.into(),
+        stamp: 0,
     };
     let (mut writer, _) = StateWriter::new(&pages.state[0], kind::UART);
     writer.commit(access, 0, &[]);
@@ -227,6 +228,7 @@ fn a_taken_access_is_finished_from_the_state_page() {
         width: 1,
         write: false,
         value: 0,
+        stamp: 0,
     };
     uart.begin();
     uart.commit(access, 0x41, &[1]);
@@ -265,6 +267,7 @@ fn a_slow_server_that_finishes_during_the_pause_is_not_asked_twice() {
         width: 1,
         write: true,
         value: 0x42,
+        stamp: 0,
     };
     let mut m = machine(pages);
     m.exit(Exit::RouteLost, [output(0x3F8, 1) | TAKEN, 0x42, ENTRY + 1]);
