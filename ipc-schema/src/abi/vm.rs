@@ -172,6 +172,14 @@ impl Post {
     pub const fn vector(vector: u8, ignore_tpr: bool) -> Self {
         Self((vector as u64) | ((vector as u64 >> 4) << 8) | 1 << 31 | (ignore_tpr as u64) << 32)
     }
+    /// The vector to deliver, if there is one, and whether TPR is ignored.
+    #[must_use]
+    pub const fn delivers(self) -> Option<(u8, bool)> {
+        if self.0 & 1 << 31 == 0 {
+            return None;
+        }
+        Some((self.0 as u8, self.0 & 1 << 32 != 0))
+    }
     /// Also set CR8.
     #[must_use]
     pub const fn with_cr8(self, cr8: u8) -> Self {

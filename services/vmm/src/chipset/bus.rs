@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::Effect;
 use super::lapic::Lapic;
+use super::lines::{Way, Ways};
 use super::message::{Delivery, Message};
 use super::time::NEVER;
 
@@ -40,6 +41,8 @@ pub struct Bus {
     /// Some APIC may hold an event for its processor.
     events: bool,
     deadline: u64,
+    /// Of edges of lines.
+    pub ways: Ways,
 }
 
 impl Bus {
@@ -52,10 +55,12 @@ impl Bus {
             kicks: CpuSet::default(),
             events: false,
             deadline: NEVER,
+            ways: Ways::default(),
         }
     }
 
     /// The APIC of vCPU `cpu`.
+    #[inline]
     pub fn get(&self, cpu: u32) -> Option<&Lapic> {
         self.cpus.get(cpu as usize)
     }
@@ -79,7 +84,11 @@ impl Bus {
                 lapic.receive(message)
             });
         }
-        self.events |= message.delivery != Delivery::Fixed;
+        if message.delivery != Delivery::Fixed {
+            self.events = true;
+            // INIT disables an APIC.
+            self.ways.forget();
+        }
         let mut taken = false;
         for (cpu, lapic) in matching {
             if lapic.receive(message) {
@@ -90,8 +99,33 @@ impl Bus {
         taken
     }
 
+    /// Requests an interrupt where its way ends.
+    #[inline]
+    pub fn interrupt(&mut self, way: Way) {
+        if let Some(lapic) = self.cpus.get_mut(way.cpu as usize) {
+            lapic.interrupt(way.vector);
+            self.kicks.insert(way.cpu);
+        }
+    }
+
+    /// Where an edge-triggered `message` goes, if exactly one APIC matches, whatever is pending there, and would take it.
+    pub fn only_receiver(&self, message: &Message) -> Option<Way> {
+        let mut matching = (0u32..)
+            .zip(&self.cpus)
+            .filter(|(_, lapic)| lapic.matches(message.destination, None));
+        match (matching.next(), matching.next()) {
+            (Some((cpu, lapic)), None) if lapic.enabled() => Some(Way {
+                cpu,
+                vector: message.vector,
+            }),
+            _ => None,
+        }
+    }
+
     /// The 8259 pair's output changed: it is wired to every LINT0.
     pub fn set_lint0(&mut self, level: bool) {
+        // It can be INIT.
+        self.ways.forget();
         for (cpu, lapic) in (0u32..).zip(&mut self.cpus) {
             lapic.set_lint0(level);
             if level {
@@ -102,14 +136,20 @@ impl Bus {
     }
 
     /// Takes the next processor event of any vCPU.
+    #[inline]
     pub fn take_event(&mut self) -> Effect {
         if self.events {
-            if let Some(effect) = self.cpus.iter_mut().find_map(Lapic::take_event) {
-                return effect;
-            }
-            self.events = false;
+            self.find_event()
+        } else {
+            Effect::None
         }
-        Effect::None
+    }
+
+    #[cold]
+    fn find_event(&mut self) -> Effect {
+        let event = self.cpus.iter_mut().find_map(Lapic::take_event);
+        self.events = event.is_some();
+        event.unwrap_or(Effect::None)
     }
 
     /// Takes the set of vCPUs whose interrupts may have changed other than by their own doing.
@@ -123,11 +163,13 @@ impl Bus {
     }
 
     /// Finds the earliest timer again.
+    #[inline]
     pub fn update_deadline(&mut self) {
         self.deadline = self.cpus.iter().map(Lapic::deadline).min().unwrap_or(NEVER);
     }
 
-    /// Expires the timers that are due at TSC `now`.
+    /// Expires the timers that are due at TSC `now`; [`Bus::update_deadline`] afterwards.
+    #[inline]
     pub fn tick(&mut self, now: u64) {
         for (cpu, lapic) in (0u32..).zip(&mut self.cpus) {
             if lapic.deadline() <= now {
@@ -135,6 +177,5 @@ impl Bus {
                 self.kicks.insert(cpu);
             }
         }
-        self.update_deadline();
     }
 }

@@ -101,26 +101,33 @@ impl Ioapic {
         {
             return;
         }
-        let delivery = Delivery::from_bits(*entry);
-        if matches!(
-            delivery,
-            Delivery::External | Delivery::Reserved | Delivery::StartUp
-        ) {
+        let Some(message) = message(*entry) else {
             return;
-        }
-        // Only fixed and lowest-priority interrupts can be level-triggered (82093AA, 3.2.4, bits 10:8).
-        let level = level && matches!(delivery, Delivery::Fixed | Delivery::LowestPriority);
-        let [vector, ..] = entry.to_le_bytes();
-        let message = Message {
-            destination: destination(*entry),
-            delivery,
-            vector,
-            level,
         };
         // A vector below 16 is taken as an error only, and nobody would ever end it.
-        if deliver(&message) && level && vector >= 16 {
+        if deliver(&message) && message.level && message.vector >= 16 {
             *entry |= REMOTE_IRR;
         }
+    }
+
+    /// The level of `pin`, where no more is to come of it: the pin is edge-triggered.
+    #[inline]
+    pub fn set_level(&mut self, pin: u32, level: bool) {
+        let bit = 1u32.checked_shl(pin).unwrap_or(0);
+        self.lines = if level {
+            self.lines | bit
+        } else {
+            self.lines & !bit
+        };
+    }
+
+    /// The message that a rising edge of `pin` is, whatever came before: none if the pin is masked or level-triggered, or does something
+    /// else than request a vector.
+    pub fn edge(&self, pin: usize) -> Option<Message> {
+        let entry = *self.entries.get(pin)?;
+        let message = message(entry)?;
+        let requests = matches!(message.delivery, Delivery::Fixed | Delivery::LowestPriority);
+        (entry & (MASKED | LEVEL) == 0 && requests && message.vector >= 16).then_some(message)
     }
 
     /// Sends what level-triggered pins could not send before: a local APIC was enabled.
@@ -198,6 +205,23 @@ impl Ioapic {
         } else {
             self.service(pin, deliver);
         }
+    }
+}
+
+/// What a redirection entry sends; `None` if nothing comes of it.
+fn message(entry: u64) -> Option<Message> {
+    let delivery = Delivery::from_bits(entry);
+    let [vector, ..] = entry.to_le_bytes();
+    match delivery {
+        Delivery::External | Delivery::Reserved | Delivery::StartUp => None,
+        _ => Some(Message {
+            destination: destination(entry),
+            delivery,
+            vector,
+            // Only fixed and lowest-priority interrupts can be level-triggered (82093AA, 3.2.4, bits 10:8).
+            level: entry & LEVEL != 0
+                && matches!(delivery, Delivery::Fixed | Delivery::LowestPriority),
+        }),
     }
 }
 

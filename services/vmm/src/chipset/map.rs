@@ -97,5 +97,7 @@ pub const MSR_APIC_BASE: u32 = 0x1B;
 pub const MSR_TSC_DEADLINE: u32 = 0x6E0;
 /// First MSR of the x2APIC (Intel SDM vol. 3, 11.12.1.2).
 pub const MSR_X2APIC_FIRST: u32 = 0x800;
+/// The x2APIC's EOI register (Intel SDM vol. 3, table 11-6).
+pub const MSR_X2APIC_EOI: u32 = 0x80B;
 /// Last MSR (inclusive) of the x2APIC's range; those without a register fault.
 pub const MSR_X2APIC_LAST: u32 = 0x8FF;

@@ -13,6 +13,7 @@ mod bus;
 mod ioapic;
 mod lapic;
 mod legacy;
+mod lines;
 pub mod map;
 mod message;
 pub mod pci;
@@ -183,6 +184,7 @@ impl Chipset {
         if gpa & !0xFFF == map::IOAPIC_BASE {
             self.sync_pit(now);
             let bus = &mut self.bus;
+            bus.ways.forget();
             let value = value as u32 & width_mask(width);
             self.ioapic.write(offset, value, |message: &Message| {
                 bus.deliver(message, None)
@@ -213,7 +215,24 @@ impl Chipset {
     }
 
     /// WRMSR by vCPU `cpu`.
+    #[inline]
     pub fn wrmsr(&mut self, cpu: u32, msr: u32, value: u64, now: u64) -> Result<Effect, Gp> {
+        // Every interrupt has one of these.
+        if (msr, value) == (map::MSR_X2APIC_EOI, 0)
+            && let Some(lapic) = self.bus.get_mut(cpu)
+            && lapic.mode() == Mode::X2apic
+        {
+            let outcome = lapic.write_eoi();
+            return Ok(match outcome {
+                Outcome::Done => self.next_effect(),
+                _ => self.settle(cpu, outcome),
+            });
+        }
+        self.wrmsr_any(cpu, msr, value, now)
+    }
+
+    #[inline(never)]
+    fn wrmsr_any(&mut self, cpu: u32, msr: u32, value: u64, now: u64) -> Result<Effect, Gp> {
         if !Self::owns_msr(msr) {
             return Err(Gp);
         }
@@ -221,7 +240,25 @@ impl Chipset {
         Ok(self.settle(cpu, outcome))
     }
 
+    /// WRMSR of IA32_TSC_DEADLINE by vCPU `cpu`, which never faults. False if nothing but [`Chipset::next_deadline`] has changed.
+    #[inline]
+    pub fn set_tsc_deadline(&mut self, cpu: u32, value: u64, now: u64) -> bool {
+        let Some(lapic) = self.bus.get_mut(cpu) else {
+            return false;
+        };
+        let expired = lapic.set_tsc_deadline(value, now);
+        self.lapic_changed();
+        expired
+    }
+
+    /// Whether the interrupt that an EOI of vCPU `cpu` ends now is level-triggered: the level of its line then matters.
+    #[inline]
+    pub fn ends_level(&self, cpu: u32) -> bool {
+        self.bus.get(cpu).is_some_and(Lapic::ends_level)
+    }
+
     /// Does what a register write of vCPU `cpu`'s APIC leaves to others.
+    #[inline(never)]
     fn settle(&mut self, cpu: u32, outcome: Outcome) -> Effect {
         let bus = &mut self.bus;
         match outcome {
@@ -233,17 +270,21 @@ impl Chipset {
                 self.ioapic
                     .end_of_interrupt(vector, |message: &Message| bus.deliver(message, None));
             }
-            Outcome::Enabled => self
-                .ioapic
-                .retry(|message: &Message| bus.deliver(message, None)),
+            Outcome::Rerouted => bus.ways.forget(),
+            Outcome::Enabled => {
+                bus.ways.forget();
+                self.ioapic
+                    .retry(|message: &Message| bus.deliver(message, None));
+            }
         }
         self.lapic_changed();
         self.next_effect()
     }
 
     /// The next processor event that an IPI, a line or an MSI caused, or `None`. An access hands back the first one;
-    /// whoever gets one, or has called [`Chipset::set_line`], [`Chipset::msi`] or [`Chipset::tick`], asks for more
+    /// whoever gets one, or has called [`Chipset::line`], [`Chipset::msi`] or [`Chipset::tick`], asks for more
     /// until there are none.
+    #[inline]
     pub fn next_effect(&mut self) -> Effect {
         self.bus.take_event()
     }
@@ -254,53 +295,10 @@ impl Chipset {
         self.bus.take_kicks()
     }
 
-    /// A device server's line `gsi` has this level. Those that do not exist are ignored.
-    pub fn set_line(&mut self, gsi: u32, level: bool) {
-        let bit = 1u32.checked_shl(gsi).unwrap_or(0);
-        self.external_lines = if level {
-            self.external_lines | bit
-        } else {
-            self.external_lines & !bit
-        };
-        self.drive(gsi);
-    }
-
     /// A message-signalled interrupt: a device's store of `data` to `address`.
     pub fn msi(&mut self, address: u64, data: u32) {
         if let Some(message) = Message::from_msi(address, data) {
             self.bus.deliver(&message, None);
-        }
-    }
-
-    /// Takes line `gsi` to the 8259 pair and to its IOAPIC pin.
-    fn drive(&mut self, gsi: u32) {
-        let bit = 1u32.checked_shl(gsi).unwrap_or(0);
-        let level = (self.external_lines | self.own_lines) & bit != 0;
-        if gsi < 16 && self.pic.set_line(gsi as u8, level) {
-            self.pic_changed();
-        }
-        // IRQ 0 is at pin 2, and pin 0 is the 8259 pair's.
-        let pin = if gsi == u32::from(map::PIT_IRQ) {
-            map::PIT_GSI
-        } else {
-            gsi
-        };
-        self.set_pin(pin as usize, level);
-    }
-
-    fn set_pin(&mut self, pin: usize, level: bool) {
-        let bus = &mut self.bus;
-        self.ioapic
-            .set_line(pin, level, |message: &Message| bus.deliver(message, None));
-    }
-
-    /// Passes a change of the 8259 pair's INTR on to LINT0 and IOAPIC pin 0.
-    fn pic_changed(&mut self) {
-        let intr = self.pic.pending().is_some();
-        if intr != self.intr {
-            self.intr = intr;
-            self.bus.set_lint0(intr);
-            self.set_pin(0, intr);
         }
     }
 
@@ -326,6 +324,7 @@ impl Chipset {
     }
 
     /// An APIC's timer may have changed.
+    #[inline]
     fn lapic_changed(&mut self) {
         self.bus.update_deadline();
         self.deadline = self.platform_deadline.min(self.bus.deadline());
@@ -340,20 +339,33 @@ impl Chipset {
     }
 
     /// The interrupt that vCPU `cpu` is to take now.
+    #[inline]
     pub fn pending(&self, cpu: u32) -> Option<Pending> {
         let lapic = self.bus.get(cpu)?;
-        self.external(lapic).or_else(|| lapic.pending())
+        if self.pic.pending().is_some()
+            && let Some(interrupt) = self.intr(lapic)
+        {
+            return Some(interrupt);
+        }
+        lapic.pending()
     }
 
     /// As [`Chipset::pending`], as if the task priority were 0: what the hardware may deliver by itself once the guest
     /// lowers it.
+    #[inline]
     pub fn pending_any_tpr(&self, cpu: u32) -> Option<Pending> {
         let lapic = self.bus.get(cpu)?;
-        self.external(lapic).or_else(|| lapic.pending_any_tpr())
+        if self.pic.pending().is_some()
+            && let Some(interrupt) = self.intr(lapic)
+        {
+            return Some(interrupt);
+        }
+        lapic.pending_any_tpr()
     }
 
     /// The 8259 pair's interrupt, if `lapic` takes it: through LINT0, or through IOAPIC pin 0.
-    fn external(&self, lapic: &Lapic) -> Option<Pending> {
+    #[cold]
+    fn intr(&self, lapic: &Lapic) -> Option<Pending> {
         let vector = self.pic.pending()?;
         let taken = lapic.takes_external()
             || self.ioapic.external().is_some_and(|destination| {
@@ -366,17 +378,19 @@ impl Chipset {
         })
     }
 
-    /// vCPU `cpu` took the interrupt `p`, which [`Chipset::pending`] gave.
-    pub fn accept(&mut self, cpu: u32, p: &Pending) {
-        if p.external {
-            self.pic.accept(p.vector);
+    /// vCPU `cpu` took the interrupt with this vector, which [`Chipset::pending`] or [`Chipset::pending_any_tpr`] gave.
+    #[inline]
+    pub fn accept(&mut self, cpu: u32, vector: u8, external: bool) {
+        if external {
+            self.pic.accept(vector);
             self.pic_changed();
         } else if let Some(lapic) = self.bus.get_mut(cpu) {
-            lapic.accept(p.vector);
+            lapic.accept(vector);
         }
     }
 
     /// Sets vCPU `cpu`'s task priority register (CR8 is its bits 7:4).
+    #[inline]
     pub fn set_tpr(&mut self, cpu: u32, tpr: u8) {
         if let Some(lapic) = self.bus.get_mut(cpu) {
             lapic.set_tpr(tpr);
@@ -384,6 +398,7 @@ impl Chipset {
     }
 
     /// vCPU `cpu`'s task priority register.
+    #[inline]
     pub fn tpr(&self, cpu: u32) -> u8 {
         self.bus.get(cpu).map_or(0, Lapic::tpr)
     }
@@ -396,24 +411,31 @@ impl Chipset {
     }
 
     /// The TSC at which [`Chipset::tick`] must run; [`NEVER`] if no timer is armed that anyone would see.
+    #[inline]
     pub fn next_deadline(&self) -> u64 {
         self.deadline
     }
 
     /// Expires the timers that are due at TSC `now`.
+    #[inline]
     pub fn tick(&mut self, now: u64) {
         if now < self.deadline {
             return;
         }
         self.bus.tick(now);
         if self.platform_deadline <= now {
-            self.sync_pit(now);
-            self.pm.advance(now);
-            self.update_sci();
-            self.update_deadline();
+            self.tick_platform(now);
         } else {
             self.lapic_changed();
         }
+    }
+
+    #[inline(never)]
+    fn tick_platform(&mut self, now: u64) {
+        self.sync_pit(now);
+        self.pm.advance(now);
+        self.update_sci();
+        self.update_deadline();
     }
 
     /// The operator pressed the power button.

@@ -295,7 +295,53 @@ impl Pic {
         seen
     }
 
+    /// Whether an edge of ISA interrupt `irq` comes no further than the request register: it is masked there and edge-triggered, or does
+    /// not exist.
+    pub fn only_latches(&self, irq: u32) -> bool {
+        self.input(irq)
+            .is_none_or(|(chip, bit)| chip.mask & bit != 0 && chip.elcr & bit == 0)
+    }
+
+    /// The level of an input that [`Pic::only_latches`].
+    #[inline]
+    pub fn set_level(&mut self, irq: u32, level: bool) {
+        if let Some((chip, bit)) = self.input_mut(irq) {
+            chip.lines = if level {
+                chip.lines | bit
+            } else {
+                chip.lines & !bit
+            };
+        }
+    }
+
+    /// An edge of an input that [`Pic::only_latches`].
+    #[inline]
+    pub fn latch(&mut self, irq: u32) {
+        if let Some((chip, bit)) = self.input_mut(irq) {
+            chip.edges |= bit;
+        }
+    }
+
+    /// The chip and bit of ISA interrupt `irq`.
+    fn input(&self, irq: u32) -> Option<(&Chip, u8)> {
+        match irq {
+            0..8 => Some((&self.master, 1 << irq)),
+            8..16 => Some((&self.slave, 1 << (irq - 8))),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn input_mut(&mut self, irq: u32) -> Option<(&mut Chip, u8)> {
+        match irq {
+            0..8 => Some((&mut self.master, 1 << irq)),
+            8..16 => Some((&mut self.slave, 1 << (irq - 8))),
+            _ => None,
+        }
+    }
+
     /// The vector of the interrupt to be served now: INTR is asserted.
+    #[inline]
     pub fn pending(&self) -> Option<u8> {
         self.output
     }

@@ -96,6 +96,7 @@ impl Chipset {
             }
             0x20 | 0x21 | 0xA0 | 0xA1 | 0x4D0 | 0x4D1 => {
                 self.sync_pit(now);
+                self.bus.ways.forget();
                 self.pic.write(port, value);
                 self.pic_changed();
                 self.update_deadline();

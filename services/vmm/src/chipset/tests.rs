@@ -2,6 +2,7 @@
 
 mod processors;
 mod random;
+mod ways;
 
 use super::*;
 
@@ -57,7 +58,7 @@ impl Chipset {
     }
     fn take(&mut self, cpu: u32) -> Option<u8> {
         let pending = self.pending(cpu)?;
-        self.accept(cpu, &pending);
+        self.accept(cpu, pending.vector, pending.external);
         Some(pending.vector)
     }
     fn eoi(&mut self, cpu: u32, now: u64) {
@@ -118,7 +119,7 @@ fn the_timer_works_through_the_8259() {
             (platform.pending(0), platform.pending(1)),
             (Some(expected), None)
         );
-        platform.accept(0, &expected);
+        platform.accept(0, expected.vector, expected.external);
         assert_eq!(platform.pending(0), None);
         platform.outbs(&[(0x20, 0x20)], now);
     }

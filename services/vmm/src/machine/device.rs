@@ -1,5 +1,6 @@
 //! The VMM's view of a device server: its ports, its interrupt line and what it leaves in its pages.
 
+use super::CPU;
 use crate::chipset::Chipset;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
@@ -14,8 +15,8 @@ pub struct Device<'a> {
     kind: u64,
     reader: InterruptReader<'a>,
     state: &'a StatePage,
-    /// The line as the chipset last saw it.
-    high: bool,
+    /// Its line's level, a bit of the page's, as the chipset last saw it.
+    levels: u64,
 }
 
 impl<'a> Device<'a> {
@@ -34,7 +35,7 @@ impl<'a> Device<'a> {
             },
             reader: InterruptReader::new(irq, 1u64.checked_shl(gsi).unwrap_or(0)),
             state,
-            high: false,
+            levels: 0,
         }
     }
 
@@ -69,19 +70,19 @@ pub(super) fn look(devices: &mut [Device<'_>], chipset: &mut Chipset) -> bool {
     let mut moved = false;
     for device in devices {
         let lines = device.reader.look();
-        let high = lines.levels != 0;
-        if lines.rises != 0 || high != device.high {
-            // A line that rose while it was high had fallen between: an edge that must not be missed.
-            if lines.rises != 0 {
-                if device.high {
-                    chipset.set_line(device.gsi, false);
-                }
-                chipset.set_line(device.gsi, true);
-            }
-            chipset.set_line(device.gsi, high);
-            device.high = high;
+        if lines.rises != 0 || lines.levels != device.levels {
+            device.levels = lines.levels;
+            chipset.line(device.gsi, lines.rises != 0, lines.levels != 0);
             moved = true;
         }
     }
     moved
+}
+
+/// Before an EOI: a level-triggered line that has fallen must be seen to have before its interrupt ends.
+#[inline]
+pub(super) fn look_before_end(devices: &mut [Device<'_>], chipset: &mut Chipset) {
+    if chipset.ends_level(CPU) {
+        look(devices, chipset);
+    }
 }

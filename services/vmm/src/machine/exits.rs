@@ -1,6 +1,6 @@
 //! Exits that concern the processor and memory.
 
-use super::device::{Device, look};
+use super::device::{Device, look_before_end};
 use super::{CPU, End, Fatal, Kernel, Machine, Note, Step};
 use crate::chipset::{Chipset, Effect};
 use crate::cpu::{Dynamic, xcr};
@@ -91,8 +91,7 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     #[inline(always)]
-    pub(super) fn nested_fault(&mut self, info: [u64; 3], undelivered: Event) -> Step {
-        let [gpa, error, _] = info;
+    pub(super) fn nested_fault(&mut self, gpa: u64, error: u64, undelivered: Event) -> Step {
         if undelivered.0 != 0 {
             let event = undelivered.0;
             return self.fatal(Fatal::Delivery { event, gpa });
@@ -165,7 +164,7 @@ impl<K: Kernel> Machine<'_, K> {
                 return Err(End::Halted);
             }
             match self.kernel.wait(self.chipset.next_deadline()) {
-                Ok(bits) => self.signalled(bits)?,
+                Ok(bits) => self.also_signalled(bits)?,
                 Err(status) => return self.fatal(Fatal::Kernel(status)),
             }
             self.tick()?;
@@ -279,8 +278,7 @@ impl mmio::Bus for Mmio<'_, '_> {
     #[inline]
     fn write(&mut self, gpa: u64, width: u8, value: u64) {
         if gpa & 0xFFF == EOI {
-            // A level-triggered line that has fallen must be seen to have before its interrupt ends.
-            look(self.devices, self.chipset);
+            look_before_end(self.devices, self.chipset);
         }
         match self.chipset.mmio_write(CPU, gpa, width, value, self.now) {
             Some(Effect::None) => {}

@@ -17,19 +17,21 @@ const OVERFLOW: u8 = 4;
 
 impl<K: Kernel> Machine<'_, K> {
     /// Works out what the next entry posts and until when it may last.
+    #[inline(always)]
     pub(super) fn refresh(&mut self) {
         self.stale = false;
-        self.posted = None;
-        let mut post = Post::NONE;
-        self.expected = 0;
+        let mut post = match self.chipset.pending_any_tpr(CPU) {
+            Some(pending) => Post::vector(pending.vector, pending.external),
+            None => Post::NONE,
+        };
         if let Some(vector) = self.held {
             post = Post::vector(vector, true);
-            self.expected = ExitWord::POST_PENDING;
-        } else if let Some(pending) = self.chipset.pending_any_tpr(CPU) {
-            self.posted = Some(pending);
-            post = Post::vector(pending.vector, pending.external);
-            self.expected = ExitWord::POST_PENDING;
         }
+        self.expected = if post == Post::NONE {
+            0
+        } else {
+            ExitWord::POST_PENDING
+        };
         let cr8 = self.chipset.tpr(CPU) >> 4;
         if cr8 != self.cr8 {
             // Set once: on the next entry it is the guest's again.
@@ -41,12 +43,17 @@ impl<K: Kernel> Machine<'_, K> {
         self.post = post;
         self.deadline = self.chipset.next_deadline();
         if self.nmi {
-            if self.inject.0 == 0 {
-                self.inject = Event::NMI;
-                self.nmi = false;
-            } else {
-                self.stale = true;
-            }
+            self.refresh_nmi();
+        }
+    }
+
+    #[cold]
+    fn refresh_nmi(&mut self) {
+        if self.inject.0 == 0 {
+            self.inject = Event::NMI;
+            self.nmi = false;
+        } else {
+            self.stale = true;
         }
     }
 
@@ -58,10 +65,11 @@ impl<K: Kernel> Machine<'_, K> {
             self.chipset.set_tpr(CPU, self.cr8 << 4);
         }
         if !word.post_pending() {
-            if let Some(pending) = self.posted.take() {
-                self.chipset.accept(CPU, &pending);
-            } else {
-                self.held = None;
+            // What is held comes before what is pending.
+            if self.held.take().is_none()
+                && let Some((vector, external)) = self.post.delivers()
+            {
+                self.chipset.accept(CPU, vector, external);
             }
         }
         self.stale = true;
@@ -90,21 +98,35 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     /// The Notification's bits came.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn signalled(&mut self, bits: u64) -> Step {
-        if bits & signal::QUIT != 0 {
-            return Err(End::Killed);
-        }
-        if bits & signal::POWER != 0 {
-            self.chipset.power_button();
-            self.stale = true;
+        if bits & (signal::QUIT | signal::POWER) != 0 {
+            self.pressed(bits)?;
         }
         self.stale |= look(&mut self.devices, &mut self.chipset);
         let effect = self.chipset.next_effect();
         self.effect(effect)
     }
 
+    /// The same where it is not frequent.
+    #[inline(never)]
+    pub(super) fn also_signalled(&mut self, bits: u64) -> Step {
+        self.signalled(bits)
+    }
+
+    /// Bits that no device sets.
+    #[cold]
+    fn pressed(&mut self, bits: u64) -> Step {
+        if bits & signal::QUIT != 0 {
+            return Err(End::Killed);
+        }
+        self.chipset.power_button();
+        self.stale = true;
+        Ok(())
+    }
+
     /// A deadline came.
+    #[inline(always)]
     pub(super) fn tick(&mut self) -> Step {
         self.chipset.tick(self.kernel.now());
         self.stale = true;

@@ -25,11 +25,12 @@ pub use device::Device;
 pub use kernel::{Fatal, Kernel, Note, Ran};
 pub use setup::{Parts, SetupError};
 
-use crate::chipset::{Chipset, Effect, Pending};
+use crate::chipset::{Chipset, Effect};
 use crate::cpu::{Msrs, Policy};
 use crate::emulate::{self, EmulateError, Expected, Lengths, Retired, mmio};
 use crate::memory::GuestMemory;
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post};
 use ipc_schema::proto::VmEnd;
 
@@ -113,8 +114,6 @@ pub struct Machine<'a, K: Kernel> {
     stale: bool,
     /// What [`WORD_MASK`] of the exit word is if nothing happened.
     expected: u64,
-    /// The chipset's interrupt behind `post`.
-    posted: Option<Pending>,
     /// An interrupt that the chipset has counted as taken, but whose delivery an exception cut short: comes first.
     held: Option<u8>,
     /// An NMI waits.
@@ -139,10 +138,9 @@ pub struct Machine<'a, K: Kernel> {
 impl<K: Kernel> Machine<'_, K> {
     /// Runs the guest until the VM's end.
     pub fn run(&mut self) -> End {
-        loop {
-            if let Err(end) = self.turn() {
-                return end;
-            }
+        match self.turns() {
+            Err(end) => end,
+            Ok(never) => match never {},
         }
     }
 
@@ -151,51 +149,74 @@ impl<K: Kernel> Machine<'_, K> {
         &mut self.kernel
     }
 
-    /// Into the guest and back, once.
+    /// Into the guest and back, again and again. The handlers of frequent exits are inlined, each with a way round of its own.
     #[inline(always)]
-    fn turn(&mut self) -> Step {
-        if self.stale {
-            self.refresh();
+    fn turns(&mut self) -> Result<Infallible, End> {
+        loop {
+            if self.stale {
+                self.refresh();
+            }
+            let dirty = core::mem::take(&mut self.dirty);
+            let inject = core::mem::take(&mut self.inject);
+            let ran = match self.kernel.run(dirty, self.post, inject, self.deadline) {
+                Ok(ran) => ran,
+                Err(status) => {
+                    self.fatal(Fatal::Kernel(status))?;
+                    continue;
+                }
+            };
+            if (ran.word.0 ^ self.expected) & WORD_MASK != 0 {
+                self.interrupts_moved(ran.word);
+            }
+            let exit = ran.word.exit();
+            if ran.undelivered.0 != 0 {
+                self.undelivered(exit, ran.undelivered);
+            }
+            let [a, b, c] = ran.info;
+            match exit {
+                Exit::Cpuid => self.cpuid(ran.length)?,
+                Exit::NestedFault => self.nested_fault(a, b, ran.undelivered)?,
+                Exit::Port => self.port(a, b)?,
+                Exit::Signal => self.signalled(a)?,
+                Exit::Timeout => self.tick()?,
+                Exit::Hlt => self.hlt(ran.length)?,
+                Exit::Rdmsr => self.rdmsr(ran.length)?,
+                Exit::Wrmsr => self.wrmsr(ran.length)?,
+                _ => self.seldom(exit, ran.length, a, b, c)?,
+            }
         }
-        let dirty = core::mem::take(&mut self.dirty);
-        let inject = core::mem::take(&mut self.inject);
-        let ran = match self.kernel.run(dirty, self.post, inject, self.deadline) {
-            Ok(ran) => ran,
-            Err(status) => return self.fatal(Fatal::Kernel(status)),
-        };
-        if (ran.word.0 ^ self.expected) & WORD_MASK != 0 {
-            self.interrupts_moved(ran.word);
-        }
-        let exit = ran.word.exit();
-        if ran.undelivered.0 != 0 {
-            self.undelivered(exit, ran.undelivered);
-        }
+    }
+
+    /// The exits that are not frequent.
+    #[inline(never)]
+    fn seldom(&mut self, exit: Exit, length: u64, a: u64, b: u64, c: u64) -> Step {
+        let info = [a, b, c];
         match exit {
-            Exit::Cpuid => self.cpuid(ran.length),
-            Exit::NestedFault => self.nested_fault(ran.info, ran.undelivered),
-            Exit::Port => self.port(ran.info),
-            Exit::Signal => self.signalled(ran.info[0]),
-            Exit::Timeout => self.tick(),
-            Exit::Hlt => self.hlt(ran.length),
-            Exit::Rdmsr => self.rdmsr(ran.length),
-            Exit::Wrmsr => self.wrmsr(ran.length),
-            Exit::RouteLost => self.route_lost(ran.info),
-            Exit::Exception => self.exception(ran.info),
-            Exit::Xsetbv => self.xsetbv(ran.length),
-            Exit::Wbinvd => self.skip(exit, ran.length, Expected::Wbinvd),
+            Exit::RouteLost => self.route_lost(info),
+            Exit::Exception => self.exception(info),
+            Exit::Xsetbv => self.xsetbv(length),
+            Exit::Wbinvd => self.skip(exit, length, Expected::Wbinvd),
             Exit::Rdpmc => self.raise(emulate::Exception::GENERAL_PROTECTION),
             Exit::Vmcall | Exit::VmInstruction | Exit::Monitor => {
                 self.raise(emulate::Exception::INVALID_OPCODE)
             }
-            // INIT of the machine's own processor: none of the guest's business.
-            Exit::Init => Ok(()),
             Exit::Shutdown => {
                 self.kernel.note(&Note::Fatal(Fatal::Shutdown));
                 Err(End::TripleFault)
             }
-            Exit::TaskSwitch => self.fatal(Fatal::TaskSwitch(ran.info)),
-            Exit::EntryFailed => self.fatal(Fatal::EntryFailed(ran.info)),
-            Exit::Other => self.fatal(Fatal::Other(ran.info)),
+            Exit::TaskSwitch => self.fatal(Fatal::TaskSwitch(info)),
+            Exit::EntryFailed => self.fatal(Fatal::EntryFailed(info)),
+            Exit::Other => self.fatal(Fatal::Other(info)),
+            // INIT of the machine's own processor: none of the guest's business. The others are dealt with already.
+            Exit::Init
+            | Exit::Cpuid
+            | Exit::NestedFault
+            | Exit::Port
+            | Exit::Signal
+            | Exit::Timeout
+            | Exit::Hlt
+            | Exit::Rdmsr
+            | Exit::Wrmsr => Ok(()),
         }
     }
 

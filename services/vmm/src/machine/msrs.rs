@@ -1,6 +1,6 @@
 //! RDMSR and WRMSR.
 
-use super::device::look;
+use super::device::look_before_end;
 use super::{CPU, Kernel, Machine, Note, Step};
 use crate::chipset::{Chipset, Effect, map};
 use crate::cpu::WriteEffect;
@@ -9,8 +9,6 @@ use ipc_schema::abi::vm::{Exit, Groups, gpr};
 
 /// RDTSCP's and RDPID's number of the processor (AMD APM vol. 2, 3.2.6).
 const TSC_AUX: u32 = 0xC000_0103;
-/// The x2APIC's EOI register.
-const X2APIC_EOI: u32 = 0x80B;
 
 impl<K: Kernel> Machine<'_, K> {
     #[inline(never)]
@@ -46,7 +44,7 @@ impl<K: Kernel> Machine<'_, K> {
         Ok(())
     }
 
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn wrmsr(&mut self, length: u64) -> Step {
         if self.steps_blindly(Exit::Wrmsr) {
             return self.widen(Exit::Wrmsr);
@@ -55,10 +53,27 @@ impl<K: Kernel> Machine<'_, K> {
             Ok(len) => len,
             Err(error) => return self.refuse(error, 0),
         };
-        let now = self.kernel.now();
-        let state = self.kernel.state_mut();
+        let state = self.kernel.state();
         let index = state.gpr[gpr::RCX] as u32;
         let value = state.gpr[gpr::RAX] & 0xFFFF_FFFF | state.gpr[gpr::RDX] << 32;
+        let now = self.kernel.now();
+        if index != map::MSR_TSC_DEADLINE {
+            return self.wrmsr_other(index, value, now, len);
+        }
+        // Once or twice for every tick of a guest's clock.
+        let deadline = self.host_deadline(value, now);
+        if self.chipset.set_tsc_deadline(CPU, deadline, now) {
+            self.stale = true;
+        } else {
+            self.deadline = self.chipset.next_deadline();
+        }
+        let retired = retire(self.kernel.state_mut(), len);
+        self.retired(retired);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn wrmsr_other(&mut self, index: u32, value: u64, now: u64, len: u8) -> Step {
         // TSC_AUX goes to the kernel together with XCR0, which the guest may have set without an exit (QEMU 7.2): what was kept of it
         // here must not go back.
         if index == TSC_AUX && self.wide & 1 << Exit::Wrmsr as u32 == 0 {
@@ -67,6 +82,7 @@ impl<K: Kernel> Machine<'_, K> {
         let done = if Chipset::owns_msr(index) {
             self.wrmsr_chipset(index, value, now)
         } else {
+            let state = self.kernel.state_mut();
             let offset = state.tsc_offset;
             match self.msrs.write(index, value, state, now) {
                 Ok(WriteEffect::Groups(groups)) => {
@@ -96,21 +112,17 @@ impl<K: Kernel> Machine<'_, K> {
         }
     }
 
+    #[inline]
     fn wrmsr_chipset(&mut self, index: u32, value: u64, now: u64) -> Result<Effect, ()> {
         self.stale = true;
-        let value = match index {
-            map::MSR_TSC_DEADLINE => self.host_deadline(value, now),
-            X2APIC_EOI => {
-                // As for the EOI register in memory.
-                look(&mut self.devices, &mut self.chipset);
-                value
-            }
-            _ => value,
-        };
+        if index == map::MSR_X2APIC_EOI {
+            look_before_end(&mut self.devices, &mut self.chipset);
+        }
         self.chipset.wrmsr(CPU, index, value, now).map_err(|_| ())
     }
 
     /// A TSC deadline of the guest's in the host's time; 0 disarms in both.
+    #[inline]
     fn host_deadline(&self, deadline: u64, now: u64) -> u64 {
         if deadline == 0 {
             return 0;

@@ -68,8 +68,8 @@ impl Losses {
 impl<'a, K: Kernel> Machine<'a, K> {
     /// A port access that has no route.
     #[inline]
-    pub(super) fn port(&mut self, info: [u64; 3]) -> Step {
-        let access = PortAccess(info[0]);
+    pub(super) fn port(&mut self, access: u64, next: u64) -> Step {
+        let access = PortAccess(access);
         if self.steps_blindly(Exit::Port) {
             return self.widen(Exit::Port);
         }
@@ -86,7 +86,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             0
         };
         let (effect, signals) = (ports.effect, ports.signals);
-        self.complete(access, value, info[1]);
+        self.complete(access, value, next);
         self.after_ports(effect, signals)
     }
 
@@ -150,7 +150,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
     fn after_ports(&mut self, effect: Effect, signals: u64) -> Step {
         self.stale = true;
         if signals != 0 {
-            self.signalled(signals)?;
+            self.also_signalled(signals)?;
         }
         self.effect(effect)
     }
@@ -200,7 +200,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
         let now = self.kernel.now();
         // A server that starts again signals, so this ends early; and a storm of losses leaves time for the others.
         match self.kernel.wait(now.saturating_add(pause)) {
-            Ok(bits) => self.signalled(bits)?,
+            Ok(bits) => self.also_signalled(bits)?,
             Err(status) => return self.fatal(Fatal::Kernel(status)),
         }
         // A slow server may have finished meanwhile.

@@ -114,7 +114,6 @@ impl<'a, K: Kernel> Machine<'a, K> {
             deadline: 0,
             stale: true,
             expected: 0,
-            posted: None,
             held: None,
             nmi: false,
             cr8,

@@ -146,6 +146,7 @@ impl Lapic {
     }
 
     /// Which register interface is on.
+    #[inline]
     pub fn mode(&self) -> Mode {
         if self.base & BASE_ENABLE == 0 {
             Mode::Disabled
@@ -162,17 +163,20 @@ impl Lapic {
     }
 
     /// Enabled globally and by software: takes fixed interrupts.
-    fn enabled(&self) -> bool {
+    #[inline]
+    pub fn enabled(&self) -> bool {
         self.svr & SVR_ENABLE != 0 && self.base & BASE_ENABLE != 0
     }
 
     /// Recomputes what depends on IRR and ISR.
+    #[inline]
     fn update(&mut self) {
         self.requested = self.irr.highest();
         self.in_service = self.isr.highest();
     }
 
     /// Recomputes the timer's wake-up: none if nobody would see it.
+    #[inline]
     fn update_deadline(&mut self) {
         let masked = self.lvt[Lvt::Timer as usize] & LVT_MASKED != 0;
         self.deadline = if masked {
@@ -183,11 +187,26 @@ impl Lapic {
     }
 
     /// The TSC at which [`Lapic::tick`] must be called.
+    #[inline]
     pub fn deadline(&self) -> u64 {
         self.deadline
     }
 
+    /// Writes IA32_TSC_DEADLINE. True if the timer had expired before, so that there may be an interrupt now.
+    #[inline]
+    pub fn set_tsc_deadline(&mut self, value: u64, now: u64) -> bool {
+        // Nobody sees one that expires masked, and another deadline takes its place.
+        let expired = self.deadline <= now;
+        if expired {
+            self.tick(now);
+        }
+        self.timer.set_deadline(value);
+        self.update_deadline();
+        expired
+    }
+
     /// Brings the timer to `now` and requests its interrupt if it expired.
+    #[inline]
     pub fn tick(&mut self, now: u64) {
         if self.timer.expire(now) {
             self.local_interrupt(Lvt::Timer);
@@ -196,11 +215,13 @@ impl Lapic {
     }
 
     /// Task priority register.
+    #[inline]
     pub fn tpr(&self) -> u8 {
         self.tpr
     }
 
     /// Sets the task priority register.
+    #[inline]
     pub fn set_tpr(&mut self, tpr: u8) {
         self.tpr = tpr;
     }
@@ -227,15 +248,18 @@ impl Lapic {
     }
 
     /// The highest vector that may be delivered now.
+    #[inline]
     pub fn pending(&self) -> Option<Pending> {
         self.request_above(self.ppr())
     }
 
     /// As [`Lapic::pending`], as if the task priority were 0.
+    #[inline]
     pub fn pending_any_tpr(&self) -> Option<Pending> {
         self.request_above(self.in_service)
     }
 
+    #[inline]
     fn request_above(&self, priority: u8) -> Option<Pending> {
         let vector = self.requested;
         (vector >> 4 > priority >> 4 && self.enabled()).then_some(Pending {
@@ -246,6 +270,7 @@ impl Lapic {
     }
 
     /// The processor took `vector`: from request to service.
+    #[inline]
     pub fn accept(&mut self, vector: u8) {
         if vector >= 16 {
             self.irr.clear(vector);
@@ -254,7 +279,15 @@ impl Lapic {
         }
     }
 
+    /// Whether what an EOI ends now is level-triggered.
+    #[inline]
+    pub fn ends_level(&self) -> bool {
+        // No vector below 16 is ever in the TMR.
+        self.tmr.contains(self.in_service)
+    }
+
     /// EOI: ends the highest interrupt in service. Gives its vector if the IOAPIC must hear of it.
+    #[inline]
     fn end_of_interrupt(&mut self) -> Option<u8> {
         let vector = self.in_service;
         if vector == 0 {
@@ -265,12 +298,17 @@ impl Lapic {
         if !self.tmr.contains(vector) {
             return None;
         }
+        self.end_of_lint0(vector);
+        Some(vector)
+    }
+
+    /// The level-triggered `vector` ended: LINT0's, if it is that, can interrupt again.
+    fn end_of_lint0(&mut self, vector: u8) {
         let entry = &mut self.lvt[Lvt::Lint0 as usize];
         if *entry & LVT_REMOTE_IRR != 0 && *entry as u8 == vector {
             *entry &= !LVT_REMOTE_IRR;
             self.service_lint0();
         }
-        Some(vector)
     }
 
     /// Requests `vector`; one below 16 is an error instead. False if the APIC takes no interrupts now.
@@ -282,14 +320,19 @@ impl Lapic {
             self.error(ESR_RECEIVE_VECTOR);
             return true;
         }
-        self.irr.set(vector);
+        self.interrupt(vector);
         if level {
             self.tmr.set(vector);
-        } else {
-            self.tmr.clear(vector);
         }
-        self.requested = self.requested.max(vector);
         true
+    }
+
+    /// Requests the edge-triggered `vector`, from 16 on, of this APIC, which is enabled.
+    #[inline]
+    pub fn interrupt(&mut self, vector: u8) {
+        self.irr.set(vector);
+        self.tmr.clear(vector);
+        self.requested = self.requested.max(vector);
     }
 
     /// Records errors and raises the error interrupt.

@@ -16,6 +16,8 @@ pub enum Outcome {
     Send(Message),
     /// The APIC may take interrupts now that it refused before.
     Enabled,
+    /// Which interrupts it takes may have changed otherwise.
+    Rerouted,
 }
 
 /// Register numbers: the xAPIC's byte offset / 16, the x2APIC's MSR - 0x800.
@@ -89,11 +91,11 @@ impl Lapic {
             EOI => self.write_eoi(),
             LDR => {
                 self.ldr = value & 0xFF00_0000;
-                Outcome::Done
+                Outcome::Rerouted
             }
             DFR => {
                 self.dfr = value | 0x0FFF_FFFF;
-                Outcome::Done
+                Outcome::Rerouted
             }
             ICR_HIGH => {
                 self.icr = u64::from(value & 0xFF00_0000) << 32 | self.icr & 0xFFFF_FFFF;
@@ -139,9 +141,7 @@ impl Lapic {
         match msr {
             map::MSR_APIC_BASE => return self.write_base(value),
             map::MSR_TSC_DEADLINE => {
-                self.tick(now);
-                self.timer.set_deadline(value);
-                self.update_deadline();
+                self.set_tsc_deadline(value, now);
                 return Ok(Outcome::Done);
             }
             _ => {}
@@ -210,7 +210,7 @@ impl Lapic {
         if self.mode() == Mode::X2apic && was == Mode::Xapic {
             self.icr &= 0xFFFF_FFFF;
         }
-        Ok(Outcome::Done)
+        Ok(Outcome::Rerouted)
     }
 
     /// Reads a register that both interfaces have, or the xAPIC's view of it; `None` if it is reserved.
@@ -267,7 +267,9 @@ impl Lapic {
         Outcome::Done
     }
 
-    fn write_eoi(&mut self) -> Outcome {
+    /// EOI, in either mode.
+    #[inline]
+    pub fn write_eoi(&mut self) -> Outcome {
         self.end_of_interrupt().map_or(Outcome::Done, Outcome::Eoi)
     }
 
@@ -282,7 +284,7 @@ impl Lapic {
         } else if was & SVR_ENABLE == 0 {
             return Outcome::Enabled;
         }
-        Outcome::Done
+        Outcome::Rerouted
     }
 
     fn write_lvt(&mut self, index: usize, value: u32, now: u64) {

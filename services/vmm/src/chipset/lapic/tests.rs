@@ -19,7 +19,7 @@ fn xapic() -> Lapic {
 fn x2apic(id: u32) -> Lapic {
     let mut lapic = Lapic::new(id, GHZ, GHZ);
     let base = lapic.base | BASE_X2APIC;
-    assert_eq!(lapic.wrmsr(0x1B, base, 0), Ok(Outcome::Done));
+    assert_eq!(lapic.wrmsr(0x1B, base, 0), Ok(Outcome::Rerouted));
     assert_eq!(
         lapic.wrmsr(0x80F, u64::from(ENABLED), 0),
         Ok(Outcome::Enabled)
@@ -106,7 +106,7 @@ fn mode_transitions() {
     ] {
         let mut lapic = Lapic::new(1, GHZ, GHZ);
         for step in path {
-            assert_eq!(lapic.wrmsr(0x1B, base | step, 0), Ok(Outcome::Done));
+            assert_eq!(lapic.wrmsr(0x1B, base | step, 0), Ok(Outcome::Rerouted));
         }
         let before = lapic.base;
         assert_eq!(
@@ -289,7 +289,7 @@ fn software_disable() {
     let mut lapic = xapic();
     assert!(lapic.receive(&fixed(0x45, false)));
     assert_eq!(lapic.store(0x320, 0x31), Outcome::Done);
-    assert_eq!(lapic.store(0xF0, 0xFF), Outcome::Done);
+    assert_eq!(lapic.store(0xF0, 0xFF), Outcome::Rerouted);
     assert_eq!(lapic.vector(), None);
     assert!(!lapic.receive(&fixed(0x46, false)));
     assert_eq!(lapic.load(0x320), 0x1_0031);

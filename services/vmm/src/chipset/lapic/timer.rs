@@ -86,14 +86,19 @@ impl Timer {
 
     /// Brings the timer to `now`. True if it expired since the last time, once however often it did.
     /// Every other method wants this to have been called first.
+    #[inline]
     pub fn expire(&mut self, now: u64) -> bool {
-        if self.mode == Mode::TscDeadline {
-            let expired = self.deadline != 0 && now >= self.deadline;
-            if expired {
-                self.deadline = 0;
-            }
-            return expired;
+        if self.mode != Mode::TscDeadline {
+            return self.expire_count(now);
         }
+        let expired = self.deadline != 0 && now >= self.deadline;
+        if expired {
+            self.deadline = 0;
+        }
+        expired
+    }
+
+    fn expire_count(&mut self, now: u64) -> bool {
         let ticks = self.clock.ticks(now);
         let Some(end) = self.end().filter(|&end| ticks >= end) else {
             return false;
@@ -110,14 +115,18 @@ impl Timer {
     }
 
     /// The TSC at which [`Timer::expire`] will next be true; [`NEVER`] if it will not.
+    #[inline]
     pub fn next(&self) -> u64 {
         match self.mode {
             Mode::TscDeadline if self.deadline == 0 => NEVER,
             Mode::TscDeadline => self.deadline,
-            _ => self
-                .end()
-                .map_or(NEVER, |end| self.clock.tsc_at(end.max(self.not_before))),
+            _ => self.next_count(),
         }
+    }
+
+    fn next_count(&self) -> u64 {
+        self.end()
+            .map_or(NEVER, |end| self.clock.tsc_at(end.max(self.not_before)))
     }
 
     /// The divide configuration register.

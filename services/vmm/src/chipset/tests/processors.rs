@@ -35,14 +35,7 @@ fn msrs_of_others_and_processors_that_are_not_there() {
     assert_eq!((platform.pending(1), platform.tpr(1)), (None, 0));
     assert_eq!(platform.mmio_read(7, LAPIC, 4, 0), None);
     platform.set_tpr(9, 1);
-    platform.accept(
-        9,
-        &Pending {
-            vector: 0x40,
-            priority: 4,
-            external: false,
-        },
-    );
+    platform.accept(9, 0x40, false);
 }
 
 /// Linux's `smp_boot`: INIT to all but itself, then start-up IPIs; and the effects come one by one.

@@ -14,7 +14,8 @@ enum Step {
     Store(u32, u64, u8, u64),
     Rdmsr(u32, u32),
     Wrmsr(u32, u32, u64),
-    Line(u32, bool),
+    /// Level of a line, and whether it has risen since the last time.
+    Line(u32, bool, bool),
     Msi(u64, u32),
     Accept(u32),
     Tpr(u32, u8),
@@ -82,8 +83,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(cpu, address, width, value)| Step::Store(cpu, address, width, value)),
         2 => (cpu(), msr()).prop_map(|(cpu, msr)| Step::Rdmsr(cpu, msr)),
         8 => (cpu(), msr(), value()).prop_map(|(cpu, msr, value)| Step::Wrmsr(cpu, msr, value)),
-        4 => (prop_oneof![9 => 0..26u32, 1 => any::<u32>()], any::<bool>())
-            .prop_map(|(gsi, level)| Step::Line(gsi, level)),
+        8 => (prop_oneof![9 => 0..26u32, 1 => any::<u32>()], any::<bool>(), any::<bool>())
+            .prop_map(|(gsi, rose, level)| Step::Line(gsi, rose, level)),
         1 => (0..0x1_0000u64, any::<u32>()).prop_map(|(low, data)| Step::Msi(0xFEE0_0000 + low * 16, data)),
         1 => (any::<u64>(), any::<u32>()).prop_map(|(address, data)| Step::Msi(address, data)),
         6 => cpu().prop_map(Step::Accept),
@@ -116,7 +117,7 @@ fn apply(platform: &mut Chipset, step: &Step, now: &mut u64) {
         Step::Wrmsr(cpu, msr, value) => {
             let _ = platform.wrmsr(cpu, msr, value, *now);
         }
-        Step::Line(gsi, level) => platform.set_line(gsi, level),
+        Step::Line(gsi, rose, level) => platform.line(gsi, rose, level),
         Step::Msi(address, data) => platform.msi(address, data),
         Step::Accept(cpu) => accept(platform, cpu),
         Step::Tpr(cpu, tpr) => {
@@ -133,6 +134,10 @@ fn apply(platform: &mut Chipset, step: &Step, now: &mut u64) {
             );
         }
         Step::Wait(time) => *now = now.saturating_add(time),
+    }
+    for gsi in (0..26).filter(|&gsi| platform.bus.ways.knows(gsi)) {
+        let way = platform.bus.ways.get(gsi);
+        assert_eq!(way, platform.work_out(gsi), "line {gsi} after {step:?}");
     }
     // Effects end: at most INIT, start and NMI for each processor.
     let effects = (0..10)
@@ -153,11 +158,11 @@ fn apply(platform: &mut Chipset, step: &Step, now: &mut u64) {
 }
 
 /// Takes what is pending; the same class cannot come again before its end.
-fn accept(platform: &mut Chipset, cpu: u32) {
+pub(super) fn accept(platform: &mut Chipset, cpu: u32) {
     let Some(taken) = platform.pending(cpu) else {
         return;
     };
-    platform.accept(cpu, &taken);
+    platform.accept(cpu, taken.vector, taken.external);
     if let (false, Some(next)) = (taken.external, platform.pending(cpu)) {
         assert!(next.external || next.priority > taken.priority);
     }
@@ -259,7 +264,7 @@ fn a_long_stream_keeps_the_promises() {
                     map::MSR_TSC_DEADLINE,
                     now.wrapping_add(value & 0xFF_FFFF),
                 ),
-                12 => Step::Line((b % 26) as u32, c & 1 != 0),
+                12 => Step::Line((b % 26) as u32, c & 1 != 0, c & 2 != 0),
                 13 => Step::Rdmsr(cpu, 0x800 + (b & 0x3F) as u32),
                 14 if b & 15 == 0 => Step::Wrmsr(
                     cpu,
