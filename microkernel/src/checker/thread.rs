@@ -41,9 +41,13 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
     }
     if let Some(b) = t.budget.get() {
         let lent = t.caller.get().is_some_and(|c| c.budget.get() == Some(b));
+        // From its owner along the calls: the last may be queued where this thread is to take it.
+        let mut callers = core::iter::successors(b.owner.get(), |c| c.callee.get());
+        let queued = callers.find(|c| c.state.get() == State::Queued);
+        let next = queued.is_some_and(|c| c.callee.get() == Some(o));
         ensure(
-            lent || t.own_budget.get() == Some(b),
-            "a thread runs on its own Budget, or its caller's",
+            lent || next || t.own_budget.get() == Some(b),
+            "a thread runs on its own Budget, its caller's or the next caller's",
             at,
             b.addr(),
         )?;

@@ -240,7 +240,10 @@ fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) 
         return if running { sched::pick(cpu) } else { t };
     }
     if let Some(c) = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front()) {
-        end_help(cpu, c);
+        // Who goes on with its Budget already keeps it.
+        if c.callee.get() != Some(t) {
+            end_help(cpu, c);
+        }
         serve(c, t, lent(c, t));
         sched::make_ready(cpu, t);
         return if running { sched::pick(cpu) } else { t };
