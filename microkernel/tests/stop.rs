@@ -196,8 +196,11 @@ fn check(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     model.check(f);
 }
 
+/// What one processor does.
+type Part = Box<dyn FnOnce(&Machine, usize) + Send>;
+
 /// Has each processor but the first do its part, and the first its own; all of them go on to the end.
-fn run(m: &Arc<Machine>, parts: Vec<Box<dyn FnOnce(&Machine, usize) + Send>>) {
+fn run(m: &Arc<Machine>, parts: Vec<Part>) {
     let mut parts = parts.into_iter().enumerate();
     let (_, first) = parts.next().unwrap();
     let threads: Vec<_> = parts
