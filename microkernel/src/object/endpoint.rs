@@ -54,6 +54,7 @@ impl Endpoint {
                 crate::ipc::give_up(cpu, t, Status::Dead);
             }
         }
+        step.spend(200)?;
         pool_of(&self.header).free_object(Obj::of(self));
         Ok(())
     }
