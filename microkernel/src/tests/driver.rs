@@ -98,9 +98,9 @@ impl Driver {
             m.name(t);
             m.name(t.own_budget.get().unwrap());
         }
-        for n in 1..cpus {
-            m.name(CpuObject::create(m.pool, n as u32).unwrap());
-            let moved = t[n].own_budget.get().unwrap().move_to(&Cpu::all()[n]);
+        for (t, cpu) in t.iter().zip(Cpu::all()).take(cpus).skip(1) {
+            m.name(CpuObject::create(m.pool, cpu.number).unwrap());
+            let moved = t.own_budget.get().unwrap().move_to(cpu);
             assert_eq!(moved, Ok(()));
         }
         // The other Space knows the Endpoint, the Notification, itself and two threads.
