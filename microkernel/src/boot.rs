@@ -71,7 +71,8 @@ pub fn start(loader: &'static mut Loader) -> ! {
     };
 
     memory::own_page_table(cpu, page());
-    BOOT.stub.set(memory::phys(entry::stub()).unwrap_or(0));
+    BOOT.stub
+        .set(memory::phys(&raw const entry::vireo_stub as u64).unwrap_or(0));
     for c in Cpu::all() {
         c.host_control.set(pages(2));
     }
@@ -144,9 +145,7 @@ pub fn start(loader: &'static mut Loader) -> ! {
         tsc_hz,
         info.memory_count
     );
-    let first = sched::pick(cpu);
-    // SAFETY: the thread that `pick` made current; everything that entry and exit need is set up.
-    unsafe { entry::vireo_resume(first) }
+    entry::go_on(sched::pick(cpu))
 }
 
 /// A little-endian word of root's image.

@@ -33,15 +33,8 @@ pub fn init(cpu: &'static Cpu) {
 
 unsafe extern "C" {
     fn vireo_syscall_entry();
-    /// Never returns: lets a thread go on.
-    #[allow(improper_ctypes, reason = "a transparent pointer")]
-    pub fn vireo_resume(t: Obj<Thread>) -> !;
-    static vireo_stub: [u8; 4096];
-}
-
-/// Address of the stub page, of which the kernel's read-only data has one.
-pub fn stub() -> u64 {
-    &raw const vireo_stub as u64
+    /// The stub page, in the kernel's read-only data.
+    pub static vireo_stub: [u8; 4096];
 }
 
 const RETURN_TO: u64 = layout::STUB + 2;
@@ -124,12 +117,6 @@ vireo_leave:
     mov rdi, [rdi + {GPR} + 7*8]
     swapgs
     iretq
-
-    .globl vireo_resume
-vireo_resume:
-    mov rax, rdi
-    mov rsp, gs:[{STACK}]
-    jmp vireo_leave
 
     .balign 16
     .globl vireo_vectors
@@ -244,7 +231,7 @@ vireo_trap_entry:
 
 /// Lets `t` go on. The frames on the stack are given up without the compiler's restoring registers for a caller that needs none.
 #[inline(always)]
-fn go_on(t: Obj<Thread>) -> ! {
+pub fn go_on(t: Obj<Thread>) -> ! {
     // SAFETY: `vireo_leave` takes the thread in rax, needs nothing of the stack (it loads rsp before it uses it), and never returns.
     unsafe { asm!("jmp vireo_leave", in("rax") t.ptr(), options(noreturn, nostack)) }
 }

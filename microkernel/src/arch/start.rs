@@ -220,9 +220,7 @@ extern "sysv64" fn came_up(cpu: &'static Cpu) -> ! {
         core::hint::spin_loop();
     }
     cpu.booked.set(super::now());
-    let first = crate::sched::pick(cpu);
-    // SAFETY: the thread that `pick` made current; everything that entry and exit need is set up.
-    unsafe { entry::vireo_resume(first) }
+    entry::go_on(crate::sched::pick(cpu))
 }
 
 /// Waits for an INIT.
