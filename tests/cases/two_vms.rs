@@ -157,7 +157,8 @@ fn many_lives(s: &mut System) -> Result<()> {
         free.push(left.context("no figures in root's line")?.0.to_owned());
     }
     free.dedup();
-    s.check(&free.join(", then "), r"^\d+ KiB of RAM and \d+ slots$")?;
+    let once = r"^\d+ KiB of RAM, \d+ slots, \d+ of root's own pages and \d+ Pools$";
+    s.check(&free.join(", then "), once)?;
     s.attach("two")?;
     let host = s.sh("hostname")?;
     s.check(&host, "^number-two$")?;

@@ -98,7 +98,7 @@ fn plant(components: u64, seed: u8) {
     // Control word: other rounding; tags: all in use; MXCSR: flush to zero, all masked; or nothing masked, which is 0.
     area[..2].copy_from_slice(&0x0f7fu16.to_le_bytes());
     area[4] = 0xff;
-    let mxcsr = if seed % 2 == 0 { 0 } else { 0x9f80u32 };
+    let mxcsr = if seed.is_multiple_of(2) { 0 } else { 0x9f80u32 };
     area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
     area[512] = components as u8;
     PLANTED.set(area);

@@ -95,7 +95,7 @@ fn full_target(kit: &mut Kit, operation: &'static Operation, error: Status) -> O
     let kind = operation.target.unwrap_or(Kind::Space);
     let pool = kit.small_pool(16)?;
     let target = kit.make_from(pool, kind, 0, [16, 0])?;
-    let spare = kit.make_from(pool, Kind::GuestSpace, 0, [0; 2])?;
+    let spare = [(); 2].map(|()| kit.make_from(pool, Kind::GuestSpace, 0, [0; 2]));
     fill(kit, pool, Kind::Notification)?;
     let far = AT + (1 << 39);
     let mut call = right.call.clone();
@@ -111,7 +111,9 @@ fn full_target(kit: &mut Kit, operation: &'static Operation, error: Status) -> O
     )?;
     kit::destroy(part)?;
     // With three pages more there is room for the tables, and with a Mapping's slot for the record.
-    kit::destroy(spare)?;
+    for spare in spare {
+        kit::destroy(spare?)?;
+    }
     expect(Status::Ok, call.make().0)
 }
 
