@@ -215,7 +215,8 @@ fn backs_a_pool(kit: &mut Kit, operation: &'static Operation, error: Status) -> 
     ask(
         whole,
         op::memory::DIVIDE,
-        [0, 4 * PAGE, part, kit.live(Kind::Pool)],
+        // The number of the Pool comes out of that of the one that the Memory lives in.
+        [0, 4 * PAGE, part, u64::from(layout::slot::POOL)],
     )?;
     kit.make_pool(part)?;
     for memory in [part, whole] {
