@@ -14,6 +14,7 @@ mod helped;
 mod ipc;
 #[cfg(test)]
 mod lifetimes;
+#[cfg(test)]
 mod loans;
 #[cfg(test)]
 mod memory;

@@ -96,7 +96,7 @@ fn step(chipset: &mut Chipset, bytes: &mut Bytes<'_>, now: &mut u64) {
         8 | 9 => {
             let cpu = bytes.u8() as u32 % CPUS;
             if let Some(taken) = chipset.pending(cpu) {
-                chipset.accept(cpu, &taken);
+                chipset.accept(cpu, taken.vector, taken.external);
                 // The same class cannot come again before its end.
                 if let (false, Some(next)) = (taken.external, chipset.pending(cpu)) {
                     assert!(next.external || next.priority > taken.priority);

@@ -168,6 +168,7 @@ impl Kernel for Budgets {
         }
     }
     fn processor(&mut self, _: u32, _: Slot) {}
+    fn watch(&mut self, _: Slot, _: u64) {}
     fn alive(&mut self, budget: Slot) -> bool {
         !self.dead.contains(&budget)
     }

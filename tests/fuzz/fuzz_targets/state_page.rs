@@ -15,6 +15,7 @@ fn access(bytes: &mut Bytes<'_>) -> Access {
         width: bytes.width(false),
         write: bytes.flag(),
         value: bytes.u32(),
+        stamp: bytes.u32(),
     }
 }
 

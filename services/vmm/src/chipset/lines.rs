@@ -130,7 +130,7 @@ impl Chipset {
     }
 
     /// Takes a device server's line to wherever it leads.
-    pub(super) fn set_line(&mut self, gsi: u32, level: bool) {
+    pub fn set_line(&mut self, gsi: u32, level: bool) {
         self.set_external(gsi, level);
         self.drive(gsi);
     }
