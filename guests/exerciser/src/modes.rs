@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use exerciser::boot::BootInfo;
 use exerciser::cpu::{self, inb, inw, outb, outw};
-use exerciser::{clock, idt, say, serial};
+use exerciser::{apic, clock, exec, idt, say, serial};
 
 /// Enters the mode that the command line names, if any, for good.
 pub fn enter(info: &BootInfo) {
@@ -25,6 +25,7 @@ pub fn enter(info: &BootInfo) {
             }
         }
         Some("uartloop") => uart_loop(),
+        Some("bursts") => bursts(),
         Some("poweroff") => power_off(info),
         Some("reset") => reset(info),
         Some("debug-storm") => debug_storm(),
@@ -56,6 +57,41 @@ fn uart_loop() -> ! {
             }
             false
         });
+    }
+}
+
+/// Writes numbered lines of 16 bytes for ever, each from a moment on at which so many bits of the TSC are 0, and sleeps in between: a
+/// server that has the same TSC knows when. Every second line fills the transmitter's FIFO without a look at it, the others look before
+/// each byte.
+fn bursts() -> ! {
+    const BITS: u32 = 24;
+    const VECTOR: u8 = 0x70;
+    let mut number = 0u32;
+    apic::write(apic::reg::LVT_TIMER, apic::DEADLINE | u32::from(VECTOR));
+    loop {
+        let mut line = *b"000000========\r\n";
+        let mut rest = number;
+        for digit in line[..6].iter_mut().rev() {
+            *digit += (rest % 10) as u8;
+            rest /= 10;
+        }
+        serial::drain();
+        let next = ((cpu::tsc() >> BITS) + 1) << BITS;
+        if exec::wrmsr(apic::TSC_DEADLINE, next).is_err() {
+            say!("FAIL bursts: no TSC deadline");
+            cpu::exit(2)
+        }
+        while cpu::tsc() < next {
+            cpu::sleep();
+        }
+        for byte in line {
+            if number & 1 == 0 {
+                outb(serial::UART, byte);
+            } else {
+                serial::send(byte);
+            }
+        }
+        number += 1;
     }
 }
 

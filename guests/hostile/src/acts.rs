@@ -8,6 +8,8 @@ use exerciser::exec::{self, Registers};
 use exerciser::idt::{self, Frame};
 use exerciser::{cpu, paging};
 
+use crate::tables::{ACCESSES, KINDS, SPARED, SPECIAL, STRANGE};
+
 /// A number, decimal or with 0x.
 pub fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
@@ -18,81 +20,10 @@ pub fn number(text: &str) -> Option<u64> {
 
 /// Vector of the timer that ends what would not end.
 const TIMER: u8 = 0x70;
+/// Once in so many times an act does what ends most VMs.
+const WILD: u64 = 1024;
 /// TSC ticks that random instructions get.
 const PATIENCE: u32 = 400_000;
-/// Ports that would end the VM or break the report: UART, debug exit, resets, power management.
-const SPARED: [(u16, u16); 7] = [
-    (0x3f8, 8),
-    (0xf4, 4),
-    (0xcf8, 8),
-    (0x92, 1),
-    (0x64, 1),
-    (0x600, 0x40),
-    (0xb2, 2),
-];
-
-/// Instructions that only a hypervisor's guest would try.
-const SPECIAL: [&[u8]; 30] = [
-    &[0x0f, 0x01, 0xd8],             // VMRUN
-    &[0x0f, 0x01, 0xd9],             // VMMCALL
-    &[0x0f, 0x01, 0xda],             // VMLOAD
-    &[0x0f, 0x01, 0xdb],             // VMSAVE
-    &[0x0f, 0x01, 0xdc],             // STGI
-    &[0x0f, 0x01, 0xdd],             // CLGI
-    &[0x0f, 0x01, 0xde],             // SKINIT
-    &[0x0f, 0x01, 0xdf],             // INVLPGA
-    &[0x0f, 0x01, 0xc1],             // VMCALL
-    &[0x0f, 0x01, 0xc2],             // VMLAUNCH
-    &[0x0f, 0x01, 0xc4],             // VMXOFF
-    &[0xf3, 0x0f, 0xc7, 0x30],       // VMXON [RAX]
-    &[0x0f, 0x01, 0xc8],             // MONITOR
-    &[0x0f, 0x01, 0xc9],             // MWAIT
-    &[0x0f, 0x01, 0xfa],             // MONITORX
-    &[0x0f, 0x01, 0xd1],             // XSETBV
-    &[0x0f, 0x01, 0xd0],             // XGETBV
-    &[0x0f, 0x33],                   // RDPMC
-    &[0x0f, 0x08],                   // INVD
-    &[0x0f, 0x09],                   // WBINVD
-    &[0x0f, 0xaa],                   // RSM
-    &[0x0f, 0x37],                   // GETSEC
-    &[0x0f, 0x01, 0xfd],             // RDPRU
-    &[0x0f, 0x01, 0xfe],             // INVLPGB
-    &[0x0f, 0x01, 0xff],             // TLBSYNC
-    &[0x66, 0x0f, 0x38, 0x82, 0x08], // INVPCID
-    &[0x0f, 0x01, 0xcf],             // ENCLS
-    &[0xcd, 0x81],                   // INT 0x81
-    &[0xf1],                         // ICEBP
-    &[0xcc],                         // INT3
-];
-
-/// Loads, stores and more complicated accesses to [RDI] (and [RSI]), for MMIO.
-const ACCESSES: [&[u8]; 24] = [
-    &[0x8a, 0x07],
-    &[0x8b, 0x07],
-    &[0x48, 0x8b, 0x07],
-    &[0x88, 0x07],
-    &[0x89, 0x07],
-    &[0x48, 0x89, 0x07],
-    &[0xc7, 0x07, 0x78, 0x56, 0x34, 0x12],
-    &[0xc6, 0x07, 0x55],
-    &[0x01, 0x07],             // ADD [RDI], EAX
-    &[0x87, 0x07],             // XCHG
-    &[0xf0, 0x0f, 0xb1, 0x0f], // LOCK CMPXCHG
-    &[0x0f, 0xc7, 0x0f],       // CMPXCHG8B
-    &[0xff, 0x37],             // PUSH [RDI]
-    &[0x8f, 0x07],             // POP [RDI]
-    &[0xa5],                   // MOVSD
-    &[0xab],                   // STOSD
-    &[0xf3, 0xaa],             // REP STOSB
-    &[0xf3, 0xa4],             // REP MOVSB
-    &[0xaf],                   // SCASD
-    &[0x0f, 0xb6, 0x07],       // MOVZX
-    &[0x0f, 0xbe, 0x07],       // MOVSX
-    &[0xf7, 0x07, 1, 0, 0, 0], // TEST
-    &[0xff, 0x27],             // JMP [RDI]
-    &[0x0f, 0xae, 0x3f],       // CLFLUSH
-];
-
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// Where the timer sends random instructions that do not end.
@@ -116,6 +47,8 @@ pub struct Guest {
     random: u64,
     /// Faults that came of its acts.
     pub faults: u64,
+    /// Acts of each of [`KINDS`].
+    pub counts: [u64; KINDS.len()],
     cr: [u64; 2],
     apic_base: u64,
 }
@@ -127,9 +60,15 @@ impl Guest {
         Self {
             random: seed,
             faults: 0,
+            counts: [0; KINDS.len()],
             cr: [cpu::cr0(), cpu::cr4()],
             apic_base: exec::rdmsr(apic::APIC_BASE).unwrap_or(0xfee0_0900),
         }
+    }
+
+    /// What it has done, by kind, and what came of it.
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
     }
 
     /// SplitMix64.
@@ -178,22 +117,32 @@ impl Guest {
                 1 << 63,
                 wild,
                 wild & 0xffff,
-                wild,
+                wild | 1 << 62,
             ],
             wild,
         )
     }
 
+    /// An address for whatever comes: RAM of no importance, or nowhere at all. Seldom one where a device, or nothing, answers the whole
+    /// of physical memory: there a VMM ends its VM at each instruction that it does not know, which is most of them.
+    fn place(&mut self) -> u64 {
+        match self.below(WILD) {
+            0 => self.address(),
+            n if n % 4 == 0 => paging::WINDOW + self.below(16 * 4096),
+            n => paging::frame(n as usize % paging::FRAMES) + self.below(2048),
+        }
+    }
+
     fn registers(&mut self) -> Registers {
         Registers {
             rax: self.value(),
-            rbx: self.address(),
+            rbx: self.place(),
             rcx: self.value(),
             rdx: self.value(),
-            rsi: self.address(),
-            rdi: self.address(),
-            rbp: self.address(),
-            r8: self.address(),
+            rsi: self.place(),
+            rdi: self.place(),
+            rbp: self.place(),
+            r8: self.place(),
             r9: self.value(),
             ..Registers::default()
         }
@@ -231,26 +180,33 @@ impl Guest {
 
     /// Does one thing.
     pub fn act(&mut self) {
-        match self.below(16) {
-            0 | 1 => self.port(),
-            2 | 3 => self.mmio(),
-            4 => self.msr(),
-            5 => {
-                let leaf = self.of(&[0, 1, 7, 0xd, 0x4000_0000, 0x8000_0000, 0x8000_000a], 0);
-                let leaf = (leaf | self.word() & 0x1f) as u32;
-                let sub = self.value() as u32;
-                cpu::cpuid(leaf, sub);
-            }
-            6 => self.control(),
-            7 => self.debug(),
-            8 | 9 => self.special(),
-            10 => self.pages(),
-            11 => self.apic(),
+        let kind = [0, 0, 1, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 9, 9, 9][self.below(16) as usize];
+        let done = match kind {
+            0 => self.port(),
+            1 => self.mmio(),
+            2 => self.msr(),
+            3 => self.cpuid(),
+            4 => self.control(),
+            5 => self.debug(),
+            6 => self.special(),
+            7 => self.pages(),
+            8 => self.apic(),
             _ => self.noise(),
+        };
+        if done && let Some(count) = self.counts.get_mut(kind) {
+            *count += 1;
         }
     }
 
-    fn port(&mut self) {
+    fn cpuid(&mut self) -> bool {
+        let leaf = self.of(&[0, 1, 7, 0xd, 0x4000_0000, 0x8000_0000, 0x8000_000a], 0);
+        let leaf = (leaf | self.word() & 0x1f) as u32;
+        let sub = self.value() as u32;
+        cpu::cpuid(leaf, sub);
+        true
+    }
+
+    fn port(&mut self) -> bool {
         let port = if self.below(3) == 0 {
             self.word() as u16
         } else {
@@ -263,7 +219,7 @@ impl Guest {
             u32::from(port) + 4 > u32::from(*first) && port < first + count
         };
         if SPARED.iter().any(spared) {
-            return;
+            return false;
         }
         let kinds: [&[u8]; 12] = [
             &[0xec],
@@ -284,11 +240,21 @@ impl Guest {
         r.rdx = u64::from(port);
         r.rcx = self.below(40);
         self.run(code, &mut r);
+        true
     }
 
-    fn mmio(&mut self) {
-        let code = self.of(&ACCESSES, &[0x8a, 0x07]);
+    /// An access that a VMM emulates, mostly.
+    fn access(&mut self) -> &'static [u8] {
+        if self.below(WILD) == 0 {
+            return self.of(&STRANGE, &[0x90]);
+        }
+        self.of(&ACCESSES, &[0x8a, 0x07])
+    }
+
+    fn mmio(&mut self) -> bool {
+        let code = self.access();
         let mut r = self.registers();
+        r.rdi = self.address();
         r.rcx = self.below(64);
         r.rsi = paging::frame(0);
         // The remote side of the ICR is left alone: INIT and SIPI end what this guest is.
@@ -296,9 +262,10 @@ impl Guest {
             r.rdi = 0xfee0_0020;
         }
         self.run(code, &mut r);
+        true
     }
 
-    fn msr(&mut self) {
+    fn msr(&mut self) -> bool {
         let base = self.of(
             &[
                 0,
@@ -336,10 +303,11 @@ impl Guest {
         r.rax &= 0xffff_ffff;
         r.rdx &= 0xffff_ffff;
         self.run(if write { &[0x0f, 0x30] } else { &[0x0f, 0x32] }, &mut r);
+        true
     }
 
     /// Flips bits of control registers, with a few instructions under each setting.
-    fn control(&mut self) {
+    fn control(&mut self) -> bool {
         let mut r = self.registers();
         let one = 1 << self.below(32);
         match self.below(4) {
@@ -373,10 +341,11 @@ impl Guest {
                 );
             }
         }
+        true
     }
 
     /// Debug registers, without enabling a breakpoint: QEMU 7.2 stops at an assertion when one strikes on the way to its own handler.
-    fn debug(&mut self) {
+    fn debug(&mut self) -> bool {
         let mut r = self.registers();
         let code = self.of::<&[u8]>(
             &[
@@ -397,9 +366,10 @@ impl Guest {
         r.rcx = 0;
         r.rflags = cpu::TF;
         self.run(&[0x0f, 0xa2, 0x90, 0xe4, 0x61, 0x90], &mut r);
+        true
     }
 
-    fn special(&mut self) {
+    fn special(&mut self) -> bool {
         let code = self.of(&SPECIAL, &[0x0f, 0x01, 0xd9]);
         let mut r = self.registers();
         if self.below(2) == 0 {
@@ -412,10 +382,11 @@ impl Guest {
             r.rcx = self.below(2);
         }
         self.run(code, &mut r);
+        true
     }
 
     /// Page tables that point anywhere, and an access through them.
-    fn pages(&mut self) {
+    fn pages(&mut self) -> bool {
         let at = paging::WINDOW + self.below(16) * 4096;
         let to = match self.below(5) {
             0 => self.word() & 0x000f_ffff_ffff_f000,
@@ -426,7 +397,7 @@ impl Guest {
         };
         paging::map(at, Some(to), false);
         paging::invalidate(at);
-        let code = self.of(&ACCESSES, &[0x8a, 0x07]);
+        let code = self.access();
         let mut r = self.registers();
         r.rdi = at + self.below(4090);
         r.rsi = paging::frame(0);
@@ -437,9 +408,10 @@ impl Guest {
         self.run(code, &mut r);
         paging::map(at, None, false);
         paging::invalidate(at);
+        true
     }
 
-    fn apic(&mut self) {
+    fn apic(&mut self) -> bool {
         match self.below(4) {
             0 => {
                 // To itself: a fixed interrupt of any vector that has a handler, or an NMI.
@@ -473,10 +445,11 @@ impl Guest {
             }
         }
         self.restore();
+        true
     }
 
     /// Bytes that mean nothing in particular.
-    fn noise(&mut self) {
+    fn noise(&mut self) -> bool {
         let mut code = [0x90; 24];
         let length = 1 + self.below(23) as usize;
         for byte in code.iter_mut().take(length) {
@@ -485,9 +458,22 @@ impl Guest {
         // MOV to CR8 and to DR7 are left out: QEMU 7.2 stops at assertions of its own after them.
         let bad = |w: &[u8]| w[0] == 0x0f && (w[1] == 0x22 || w[1] == 0x23);
         if code.windows(2).any(bad) {
-            return;
+            return false;
         }
         let mut r = self.registers();
         self.run(&code, &mut r);
+        true
+    }
+}
+
+/// A guest's figures.
+pub struct Report<'a>(&'a Guest);
+
+impl core::fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (name, count) in KINDS.iter().zip(&self.0.counts) {
+            write!(f, "{name} {count}, ")?;
+        }
+        write!(f, "faults {}", self.0.faults)
     }
 }

@@ -10,9 +10,15 @@
 
 #[cfg(target_os = "none")]
 mod acts;
+#[cfg(target_os = "none")]
+mod tables;
 
 #[cfg(not(target_os = "none"))]
 fn main() {}
+
+/// Acts between two lines that say what has been done: a VM may end at any of them.
+#[cfg(target_os = "none")]
+const REPORT: u64 = 256;
 
 /// The program.
 #[cfg(target_os = "none")]
@@ -30,13 +36,16 @@ fn guest_main(info: &exerciser::boot::BootInfo) -> ! {
     while most == 0 || count < most {
         guest.act();
         count += 1;
-        if count.is_multiple_of(4096) {
-            say!("HOSTILE-GUEST {count} acts, {} faults", guest.faults);
+        if count.is_multiple_of(REPORT) {
+            say!(
+                "HOSTILE-GUEST seed {seed:#x}: {count} acts: {}",
+                guest.report()
+            );
         }
     }
     say!(
-        "HOSTILE-GUEST done: seed {seed:#x}, {count} acts, {} faults",
-        guest.faults
+        "HOSTILE-GUEST seed {seed:#x}: {count} acts: {}, all",
+        guest.report()
     );
     if line.value("end") == Some("triple-fault") {
         serial::drain();

@@ -21,6 +21,12 @@ pub fn check(e: Obj<Endpoint>, tally: &Tally) -> Checked {
                 && t.cpu.get() == cpu;
             ensure(ok, "who waits at an Endpoint says so", at, t.addr())
         })?;
+        ensure(
+            callers == 0 || receivers == 0,
+            "no call waits where somebody waits for one",
+            at,
+            cpu.into(),
+        )?;
         count(&tally.callers[1], callers);
         count(&tally.receivers[1], receivers);
     }

@@ -12,6 +12,7 @@
 pub mod refuse;
 
 use crate::arch::{Cpu, MAX_CPUS};
+use crate::mail::Mail;
 use crate::mem::{Global, Obj};
 use crate::object::pool::{MAX_POOLS, POOLS, check as pool};
 use crate::object::thread::State;
@@ -225,7 +226,14 @@ fn notification(n: Obj<Notification>, _: &Tally) -> Checked {
             t.addr(),
         )?;
     }
-    Ok(())
+    // A signal from elsewhere is on its way as long as the Notification is in a mailbox.
+    let bound = n.bound.get().filter(|t| t.state.get() == State::Receiving);
+    ensure(
+        !n.pending() || n.letter().linked() || n.waiter.get().or(bound).is_none(),
+        "who waits for bits that are there will be told",
+        at,
+        n.bits.load(Relaxed),
+    )
 }
 
 fn budget(b: Obj<Budget>, tally: &Tally) -> Checked {
@@ -299,9 +307,23 @@ fn processor(cpu: &Cpu, tally: &Tally) -> Checked {
     alive(cpu.current.get(), "the current thread lives", 0)?;
     alive(cpu.budget.get(), "the running Budget lives", 0)?;
     alive(cpu.fpu_owner.get(), "the owner of the FPU lives", 0)?;
+    if let Some(v) = cpu.fpu_owner.get() {
+        ensure(
+            v.cpu.get() == cpu.number,
+            "the owner of the FPU is where its registers are",
+            v.addr(),
+            cpu.number.into(),
+        )?;
+    }
     for (n, s) in cpu.irqs.iter().enumerate() {
         alive(s.get(), "a vector's Irq lives", n as u64)?;
     }
+    ensure(
+        cpu.programmed.get() <= cpu.timers.next(),
+        "the timer comes no later than the next deadline",
+        cpu.number.into(),
+        cpu.timers.next(),
+    )?;
     count(&tally.queued[1], crate::sched::check::ready(cpu)?);
     count(&tally.timers[1], crate::sched::timer::check::list(cpu)?);
     Ok(())
@@ -309,6 +331,13 @@ fn processor(cpu: &Cpu, tally: &Tally) -> Checked {
 
 /// Who goes on after a system call: it must be what the processor thinks runs.
 fn next(cpu: &Cpu, t: Obj<Thread>) -> Checked {
+    #[cfg(target_os = "none")]
+    {
+        use x86_64::registers::control::{Cr0, Cr0Flags};
+        let cr0 = Cr0::read();
+        let guarded = cr0.contains(Cr0Flags::TASK_SWITCHED | Cr0Flags::WRITE_PROTECT);
+        ensure(guarded, "no server gets at the FPU", 0, cr0.bits())?;
+    }
     ensure(live(t), "who goes on lives", t.addr(), 0)?;
     let at = t.addr();
     ensure(

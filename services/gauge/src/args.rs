@@ -7,7 +7,7 @@ pub struct Args<'a> {
     pub shares: bool,
     /// How many windows of time to account for, in each phase.
     pub accounts: u32,
-    /// The server to kill. It is not begun before this server itself has been restarted: that is the signal.
+    /// The server to kill.
     pub reap: Option<&'a str>,
     /// How often.
     pub kills: u32,

@@ -46,9 +46,7 @@ fn work(start: &'static StartInfo, args: &args::Args<'_>) -> Result<(), Status> 
     if args.roam > 0 {
         roam::all(&mut lab, args.roam)?;
     }
-    if let Some(name) = args.reap
-        && start.restarts > 0
-    {
+    if let Some(name) = args.reap {
         reaper::all(&lab, name, args.kills);
     }
     Ok(())

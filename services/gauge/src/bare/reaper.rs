@@ -1,19 +1,20 @@
 //! Kills a server again and again while it works.
 //!
-//! A timer wakes this server, which is above the other: whatever instruction that is at, it does not go on.
+//! Its guest begins something whenever [`BITS`] bits of the TSC are 0 (guests/exerciser, `mode=bursts`). A timer wakes this server a
+//! little later, each time by as much more: whatever instruction the other is at, it does not go on.
 
-use gauge::judge::Numbers;
 use ipc_schema::proto::{RootRequest, RootResponse, ServerInfo, ServerState};
 use runtime::{Endpoint, now, time};
 
 use super::lab::{Lab, wait_until};
 
-/// How often it is looked whether the server works, in microseconds.
-const LOOK: u64 = 2_000;
-/// It works if it used so much of that, in microseconds.
-const BUSY: u64 = 40;
-/// Within so many microseconds from then on it dies.
-const WITHIN: u64 = 400;
+/// The guest's.
+const BITS: u32 = 24;
+/// By how much later each death comes, in TSC cycles, and when it begins anew: two of the guest's bursts are over by then.
+const STEP: u64 = 97;
+const RANGE: u64 = 24_000;
+/// From one death to the next, in microseconds: not more often than root takes for a server that has gone wrong for good.
+const LOOK: u64 = 600_000;
 
 /// The server as root sees it.
 fn look(root: Endpoint, name: &str) -> Option<ServerInfo> {
@@ -35,21 +36,19 @@ fn look(root: Endpoint, name: &str) -> Option<ServerInfo> {
 
 /// Kills the server of this name so often.
 pub fn all(lab: &Lab, name: &str, kills: u32) {
-    let mut numbers = Numbers::new(0x9e37_79b9_7f4a_7c15);
-    let mut last = u64::MAX;
     let mut done = 0;
+    defmt::info!("REAP begins");
     while done < kills {
         wait_until(now() + time::cycles(LOOK));
         let Some(server) = look(lab.root, name) else {
             defmt::error!("REAP there is no {=str}", name);
             return;
         };
-        let used = server.cpu_time.saturating_sub(last);
-        last = server.cpu_time;
-        if server.state != ServerState::Running || used < time::cycles(BUSY) {
+        if server.state != ServerState::Running {
             continue;
         }
-        wait_until(now() + numbers.below(time::cycles(WITHIN)));
+        let burst = ((now() >> BITS) + 2) << BITS;
+        wait_until(burst + u64::from(done) * STEP % RANGE);
         let request = RootRequest::Restart {
             server: name.into(),
         };
