@@ -71,12 +71,16 @@ pub fn start(loader: &'static mut Loader) -> ! {
     };
 
     memory::own_page_table(cpu, page());
-    BOOT.stub
-        .set(memory::phys(&raw const entry::vireo_stub as u64).unwrap_or(0));
     for c in Cpu::all() {
         c.host_control.set(pages(2));
     }
-    features::enable_virtualisation(cpu, pages(3), pages(2));
+    let phys = |at| memory::phys(at).unwrap_or(0);
+    BOOT.stub.set(features::enable_virtualisation(
+        cpu,
+        pages(3),
+        pages(2),
+        phys,
+    ));
     if let Some(low) = memory::start_page(&loader.memory_regions) {
         start::prepare(low, [page(), page(), page()]);
     }

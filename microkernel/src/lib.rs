@@ -55,7 +55,7 @@ use object::Thread;
 
 /// A system call of `t`, whose registers are saved in it; answers who goes on.
 #[inline(always)]
-pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
+pub fn syscall_on<V: virt::Virt>(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
     #[cfg(feature = "checker")]
     checker::past::before(cpu, t, number);
     let next = match number {
@@ -63,7 +63,7 @@ pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
         1 => ipc::reply_recv(cpu, t),
         2 => ipc::signal_call(cpu, t),
         3 => ipc::wait(cpu, t),
-        4 => exit::run(cpu, t),
+        4 => exit::run::<V>(cpu, t),
         5 => {
             t.finish(Status::Ok);
             sched::yield_now(cpu, t)
@@ -76,4 +76,10 @@ pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
     #[cfg(feature = "checker")]
     let next = checker::after_call(cpu, next);
     next
+}
+
+/// As [`syscall_on`], on the back end of this machine.
+#[cfg(not(target_os = "none"))]
+pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
+    virt::with_virt!(V => syscall_on::<V>(cpu, t, number))
 }

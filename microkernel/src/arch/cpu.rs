@@ -23,7 +23,7 @@ pub struct Cpu {
     pub this: Cell<u64>,
     /// Page-table root that is loaded.
     pub root: Cell<u64>,
-    /// Physical address of the VMCB that holds the host's own FS to SYSENTER state; in the page behind it the processor saves the rest.
+    /// Physical address of the VMCB that holds the host's own FS to SYSENTER state, with the host save area behind it; or of the VMXON region.
     pub host_control: Cell<u64>,
     /// Number, from 0.
     pub number: u32,
@@ -75,6 +75,10 @@ pub struct Cpu {
     pub stop: Stop,
     /// Its time, when asked for it at admission (by 0).
     pub stamp: AtomicU64,
+    /// VMX: stack pointer at the entry of a guest.
+    pub guest_stack: Cell<u64>,
+    /// VMX: limit and base of the GDT, as LGDT takes them (from the seventh byte on), since an exit leaves another limit.
+    pub gdt: Cell<[u64; 2]>,
 }
 
 impl Cpu {
@@ -112,6 +116,8 @@ impl Cpu {
             mail: Mailbox::new(),
             stop: Stop::new(0),
             stamp: AtomicU64::new(1),
+            guest_stack: Cell::new(0),
+            gdt: Cell::new([0; 2]),
         }
     }
 

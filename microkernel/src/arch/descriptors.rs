@@ -9,21 +9,27 @@ use x86_64::instructions::tables::{DescriptorTablePointer, lgdt, lidt, load_tss}
 use x86_64::structures::{gdt::SegmentSelector, tss::TaskStateSegment};
 
 /// Kernel code selector.
-const KERNEL_CODE: u16 = 0x08;
+pub const KERNEL_CODE: u16 = 0x08;
 /// User data selector.
 pub const USER_DATA: u16 = 0x18 | 3;
 /// User code selector.
 pub const USER_CODE: u16 = 0x20 | 3;
-const TSS_SELECTOR: u16 = 0x28;
+/// Behind the pair that SYSRET loads there is the same again for SYSEXIT (SDM vol. 2).
+pub const TSS_SELECTOR: u16 = 0x38;
 
 /// Exceptions that come on stacks of their own, since they come at any moment ([`super::machine_check`]), or when the stack is broken:
 /// NMI, #DF, #MC and #DB.
 const OWN_STACK: [usize; 4] = [2, 8, 18, 1];
 
+/// Words of a GDT.
+const GDT: usize = 9;
+/// Its limit.
+pub const GDT_LIMIT: u16 = GDT as u16 * 8 - 1;
+
 /// One processor's tables and stacks.
 #[repr(C, align(16))]
 struct Tables {
-    gdt: [Cell<u64>; 7],
+    gdt: [Cell<u64>; GDT],
     /// Its I/O map base lies beyond the limit: no port is user level's.
     tss: Cell<TaskStateSegment>,
     idt: [Cell<[u64; 2]>; 256],
@@ -56,7 +62,7 @@ impl<const SIZE: usize> Stack<SIZE> {
 static TABLES: Global<[Tables; MAX_CPUS]> = Global(
     [const {
         Tables {
-            gdt: [const { Cell::new(0) }; 7],
+            gdt: [const { Cell::new(0) }; GDT],
             tss: Cell::new(TaskStateSegment::new()),
             idt: [const { Cell::new([0; 2]) }; 256],
             stack: Stack::new(),
@@ -86,6 +92,16 @@ pub fn stack_top(cpu: &Cpu) -> u64 {
     of(cpu).stack.top()
 }
 
+/// Addresses of the GDT, the TSS and the IDT of `cpu`.
+pub fn tables(cpu: &Cpu) -> [u64; 3] {
+    let t = of(cpu);
+    [
+        t.gdt.as_ptr() as u64,
+        t.tss.as_ptr() as u64,
+        t.idt.as_ptr() as u64,
+    ]
+}
+
 /// Number of the processor on one of whose stacks this address is.
 pub fn owner(address: u64) -> usize {
     (address - TABLES.as_ptr() as u64) as usize / size_of::<Tables>()
@@ -107,6 +123,8 @@ pub fn init(cpu: &Cpu) {
         0x00cf_9300_0000_ffff,
         0x00cf_f300_0000_ffff,
         0x00af_fb00_0000_ffff,
+        0x00af_fb00_0000_ffff,
+        0x00cf_f300_0000_ffff,
         103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | ((tss >> 24) & 0xff) << 56,
         tss >> 32,
     ]) {
@@ -132,7 +150,7 @@ pub fn init(cpu: &Cpu) {
     let data = SegmentSelector(0x10);
     // SAFETY: the tables are complete and live for ever.
     unsafe {
-        lgdt(&pointer(t.gdt.as_ptr() as u64, 7 * 8 - 1));
+        lgdt(&pointer(t.gdt.as_ptr() as u64, GDT_LIMIT));
         lidt(&pointer(t.idt.as_ptr() as u64, 256 * 16 - 1));
         CS::set_reg(SegmentSelector(KERNEL_CODE));
         SS::set_reg(data);

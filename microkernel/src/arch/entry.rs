@@ -5,11 +5,13 @@ use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors,
     machine_check, measure,
 };
-use crate::mem::Obj;
+use crate::mem::{self, Global, Obj};
 use crate::object::Thread;
 use crate::object::thread::{Regs, Resume};
+use crate::virt::{Virt, svm::Svm, vmx::Vmx};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
+use core::cell::Cell;
 use core::mem::offset_of;
 use ipc_schema::abi::{Syscall, layout};
 use x86_64::registers::control::Cr2;
@@ -31,10 +33,65 @@ pub fn init(cpu: &'static Cpu) {
     }
 }
 
+/// As [`init`] for a processor of Intel's, whose servers enter by SYSENTER (SDM vol. 3, 5.8.7): its MSRs are host state of a VMCS, while
+/// those of SYSCALL stay the guest's until another vCPU needs them.
+pub fn init_sysenter(cpu: &Cpu) {
+    // SAFETY: the MSRs of the kernel's own entry.
+    unsafe {
+        use x86_64::registers::model_specific::Msr;
+        let host = sysenter(cpu);
+        for (msr, value) in (0x174..).zip(host) {
+            Msr::new(msr).write(value);
+        }
+    }
+}
+
+/// SYSENTER_CS, _ESP and _EIP.
+pub fn sysenter(cpu: &Cpu) -> [u64; 3] {
+    let entry = vireo_sysenter_entry as *const () as u64;
+    [descriptors::KERNEL_CODE.into(), cpu.stack.get(), entry]
+}
+
+/// Boot: servers enter by SYSENTER and are left to by SYSEXIT; `phys` finds the physical address of the kernel's own. Answers the stub
+/// page for it.
+pub fn use_sysenter(phys: impl Fn(u64) -> u64) -> u64 {
+    ENTER_GUEST.set(enter_guest::<Vmx>);
+    let (at, to) = (
+        &raw const vireo_leave_end as u64,
+        &raw const vireo_leave_sysexit as u64,
+    );
+    // JMP rel32.
+    let jump = 0xe9 | (to.wrapping_sub(at + 5) & 0xffff_ffff) << 8;
+    for i in 0..5 {
+        let byte = mem::virt(phys(at + i)) as *mut u8;
+        // SAFETY: five bytes of the kernel's text, an instruction of that length which is replaced before any thread runs, and before
+        // any other processor.
+        unsafe { byte.write((jump >> (8 * i)) as u8) };
+    }
+    // It serialises.
+    let _ = super::cpuid(0);
+    phys(&raw const vireo_stub_sysenter as u64)
+}
+
+/// An exception in the kernel at `rip` with `flags` leads back there. TF is user level's, which SYSENTER leaves as it is. Between STI and
+/// SYSEXIT an interrupt would find user level's GS base: an exception that comes there ends STI's shadow, so STI comes again.
+pub fn mend(rip: &mut u64, flags: &mut u64) {
+    *flags &= !(1 << 8);
+    if *rip == &raw const vireo_sysexit as u64 {
+        *flags &= !(1 << 9);
+        *rip -= 1;
+    }
+}
+
 unsafe extern "C" {
     fn vireo_syscall_entry();
+    fn vireo_sysenter_entry();
+    static vireo_leave_end: u8;
+    static vireo_leave_sysexit: u8;
+    static vireo_sysexit: u8;
     /// The stub page, in the kernel's read-only data.
     pub static vireo_stub: [u8; 4096];
+    static vireo_stub_sysenter: [u8; 4096];
 }
 
 const RETURN_TO: u64 = layout::STUB + 2;
@@ -47,16 +104,14 @@ vireo_stub:
     syscall
     ret
     .balign 4096, 0xcc
+vireo_stub_sysenter:
+    mov rcx, rsp
+    sysenter
+    ret
+    .balign 4096, 0xcc
 
-    .section .text
-    .balign 64
-    .globl vireo_syscall_entry
-# rcx (return address: always the stub page's) and r11 (flags: always the same) are not kept.
-vireo_syscall_entry:
-    swapgs
-    mov rcx, gs:[{CURRENT}]
-    mov [rcx + {GPR} + 4*8], rsp
-    mov rsp, gs:[{STACK}]
+    # The rest of a system call's entry: rcx is the thread.
+    .macro vireo_enter table
     mov [rcx + {GPR} + 3*8], rbx
     mov [rcx + {GPR} + 5*8], rbp
     mov [rcx + {GPR} + 6*8], rsi
@@ -67,9 +122,43 @@ vireo_syscall_entry:
     mov byte ptr [rcx + {RESUME}], 0
     mov rdi, rcx
     cmp rax, {CALLS}
-    jae 1f
+    jae vireo_no_call
     # Some return, others jump to `vireo_leave`.
-    call qword ptr [8*rax + {TABLE}]
+    call qword ptr [8*rax + \table]
+    .endm
+
+    .section .text
+    .balign 64
+    .globl vireo_sysenter_entry, vireo_leave_end, vireo_leave_sysexit, vireo_sysexit, vireo_stub_sysenter
+# rcx is user level's stack pointer; only IF has been cleared of the flags.
+vireo_sysenter_entry:
+    swapgs
+    mov rdx, rcx
+    mov rcx, gs:[{CURRENT}]
+    mov rsp, gs:[{STACK}]
+    push 2
+    popfq
+    mov [rcx + {GPR} + 4*8], rdx
+    vireo_enter {TABLE_SYSENTER}
+    jmp vireo_leave
+vireo_leave_sysexit:
+    mov rcx, rsp
+    mov edx, {RETURN} + 3
+    xor r11d, r11d
+    swapgs
+    sti
+vireo_sysexit:
+    sysexitq
+
+    .balign 64
+    .globl vireo_syscall_entry
+# rcx (return address: always the stub page's) and r11 (flags: always the same) are not kept.
+vireo_syscall_entry:
+    swapgs
+    mov rcx, gs:[{CURRENT}]
+    mov [rcx + {GPR} + 4*8], rsp
+    mov rsp, gs:[{STACK}]
+    vireo_enter {TABLE}
     .globl vireo_leave
 vireo_leave:
     cmp byte ptr [rax + {RESUME}], 0
@@ -86,11 +175,13 @@ vireo_leave:
     # Nothing of the kernel's stays in a register.
     xor edx, edx
     xor r13d, r13d
+    # Five bytes, where `use_sysenter` puts a jump.
+vireo_leave_end:
     mov ecx, {RETURN}
     mov r11d, 0x202
     swapgs
     sysretq
-1:
+vireo_no_call:
     call {OTHER}
 2:
     mov rdi, rax
@@ -98,7 +189,7 @@ vireo_leave:
     mov rsp, gs:[{STACK}]
     cmp byte ptr [rax + {RESUME}], 1
     je 3f
-    call vireo_enter_guest
+    call qword ptr [{ENTER_GUEST}]
 3:
     push {USER_DATA}
     push qword ptr [rdi + {GPR} + 4*8]
@@ -225,8 +316,10 @@ vireo_trap_entry:
     USER_DATA = const descriptors::USER_DATA,
     USER_CODE = const descriptors::USER_CODE,
     TABLE = sym ENTRIES,
+    TABLE_SYSENTER = sym ENTRIES_SYSENTER,
     CALLS = const ENTRIES.len(),
-    OTHER = sym enter::<{ ENTRIES.len() as u64 }>,
+    OTHER = sym enter::<Svm, { ENTRIES.len() as u64 }>,
+    ENTER_GUEST = sym ENTER_GUEST,
 );
 
 /// Lets `t` go on. The frames on the stack are given up without the compiler's restoring registers for a caller that needs none.
@@ -239,10 +332,10 @@ pub fn go_on(t: Obj<Thread>) -> ! {
 /// A system call: the thread's registers are saved. Each has an entry of its own, so that none saves registers for another.
 type Entry = extern "sysv64" fn(Obj<Thread>) -> Obj<Thread>;
 
-extern "sysv64" fn enter<const CALL: u64>(t: Obj<Thread>) -> Obj<Thread> {
+extern "sysv64" fn enter<V: Virt, const CALL: u64>(t: Obj<Thread>) -> Obj<Thread> {
     let cpu = Cpu::current();
     measure::begin(cpu, measure::Cause::Call(t, CALL));
-    let next = crate::syscall(cpu, t, CALL);
+    let next = crate::syscall_on::<V>(cpu, t, CALL);
     measure::leave(cpu, next);
     if CALL == Syscall::Signal as u64 || CALL == Syscall::Wait as u64 {
         // The compiler lets their quick way have no frame.
@@ -252,16 +345,31 @@ extern "sysv64" fn enter<const CALL: u64>(t: Obj<Thread>) -> Obj<Thread> {
 }
 
 /// By number ([`Syscall`]).
-static ENTRIES: [Entry; 6] = [
-    enter::<0>, enter::<1>, enter::<2>, enter::<3>, enter::<4>, enter::<5>,
-];
+static ENTRIES: [Entry; 6] = entries(enter::<Svm, 4>);
+/// The same with VMX.
+static ENTRIES_SYSENTER: [Entry; 6] = entries(enter::<Vmx, 4>);
+
+/// The others are the same for both.
+const fn entries(run: Entry) -> [Entry; 6] {
+    [
+        enter::<Svm, 0>,
+        enter::<Svm, 1>,
+        enter::<Svm, 2>,
+        enter::<Svm, 3>,
+        run,
+        enter::<Svm, 5>,
+    ]
+}
+
+/// [`enter_guest`] of this machine; written at boot.
+static ENTER_GUEST: Global<Cell<extern "sysv64" fn(Obj<Thread>) -> !>> =
+    Global(Cell::new(enter_guest::<Svm>));
 
 /// A thread whose next step is its guest.
-#[unsafe(no_mangle)]
-extern "sysv64" fn vireo_enter_guest(t: Obj<Thread>) -> ! {
+extern "sysv64" fn enter_guest<V: Virt>(t: Obj<Thread>) -> ! {
     let cpu = Cpu::current();
     measure::begin(cpu, measure::Cause::Exit(0));
-    let next = exit::enter(cpu, t);
+    let next = exit::enter::<V>(cpu, t);
     measure::leave(cpu, next);
     go_on(next)
 }

@@ -64,7 +64,7 @@ pub use real::*;
 #[cfg(target_os = "none")]
 mod real {
     use super::{Verdict, judge, status};
-    use crate::arch::{Cpu, MAX_CPUS, apic, console, cpuid, descriptors, port_in};
+    use crate::arch::{Cpu, MAX_CPUS, apic, console, cpuid, descriptors, entry, port_in};
     use crate::mem::Global;
     use core::arch::asm;
     use core::cell::Cell;
@@ -190,6 +190,8 @@ mod real {
                 asm!("mov dr7, {}", "mov dr6, {}", in(reg) 0x400_u64, in(reg) 0xffff_0ff0_u64)
             };
         }
+        let [_, rip, _, flags, ..] = frame;
+        entry::mend(rip, flags);
         come(descriptors::owner(frame.as_ptr() as u64), vector, false);
         apic::call_self();
         let [_, rip, cs, flags, rsp, _] = frame;

@@ -1,4 +1,6 @@
-//! Page tables of four levels: host (AMD APM vol. 2, 5.3) and nested (15.25), which share the format.
+//! Page tables of four levels: host (AMD APM vol. 2, 5.3) and nested (15.25), which share the format; extended (Intel SDM vol. 3,
+//! 29.3.2), whose entries for tables are the same (READ, WRITE and EXECUTE where the others have PRESENT, WRITE and USER), and whose
+//! pages are [`Access::extended`].
 
 use crate::mem::{self, PAGE, Words};
 use crate::object::{Pool, step::Step};
@@ -46,6 +48,12 @@ impl Access {
             Entry::empty()
         };
         Self(Entry::from_bits_retain(access) | Entry::PRESENT | Entry::USER | kind)
+    }
+
+    /// From READ, WRITE, EXEC, in an extended page table: the same bits; memory type write-back.
+    #[must_use]
+    pub fn extended(rights: u32) -> Self {
+        Self(Entry::from_bits_retain(u64::from(rights & 7) | 6 << 3))
     }
 }
 

@@ -50,7 +50,8 @@ fn level(
             continue;
         }
         ensure(
-            bits.contains(Entry::USER),
+            // In an extended page table: executable.
+            bits.contains(Entry::USER) || !strict && crate::virt::vmx(),
             "an entry is user level's",
             at,
             v,

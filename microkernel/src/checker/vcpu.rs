@@ -47,7 +47,9 @@ pub fn check(v: Obj<Vcpu>, tally: &Tally) -> Checked {
         at,
         v.state_virt,
     )?;
-    crate::virt::svm::check::vmcb(v)?;
+    if !crate::virt::vmx() {
+        crate::virt::svm::check::vmcb(v)?;
+    }
     // Not in one that is being destroyed: its tables go first.
     if let Ok(s) = v.space.typed::<Space>(0)
         && s.alive().is_ok()

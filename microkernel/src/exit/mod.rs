@@ -8,13 +8,14 @@ use crate::object::thread::{Resume, reg};
 use crate::object::{Cap, Object, Thread, Vcpu, lookup};
 use crate::sched;
 use crate::sync::Operation;
-use crate::virt::{Left, Then, Virt, Who, virt};
+use crate::virt::{Left, Then, Virt, Who};
+use core::marker::PhantomData;
 use ipc_schema::abi::vm::{Exit, ExitWord, Groups};
 use ipc_schema::abi::{NEVER, Status, Syscall, rights};
 
 /// System call `run`: decodes, loads what the VMM changed, and turns the thread into the guest.
 #[inline(always)]
-pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
+pub fn run<V: Virt>(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     let th = t.get();
     let v = match lookup::<Vcpu>(th, th.get(reg::RDI), rights::CONTROL) {
         Ok((_, v)) => v,
@@ -28,14 +29,14 @@ pub fn run(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
         return claim(cpu, t, v);
     }
     let dirty = th.get(reg::RSI) & Groups::ALL;
-    virt().load(v.get(), dirty);
-    virt().arm(v.get(), th.get(reg::R8), th.get(reg::R9));
+    V::load(v.get(), dirty);
+    V::arm(v.get(), th.get(reg::R8), th.get(reg::R9));
     let deadline = th.get(reg::R13);
     th.expired.set(false);
     th.run_deadline.set(deadline);
     sched::set_deadline(cpu, t, deadline);
     th.resume.set(Resume::Guest);
-    let (Ok(next) | Err(next)) = guest(cpu, t, v);
+    let (Ok(next) | Err(next)) = guest::<V>(cpu, t, v);
     next
 }
 
@@ -69,9 +70,9 @@ fn claim(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Obj<Thread> {
 
 /// `t` is picked and in its guest: enters it, again as long as its exits leave nothing to anybody else. Answers who goes on.
 #[inline(always)]
-pub fn enter(cpu: &Cpu, mut t: Obj<Thread>) -> Obj<Thread> {
+pub fn enter<V: Virt>(cpu: &Cpu, mut t: Obj<Thread>) -> Obj<Thread> {
     while let Some(v) = t.vcpu.get() {
-        match guest(cpu, t, v) {
+        match guest::<V>(cpu, t, v) {
             Ok(again) => t = again,
             Err(next) => return next,
         }
@@ -85,44 +86,44 @@ type Next = Result<Obj<Thread>, Obj<Thread>>;
 
 /// Enters the guest of `t`, unless it is to end, and deals with the exit.
 #[inline(always)]
-fn guest(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Next {
+fn guest<V: Virt>(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Next {
     // Nothing comes in between here and the entry, since interrupts are off and then exit the guest at once.
-    if ended(t, v) {
+    if ended::<V>(t, v) {
         return Err(t);
     }
     // By address, as above.
     if cpu.fpu_owner.get().map_or(core::ptr::null_mut(), Obj::ptr) != v.ptr() {
-        virt().switch_extended(cpu, v.get());
+        V::switch_extended(cpu, v.get());
     }
-    virt().enter(cpu, v.get(), Exited)
+    V::enter(cpu, v.get(), Exited(PhantomData::<V>))
 }
 
 /// Whether `run` ends, by the bound Notification's bits, which are latched while the guest cannot be left, or the deadline.
 #[inline(always)]
-fn ended(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
-    if signalled(t, v) {
+fn ended<V: Virt>(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
+    if signalled::<V>(t, v) {
         return true;
     }
     if t.expired.get() {
-        leave(t, v, Exit::Timeout, [0; 4]);
+        leave::<V>(t, v, Exit::Timeout, [0; 4]);
     }
     t.expired.get()
 }
 
 /// Whether the bound Notification has bits: then it is back to the VMM with them.
 #[inline(always)]
-fn signalled(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
+fn signalled<V: Virt>(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
     let Some(n) = t.bound.get().filter(|n| n.pending()) else {
         return false;
     };
-    leave(t, v, Exit::Signal, [n.take_now(), 0, 0, 0]);
+    leave::<V>(t, v, Exit::Signal, [n.take_now(), 0, 0, 0]);
     true
 }
 
 /// What is done about an exit.
-struct Exited;
+struct Exited<V>(PhantomData<V>);
 
-impl Then for Exited {
+impl<V: Virt> Then for Exited<V> {
     type Answer = Next;
 
     #[inline(always)]
@@ -136,21 +137,21 @@ impl Then for Exited {
                 }
                 // The vCPU may be gone. If it is the deadline that has come, there is no need to go round.
                 match t.vcpu.get() {
-                    Some(v) if ended(t, v) => Err(t),
+                    Some(v) if ended::<V>(t, v) => Err(t),
                     _ => Ok(t),
                 }
             }
-            Left::Port(access) => route::port(cpu, t, v, access),
-            Left::Exit(exit, info) => Err(leave(t, v, exit, info)),
+            Left::Port(access) => route::port::<V>(cpu, t, v, access),
+            Left::Exit(exit, info) => Err(leave::<V>(t, v, exit, info)),
         }
     }
 }
 
 /// Back to the VMM.
 #[inline(always)]
-pub fn leave(t: Obj<Thread>, v: Obj<Vcpu>, exit: Exit, info: [u64; 4]) -> Obj<Thread> {
+pub fn leave<V: Virt>(t: Obj<Thread>, v: Obj<Vcpu>, exit: Exit, info: [u64; 4]) -> Obj<Thread> {
     let groups = v.on_exit[exit as usize % 32].get();
-    let (word, event) = virt().left(v.get(), u64::from(groups));
+    let (word, event) = V::left(v.get(), u64::from(groups));
     let th = t.get();
     th.set(reg::RSI, ExitWord(word | exit as u64).0);
     th.set(reg::RDI, event);

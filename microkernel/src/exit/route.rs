@@ -5,21 +5,28 @@ use crate::arch::{self, Cpu};
 use crate::mem::Obj;
 use crate::object::guest_space::Way;
 use crate::object::{Endpoint, Notification, Thread, Vcpu};
-use crate::virt::{Plain, Virt, virt};
+use crate::virt::{Plain, Virt, with_virt};
 use crate::{ipc, sched};
 use ipc_schema::abi::vm::{Exit, PortAccess, gpr};
 use ipc_schema::abi::{Tag, rights};
 
 /// The guest of `t` executed IN or OUT. Answers who goes on, or the guest, which does so at once.
 #[inline(always)]
-pub fn port(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next {
+pub fn port<V: Virt>(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next {
     // Of an OUT, by width.
     const WRITTEN: [u32; 8] = [0, 0xff, 0xffff, 0, u32::MAX, 0, 0, 0];
     let value = || {
         let rax = v.gpr(gpr::RAX).get() & u64::from(WRITTEN[a.width as usize % 8]);
         if a.input { 0 } else { rax }
     };
-    let runner = || Err(leave(t, v, Exit::Port, [a.access(), a.next, value(), 0]));
+    let runner = || {
+        Err(leave::<V>(
+            t,
+            v,
+            Exit::Port,
+            [a.access(), a.next, value(), 0],
+        ))
+    };
     let Some(route) = v.guest.get().route(a) else {
         return runner();
     };
@@ -48,7 +55,7 @@ pub fn port(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next {
             let Ok(n) = cap.typed::<Notification>(rights::SEND) else {
                 return runner();
             };
-            virt().advance(v.get(), a.next);
+            V::advance(v.get(), a.next);
             ipc::signal(cpu, n, cap.badge.max(1));
             if cpu.reschedule.get() {
                 return Err(sched::pick(cpu));
@@ -67,8 +74,11 @@ pub fn complete(t: Obj<Thread>, value: u64) {
     if a.input() {
         v.get().merge_rax(a.width(), value);
     }
-    virt().advance(v.get(), v.next_rip.get());
-    if !signalled(t, v) {
+    let go_on = with_virt!(V => {
+        V::advance(v.get(), v.next_rip.get());
+        !signalled::<V>(t, v)
+    });
+    if go_on {
         sched::set_deadline(Cpu::current(), t, t.run_deadline.get());
     }
 }
@@ -77,12 +87,8 @@ pub fn complete(t: Obj<Thread>, value: u64) {
 pub fn lost(t: Obj<Thread>) {
     t.routed.set(false);
     if let Some(v) = t.vcpu.get() {
-        leave(
-            t,
-            v,
-            Exit::RouteLost,
-            [t.message[1].get(), t.message[2].get(), v.next_rip.get(), 0],
-        );
+        let info = [t.message[1].get(), t.message[2].get(), v.next_rip.get(), 0];
+        with_virt!(V => leave::<V>(t, v, Exit::RouteLost, info));
     }
 }
 

@@ -110,7 +110,7 @@ impl Vcpu {
         // Zero is the initial state but for FCW, and MXCSR, which counts whatever the header says (SDM vol. 1, 13.6).
         extended.0[0].set(0x37f);
         extended.0[3].set(0x1f80);
-        crate::virt::svm::vmcb::reset(v.get());
+        crate::virt::reset(v.get());
         guest.vcpus.push_back(v);
         guest.used_on(v.cpu.get());
         Ok(v)
@@ -193,9 +193,7 @@ impl Vcpu {
     pub fn destroy(&self) {
         let cpu = self.home();
         let this = Obj::of(self);
-        if cpu.fpu_owner.get() == Some(this) {
-            cpu.fpu_owner.set(None);
-        }
+        crate::virt::disown(cpu, self);
         if let Some(t) = self.runner.take() {
             t.vcpu.set(None);
             if t.routed.get() {

@@ -18,7 +18,7 @@ use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
 use crate::object::ports::Ports;
 use crate::object::{GuestSpace, Vcpu, cap};
-use crate::virt::Plain;
+use crate::virt::{Plain, with_virt};
 use ipc_schema::abi::vm::gpr;
 use ipc_schema::abi::{Kind, op, rights};
 use std::cell::RefCell;
@@ -185,10 +185,10 @@ impl Driver {
                     next: 0x1234,
                 };
                 v.gpr(gpr::RAX).set(input.u8().into());
-                let _ = exit::route::port(cpu, t, v, access);
+                with_virt!(V => { let _ = exit::route::port::<V>(cpu, t, v, access); });
             }
             _ => {
-                exit::enter(cpu, t);
+                with_virt!(V => exit::enter::<V>(cpu, t));
             }
         }
         self.nothing();

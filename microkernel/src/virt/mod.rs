@@ -1,14 +1,20 @@
 //! The two hardware back ends behind one trait; the same files with the same names in each.
+//!
+//! Which one a processor has is decided at boot, once. What enters and leaves guests is compiled once for each ([`Virt`] is a type
+//! parameter all the way from the system call's entry, of which there is one for each too), so the frequent paths ask nothing.
 
 pub mod svm;
+pub mod vmx;
 
 use crate::arch::Cpu;
+use crate::mem::{Global, Obj};
 use crate::object::{Thread, Vcpu};
+use core::cell::Cell;
 use ipc_schema::abi::vm::{Exit, PortAccess};
 
 /// Why the processor left the guest, before policy.
 pub enum Left {
-    /// A physical interrupt is pending.
+    /// A physical interrupt is pending, or the kernel has done what there was to do: the guest goes on.
     Interrupt,
     /// IN or OUT.
     Port(Plain),
@@ -53,26 +59,85 @@ pub trait Then {
 /// What a hardware back end does.
 pub trait Virt {
     /// Copies state groups from the state page into the control structure, validating.
-    fn load(&self, v: &Vcpu, groups: u64);
+    fn load(v: &Vcpu, groups: u64);
     /// Sets the posted interrupt and the event to inject.
-    fn arm(&self, v: &Vcpu, post: u64, event: u64);
+    fn arm(v: &Vcpu, post: u64, event: u64);
     /// Makes `v`'s FPU, extended state and debug registers the processor's.
-    fn switch_extended(&self, cpu: &Cpu, v: &Vcpu);
+    fn switch_extended(cpu: &Cpu, v: &Vcpu);
     /// Runs the guest until it leaves, and hands on why.
-    fn enter<T: Then>(&self, cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer;
+    fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer;
     /// On the way to the VMM: copies state groups to the state page; answers the exit word's upper part and the undelivered event.
-    fn left(&self, v: &Vcpu, groups: u64) -> (u64, u64);
+    fn left(v: &Vcpu, groups: u64) -> (u64, u64);
     /// Completes an instruction that the kernel carried out: moves on to `next`.
-    fn advance(&self, v: &Vcpu, next: u64);
+    fn advance(v: &Vcpu, next: u64);
+}
+
+/// Written at boot alone.
+static VMX: Global<Cell<bool>> = Global(Cell::new(false));
+
+/// Whether the back end is VMX; SVM otherwise.
+#[inline(always)]
+#[must_use]
+pub fn vmx() -> bool {
+    VMX.get()
+}
+
+/// Boot: the back end is VMX.
+pub fn use_vmx() {
+    VMX.set(true);
+}
+
+/// Carries out an expression with `V` as the back end of this machine.
+macro_rules! with_virt {
+    ($v:ident => $what:expr) => {
+        if $crate::virt::vmx() {
+            type $v = $crate::virt::vmx::Vmx;
+            $what
+        } else {
+            type $v = $crate::virt::svm::Svm;
+            $what
+        }
+    };
+}
+pub(crate) use with_virt;
+
+/// The state of `v` after reset.
+pub fn reset(v: &Vcpu) {
+    if vmx() {
+        vmx::control::create(v);
+    } else {
+        svm::vmcb::reset(v);
+    }
+}
+
+/// XCR0 from a VMM: x87 always; AVX only with SSE; the AVX-512 trio together. Anything else would make XSETBV fault in the kernel.
+fn valid_xcr0(wanted: u64) -> u64 {
+    let mut x = wanted & crate::arch::extended::supported() | 1;
+    if x & 2 == 0 {
+        x &= !4;
+    }
+    if x & 4 == 0 || x & 0xe0 != 0xe0 {
+        x &= !0xe0;
+    }
+    x
+}
+
+/// `v`, which is being destroyed, has no part of the processor `cpu`'s state any more.
+pub fn disown(cpu: &Cpu, v: &Vcpu) {
+    if cpu.fpu_owner.get() == Some(Obj::of(v)) {
+        if vmx() {
+            // The processor would go on writing to the VMCS.
+            crate::sync::give_up_fpu(Cpu::current(), cpu);
+        }
+        cpu.fpu_owner.set(None);
+    }
 }
 
 /// Saves the extended state that `cpu`, this processor, holds; it is nobody's then.
 pub fn release_extended(cpu: &Cpu) {
-    svm::extended::release(cpu);
-}
-
-/// The back end of this processor.
-#[inline(always)]
-pub fn virt() -> &'static svm::Svm {
-    &svm::Svm
+    if vmx() {
+        vmx::extended::release(cpu);
+    } else {
+        svm::extended::release(cpu);
+    }
 }

@@ -19,15 +19,8 @@ pub fn load(v: &Vcpu, groups: u64) {
         release(cpu);
     }
     if groups & Groups::XCR != 0 {
-        // x87 always; AVX only with SSE; the AVX-512 trio together. Anything else would make XSETBV fault in the kernel.
-        let mut x = v.state().0[offset_of!(S, xcr0) / 8].get() & hw::supported() | 1;
-        if x & 2 == 0 {
-            x &= !4;
-        }
-        if x & 4 == 0 || x & 0xe0 != 0xe0 {
-            x &= !0xe0;
-        }
-        v.xcr0.set(x);
+        let wanted = v.state().0[offset_of!(S, xcr0) / 8].get();
+        v.xcr0.set(crate::virt::valid_xcr0(wanted));
         v.tsc_aux
             .set(v.state().0[offset_of!(S, tsc_aux) / 8].get() & 0xffff_ffff);
         super::unusual(v);

@@ -161,14 +161,14 @@ const MASKING: u64 = 1 << 24;
 
 impl Virt for Svm {
     #[inline(always)]
-    fn load(&self, v: &Vcpu, groups: u64) {
+    fn load(v: &Vcpu, groups: u64) {
         if groups != 0 {
             state::load(v, groups);
         }
     }
 
     #[inline(always)]
-    fn arm(&self, v: &Vcpu, post: u64, event: u64) {
+    fn arm(v: &Vcpu, post: u64, event: u64) {
         let c = Vmcb::of(v);
         let old = c.word(f::V_INTR).get();
         let tpr = if post & (1 << 44) != 0 {
@@ -185,18 +185,18 @@ impl Virt for Svm {
         c.word(f::EVENTINJ).set(event);
     }
 
-    fn switch_extended(&self, cpu: &Cpu, v: &Vcpu) {
+    fn switch_extended(cpu: &Cpu, v: &Vcpu) {
         extended::switch(cpu, v);
         unusual(v);
     }
 
     #[inline(always)]
-    fn enter<T: Then>(&self, cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
+    fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         Vmcb::of(v).word(f::RAX).set(v.gpr(gpr::RAX).get());
         measure::end(cpu);
         // Of an identifier's round only `enter_prepared` asks: others get some only when they have become owners of the extended state.
         let (cpu, t, v) = if v.flushes.get() != v.guest.flushes.get() {
-            self.enter_prepared(cpu, v)
+            Self::enter_prepared(cpu, v)
         } else {
             vmrun!(cpu, v, "")
         };
@@ -216,7 +216,7 @@ impl Virt for Svm {
     }
 
     #[inline(always)]
-    fn left(&self, v: &Vcpu, groups: u64) -> (u64, u64) {
+    fn left(v: &Vcpu, groups: u64) -> (u64, u64) {
         let c = Vmcb::of(v);
         state::save(v, c, groups);
         keep_shadow(v, c);
@@ -229,7 +229,7 @@ impl Virt for Svm {
     }
 
     #[inline(always)]
-    fn advance(&self, v: &Vcpu, next: u64) {
+    fn advance(v: &Vcpu, next: u64) {
         let c = Vmcb::of(v);
         c.word(f::RIP).set(next);
         c.word(f::INTERRUPT_SHADOW).set(0);
@@ -277,11 +277,11 @@ fn interrupted_delivery(c: Vmcb) {
 impl Svm {
     /// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow, a TSC_AUX that is not 0.
     #[inline(never)]
-    fn enter_prepared<'a>(&self, cpu: &'a Cpu, v: &'a Vcpu) -> Who<'a> {
+    fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> Who<'a> {
         let c = Vmcb::of(v);
         v.flushes.set(v.flushes.get() & !UNUSUAL);
         if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-            self.new_asid(cpu, v);
+            Self::new_asid(cpu, v);
         }
         if armed(c) {
             extended::arm_breakpoints(c.word(f::DR7).get());
@@ -307,7 +307,7 @@ impl Svm {
 
     /// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
     /// processor knows; it is only needed when the round begins, since each identifier is given once in a round.
-    fn new_asid(&self, cpu: &Cpu, v: &Vcpu) {
+    fn new_asid(cpu: &Cpu, v: &Vcpu) {
         let mut asid = cpu.next_asid.get();
         let mut flush = 0;
         if asid >= cpu.asids.get() {

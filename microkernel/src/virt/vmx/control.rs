@@ -1,0 +1,496 @@
+//! The virtual machine control structure (Intel SDM vol. 3, chapter 25 and appendix B): access, what is chosen for it once for all by the
+//! capability MSRs (appendix A), and initial contents. Field numbers and bits are the crate `x86`'s.
+
+use super::Soft;
+use crate::arch::Cpu;
+use crate::mem::{self, Global};
+use crate::object::Vcpu;
+use core::cell::Cell;
+pub use hardware::*;
+use x86::vmx::vmcs::control::{
+    self as c, EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls,
+};
+use x86::vmx::vmcs::{guest as g, host as h};
+
+/// What all VMCSs have in common, as the capability MSRs allow it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Controls {
+    /// VMCS revision identifier.
+    pub revision: u32,
+    pin: u32,
+    primary: u32,
+    secondary: u32,
+    exit: u32,
+    entry: u32,
+    /// Lower bits of the EPT pointer (25.6.11).
+    ept: u64,
+    /// CR4 bits that guests may set.
+    cr4: u64,
+}
+
+impl Controls {
+    /// The primary controls without a window.
+    #[inline(always)]
+    pub fn primary(&self) -> u32 {
+        self.primary
+    }
+}
+
+/// Written at boot alone.
+static CONTROLS: Global<Cell<Controls>> = Global(Cell::new(Controls {
+    revision: 0,
+    pin: 0,
+    primary: 0,
+    secondary: 0,
+    exit: 0,
+    entry: 0,
+    ept: 0,
+    cr4: 0,
+}));
+/// Physical address of the MSR bitmap, the same for every VM; written at boot alone.
+static BITMAP: Global<Cell<u64>> = Global(Cell::new(0));
+
+/// See [`Controls`].
+#[inline(always)]
+pub fn controls() -> Controls {
+    CONTROLS.get()
+}
+
+/// Boot: the controls and the MSR bitmap, of one page, for all VMs.
+///
+/// # Safety
+/// The page is the kernel's and nothing else's.
+pub unsafe fn init(controls: Controls, bitmap: u64) {
+    CONTROLS.set(controls);
+    // SAFETY: the caller's page.
+    let page = unsafe { mem::page(bitmap) };
+    page.0.iter().for_each(|w| w.set(!0));
+    for m in super::PASSED {
+        // A bit an MSR: reads of 0000_0000 to 0000_1fff, of c000_0000 to c000_1fff, and writes of both (25.6.9).
+        let bit = u64::from(m & 0x1fff) + if m >= 0xc000_0000 { 0x2000 } else { 0 };
+        for bit in [bit, bit + 0x4000] {
+            let w = &page.0[(bit / 64 % 512) as usize];
+            w.set(w.get() & !(1 << (bit % 64)));
+        }
+    }
+    BITMAP.set(bitmap);
+}
+
+/// The capability MSRs (appendix A).
+#[derive(Clone, Copy, Default)]
+pub struct Capabilities {
+    /// IA32_VMX_BASIC.
+    pub basic: u64,
+    /// The four for pin-based, primary, exit and entry controls, in their true form.
+    pub sets: [u64; 4],
+    /// IA32_VMX_PROCBASED_CTLS2.
+    pub secondary: u64,
+    /// IA32_VMX_EPT_VPID_CAP.
+    pub ept: u64,
+    /// IA32_VMX_CR4_FIXED1.
+    pub cr4: u64,
+}
+
+/// IA32_VMX_BASIC: the true capability MSRs are there.
+pub const TRUE_CONTROLS: u64 = 1 << 55;
+/// IA32_VMX_EPT_VPID_CAP: 4-level tables, write-back tables, 2 MiB pages, INVEPT of one context, INVVPID of one context and of all.
+const EPT: u64 = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 20 | 1 << 25 | 1 << 32 | 1 << 41 | 1 << 42;
+/// Accessed and dirty flags.
+const EPT_ACCESSED: u64 = 1 << 21;
+
+/// CR4: VMXE, which the processor wants set, and MCE, which the kernel does: a guest that does not take machine checks must not turn
+/// one into a shutdown.
+const VMXE: u64 = 1 << 13;
+const MCE: u64 = 1 << 6;
+/// CR4 bits that a guest may have: VME to OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE.
+const CR4_GUEST: u64 = 0x77_0fff;
+/// CR0: NE must be set; CD and NW would act on the machine, since neither entry nor exit loads them (27.3.2.1, 28.5.1).
+const NE: u64 = 1 << 5;
+const CACHING: u64 = 3 << 29;
+/// CR0 bits that the guest sees as it set them, and has as the kernel does.
+pub const CR0_SHADOWED: u64 = NE | CACHING;
+/// The same of CR4.
+pub const CR4_SHADOWED: u64 = MCE;
+
+/// CR0 as the processor has it for a guest's.
+pub fn real_cr0(guest: u64) -> u64 {
+    guest & !CACHING | NE
+}
+/// CR4.
+pub fn real_cr4(guest: u64) -> u64 {
+    guest & !(0xffff_ffff & !CONTROLS.get().cr4) | VMXE | MCE
+}
+
+/// Chooses the controls.
+///
+/// # Errors
+/// What the processor lacks.
+pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
+    macro_rules! lacks {
+        ($what:literal) => {
+            concat!(
+                "this processor's VMX has no ",
+                $what,
+                ", which Vireo needs: use a newer one. In Bochs: cpu: model=corei7_skylake_x."
+            )
+        };
+    }
+    if m.basic & TRUE_CONTROLS == 0 {
+        return Err(lacks!("true control capabilities"));
+    }
+    // What a set must have by its lower half, and can have by its upper (A.3.1).
+    let set = |capability: u64, wanted: u32, name| {
+        let value = wanted | capability as u32;
+        if value & !((capability >> 32) as u32) == 0 {
+            Ok(value)
+        } else {
+            Err(name)
+        }
+    };
+    let [pin, primary, exit, entry] = m.sets;
+    type P = PinbasedControls;
+    type R = PrimaryControls;
+    type S = SecondaryControls;
+    type X = ExitControls;
+    type E = EntryControls;
+    let optional = (S::ENABLE_RDTSCP | S::ENABLE_INVPCID).bits() & (m.secondary >> 32) as u32;
+    for (bit, name) in [
+        (S::ENABLE_EPT, lacks!("extended page tables (EPT)")),
+        (S::UNRESTRICTED_GUEST, lacks!("unrestricted guests")),
+        (
+            S::ENABLE_VPID,
+            lacks!("virtual processor identifiers (VPID)"),
+        ),
+    ] {
+        set(m.secondary, bit.bits(), name)?;
+    }
+    if m.ept & EPT != EPT {
+        return Err(lacks!(
+            "EPT with four levels, write-back tables, 2 MiB pages, INVEPT and INVVPID"
+        ));
+    }
+    let accessed = if m.ept & EPT_ACCESSED != 0 { 1 << 6 } else { 0 };
+    Ok(Controls {
+        revision: m.basic as u32 & 0x7fff_ffff,
+        pin: set(
+            pin,
+            (P::EXTERNAL_INTERRUPT_EXITING | P::NMI_EXITING | P::VIRTUAL_NMIS).bits(),
+            lacks!("virtual NMIs"),
+        )?,
+        primary: set(
+            primary,
+            (R::USE_TSC_OFFSETTING
+                | R::HLT_EXITING
+                | R::MWAIT_EXITING
+                | R::RDPMC_EXITING
+                | R::USE_TPR_SHADOW
+                | R::UNCOND_IO_EXITING
+                | R::USE_MSR_BITMAPS
+                | R::MONITOR_EXITING
+                | R::SECONDARY_CONTROLS)
+                .bits(),
+            lacks!("TPR shadow, TSC offsetting or MSR bitmaps"),
+        )?,
+        secondary: set(
+            m.secondary,
+            optional
+                | (S::ENABLE_EPT | S::ENABLE_VPID | S::WBINVD_EXITING | S::UNRESTRICTED_GUEST)
+                    .bits(),
+            lacks!("WBINVD exits"),
+        )?,
+        exit: set(
+            exit,
+            (X::SAVE_DEBUG_CONTROLS
+                | X::HOST_ADDRESS_SPACE_SIZE
+                | X::LOAD_IA32_PAT
+                | X::SAVE_IA32_EFER
+                | X::LOAD_IA32_EFER)
+                .bits(),
+            lacks!("switching of PAT and EFER"),
+        )?,
+        entry: set(
+            entry,
+            (E::LOAD_DEBUG_CONTROLS | E::LOAD_IA32_PAT | E::LOAD_IA32_EFER).bits(),
+            lacks!("switching of PAT and EFER"),
+        )?,
+        ept: 3 << 3 | 6 | accessed,
+        cr4: m.cr4 & CR4_GUEST,
+    })
+}
+
+/// The EPT pointer of `v`'s VM.
+pub fn ept_pointer(v: &Vcpu) -> u64 {
+    v.guest.table.root | CONTROLS.get().ept
+}
+
+/// A new vCPU's VMCS is written when a processor first loads it.
+pub fn create(v: &Vcpu) {
+    // SAFETY: pages of the vCPU's own.
+    let (control, extended) = unsafe { (mem::page(v.control_phys), mem::page(v.extended_phys)) };
+    control.0[0].set(CONTROLS.get().revision.into());
+    // The area for XSAVE lies behind the virtual APIC and what belongs to it.
+    let area = super::extended::AREA as usize / 8;
+    for i in [0, 3] {
+        extended.0[area + i].set(extended.0[i].take());
+    }
+    Soft::of(v).reset();
+    super::unusual(v);
+}
+
+/// Writes the VMCS of `v`, which has just become current for the first time.
+pub fn reset(v: &Vcpu) {
+    let k = CONTROLS.get();
+    for (field, value) in [
+        (c::PINBASED_EXEC_CONTROLS, k.pin.into()),
+        (c::PRIMARY_PROCBASED_EXEC_CONTROLS, k.primary.into()),
+        (c::SECONDARY_PROCBASED_EXEC_CONTROLS, k.secondary.into()),
+        (c::VMEXIT_CONTROLS, k.exit.into()),
+        (c::EXCEPTION_BITMAP, super::EXCEPTIONS),
+        (c::MSR_BITMAPS_ADDR_FULL, BITMAP.get()),
+        (c::VIRT_APIC_ADDR_FULL, v.extended_phys),
+        (c::EPTP_FULL, ept_pointer(v)),
+        (c::CR0_GUEST_HOST_MASK, CR0_SHADOWED),
+        (c::CR4_GUEST_HOST_MASK, !k.cr4 | CR4_SHADOWED),
+        (g::LINK_PTR_FULL, u64::MAX),
+        (h::CS_SELECTOR, 0x08),
+        (h::SS_SELECTOR, 0x10),
+        (h::TR_SELECTOR, 0x38),
+    ] {
+        write(field, value);
+    }
+    // Zero, which a new VMCS need not be (25.11.3).
+    for field in [
+        c::PAGE_FAULT_ERR_CODE_MASK,
+        c::PAGE_FAULT_ERR_CODE_MATCH,
+        c::CR3_TARGET_COUNT,
+        c::VMEXIT_MSR_STORE_COUNT,
+        c::VMEXIT_MSR_LOAD_COUNT,
+        c::VMENTRY_MSR_LOAD_COUNT,
+        c::VMENTRY_INTERRUPTION_INFO_FIELD,
+        c::TPR_THRESHOLD,
+        g::IA32_DEBUGCTL_FULL,
+        g::ACTIVITY_STATE,
+        g::PENDING_DBG_EXCEPTIONS,
+        g::SMBASE,
+        h::DS_SELECTOR,
+        h::ES_SELECTOR,
+        h::FS_SELECTOR,
+        h::GS_SELECTOR,
+        h::FS_BASE,
+    ] {
+        write(field, 0);
+    }
+    Soft::of(v).controls.set(k.primary);
+    reset_guest(v);
+}
+
+/// The guest's state after reset (SDM vol. 3, 10.1.1).
+pub fn reset_guest(v: &Vcpu) {
+    for n in 0..8 {
+        let (selector, rights, base) = match n {
+            1 => (0xf000, 0x9b, 0xffff_0000),
+            6 => (0, 0x82, 0),
+            7 => (0, 0x8b, 0),
+            _ => (0, 0x93, 0),
+        };
+        for (first, value) in [
+            (g::ES_SELECTOR, selector),
+            (g::ES_LIMIT, 0xffff),
+            (g::ES_ACCESS_RIGHTS, rights),
+            (g::ES_BASE, base),
+        ] {
+            write(first + 2 * n, value);
+        }
+    }
+    for (field, value) in [
+        (g::GDTR_BASE, 0),
+        (g::GDTR_LIMIT, 0xffff),
+        (g::IDTR_BASE, 0),
+        (g::IDTR_LIMIT, 0xffff),
+        (g::RSP, 0),
+        (g::CR3, 0),
+        (g::DR7, 0x400),
+        (g::IA32_PAT_FULL, 0x0007_0406_0007_0406),
+        (g::IA32_SYSENTER_CS, 0),
+        (g::IA32_SYSENTER_ESP, 0),
+        (g::IA32_SYSENTER_EIP, 0),
+        (c::TSC_OFFSET_FULL, 0),
+    ] {
+        write(field, value);
+    }
+    set_cr(0x6000_0010, 0, 0);
+    Soft::of(v).reset_guest();
+    super::unusual(v);
+}
+
+/// Writes the guest's CR0, CR4 and EFER.
+pub fn set_cr(cr0: u64, cr4: u64, efer: u64) {
+    // LMA follows from LME and PG (27.3.1.1).
+    let long = cr0 >> 31 & efer >> 8 & 1;
+    for (field, value) in [
+        (g::CR0, real_cr0(cr0)),
+        (c::CR0_READ_SHADOW, cr0),
+        (g::CR4, real_cr4(cr4)),
+        (c::CR4_READ_SHADOW, cr4),
+        (g::IA32_EFER_FULL, efer & !(1 << 10) | long << 10),
+        (
+            c::VMENTRY_CONTROLS,
+            u64::from(CONTROLS.get().entry) | long << 9,
+        ),
+    ] {
+        write(field, value);
+    }
+}
+
+/// What the processor `cpu` itself is after an exit: the same for as long as the VMCS stays there.
+#[cfg(target_os = "none")]
+pub fn write_host(cpu: &Cpu) {
+    use crate::arch::{descriptors, entry};
+    use x86_64::registers::control::{Cr0, Cr4, Efer};
+    use x86_64::registers::model_specific::Msr;
+    let [gdt, tss, idt] = descriptors::tables(cpu);
+    let [cs, esp, eip] = entry::sysenter(cpu);
+    // SAFETY: every processor with VMX has PAT.
+    let pat = unsafe { Msr::new(0x277).read() };
+    for (field, value) in [
+        (h::CR0, Cr0::read_raw()),
+        (h::CR4, Cr4::read_raw()),
+        (h::IA32_EFER_FULL, Efer::read_raw()),
+        (h::IA32_PAT_FULL, pat),
+        (h::GS_BASE, cpu.this.get()),
+        (h::TR_BASE, tss),
+        (h::GDTR_BASE, gdt),
+        (h::IDTR_BASE, idt),
+        (h::IA32_SYSENTER_CS, cs),
+        (h::IA32_SYSENTER_ESP, esp),
+        (h::IA32_SYSENTER_EIP, eip),
+        // The way back changes stacks at once.
+        (h::RSP, cpu.stack.get()),
+        (h::RIP, super::exit_address()),
+    ] {
+        write(field, value);
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+/// There is none.
+pub fn write_host(_: &Cpu) {}
+
+/// The instructions. All of them are for the VMCS that is current: that of the owner of the processor's extended state.
+#[cfg(target_os = "none")]
+#[allow(missing_docs, reason = "as the real ones")]
+mod hardware {
+    use core::arch::asm;
+
+    /// VMREAD of `field`.
+    #[inline(always)]
+    pub fn read(field: u32) -> u64 {
+        let value;
+        // SAFETY: VMX is on and a VMCS current; a field that every processor with what `choose` asks for has.
+        unsafe {
+            asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(field), options(nomem, nostack));
+        }
+        value
+    }
+    /// VMWRITE of `field`.
+    #[inline(always)]
+    pub fn write(field: u32, value: u64) {
+        // SAFETY: as for `read`; what the guest may not have, the processor finds at entry or a mask keeps out.
+        unsafe {
+            asm!("vmwrite {}, {}", in(reg) u64::from(field), in(reg) value, options(nomem, nostack));
+        }
+    }
+    /// VMCLEAR.
+    pub fn clear(phys: u64) {
+        // SAFETY: a VMCS that is no other processor's.
+        unsafe { asm!("vmclear [{}]", in(reg) &phys, options(nostack)) };
+    }
+    /// VMPTRLD.
+    pub fn make_current(phys: u64) {
+        // SAFETY: as above, with its revision identifier in place.
+        unsafe { asm!("vmptrld [{}]", in(reg) &phys, options(nostack)) };
+    }
+    /// INVEPT of one context (1).
+    pub fn invalidate_ept(pointer: u64) {
+        let descriptor = [pointer, 0];
+        // SAFETY: only forgets translations.
+        unsafe {
+            asm!("invept {}, [{}]", in(reg) 1_u64, in(reg) &descriptor, options(nostack));
+        }
+    }
+    /// INVVPID of one context (1) or of all (2).
+    pub fn invalidate_vpid(kind: u64, vpid: u32) {
+        let descriptor = [u64::from(vpid), 0];
+        // SAFETY: only forgets translations.
+        unsafe {
+            asm!("invvpid {}, [{}]", in(reg) kind, in(reg) &descriptor, options(nostack));
+        }
+    }
+    /// Sets DR6.
+    pub fn set_dr6(value: u64) {
+        // SAFETY: status bits of a guest's breakpoints; the kernel has none.
+        unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack)) };
+    }
+    /// DR6.
+    pub fn dr6() -> u64 {
+        let value;
+        // SAFETY: as above.
+        unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack)) };
+        value
+    }
+}
+
+/// For the host's tests a VMCS is a page of words, and accesses are counted.
+#[cfg(not(target_os = "none"))]
+#[allow(missing_docs, reason = "as the real ones")]
+mod hardware {
+    use crate::arch::Cpu;
+    use crate::mem;
+    use std::cell::Cell;
+
+    std::thread_local! {
+        /// VMREADs and VMWRITEs so far; invalidations of EPT and VPID contexts.
+        pub static ACCESSES: [Cell<u64>; 4] = const { [const { Cell::new(0) }; 4] };
+        static DR6: Cell<u64> = const { Cell::new(0) };
+    }
+    fn count(what: usize) {
+        ACCESSES.with(|a| a[what].set(a[what].get() + 1));
+    }
+    /// By width, type and index (25.11.2), each as many bits as are in use.
+    fn word<T>(field: u32, access: impl FnOnce(&Cell<u64>) -> T) -> T {
+        let v = Cpu::current().fpu_owner.get().expect("a VMCS is current");
+        let i = (field >> 13 & 3) << 7 | (field >> 10 & 3) << 5 | field >> 1 & 31;
+        // SAFETY: the vCPU's own page.
+        access(&unsafe { mem::page(v.control_phys) }.0[i as usize])
+    }
+    /// A field, uncounted.
+    pub fn peek(field: u32) -> u64 {
+        word(field, Cell::get)
+    }
+    /// A field, uncounted.
+    pub fn poke(field: u32, value: u64) {
+        word(field, |w| w.set(value));
+    }
+    pub fn read(field: u32) -> u64 {
+        count(0);
+        peek(field)
+    }
+    pub fn write(field: u32, value: u64) {
+        count(1);
+        poke(field, value);
+    }
+    pub fn clear(_: u64) {}
+    pub fn make_current(_: u64) {}
+    pub fn invalidate_ept(_: u64) {
+        count(2);
+    }
+    pub fn invalidate_vpid(_: u64, _: u32) {
+        count(3);
+    }
+    pub fn set_dr6(value: u64) {
+        DR6.set(value);
+    }
+    pub fn dr6() -> u64 {
+        DR6.get()
+    }
+}
