@@ -1,7 +1,7 @@
 //! From exit reasons (SDM vol. 3, appendix C) to the exits that both vendors share.
 
 use super::control::{self, read, write};
-use super::{BLOCKING, KIND, NMI, NMI_BLOCKED, Soft, VALID, unusual};
+use super::{BLOCKING, KIND, NMI, NMI_BLOCKED, RIP, Soft, VALID, unusual};
 use crate::arch::{Cpu, measure};
 use crate::object::{Thread, Vcpu};
 use crate::virt::{Left, Plain, Then, Who};
@@ -41,6 +41,9 @@ mod reason {
 
 /// Bit of an exit reason: the guest was not entered.
 pub const REFUSED: u64 = 1 << 31;
+
+/// Type of what INT1 makes.
+const INT1: u64 = 5 << 8;
 
 /// Hands on what the guest left for. Ports and CPUID first: they are the frequent ones.
 #[inline(always)]
@@ -84,7 +87,7 @@ fn port(v: &Vcpu, info: u64) -> Plain {
         port: (info >> 16) as u16,
         width: (info as u32 & 7) + 1,
         input: info & 8 != 0,
-        next: Soft::of(v).get(super::RIP) + length(),
+        next: Soft::of(v).get(RIP) + length(),
     }
 }
 
@@ -169,15 +172,20 @@ fn exception(v: &Vcpu) -> Left {
     } else {
         0
     };
-    let qualification = read(ro::EXIT_QUALIFICATION);
-    let more = if vector == 1 {
-        // The processor does not touch DR6 for an exception that is intercepted (28.2.1, table 28-1).
-        let dr6 = control::dr6() & !15 | qualification & 0x600f;
-        control::set_dr6(dr6);
-        dr6
-    } else {
-        qualification
-    };
+    let mut more = read(ro::EXIT_QUALIFICATION);
+    if vector == 1 {
+        let mut dr6 = control::dr6();
+        if info & KIND == INT1 {
+            // A trap, which leaves rip behind the instruction; the exit has it before.
+            let s = Soft::of(v);
+            s.set(v, RIP, s.get(RIP) + length());
+        } else {
+            // The processor does not touch DR6 for an exception that is intercepted (28.2.1, table 28-1).
+            dr6 = dr6 & !15 | more & 0x600f;
+            control::set_dr6(dr6);
+        }
+        more = dr6;
+    }
     Left::Exit(Exit::Exception, [vector, error, more, 0])
 }
 
