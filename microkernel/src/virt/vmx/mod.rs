@@ -131,6 +131,11 @@ impl Soft {
         }
     }
 
+    /// Whether the guest is known to single-step.
+    fn steps(&self) -> bool {
+        self.known.get() & 1 << RFLAGS != 0 && self.hot[RFLAGS].get() & TF != 0
+    }
+
     /// For a new vCPU.
     fn reset(&self) {
         self.launched.set(0);
@@ -472,7 +477,7 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
     let mut given = [None; 2];
     let (mut window, mut threshold) = (0, 0);
     let (event, post) = (s.event.get(), s.post.get());
-    let waits = (event | post) & VALID != 0 || s.dirty.get() & 1 << BLOCKING != 0;
+    let waits = (event | post) & VALID != 0 || s.dirty.get() & 1 << BLOCKING != 0 || s.steps();
     let (blocking, flags) = if waits {
         (s.get(BLOCKING), s.get(RFLAGS))
     } else {
@@ -507,10 +512,11 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
     if s.threshold.replace(threshold) != threshold {
         write(c::TPR_THRESHOLD, threshold.into());
     }
-    // What the processor wants to find with a shadow (27.3.1.5): the trap that it has put off.
-    if waits && blocking & SHADOW != 0 {
-        let pending = read(g::PENDING_DBG_EXCEPTIONS) & !(1 << 14);
-        write(g::PENDING_DBG_EXCEPTIONS, pending | (flags & TF) << 6);
+    // With a shadow the processor wants to find the trap that it has put off (27.3.1.5). Otherwise there is none; Bochs 2.7 leaves one
+    // after an instruction that has made an exit.
+    if blocking & SHADOW != 0 || flags & TF != 0 {
+        let trap = if blocking & SHADOW != 0 { flags & TF } else { 0 };
+        write(g::PENDING_DBG_EXCEPTIONS, trap << 6);
     }
     given
 }

@@ -221,6 +221,9 @@ pub fn save(v: &Vcpu, groups: u64) {
         let set = |at: usize, value| v.state().0[at / 8].set(value);
         set(offset_of!(S, rip), s.get(RIP));
         set(offset_of!(S, rflags), s.get(RFLAGS));
+        if s.steps() {
+            super::unusual(v);
+        }
         set(
             offset_of!(S, shadow),
             u64::from(s.get(BLOCKING) & SHADOW != 0),
