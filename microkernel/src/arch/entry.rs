@@ -3,7 +3,7 @@
 use super::cpu::Cpu;
 use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors,
-    machine_check, measure,
+    extended, machine_check, measure,
 };
 use crate::mem::{self, Global, Obj};
 use crate::object::Thread;
@@ -75,7 +75,7 @@ pub fn use_sysenter(phys: impl Fn(u64) -> u64) -> u64 {
 
 /// An exception in the kernel at `rip` with `flags` leads back there. TF is user level's, which SYSENTER leaves as it is. Between STI and
 /// SYSEXIT an interrupt would find user level's GS base: an exception that comes there ends STI's shadow, so STI comes again.
-pub fn mend(rip: &mut u64, flags: &mut u64) {
+fn mend(rip: &mut u64, flags: &mut u64) {
     *flags &= !(1 << 8);
     if *rip == &raw const vireo_sysexit as u64 {
         *flags &= !(1 << 9);
@@ -416,7 +416,15 @@ extern "sysv64" fn vireo_kernel_interrupt(vector: u64) {
 /// An exception in the kernel. `frame`: error, rip, cs, rflags, rsp, ss. Answers whether the way back is not by IRET.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_trap(vector: u64, frame: &mut [u64; 6]) -> bool {
-    if matches!(vector, 1 | 2 | 18) {
+    let [_, rip, _, flags, ..] = frame;
+    mend(rip, flags);
+    if vector == 1 {
+        // A guest's: a breakpoint that was left armed (QEMU 7.2), or a single step that was pending at an exit (Bochs 2.7); or user
+        // level's single step over SYSENTER. The kernel has none of its own.
+        extended::disarm_breakpoints(0);
+        return false;
+    }
+    if matches!(vector, 2 | 18) {
         return machine_check::in_kernel(vector, frame);
     }
     let [error, rip, _, flags, rsp, _] = *frame;

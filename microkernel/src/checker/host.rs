@@ -187,7 +187,7 @@ pub mod extended {
     /// Nothing.
     pub fn restore(_: u64, _: u64, _: [u64; 4]) {}
     /// None.
-    pub fn set_tsc_aux(_: u64) {}
+    pub fn set_tsc_aux(_: u32) {}
     /// None.
     pub fn syscall_msrs() -> [u64; 4] {
         SYSCALL.get()
@@ -199,6 +199,8 @@ pub mod extended {
     std::thread_local! {
         static SYSCALL: std::cell::Cell<[u64; 4]> = const { std::cell::Cell::new([0; 4]) };
     }
+    /// None.
+    pub fn set_cr2(_: u64) {}
     /// No breakpoints.
     pub fn arm_breakpoints(_: u64) {}
     /// No breakpoints.

@@ -436,7 +436,7 @@ impl Vmx {
         }
         let aux = v.tsc_aux.get();
         if aux != 0 {
-            crate::arch::extended::set_tsc_aux(aux);
+            crate::arch::extended::set_tsc_aux(aux as u32);
         }
         let left = launch(cpu, v);
         if aux != 0 {
@@ -515,7 +515,11 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
     // With a shadow the processor wants to find the trap that it has put off (27.3.1.5). Otherwise there is none; Bochs 2.7 leaves one
     // after an instruction that has made an exit.
     if blocking & SHADOW != 0 || flags & TF != 0 {
-        let trap = if blocking & SHADOW != 0 { flags & TF } else { 0 };
+        let trap = if blocking & SHADOW != 0 {
+            flags & TF
+        } else {
+            0
+        };
         write(g::PENDING_DBG_EXCEPTIONS, trap << 6);
     }
     given
