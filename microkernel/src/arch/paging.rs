@@ -40,22 +40,30 @@ impl Access {
     #[inline(always)]
     #[must_use]
     pub fn new(rights: u32, device: bool) -> Self {
-        const { assert!(rights::WRITE as u64 == Entry::WRITE.bits() && rights::EXEC == 4) };
-        let access = u64::from(rights & rights::WRITE) | u64::from(!rights & rights::EXEC) << 61;
+        Self::with(PAGE_BITS, rights, device)
+    }
+
+    /// The same with `base`, [`PAGE_BITS`] or [`EXTENDED_BITS`].
+    #[inline(always)]
+    #[must_use]
+    pub fn with(base: Entry, rights: u32, device: bool) -> Self {
+        const { assert!(rights::WRITE as u64 == Entry::WRITE.bits()) };
+        const { assert!(rights::EXEC as u64 == Entry::USER.bits()) };
+        let access = rights & (rights::WRITE | rights::EXEC);
+        let access = u64::from(access) | u64::from(!rights & rights::EXEC) << 61;
         let kind = if device {
             Entry::UNCACHED
         } else {
             Entry::empty()
         };
-        Self(Entry::from_bits_retain(access) | Entry::PRESENT | Entry::USER | kind)
-    }
-
-    /// From READ, WRITE, EXEC, in an extended page table: the same bits; memory type write-back.
-    #[must_use]
-    pub fn extended(rights: u32) -> Self {
-        Self(Entry::from_bits_retain(u64::from(rights & 7) | 6 << 3))
+        Self(Entry::from_bits_retain(access) | base | kind)
     }
 }
+
+/// What an entry for a page has whatever its rights. User level's in any case.
+pub const PAGE_BITS: Entry = Entry::PRESENT.union(Entry::USER);
+/// In an extended page table: memory type write-back. That it is executable is said by USER; bit 63 says nothing.
+pub const EXTENDED_BITS: Entry = Entry::PRESENT.union(Entry::from_bits_retain(6 << 3));
 
 /// A page table, by its root.
 ///

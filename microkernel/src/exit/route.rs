@@ -5,7 +5,7 @@ use crate::arch::{self, Cpu};
 use crate::mem::Obj;
 use crate::object::guest_space::Way;
 use crate::object::{Endpoint, Notification, Thread, Vcpu};
-use crate::virt::{Plain, Virt, with_virt};
+use crate::virt::{Plain, Virt, svm::Svm, vmx, vmx::Vmx, with_virt};
 use crate::{ipc, sched};
 use ipc_schema::abi::vm::{Exit, PortAccess, gpr};
 use ipc_schema::abi::{Tag, rights};
@@ -68,17 +68,29 @@ pub fn port<V: Virt>(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next 
 /// The server has answered: completes the guest's instruction. The caller makes the thread run.
 #[inline(always)]
 pub fn complete(t: Obj<Thread>, value: u64) {
+    if vmx() {
+        // Apart, so that it takes no registers from the other.
+        return complete_vmx(t, value);
+    }
+    complete_on::<Svm>(t, value);
+}
+
+#[cold]
+#[inline(never)]
+fn complete_vmx(t: Obj<Thread>, value: u64) {
+    complete_on::<Vmx>(t, value);
+}
+
+#[inline(always)]
+fn complete_on<V: Virt>(t: Obj<Thread>, value: u64) {
     t.routed.set(false);
     let Some(v) = t.vcpu.get() else { return };
     let a = PortAccess(t.message[1].get());
     if a.input() {
         v.get().merge_rax(a.width(), value);
     }
-    let go_on = with_virt!(V => {
-        V::advance(v.get(), v.next_rip.get());
-        !signalled::<V>(t, v)
-    });
-    if go_on {
+    V::advance(v.get(), v.next_rip.get());
+    if !signalled::<V>(t, v) {
         sched::set_deadline(Cpu::current(), t, t.run_deadline.get());
     }
 }

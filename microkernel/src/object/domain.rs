@@ -1,7 +1,7 @@
 //! What a Space and a GuestSpace have in common: a page table, and a record of each range that is mapped in it.
 
 use super::{Header, Mapping, Pool, pool::pool_of};
-use crate::arch::paging::Table;
+use crate::arch::paging::{EXTENDED_BITS, Entry, PAGE_BITS, Table};
 use crate::tree::Tree;
 use core::cell::Cell;
 
@@ -18,6 +18,8 @@ pub struct Domain {
     pub cpus: Cell<u32>,
     /// Whether it is a guest's.
     pub guest: bool,
+    /// What an entry for a page of it has whatever its rights.
+    pub page_bits: Entry,
     /// Of a guest: moves on whenever something was taken out of the table; each vCPU flushes before it next enters.
     pub flushes: Cell<u64>,
 }
@@ -31,6 +33,11 @@ impl Domain {
             mappings: Tree::default(),
             cpus: Cell::new(0),
             guest,
+            page_bits: if guest && crate::virt::vmx() {
+                EXTENDED_BITS
+            } else {
+                PAGE_BITS
+            },
             flushes: Cell::new(1),
         }
     }

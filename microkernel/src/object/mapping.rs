@@ -111,15 +111,10 @@ impl Request {
             return Err(Status::InvalidArg);
         }
         domain.header.alive()?;
-        if domain.guest {
-            if m.device {
-                return Err(Status::InvalidArg);
-            }
-            if crate::virt::vmx() {
-                return Ok(Access::extended(self.rights));
-            }
+        if m.device && domain.guest {
+            return Err(Status::InvalidArg);
         }
-        Ok(Access::new(self.rights, m.device))
+        Ok(Access::with(domain.page_bits, self.rights, m.device))
     }
 }
 
