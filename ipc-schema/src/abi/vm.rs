@@ -32,7 +32,9 @@ impl Groups {
     pub const XCR: u64 = 128;
     /// tsc_offset.
     pub const TSC: u64 = 256;
-    /// All of them.
+    /// From the guest only: rip and rflags, the cheap part of group RIP, enough where the exit tells the length of the instruction.
+    pub const IP: u64 = 512;
+    /// All that can be written.
     pub const ALL: u64 = 511;
 }
 

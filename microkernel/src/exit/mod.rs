@@ -105,6 +105,7 @@ fn ended<V: Virt>(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
         return true;
     }
     if t.expired.get() {
+        V::hold(v.get());
         leave::<V>(t, v, Exit::Timeout, [0; 4]);
     }
     t.expired.get()
@@ -116,6 +117,7 @@ fn signalled<V: Virt>(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
     let Some(n) = t.bound.get().filter(|n| n.pending()) else {
         return false;
     };
+    V::hold(v.get());
     leave::<V>(t, v, Exit::Signal, [n.take_now(), 0, 0, 0]);
     true
 }

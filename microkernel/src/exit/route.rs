@@ -100,7 +100,10 @@ pub fn lost(t: Obj<Thread>) {
     t.routed.set(false);
     if let Some(v) = t.vcpu.get() {
         let info = [t.message[1].get(), t.message[2].get(), v.next_rip.get(), 0];
-        with_virt!(V => leave::<V>(t, v, Exit::RouteLost, info));
+        with_virt!(V => {
+            V::hold(v.get());
+            leave::<V>(t, v, Exit::RouteLost, info)
+        });
     }
 }
 

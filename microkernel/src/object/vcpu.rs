@@ -16,7 +16,7 @@ pub struct Vcpu {
     header: Header,
     /// Physical address of the VMCB (VMX: VMCS).
     pub control_phys: u64,
-    /// Its kernel address.
+    /// Kernel address of that, or of what the back end keeps beside it.
     pub control_virt: u64,
     /// Kernel address of the state page shared with the VMM.
     pub state_virt: u64,
@@ -79,7 +79,7 @@ impl Vcpu {
             .create_object(|header| Self {
                 header,
                 control_phys,
-                control_virt: mem::virt(control_phys),
+                control_virt: crate::virt::control(control_phys, extended_phys),
                 state_virt: mem::virt(state_phys),
                 extended_phys,
                 guest,
@@ -164,6 +164,8 @@ impl Vcpu {
             old.runner.set(None);
         }
         self.runner.set(Some(t));
+        // The next entry is one into another address space afterwards.
+        self.flushes.set(self.flushes.get() | 1 << 63);
         Ok(())
     }
 

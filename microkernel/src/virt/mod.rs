@@ -7,7 +7,7 @@ pub mod svm;
 pub mod vmx;
 
 use crate::arch::Cpu;
-use crate::mem::{Global, Obj};
+use crate::mem::{self, Global, Obj};
 use crate::object::{Thread, Vcpu};
 use core::cell::Cell;
 use ipc_schema::abi::vm::{Exit, PortAccess};
@@ -68,6 +68,8 @@ pub trait Virt {
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer;
     /// On the way to the VMM: copies state groups to the state page; answers the exit word's upper part and the undelivered event.
     fn left(v: &Vcpu, groups: u64) -> (u64, u64);
+    /// Makes sure that [`Virt::left`] can be asked, where `v` may not have been what ran last.
+    fn hold(v: &Vcpu);
     /// Completes an instruction that the kernel carried out: moves on to `next`.
     fn advance(v: &Vcpu, next: u64);
 }
@@ -100,6 +102,11 @@ macro_rules! with_virt {
     };
 }
 pub(crate) use with_virt;
+
+/// The kernel's address of what a back end keeps of a vCPU with these pages.
+pub fn control(control_phys: u64, extended_phys: u64) -> u64 {
+    mem::virt(if vmx() { extended_phys } else { control_phys })
+}
 
 /// The state of `v` after reset.
 pub fn reset(v: &Vcpu) {

@@ -200,7 +200,7 @@ impl Kernel for Script<'_> {
     }
 
     fn on_exit(&mut self, _: Exit, groups: u64) -> Result<(), Status> {
-        assert_eq!(groups & !Groups::ALL, 0);
+        assert_eq!(groups & !(Groups::ALL | Groups::IP), 0);
         Ok(())
     }
     fn route(&mut self, device: usize, first: u16, count: u16, limit: u64) -> Result<(), Status> {

@@ -22,7 +22,7 @@ use crate::sched;
 use crate::sync::Operation;
 use core::cell::Cell;
 use ipc_schema::abi::rights::{CONTROL, DESTROY, READ, SEND, WRITE};
-use ipc_schema::abi::{Kind, Status, Syscall, Tag, Utcb, op};
+use ipc_schema::abi::{Kind, Status, Syscall, Tag, Utcb, op, vm};
 
 const PAYLOAD_WORD: usize = Utcb::PAYLOAD_OFFSET / 8;
 
@@ -359,12 +359,12 @@ fn vcpu(a: &Args, cap: &Cap) -> Answer {
     let v = cap.typed::<Vcpu>(CONTROL)?;
     match a.tag().label() {
         op::vcpu::ON_EXIT => {
-            let groups = (a.w(1) & ipc_schema::abi::vm::Groups::ALL) as u16;
+            let groups = (a.w(1) & (vm::Groups::ALL | vm::Groups::IP)) as u16;
             a.op.stop_for(1 << v.cpu.get());
             if a.w(0) == !0 {
                 v.on_exit.iter().for_each(|e| e.set(groups));
             } else {
-                v.on_exit[..ipc_schema::abi::vm::Exit::COUNT]
+                v.on_exit[..vm::Exit::COUNT]
                     .get(a.w(0) as usize)
                     .ok_or(Status::OutOfRange)?
                     .set(groups);

@@ -251,6 +251,9 @@ impl Virt for Svm {
     }
 
     #[inline(always)]
+    fn hold(_: &Vcpu) {}
+
+    #[inline(always)]
     fn advance(v: &Vcpu, next: u64) {
         let c = Vmcb::of(v);
         c.word(f::RIP).set(next);

@@ -147,11 +147,16 @@ pub fn save(v: &Vcpu, c: Vmcb, groups: u64) {
 
 #[inline(never)]
 fn save_rare(v: &Vcpu, groups: u64) {
+    let set = |at: usize, value| v.state().0[at / 8].set(value);
     let copy = |page: &Cell<u64>, control: &Cell<u64>| page.set(control.get());
     if groups & Groups::SEG != 0 {
         each(v.state(), Vmcb::of(v), &SEG, copy);
     }
-    if groups & !(Groups::RIP | Groups::CR | Groups::SEG) != 0 {
+    if groups & Groups::IP != 0 {
+        set(offset_of!(S, rip), Vmcb::of(v).word(f::RIP).get());
+        set(offset_of!(S, rflags), Vmcb::of(v).word(f::RFLAGS).get());
+    }
+    if groups & !(Groups::RIP | Groups::CR | Groups::SEG | Groups::IP) != 0 {
         each_rare(v, groups, copy);
         if groups & (Groups::DR | Groups::XCR) != 0 {
             super::extended::save(v, groups);

@@ -52,6 +52,8 @@ pub fn decode<T: Then>((cpu, t, v): Who, failed: bool, then: T) -> T::Answer {
         return then.then((cpu, t, v), refused(v, read(ro::VM_INSTRUCTION_ERROR)));
     }
     let exit = read(ro::EXIT_REASON);
+    // Nothing that was known is.
+    Soft::of(v).marks.set(0);
     measure::begin(cpu, measure::Cause::Exit(exit));
     if exit == reason::IO {
         let info = read(ro::EXIT_QUALIFICATION);
@@ -60,6 +62,7 @@ pub fn decode<T: Then>((cpu, t, v): Who, failed: bool, then: T) -> T::Answer {
         }
     }
     if exit == reason::CPUID {
+        Soft::of(v).look();
         return then.then((cpu, t, v), Left::Exit(Exit::Cpuid, [0, 0, 0, length()]));
     }
     rest(cpu, t, v, exit, then)
@@ -87,7 +90,7 @@ fn port(v: &Vcpu, info: u64) -> Plain {
         port: (info >> 16) as u16,
         width: (info as u32 & 7) + 1,
         input: info & 8 != 0,
-        next: Soft::of(v).get(RIP) + length(),
+        next: Soft::of(v).look() + length(),
     }
 }
 
@@ -244,7 +247,10 @@ fn task_switch(v: &Vcpu) -> Left {
 }
 
 fn other(v: &Vcpu, exit: u64) -> Left {
-    let plain = |e| Left::Exit(e, [0, 0, 0, length()]);
+    let plain = |e| {
+        Soft::of(v).look();
+        Left::Exit(e, [0, 0, 0, length()])
+    };
     match exit {
         reason::EXCEPTION => exception(v),
         // The machine's: taken when the guest has been left.

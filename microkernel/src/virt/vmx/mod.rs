@@ -39,7 +39,7 @@ const PASSED: [u32; 10] = [
 pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// What the kernel keeps of a vCPU beside its VMCS: in the page of the extended state, behind what the processor uses of that as the
-/// virtual-APIC page.
+/// virtual-APIC page. `Vcpu::control_virt` is that page's address: the VMCS itself is not memory to software.
 #[repr(C)]
 pub struct Soft {
     /// CR2, which neither entry nor exit switches.
@@ -48,10 +48,8 @@ pub struct Soft {
     kernel_gs: Cell<u64>,
     /// Whether the VMCS has been launched since it became current.
     launched: Cell<u64>,
-    /// Fields of [`HOT`] whose value is known, a bit each.
-    known: Cell<u64>,
-    /// Those that the VMCS does not have yet.
-    dirty: Cell<u64>,
+    /// Fields of [`HOT`] whose value is known (bits 0 to 2); those that the VMCS does not have yet (8 to 10); [`NO_SHADOW`].
+    marks: Cell<u64>,
     /// Their values.
     hot: [Cell<u64>; 3],
     /// The event to inject ([`ipc_schema::abi::vm::Event`]), and afterwards the one whose delivery the exit interrupted.
@@ -83,6 +81,14 @@ const HOT: [u32; 3] = [g::RIP, g::RFLAGS, g::INTERRUPTIBILITY_STATE];
 const RIP: usize = 0;
 const RFLAGS: usize = 1;
 const BLOCKING: usize = 2;
+/// [`Soft::marks`]: what the frequent exits find out.
+const KNOWN: u64 = 1 << RIP | 1 << RFLAGS;
+/// The guest has left the interrupt shadow, if it was in one, by an instruction that was carried out for it. The VMCS is only looked at
+/// if something is to be delivered: nothing else tells the difference, and the next instruction ends it anyway.
+const NO_SHADOW: u64 = 1 << 16;
+const fn dirty(i: usize) -> u64 {
+    0x100 << i
+}
 /// Interruptibility (25.4.2): by STI or MOV SS; by NMI.
 const SHADOW: u64 = 3;
 const NMI_BLOCKED: u64 = 8;
@@ -104,36 +110,60 @@ impl Soft {
     #[inline(always)]
     fn of(v: &Vcpu) -> &Self {
         // SAFETY: in a page of the vCPU's own, for as long as it lives; only cells, for which any bytes will do.
-        unsafe { &*((mem::virt(v.extended_phys) + SOFT) as *const Self) }
+        unsafe { &*((v.control_virt + SOFT) as *const Self) }
+    }
+
+    /// After an exit: rip and flags, which whoever deals with an instruction needs.
+    #[inline(always)]
+    fn look(&self) -> u64 {
+        let rip = read(g::RIP);
+        self.hot[RIP].set(rip);
+        self.hot[RFLAGS].set(read(g::RFLAGS));
+        self.marks.set(KNOWN);
+        rip
     }
 
     /// A hot field of the guest's. Its VMCS is current, unless the field is known.
-    #[inline(always)]
     fn get(&self, i: usize) -> u64 {
-        if self.known.get() & 1 << i == 0 {
-            self.hot[i].set(read(HOT[i]));
-            self.known.set(self.known.get() | 1 << i);
+        if self.marks.get() & 1 << i == 0 {
+            let mut value = read(HOT[i]);
+            if i == BLOCKING && self.marks.get() & NO_SHADOW != 0 && value & SHADOW != 0 {
+                value &= !SHADOW;
+                self.marks.set(self.marks.get() | dirty(BLOCKING));
+            }
+            self.hot[i].set(value);
+            self.marks.set(self.marks.get() | 1 << i);
         }
         self.hot[i].get()
     }
 
     /// Sets one, if it is another; the entry writes it.
-    #[inline(always)]
     fn set(&self, v: &Vcpu, i: usize, value: u64) {
-        if self.known.get() & 1 << i != 0 && self.hot[i].get() == value {
+        if self.marks.get() & 1 << i != 0 && self.hot[i].get() == value {
             return;
         }
         self.hot[i].set(value);
-        self.known.set(self.known.get() | 1 << i);
-        self.dirty.set(self.dirty.get() | 1 << i);
+        self.marks.set(self.marks.get() | 1 << i | dirty(i));
         if i != RIP {
             unusual(v);
         }
     }
 
+    /// Moves on to `rip`, out of any shadow, where nothing but that has to be written: if the flags, less RF, are to be `flags`. Answers
+    /// whether it did.
+    #[inline(always)]
+    fn step(&self, rip: u64, flags: u64) -> bool {
+        let quick = self.marks.get() == KNOWN && self.hot[RFLAGS].get() == flags & !RF;
+        if quick {
+            self.hot[RIP].set(rip);
+            self.marks.set(KNOWN | dirty(RIP) | NO_SHADOW);
+        }
+        quick
+    }
+
     /// Whether the guest is known to single-step.
     fn steps(&self) -> bool {
-        self.known.get() & 1 << RFLAGS != 0 && self.hot[RFLAGS].get() & TF != 0
+        self.marks.get() & 1 << RFLAGS != 0 && self.hot[RFLAGS].get() & TF != 0
     }
 
     /// For a new vCPU.
@@ -147,14 +177,7 @@ impl Soft {
     }
 
     fn reset_guest(&self) {
-        for cell in [
-            &self.cr2,
-            &self.kernel_gs,
-            &self.known,
-            &self.dirty,
-            &self.event,
-            &self.post,
-        ] {
+        for cell in [&self.cr2, &self.kernel_gs, &self.event, &self.post] {
             cell.set(0);
         }
         self.syscall.iter().for_each(|m| m.set(0));
@@ -162,8 +185,7 @@ impl Soft {
         for (i, value) in [(RIP, 0xfff0), (RFLAGS, 2), (BLOCKING, 0)] {
             self.hot[i].set(value);
         }
-        self.known.set(7);
-        self.dirty.set(7);
+        self.marks.set(0x707);
     }
 }
 
@@ -326,7 +348,6 @@ impl Virt for Vmx {
     #[inline(always)]
     fn load(v: &Vcpu, groups: u64) {
         if groups != 0 {
-            need(v);
             state::load(v, groups);
         }
     }
@@ -340,7 +361,7 @@ impl Virt for Vmx {
         }
         s.post.set(post);
         s.event.set(event);
-        if (post | event) & VALID != 0 || s.controls.get() != control::controls().primary() {
+        if (post | event) & VALID != 0 {
             unusual(v);
         }
     }
@@ -353,25 +374,20 @@ impl Virt for Vmx {
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         let s = Soft::of(v);
         measure::end(cpu);
-        let (who, failed) = if v.flushes.get() != v.guest.flushes.get() || cpu.root != s.root {
+        let (who, failed) = if v.flushes.get() != v.guest.flushes.get() {
             Self::enter_prepared(cpu, v)
         } else {
-            if s.dirty.get() != 0 {
+            if s.marks.get() & dirty(RIP) != 0 {
                 // Whatever else is dirty is unusual.
                 write(g::RIP, s.hot[RIP].get());
             }
             launch(cpu, v)
         };
-        let s = Soft::of(who.2);
-        s.known.set(0);
-        s.dirty.set(0);
-        s.launched.set(1);
         exit::decode(who, failed, then)
     }
 
     #[inline(always)]
     fn left(v: &Vcpu, groups: u64) -> (u64, u64) {
-        need(v);
         state::save(v, groups);
         let s = Soft::of(v);
         const _: () = assert!(ExitWord::POST_PENDING == 1 << 40 && ExitWord::CR8_SHIFT == 32);
@@ -386,20 +402,32 @@ impl Virt for Vmx {
 
     #[inline(always)]
     fn advance(v: &Vcpu, next: u64) {
-        need(v);
         let s = Soft::of(v);
-        s.set(v, RIP, next);
-        s.set(v, BLOCKING, s.get(BLOCKING) & !SHADOW);
-        let flags = s.get(RFLAGS);
-        if flags & (TF | RF) != 0 {
-            s.set(v, RFLAGS, flags & !RF);
-            if flags & TF != 0 {
-                // As on SVM: the trap comes after the instruction that was carried out.
-                control::set_dr6(control::dr6() | 1 << 14);
-                s.event.set(1 | 3 << 8 | VALID);
-                unusual(v);
-            }
+        if s.hot[RFLAGS].get() & TF != 0 || !s.step(next, s.hot[RFLAGS].get()) {
+            advance_slowly(v, next);
         }
+    }
+
+    fn hold(v: &Vcpu) {
+        need(v);
+    }
+}
+
+/// With a trap to come, RF to clear, or not right after the exit.
+#[cold]
+#[inline(never)]
+fn advance_slowly(v: &Vcpu, next: u64) {
+    need(v);
+    let s = Soft::of(v);
+    s.set(v, RIP, next);
+    s.set(v, BLOCKING, s.get(BLOCKING) & !SHADOW);
+    let flags = s.get(RFLAGS);
+    s.set(v, RFLAGS, flags & !RF);
+    if flags & TF != 0 {
+        // As on SVM: the trap comes after the instruction that was carried out.
+        control::set_dr6(control::dr6() | 1 << 14);
+        s.event.set(1 | 3 << 8 | VALID);
+        unusual(v);
     }
 }
 
@@ -407,7 +435,7 @@ impl Virt for Vmx {
 #[inline(always)]
 fn tpr(v: &Vcpu) -> &Cell<u64> {
     // SAFETY: a page of the vCPU's own.
-    &unsafe { mem::page(v.extended_phys) }.0[TPR]
+    &unsafe { &*(v.control_virt as *const mem::Words) }.0[TPR]
 }
 
 impl Vmx {
@@ -430,7 +458,7 @@ impl Vmx {
         }
         let given = inject(v);
         for i in 0..HOT.len() {
-            if s.dirty.get() & 1 << i != 0 {
+            if s.marks.get() & dirty(i) != 0 {
                 write(HOT[i], s.hot[i].get());
             }
         }
@@ -439,6 +467,7 @@ impl Vmx {
             crate::arch::extended::set_tsc_aux(aux as u32);
         }
         let left = launch(cpu, v);
+        s.launched.set(1);
         if aux != 0 {
             crate::arch::extended::set_tsc_aux(0);
             unusual(v);
@@ -477,7 +506,7 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
     let mut given = [None; 2];
     let (mut window, mut threshold) = (0, 0);
     let (event, post) = (s.event.get(), s.post.get());
-    let waits = (event | post) & VALID != 0 || s.dirty.get() & 1 << BLOCKING != 0 || s.steps();
+    let waits = (event | post) & VALID != 0 || s.marks.get() & dirty(BLOCKING) != 0 || s.steps();
     let (blocking, flags) = if waits {
         (s.get(BLOCKING), s.get(RFLAGS))
     } else {

@@ -121,6 +121,17 @@ fn save_segment(v: &Vcpu, (at, n): (usize, u32)) {
 /// State page to VMCS. What the processor checks at entry it checks there; what it does not, and could hurt, is masked here.
 #[inline(always)]
 pub fn load(v: &Vcpu, groups: u64) {
+    let get = |at: usize| v.state().0[at / 8].get();
+    // An instruction that the VMM has carried out.
+    let quick = groups == Groups::RIP && get(offset_of!(S, shadow)) & 1 == 0;
+    if !quick || !Soft::of(v).step(get(offset_of!(S, rip)), get(offset_of!(S, rflags))) {
+        load_slowly(v, groups);
+    }
+}
+
+#[inline(never)]
+fn load_slowly(v: &Vcpu, groups: u64) {
+    super::need(v);
     if groups & Groups::RIP != 0 {
         let s = Soft::of(v);
         let get = |at: usize| v.state().0[at / 8].get();
@@ -216,14 +227,32 @@ fn load_pdptes(v: &Vcpu, cr3: u64) {
 /// VMCS to state page.
 #[inline(always)]
 pub fn save(v: &Vcpu, groups: u64) {
-    if groups & Groups::RIP != 0 {
-        let s = Soft::of(v);
-        let set = |at: usize, value| v.state().0[at / 8].set(value);
+    let s = Soft::of(v);
+    let set = |at: usize, value| v.state().0[at / 8].set(value);
+    if groups == Groups::IP && s.marks.get() == super::KNOWN {
+        set(offset_of!(S, rip), s.hot[RIP].get());
+        let flags = s.hot[RFLAGS].get();
+        set(offset_of!(S, rflags), flags);
+        if flags & super::TF != 0 {
+            super::unusual(v);
+        }
+    } else if groups != 0 {
+        save_slowly(v, groups);
+    }
+}
+
+#[inline(never)]
+fn save_slowly(v: &Vcpu, groups: u64) {
+    let s = Soft::of(v);
+    let set = |at: usize, value| v.state().0[at / 8].set(value);
+    if groups & (Groups::RIP | Groups::IP) != 0 {
         set(offset_of!(S, rip), s.get(RIP));
         set(offset_of!(S, rflags), s.get(RFLAGS));
         if s.steps() {
             super::unusual(v);
         }
+    }
+    if groups & Groups::RIP != 0 {
         set(
             offset_of!(S, shadow),
             u64::from(s.get(BLOCKING) & SHADOW != 0),
@@ -231,7 +260,7 @@ pub fn save(v: &Vcpu, groups: u64) {
         set(offset_of!(S, cpl), read(g::SS_ACCESS_RIGHTS) >> 5 & 3);
         save_segment(v, SEG[CS as usize]);
     }
-    if groups & !Groups::RIP != 0 {
+    if groups & !(Groups::RIP | Groups::IP) != 0 {
         save_rare(v, groups);
     }
 }

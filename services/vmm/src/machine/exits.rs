@@ -9,6 +9,8 @@ use crate::memory::GuestMemory;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Exit, Groups, gpr};
 
+/// RFLAGS.RF.
+const RF: u64 = 1 << 16;
 /// RFLAGS.IF.
 const IF: u64 = 1 << 9;
 /// DR6.BD, and DR7.GD: general detect.
@@ -32,7 +34,10 @@ impl<K: Kernel> Machine<'_, K> {
         if self.steps_blindly(Exit::Cpuid) {
             return self.widen(Exit::Cpuid);
         }
-        let len = match self.length(length, Expected::Cpuid) {
+        if length != 0 {
+            return self.cpuid_told(length);
+        }
+        let len = match self.length(0, Expected::Cpuid) {
             Ok(len) => len,
             Err(error) => return self.refuse(error, 0),
         };
@@ -42,6 +47,46 @@ impl<K: Kernel> Machine<'_, K> {
             return self.cpuid_of_state(leaf, subleaf, len);
         };
         self.answer_cpuid([eax, ebx, ecx, edx], len)
+    }
+
+    /// The processor has told the length: rip is all that there is to know of the place, unless the instruction ends where 32-bit code
+    /// begins anew.
+    #[inline(always)]
+    fn cpuid_told(&mut self, length: u64) -> Step {
+        let state = self.kernel.state_mut();
+        let next = state.rip.wrapping_add(length);
+        if (next ^ state.rip) >> 32 != 0 && self.wide & 1 << Exit::Cpuid as u32 == 0 {
+            return self.widen(Exit::Cpuid);
+        }
+        let (leaf, subleaf) = (state.gpr[gpr::RAX] as u32, state.gpr[gpr::RCX] as u32);
+        if !self.told {
+            return self.narrow();
+        }
+        let Some(&[eax, ebx, ecx, edx]) = self.policy.constant(leaf, subleaf) else {
+            return self.cpuid_of_state(leaf, subleaf, length as u8);
+        };
+        if self.wide & 1 << Exit::Cpuid as u32 != 0 {
+            return self.answer_cpuid([eax, ebx, ecx, edx], length as u8);
+        }
+        state.gpr[gpr::RAX] = eax.into();
+        state.gpr[gpr::RBX] = ebx.into();
+        state.gpr[gpr::RCX] = ecx.into();
+        state.gpr[gpr::RDX] = edx.into();
+        state.rip = next;
+        state.rflags &= !RF;
+        state.shadow = 0;
+        self.dirty |= Groups::RIP;
+        Ok(())
+    }
+
+    /// From now on CPUID's exits bring what a processor that tells lengths leaves to know. The guest executes the instruction again.
+    #[cold]
+    fn narrow(&mut self) -> Step {
+        self.told = true;
+        match self.kernel.on_exit(Exit::Cpuid, self.asked(Exit::Cpuid)) {
+            Ok(()) => Ok(()),
+            Err(status) => self.fatal(Fatal::Kernel(status)),
+        }
     }
 
     #[inline(always)]
@@ -59,7 +104,7 @@ impl<K: Kernel> Machine<'_, K> {
     /// A leaf that shows what the vCPU has switched on.
     #[inline(never)]
     fn cpuid_of_state(&mut self, leaf: u32, subleaf: u32, len: u8) -> Step {
-        if leaf == XSAVE_LEAF {
+        if leaf == XSAVE_LEAF || self.told {
             let asked = self.brings_xcr0;
             if let Err(status) = self.bring_xcr0(!asked) {
                 return self.fatal(Fatal::Kernel(status));

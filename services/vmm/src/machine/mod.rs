@@ -126,6 +126,8 @@ pub struct Machine<'a, K: Kernel> {
     accesses: mmio::Sites,
     /// CPUID's exits bring group XCR.
     brings_xcr0: bool,
+    /// The processor tells the length of CPUID.
+    told: bool,
     /// Exits (by number) at which more groups are asked for, because the guest steps or uses INS or OUTS.
     wide: u32,
     retries: (u64, u32),
@@ -249,7 +251,11 @@ impl<K: Kernel> Machine<'_, K> {
 
     /// State groups that are to come with an exit by now.
     fn asked(&self, exit: Exit) -> u64 {
-        let mut groups = Self::groups(exit);
+        let mut groups = if exit == Exit::Cpuid && self.told && !self.brings_xcr0 {
+            Groups::IP
+        } else {
+            Self::groups(exit)
+        };
         if self.wide & 1 << exit as u32 != 0 {
             groups |= emulate::GROUPS | Groups::DR | Groups::DESC | Groups::XCR;
         }

@@ -120,6 +120,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             lengths: Lengths::default(),
             accesses: mmio::Sites::default(),
             brings_xcr0: false,
+            told: false,
             wide: 0,
             retries: (0, 0),
             lost: Losses::default(),
