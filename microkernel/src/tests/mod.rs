@@ -27,6 +27,8 @@ mod routes;
 mod sched;
 #[cfg(test)]
 mod smp;
+#[cfg(test)]
+mod vmx;
 
 use crate::arch::Cpu;
 use crate::arch::HOST_PHYS_BASE;

@@ -7,7 +7,7 @@ pub mod svm;
 pub mod vmx;
 
 use crate::arch::Cpu;
-use crate::mem::{self, Global, Obj};
+use crate::mem::{self, Obj};
 use crate::object::{Thread, Vcpu};
 use core::cell::Cell;
 use ipc_schema::abi::vm::{Exit, PortAccess};
@@ -74,8 +74,13 @@ pub trait Virt {
     fn advance(v: &Vcpu, next: u64);
 }
 
-/// Written at boot alone.
-static VMX: Global<Cell<bool>> = Global(Cell::new(false));
+/// Written at boot alone; in the host's tests each has its own.
+#[cfg(target_os = "none")]
+static VMX: crate::mem::Global<Cell<bool>> = crate::mem::Global(Cell::new(false));
+#[cfg(not(target_os = "none"))]
+std::thread_local! {
+    static VMX: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Whether the back end is VMX; SVM otherwise.
 #[inline(always)]

@@ -291,11 +291,17 @@ pub mod check {
     use std::cell::Cell;
 
     std::thread_local! {
-        /// The reason for which it leaves next.
-        pub static NEXT: Cell<u64> = const { Cell::new(reason::HLT) };
+        /// The reason for which it leaves next, its rip and its flags.
+        pub static NEXT: Cell<(u64, Option<[u64; 2]>)> = const { Cell::new((reason::HLT, None)) };
     }
     /// It leaves.
     pub fn exits() {
-        poke(ro::EXIT_REASON, NEXT.get());
+        let (reason, place) = NEXT.get();
+        poke(ro::EXIT_REASON, reason);
+        poke(ro::VMEXIT_INSTRUCTION_LEN, 2);
+        if let Some([rip, flags]) = place {
+            poke(super::g::RIP, rip);
+            poke(super::g::RFLAGS, flags);
+        }
     }
 }
