@@ -457,9 +457,9 @@ impl Vmx {
             write(x86::vmx::vmcs::host::CR3, cpu.root.get());
         }
         let given = inject(v);
-        for i in 0..HOT.len() {
+        for (i, field) in HOT.into_iter().enumerate() {
             if s.marks.get() & dirty(i) != 0 {
-                write(HOT[i], s.hot[i].get());
+                write(field, s.hot[i].get());
             }
         }
         let aux = v.tsc_aux.get();
