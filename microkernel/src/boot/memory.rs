@@ -113,11 +113,11 @@ pub fn give(
         } else {
             rights::READ | rights::WRITE | rights::EXEC
         };
-        let Ok(m) = Memory::create(pool, phys, len, kind == DEVICE, limit as u16) else {
+        let Ok(m) = Memory::create(pool, (phys, len), kind == DEVICE, limit as u16, 0) else {
             return;
         };
         let slot = next;
-        put(slot, Cap::new(m.get().header()));
+        put(slot, Cap::of(m));
         *told = BootMemory {
             phys,
             len,

@@ -129,7 +129,7 @@ fn stranded(cpu: &Cpu, t: Obj<Thread>) {
 }
 
 /// If `t` goes on with the Budget of a caller in the queue: it will no more.
-fn give_back(t: Obj<Thread>) {
+pub fn give_back(t: Obj<Thread>) {
     let mut o = t.budget.get().and_then(|b| b.owner.get());
     while let Some(q) = o {
         o = q.callee.get();
@@ -187,36 +187,14 @@ pub fn detach(cpu: &Cpu, b: Obj<Budget>) {
     }
 }
 
-/// `t` stops for good or for now: nobody picks it any more.
-pub fn stop(cpu: &Cpu, t: Obj<Thread>) {
-    let lent = t.budget.get() != t.own_budget.get();
-    give_back(t);
-    if let Some(b) = t.budget.get()
-        && b.thread.get() == Some(t)
-    {
-        detach(cpu, b);
-    }
-    if lent {
-        t.budget.set(t.own_budget.get());
-    }
-    if cpu.current.get() == Some(t) {
-        cpu.reschedule.set(true);
-    }
-}
-
-/// `b` is being destroyed, or its owner took it back: whoever runs on it falls back to a Budget of its own.
+/// `b`, nobody's own, is being destroyed: whoever runs on it falls back to a Budget of its own.
 pub fn disown(cpu: &Cpu, b: Obj<Budget>) {
-    let tip = b.thread.get();
+    let mut t = b.thread.get();
     detach(cpu, b);
-    let mut t = tip;
     // From the tip back along the chain of calls: each server there had it lent.
     while let Some(o) = t {
         if o.budget.get() == Some(b) {
-            let own = o.own_budget.get().filter(|&own| own != b);
-            o.budget.set(own);
-            if o.state.get() == State::Ready {
-                make_ready(cpu, o);
-            }
+            change_budget(cpu, o, o.own_budget.get());
         }
         t = o.caller.get();
     }
@@ -295,7 +273,7 @@ fn begin(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
     cpu.budget.set(Some(b));
     // Time without limit ends only for others of the same priority: those below wait, those above don't ask.
     let rivals = cpu.ready.bitmap.get() >> (b.priority.get() % PRIORITIES as u8);
-    let end = if b.budget.get() == b.period.get() && rivals == 0 {
+    let end = if b.unlimited() && rivals == 0 {
         NEVER
     } else {
         cpu.booked.get().saturating_add_signed(b.left.get())
@@ -348,22 +326,14 @@ pub fn preempt(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
 
 /// `b` has left the processor: queued again, or exhausted.
 fn after_running(cpu: &Cpu, b: Obj<Budget>) {
-    let runnable = tip(b).is_some();
-    if b.left.get() > 0 {
-        if runnable {
-            cpu.ready.add(b, true);
-        }
-        return;
-    }
-    let now = cpu.booked.get();
-    let unlimited = b.budget.get() == b.period.get();
-    if unlimited || b.ends() <= now {
+    let (now, unused) = (cpu.booked.get(), b.left.get() > 0);
+    if !unused && (b.unlimited() || b.ends() <= now) {
         // Never exhausted: the end of a time slice, the others of its priority are next. Or a new period has begun already.
         b.refill(now);
     }
     if b.left.get() > 0 {
-        if runnable {
-            cpu.ready.add(b, false);
+        if tip(b).is_some() {
+            cpu.ready.add(b, unused);
         }
         return;
     }
@@ -398,6 +368,10 @@ pub fn retime(cpu: &Cpu) {
     } else {
         NEVER
     };
+    program(cpu, end);
+}
+
+fn program(cpu: &Cpu, end: u64) {
     cpu.programmed.set(NEVER);
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
 }
@@ -438,8 +412,7 @@ pub fn tick(cpu: &Cpu) {
         end = NEVER;
         cpu.reschedule.set(true);
     }
-    cpu.programmed.set(NEVER);
-    arch::timer_at_most(cpu, end.min(cpu.timers.next()));
+    program(cpu, end);
 }
 
 /// Gives `t` a deadline for what it is going to wait for.
