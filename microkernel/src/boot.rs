@@ -5,12 +5,12 @@ mod memory;
 mod time;
 
 use crate::arch::{self, BOOT, Cpu, apic, console, entry, paging::Access, start};
-use crate::mem::{self, Obj, PAGE};
+use crate::mem::{self, PAGE};
 use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
 use crate::object::ports::Ports;
 use crate::object::thread::{Resume, reg};
-use crate::object::{Budget, Cap, Object, Pool, Space, Thread, pool::MAX_POOLS};
+use crate::object::{Budget, Cap, Pool, Space, Thread, pool::MAX_POOLS};
 use crate::sched;
 use bootloader_api::BootInfo as Loader;
 use core::sync::atomic::Ordering;

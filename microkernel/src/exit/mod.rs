@@ -142,7 +142,10 @@ pub fn leave(t: Obj<Thread>, v: Obj<Vcpu>, exit: Exit, info: [u64; 4]) -> Obj<Th
     let th = t.get();
     th.set(reg::RSI, ExitWord(word | exit as u64).0);
     th.set(reg::RDI, event);
-    ipc::WORDS.iter().zip(info).for_each(|(&r, w)| th.set(r, w));
+    th.set(reg::R8, info[0]);
+    th.set(reg::R9, info[1]);
+    th.set(reg::R10, info[2]);
+    th.set(reg::R12, info[3]);
     th.deadline.set(NEVER);
     th.finish(Status::Ok);
     t

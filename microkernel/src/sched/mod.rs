@@ -371,6 +371,8 @@ pub fn retime(cpu: &Cpu) {
     program(cpu, end);
 }
 
+/// Sets the hardware timer, whatever it is set for.
+#[inline(always)]
 fn program(cpu: &Cpu, end: u64) {
     cpu.programmed.set(NEVER);
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
