@@ -3,7 +3,7 @@
 use crate::arch::paging::{Entry, Table};
 use crate::arch::{self, BOOT, Cpu, apic, console, descriptors, protection};
 use crate::mem::{self, PAGE};
-use crate::object::{Cap, Memory, Object, Pool};
+use crate::object::{Cap, Memory, Pool};
 use bootloader_api::BootInfo as Loader;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use ipc_schema::abi::{BootInfo, BootMemory, layout::slot, rights};
