@@ -6,7 +6,7 @@ mod atomic {
     pub use loom::hint::spin_loop;
     pub use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
     macro_rules! constant {
-        ($(#[$m:meta])* pub fn $($rest:tt)*) => { $(#[$m])* pub fn $($rest)* };
+        ($(#[$m:meta])* $v:vis fn $($rest:tt)*) => { $(#[$m])* $v fn $($rest)* };
     }
     pub(crate) use constant;
 }
@@ -84,7 +84,7 @@ impl Machine {
             bell: Bell {
                 bits: AtomicU64::new(0),
                 home: UnsafeCell::new(home),
-                letter: Letter::new(),
+                letter: Letter::default(),
             },
             got: UnsafeCell::new(0),
         })

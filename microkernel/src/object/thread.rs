@@ -342,7 +342,6 @@ impl Thread {
         crate::ipc::leave(cpu, this);
         crate::ipc::fail_caller(cpu, this);
         self.state.set(State::Stopped);
-        crate::sched::give_back(this);
         crate::sched::change_budget(cpu, this, None);
         self.set_own_budget(None);
         self.bind(None);

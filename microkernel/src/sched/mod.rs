@@ -118,25 +118,9 @@ fn stranded(cpu: &Cpu, t: Obj<Thread>) {
     if other.is_none() {
         return ipc::notify(cpu, &t.event.get());
     }
-    give_back(t);
-    if let Some(b) = t.budget.replace(other) {
-        b.thread.set(None);
-    }
+    change_budget(cpu, t, other);
     if let Some(q) = next {
         q.callee.set(Some(t));
-    }
-    make_ready(cpu, t);
-}
-
-/// If `t` goes on with the Budget of a caller in the queue: it will no more.
-pub fn give_back(t: Obj<Thread>) {
-    let mut o = t.budget.get().and_then(|b| b.owner.get());
-    while let Some(q) = o {
-        o = q.callee.get();
-        if q.state.get() == State::Queued && o == Some(t) {
-            q.callee.set(None);
-            return;
-        }
     }
 }
 
@@ -166,6 +150,14 @@ fn enqueue(cpu: &Cpu, b: Obj<Budget>) {
 
 /// `t` goes over to Budget `b`.
 pub fn change_budget(cpu: &Cpu, t: Obj<Thread>, b: Option<Obj<Budget>>) {
+    // The Budget of a caller in the queue: that one waits alone from now on.
+    let mut o = t.budget.get().and_then(|b| b.owner.get());
+    while let Some(q) = o {
+        o = q.callee.get();
+        if q.state.get() == State::Queued && o == Some(t) {
+            q.callee.set(None);
+        }
+    }
     if let Some(old) = t.budget.replace(b)
         && old.thread.get() == Some(t)
     {
@@ -254,7 +246,7 @@ pub fn pick(cpu: &Cpu) -> Obj<Thread> {
     cpu.reschedule.set(false);
     charge(cpu);
     if let Some(b) = cpu.budget.take() {
-        after_running(cpu, b);
+        after_running(cpu, b, true);
     }
     loop {
         if let Some(b) = cpu.ready.pop() {
@@ -318,22 +310,23 @@ pub fn preempt(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
             // It was running: its thread can.
             cpu.ready.add(old, true);
         } else {
-            after_running(cpu, old);
+            after_running(cpu, old, true);
         }
     }
     begin(cpu, b, t)
 }
 
-/// `b` has left the processor: queued again, or exhausted.
-fn after_running(cpu: &Cpu, b: Obj<Budget>) {
-    let (now, unused) = (cpu.booked.get(), b.left.get() > 0);
-    if !unused && (b.unlimited() || b.ends() <= now) {
+/// `b` has left the processor: queued again (`front`: before the others, if it has time left), or exhausted.
+fn after_running(cpu: &Cpu, b: Obj<Budget>, mut front: bool) {
+    let now = cpu.booked.get();
+    if b.left.get() <= 0 && (b.unlimited() || b.ends() <= now) {
         // Never exhausted: the end of a time slice, the others of its priority are next. Or a new period has begun already.
         b.refill(now);
+        front = false;
     }
     if b.left.get() > 0 {
         if tip(b).is_some() {
-            cpu.ready.add(b, unused);
+            cpu.ready.add(b, front);
         }
         return;
     }
@@ -363,17 +356,7 @@ pub fn current_or_better(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 
 /// The hardware timer is set anew: another processor has changed what it depends on.
 pub fn retime(cpu: &Cpu) {
-    let end = if cpu.budget.get().is_some() {
-        cpu.budget_end.get()
-    } else {
-        NEVER
-    };
-    program(cpu, end);
-}
-
-/// Sets the hardware timer, whatever it is set for.
-#[inline(always)]
-fn program(cpu: &Cpu, end: u64) {
+    let end = cpu.budget.get().map_or(NEVER, |_| cpu.budget_end.get());
     cpu.programmed.set(NEVER);
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
 }
@@ -409,12 +392,11 @@ pub fn tick(cpu: &Cpu) {
     }
     // A Budget that ends now is `pick`'s to follow up. A timer set for a time that is past would come again before the interrupted
     // code has closed its window for interrupts, and again, for ever.
-    let mut end = cpu.budget_end.get();
-    if cpu.budget.get().is_none() || end <= now {
-        end = NEVER;
+    if cpu.budget.get().is_none() || cpu.budget_end.get() <= now {
+        cpu.budget_end.set(NEVER);
         cpu.reschedule.set(true);
     }
-    program(cpu, end);
+    retime(cpu);
 }
 
 /// Gives `t` a deadline for what it is going to wait for.
@@ -432,11 +414,7 @@ pub fn yield_now(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     t.resume.set(Resume::Syscall);
     charge(cpu);
     if let Some(b) = cpu.budget.take() {
-        if b.left.get() > 0 {
-            cpu.ready.add(b, false);
-        } else {
-            after_running(cpu, b);
-        }
+        after_running(cpu, b, false);
     }
     pick(cpu)
 }
