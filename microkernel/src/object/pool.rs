@@ -131,13 +131,8 @@ impl Pool {
         pool.pages.set(pages);
         pool.free.set(pages - map_pages);
         pool.frontier.set(map_pages);
-        pool.backing_others.set(0);
         pool.quota.set(quota);
         pool.backing.set(backing);
-        pool.cursor.set(0);
-        pool.dying.set(false);
-        pool.inner.set(None);
-        pool.searched.set(0);
         pool.number.set(number as u16);
         pool.pages_free.set(0);
         pool.slots.iter().for_each(|list| list.set(0));
@@ -359,6 +354,7 @@ impl Pool {
         let victim = known.unwrap_or(self);
         if !victim.dying.replace(true) {
             victim.cursor.set(0);
+            victim.searched.set(0);
         }
         if victim.backing_others.get() != 0 {
             let inner = victim.made_of_its_memory(step)?;

@@ -217,7 +217,7 @@ fn a_server_without_time_of_any_kind_is_told_of_and_goes_on_once_it_has_some() {
         let (client, server, boss) = (m.thread(9), m.thread(4), m.thread(15));
         m.receive(server, slot);
         let own = server.own_budget.get().unwrap();
-        server.get().set_own_budget(None).unwrap();
+        server.get().set_own_budget(None);
         let thread = m.name(server);
         let bind = op::thread::BIND_EVENT;
         assert_eq!(m.operate(boss, thread, bind, [name, 0, 0, 0]), Status::Ok);

@@ -105,7 +105,7 @@ fn nobody_waits_for_a_notification_that_is_at_home_elsewhere() {
     wait();
     assert_eq!((n.home.get(), waiter.state.get()), (1, State::Waiting));
     Cpu::play(0);
-    t.bind(Some(n)).unwrap();
+    t.bind(Some(n));
     let again = |waiter: Obj<Thread>| {
         crate::checker::check().unwrap();
         assert!(n.waiter.get().is_none() && one.budget.get() != waiter.budget.get());
@@ -176,7 +176,7 @@ fn a_thread_that_waits_moves_and_waits_again() {
     let (n, _) = m.notification();
     let (server, client) = (m.thread(6), thread_on(&m, 1, 5));
     let _idle = thread_on(&m, 1, 0);
-    server.bind(Some(n)).unwrap();
+    server.bind(Some(n));
     sys_on(server, 1, ep, [0; 4], NEVER);
     // Its client on the other processor is not served; once the server is there, it is.
     sys_on(client, 0, ep, [0; 4], NEVER);

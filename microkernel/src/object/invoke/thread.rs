@@ -3,7 +3,6 @@
 use super::{Answer, Args, NONE, PAYLOAD_WORD};
 use crate::arch;
 use crate::ipc;
-use crate::mem::Obj;
 use crate::object::cap::Cap;
 use crate::object::cpu::CpuObject;
 use crate::object::thread::{Resume, State, reg};
@@ -30,12 +29,7 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
                 _ => return Err(Status::MissingRight),
             };
             let bound = a.optional::<Notification>(a.w(3), RECV)?;
-            let taken = |b: Option<Obj<Thread>>| b.is_some_and(|b| b != o);
-            if bound.is_some_and(|n| taken(n.bound.get()))
-                || budget.is_some_and(|b| taken(b.owner.get()))
-            {
-                return Err(Status::Busy);
-            }
+            t.can_have(budget, bound)?;
             let to = budget.map_or(t.home(), |b| b.home());
             let moves = to.number != t.cpu.get();
             if moves {
@@ -44,11 +38,11 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             let homes = bound.map_or(0, |n| 1 << n.home.get());
             a.op.stop_for(1 << to.number | homes);
             if moves {
-                t.set_own_budget(None)?;
+                t.set_own_budget(None);
                 sched::migrate::thread(o, to);
             }
-            t.set_own_budget(budget)?;
-            t.bind(bound)?;
+            t.set_own_budget(budget);
+            t.bind(bound);
             t.supervisor.set(supervisor);
             t.supervisor_badge.set(badge);
             if moves && o == a.t {
