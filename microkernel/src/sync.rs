@@ -172,6 +172,7 @@ pub fn join(cpu: &Cpu) {
     arch::load_root(arch::kernel_root());
     cpu.stop
         .join(number, &ENDED, || crate::virt::release_extended(cpu));
+    arch::pcid::flush_spaces();
     arch::load_root(cpu.root.get());
     if cpu.retime.take() {
         crate::sched::retime(cpu);

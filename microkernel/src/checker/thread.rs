@@ -145,7 +145,7 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
     let shared = s.cpus.get().count_ones() > 1;
     let (caps, slots) = s.first_slots();
     let slots = if shared { 0 } else { slots };
-    let same = t.root.get() == s.table.root && t.caps.get() == caps && t.caps_len.get() == slots;
+    let same = t.root.get() == s.loaded && t.caps.get() == caps && t.caps_len.get() == slots;
     ensure(same, "a thread's copies are its Space's", at, caps)?;
     ensure(
         s.cpus.get() & (1 << cpu.number) != 0,

@@ -94,7 +94,7 @@ object!(Thread, Kind::Thread);
 pub struct Progress {
     /// Its registers.
     pub regs: Regs,
-    /// Root of its Space's page table.
+    /// What is loaded for its Space's page table.
     pub root: Cell<u64>,
     /// Number of its processor.
     pub cpu: Cell<u32>,
@@ -191,7 +191,7 @@ impl Thread {
             .create_object(|header| Self {
                 header,
                 progress: Progress {
-                    root: Cell::new(space.table.root),
+                    root: Cell::new(space.loaded),
                     cpu: Cell::new(cpu.number),
                     caps: Cell::new(caps),
                     caps_len: Cell::new(caps_len * u64::from(space.cpus.get().count_ones() < 2)),

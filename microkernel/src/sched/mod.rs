@@ -56,13 +56,9 @@ impl Ready {
         }
     }
 
-    fn highest(&self) -> Option<usize> {
-        self.bitmap.get().checked_ilog2().map(|p| p as usize)
-    }
-
     #[inline(always)]
     fn pop(&self) -> Option<Obj<Budget>> {
-        let p = self.highest()?;
+        let p = self.bitmap.get().checked_ilog2()? as usize;
         let b = self.queues[p].pop_front()?;
         b.queued.set(false);
         if self.queues[p].is_empty() {
