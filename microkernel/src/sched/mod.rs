@@ -200,11 +200,13 @@ pub fn end_loan(cpu: &Cpu, s: Obj<Thread>, lent: Option<Obj<Budget>>) {
             let own = o.own_budget.get().filter(|&own| Some(own) != lent);
             o.budget.set(own.or(near));
         }
-        near = o.budget.get();
+        let b = o.budget.get();
+        // Who only helps the next gives it nothing else for that: it would not know of it.
+        near = b.filter(|_| o.state.get() != State::Queued);
         // The tip is who runs: everything behind it waits for it.
         t = o.payee();
         if t.is_none() {
-            if let Some(b) = near {
+            if let Some(b) = b {
                 b.thread.set(Some(o));
             }
             if o.state.get() == State::Ready {

@@ -271,3 +271,33 @@ fn what_is_used_too_early_is_paid_back() {
         );
     }
 }
+
+/// A server helped by one in the middle of a chain, whose client leaves: what the one in the middle has of its own is not handed on
+/// to the helped, who would keep it, also when its owner has long gone elsewhere.
+#[test]
+fn a_budget_of_ones_own_stays_when_the_one_that_was_lent_on_goes() {
+    let m = Machine::new();
+    let ((_, e), (_, f)) = (m.endpoint(), m.endpoint());
+    let (client, server) = (m.thread(9), m.thread(4));
+    let (far, middle) = (m.thread(7), m.thread(5));
+    m.receive(server, e);
+    m.receive(middle, f);
+    server.get().set_own_budget(None);
+    budget(client).configure(9, 4_000, PERIOD, crate::arch::now());
+    assert!(m.call(client, e, [0; 4]) == server);
+    let deadline = crate::arch::now() + 30_000;
+    assert!(m.sys(far, 0, f, Tag::new(7).0, [0; 4], deadline) == middle);
+    middle.set(reg::RDI, e);
+    middle.set(reg::R13, NEVER);
+    assert!(crate::syscall(m.cpu, middle, 0) == server);
+    assert!(pass(&m, 5_000) == server && budget(client).exhausted.get());
+    assert!(middle.callee.get() == Some(server) && server.budget.get() == far.own_budget.get());
+    crate::checker::check().unwrap();
+    // The far client leaves; the one in the middle helps with its own time now, and knows it.
+    pass(&m, 40_000);
+    assert_eq!(status(far), Status::Timeout);
+    assert!(middle.state.get() == State::Queued && middle.budget.get() == middle.own_budget.get());
+    assert!(server.budget.get() == middle.own_budget.get());
+    assert!(middle.callee.get() == Some(server));
+    crate::checker::check().unwrap();
+}
