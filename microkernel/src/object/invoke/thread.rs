@@ -38,7 +38,10 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             let homes = bound.map_or(0, |n| 1 << n.home.get());
             a.op.stop_for(1 << to.number | homes);
             if moves {
+                // As if it were stopped: it is not to go on with anybody's Budget from here.
+                let state = t.state.replace(State::Stopped);
                 t.set_own_budget(None);
+                t.state.set(state);
                 sched::migrate::thread(o, to);
             }
             t.set_own_budget(budget);
