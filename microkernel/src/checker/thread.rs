@@ -107,6 +107,12 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
             0,
         )?;
     }
+    ensure(
+        state != State::Receiving || t.budget.get() == t.own_budget.get(),
+        "who waits for a call has nobody's Budget but its own",
+        at,
+        0,
+    )?;
     if state == State::Receiving && t.endpoint.get().is_some() {
         count(&tally.receivers[0], 1);
         alive(t.endpoint.get(), "where a server waits lives", at)?;

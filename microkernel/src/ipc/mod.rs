@@ -248,8 +248,13 @@ fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) 
         sched::make_ready(cpu, t);
         return if running { sched::pick(cpu) } else { t };
     }
-    if let Some(c) = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front()) {
-        // Who goes on with its Budget already keeps it.
+    let caller = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front());
+    // Who goes on with that one's Budget already keeps it. Any other that it may go on with is not its to keep.
+    if caller.is_none_or(|c| c.callee.get() != Some(t)) && t.budget.get() != t.own_budget.get() {
+        t.state.set(State::Receiving);
+        sched::change_budget(cpu, t, t.own_budget.get());
+    }
+    if let Some(c) = caller {
         if c.callee.get() != Some(t) {
             end_help(cpu, c);
         }

@@ -195,16 +195,17 @@ pub fn end_loan(cpu: &Cpu, s: Obj<Thread>, lent: Option<Obj<Budget>>) {
         detach(cpu, b);
     }
     let (mut t, mut near) = (Some(s), None);
-    while let Some(o) = t {
-        if o.budget.get() == lent {
-            let own = o.own_budget.get().filter(|&own| Some(own) != lent);
-            o.budget.set(own.or(near));
-        }
-        near = o.budget.get();
+    // Who has gone on with its own since, and all behind it, are not concerned.
+    while let Some(o) = t.filter(|o| o.budget.get() == lent) {
+        let own = o.own_budget.get().filter(|&own| Some(own) != lent);
+        let b = own.or(near);
+        o.budget.set(b);
+        // Who only helps the next gives it nothing else for that: it would not know of it.
+        near = b.filter(|_| o.state.get() != State::Queued);
         // The tip is who runs: everything behind it waits for it.
         t = o.payee();
         if t.is_none() {
-            if let Some(b) = near {
+            if let Some(b) = b {
                 b.thread.set(Some(o));
             }
             if o.state.get() == State::Ready {

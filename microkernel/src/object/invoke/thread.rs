@@ -38,7 +38,10 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             let homes = bound.map_or(0, |n| 1 << n.home.get());
             a.op.stop_for(1 << to.number | homes);
             if moves {
+                // As if it were stopped: it is not to go on with anybody's Budget from here.
+                let state = t.state.replace(State::Stopped);
                 t.set_own_budget(None);
+                t.state.set(state);
                 sched::migrate::thread(o, to);
             }
             t.set_own_budget(budget);
@@ -107,10 +110,8 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
                 State::Receiving | State::Waiting => thread_state::WAITING,
             };
             let call = t.caller.get().map_or([0; 6], |c| ipc::pending(c.get()));
-            out[ThreadRegs::WORDS..]
-                .iter()
-                .zip(call)
-                .for_each(|(o, w)| o.set(w));
+            let rest = out[ThreadRegs::WORDS..].iter();
+            rest.zip(call).for_each(|(o, w)| o.set(w));
             let serving = u64::from(t.caller.get().is_some());
             a.payload.set((ThreadRegs::WORDS + call.len()) * 8);
             return a.words([state, serving, 0, 0]);
@@ -127,15 +128,10 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             if input[16].get() >= layout::USER_END {
                 return Err(Status::OutOfRange);
             }
-            t.regs
-                .gpr
-                .iter()
-                .zip(input)
-                .for_each(|(r, i)| r.set(i.get()));
+            let (gpr, flags) = (t.regs.gpr.iter(), input[17].get() & 0xcd5);
+            gpr.zip(input).for_each(|(r, i)| r.set(i.get()));
             t.regs.rip.set(input[16].get());
-            t.regs
-                .rflags
-                .set((input[17].get() & 0xcd5) | arch::USER_FLAGS);
+            t.regs.rflags.set(flags | arch::USER_FLAGS);
             t.resume.set(Resume::Interrupt);
         }
         op::thread::BIND_EVENT => t.event.set(a.keep::<Notification>(a.w(0), SEND)?),
