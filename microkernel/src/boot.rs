@@ -5,12 +5,12 @@ mod memory;
 mod time;
 
 use crate::arch::{self, BOOT, Cpu, apic, console, entry, paging::Access, start};
-use crate::mem::{self, Obj, PAGE};
+use crate::mem::{self, PAGE};
 use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
 use crate::object::ports::Ports;
 use crate::object::thread::{Resume, reg};
-use crate::object::{Budget, Cap, Object, Pool, Space, Thread, pool::MAX_POOLS};
+use crate::object::{Budget, Cap, Pool, Space, Thread, pool::MAX_POOLS};
 use crate::sched;
 use bootloader_api::BootInfo as Loader;
 use core::sync::atomic::Ordering;
@@ -33,11 +33,6 @@ fn need<T>(made: Result<T, Status>) -> T {
             &[e as u64],
         ),
     }
-}
-
-/// A capability with all rights for what has been made.
-fn full<T: Object>(made: Result<Obj<T>, Status>) -> Cap {
-    Cap::new(need(made).get().header())
 }
 
 /// Takes the machine over.
@@ -100,7 +95,7 @@ pub fn start(loader: &'static mut Loader) -> ! {
     let info = map(layout::BOOT_INFO, rights::READ) as *mut BootInfo;
     let thread = need(Thread::create(pool, space, layout::UTCB, cpu));
     let budget = need(Budget::create(pool, 0));
-    let _ = thread.set_own_budget(Some(budget));
+    thread.set_own_budget(Some(budget));
     BOOT.root_thread.set(Some(thread));
     let now = arch::now();
     let slice = tsc_hz / 100;
@@ -112,14 +107,14 @@ pub fn start(loader: &'static mut Loader) -> ! {
             s.set(cap);
         }
     };
-    put(slot::SPACE, full(Ok(space)));
-    put(slot::THREAD, full(Ok(thread)));
+    put(slot::SPACE, Cap::of(space));
+    put(slot::THREAD, Cap::of(thread));
     let rights = (rights::CONTROL | rights::GRANT) as u16;
     put(slot::POOL, Cap { rights, ..pool_cap });
-    put(slot::LOG, full(LogObject::create(pool)));
-    put(slot::BUDGET, full(Ok(budget)));
-    put(slot::CPU, full(CpuObject::create(pool, 0)));
-    put(slot::PORTS, full(Ports::create(pool, 0, 0x1_0000)));
+    put(slot::LOG, Cap::of(need(LogObject::create(pool))));
+    put(slot::BUDGET, Cap::of(budget));
+    put(slot::CPU, Cap::of(need(CpuObject::create(pool, 0))));
+    put(slot::PORTS, Cap::of(need(Ports::create(pool, 0, 0x1_0000))));
 
     // SAFETY: the page just taken, as large as `BootInfo`; all-zero is a valid one.
     let info = unsafe { &mut *info };

@@ -105,13 +105,8 @@ impl<T: Linked<N>, const N: usize> List<T, N> {
     /// Takes the first.
     #[inline(always)]
     pub fn pop_front(&self) -> Option<Obj<T>> {
-        let o = self.head.get()?;
-        let next = o.get().link().next.get();
-        self.head.set(next);
-        match next {
-            Some(n) => n.get().link().prev.set(None),
-            None => self.tail.set(None),
-        }
+        let o = self.first()?;
+        self.remove(o);
         Some(o)
     }
 }

@@ -113,6 +113,20 @@ pub fn shared(cell: &Cell<u64>) -> u64 {
         .load(core::sync::atomic::Ordering::Relaxed)
 }
 
+/// Declares a struct with the value that each field begins with, all of them together as `NEW` (as Rust's RFC 3681 would have it).
+macro_rules! begins {
+    ($(#[$m:meta])* $v:vis struct $name:ident {
+        $($(#[$about:meta])* $fv:vis $field:ident: $t:ty = $new:expr,)*
+    }) => {
+        $(#[$m])* $v struct $name { $($(#[$about])* $fv $field: $t,)* }
+        impl $name {
+            #[allow(clippy::declare_interior_mutable_const, reason = "only to make others of")]
+            const NEW: Self = Self { $($field: $new,)* };
+        }
+    };
+}
+pub(crate) use begins;
+
 /// State of the kernel as a whole. It is only touched with interrupts off.
 ///
 /// What is in one of these is written at boot, or belongs to one processor each, or is touched only under the object lock

@@ -13,10 +13,10 @@
 use crate::arch::{self, Cpu};
 use crate::atomic::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use crate::mem::Obj;
-use crate::object::Thread;
 use crate::object::thread::{Resume, State};
+use crate::object::{Cap, Object, Thread};
 use core::cell::Cell;
-use ipc_schema::abi::{Syscall, cpu_state};
+use ipc_schema::abi::{Status, Syscall, cpu_state};
 
 static OBJECTS: AtomicBool = AtomicBool::new(false);
 /// Number of the last stop that has ended.
@@ -87,6 +87,27 @@ impl<'a> Operation<'a> {
     }
 }
 
+/// `t`, which runs and has changed nothing yet, can make system call `call` only after `f`, for which the other processors are stopped.
+/// It makes the call again then, unless `f` refuses, or what it is about is gone by the time that this has the lock.
+pub fn prepare<T: Object>(
+    cpu: &Cpu,
+    t: Obj<Thread>,
+    call: Syscall,
+    o: Obj<T>,
+    f: impl FnOnce(Obj<T>) -> Result<(), Status>,
+) -> Obj<Thread> {
+    let cap = Cap::of(o);
+    let Some(op) = Operation::begin(cpu, t, call) else {
+        return crate::sched::pick(cpu);
+    };
+    op.stop();
+    match cap.typed(0).and_then(f) {
+        Ok(()) => t.restart(call),
+        Err(e) => t.finish(e),
+    }
+    t
+}
+
 impl Drop for Operation<'_> {
     #[inline(always)]
     fn drop(&mut self) {
@@ -151,6 +172,7 @@ pub fn join(cpu: &Cpu) {
     arch::load_root(arch::kernel_root());
     cpu.stop
         .join(number, &ENDED, || crate::virt::release_extended(cpu));
+    arch::pcid::flush_spaces();
     arch::load_root(cpu.root.get());
     if cpu.retime.take() {
         crate::sched::retime(cpu);

@@ -50,7 +50,7 @@ fn exerciser_triple_fault() -> Judged {
 /// A guest's debug-exit code becomes the command's own; the kernel may come from the command line.
 #[test]
 fn exerciser_code_by_command() -> Judged {
-    let _turn = turn();
+    let _turn = turn(1);
     let kernel = whole()?;
     let kernel = kernel.to_string_lossy();
     // Nothing is typed last: after an `--expect` the machine would be stopped, after this it ends by itself.

@@ -110,7 +110,6 @@ const NMIS: u32 = 200;
 /// NMIs at many moments of a guest that computes, prints and waits: each is counted, and all is as without. One is sent when the one
 /// before has been logged, since the emulator, as a processor, makes one of two that come at once.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn hardening_nmi() -> Judged {
     let (mut s, mut monitor) = Monitor::boot("guests/linux.toml", "nmi.qmp")?;
     s.shell()?;
@@ -148,7 +147,6 @@ fn hardening_nmi() -> Judged {
 /// A guest that the processor refuses to enter: that is an exit, nothing of the host's comes into the state page, and the host's
 /// control registers, segments, tables and MSRs are as before; so they are after entries with each register invalid in turn.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn hardening_entries() -> Judged {
     let toml = "tests/systems/entries.toml";
     let mut s = System::boot_with(toml, Firmware::Bios, &deterministic())?;

@@ -36,7 +36,6 @@ fn interrupts_off(s: &System, log: &str) -> Result<()> {
 
 /// Ten thousand Spaces and ten thousand GuestSpaces, with all that servers and VMs have.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn lifetimes_churn() -> Judged {
     let system = "tests/systems/lifetimes.toml";
     let mut s = System::boot_with(system, Firmware::Bios, &deterministic())?;
@@ -56,7 +55,6 @@ fn lifetimes_churn() -> Judged {
 
 /// The same while Linux boots and runs.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn lifetimes_linux() -> Judged {
     let system = "tests/systems/lifetimes-linux.toml";
     let mut s = System::boot_with(system, Firmware::Bios, &deterministic())?;
@@ -91,7 +89,6 @@ fn nothing_stays(s: &System, figures: &[Vec<u64>]) -> Result<()> {
 
 /// A VM is started and killed again and again: root and the kernel have what they had after the first time.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn lifetimes_vms() -> Judged {
     let mut s = System::boot("tests/systems/triple-fault.toml")?;
     s.expect_boot(r"COUNT \d+")?;
@@ -114,7 +111,6 @@ fn lifetimes_vms() -> Judged {
 
 /// A device server of a VM that goes on is killed and started again again and again.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn lifetimes_servers() -> Judged {
     let mut s = System::boot("tests/systems/triple-fault.toml")?;
     s.expect_boot(r"COUNT \d+")?;

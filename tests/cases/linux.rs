@@ -10,7 +10,7 @@ use xtask::setup::{guests, image_maker::Firmware};
 /// As a person without a keyboard would do it: by the command line alone.
 #[test]
 fn linux_bios_by_command() -> Judged {
-    let _turn = turn();
+    let _turn = turn(1);
     let said = command::xtask(&[
         "run",
         "--expect",

@@ -103,7 +103,7 @@ fn stream_through_deaths(s: &mut System) -> Result<()> {
 }
 
 /// How often the UART model dies in the middle of a burst; the system's description has the same number.
-const DEATHS: usize = 250;
+const DEATHS: usize = 120;
 
 /// The UART model dies at moments of a guest's bursts that nobody at a terminal could hit, each a little later than the one before, with
 /// time counted in instructions: each byte comes, once.

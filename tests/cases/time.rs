@@ -46,7 +46,6 @@ fn gauged(toml: &str, cpus: u32) -> Result<(System, String)> {
 /// Threads that burn their Budgets, at user level, in the kernel, in servers and in guests, alone and beside a competitor of lower
 /// priority: each gets its share to within 1 %.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn time_shares() -> Judged {
     let (s, log) = gauged("tests/systems/shares.toml", 1)?;
     let line = r"SHARE [^\n:]*: (\d+) of (\d+) cycles in (\d+) periods, off by (-?\d+) in 10000";
@@ -116,7 +115,6 @@ fn time_accounts_1_cpu() -> Judged {
 }
 
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn time_accounts_2_cpus() -> Judged {
     Ok(accounts(2)?)
 }

@@ -8,12 +8,16 @@
 //! far above what it takes ([`BOOT`], [`STEP`]). An error shows the last lines of serial output and log.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fs;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use regex::Regex;
-use xtask::build::image;
+use xtask::build::image::{self, Image};
 use xtask::description::Description;
 use xtask::emulator::{Exit, Machine, Options};
 use xtask::host;
@@ -74,8 +78,69 @@ pub fn steady() -> Options {
     }
 }
 
-/// One emulator at a time, however many threads run tests: it takes a processor for itself, and memory.
-static TURN: Mutex<()> = Mutex::new(());
+/// Processors of the host that no emulator takes up; `None` before the first does.
+static IDLE: Mutex<Option<usize>> = Mutex::new(None);
+static LEFT: Condvar = Condvar::new();
+/// Builds take turns.
+static BUILD: Mutex<()> = Mutex::new(());
+
+/// Processors of the host, for as long as this lives.
+pub struct Turn(usize);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut idle = idle();
+        *idle = idle.map(|n| n + self.0);
+        LEFT.notify_all();
+    }
+}
+
+fn idle() -> MutexGuard<'static, Option<usize>> {
+    // A test that failed leaves nothing behind that matters to the next.
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until so many processors of the host are free, or all of them, if it has fewer: however many threads run tests, each emulator
+/// has its own.
+pub fn turn(processors: usize) -> Turn {
+    let all = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let wanted = processors.clamp(1, all);
+    let enough = |idle: &mut Option<usize>| idle.is_some_and(|n| n < wanted);
+    let mut idle = idle();
+    idle.get_or_insert(all);
+    let mut idle = LEFT
+        .wait_while(idle, enough)
+        .unwrap_or_else(PoisonError::into_inner);
+    *idle = idle.map(|n| n - wanted);
+    Turn(wanted)
+}
+
+/// How many processors of the host an emulator takes: one that counts instructions plays its own in turn.
+fn processors(options: &Options) -> usize {
+    let counts = options.icount || options.extra.iter().any(|word| word == "-icount");
+    if counts { 1 } else { options.cpus as usize }
+}
+
+/// A disk image of a machine's own: another test may build the same system anew meanwhile.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn of(image: &mut Image) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("disk.{}-{number}", std::process::id());
+        let own = image.disk.with_file_name(name);
+        fs::hard_link(&image.disk, &own).with_context(|| format!("making {}", own.display()))?;
+        image.disk = own.clone();
+        Ok(Self(own))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
 
 /// A booted system.
 pub struct System {
@@ -83,13 +148,8 @@ pub struct System {
     pub machine: Machine,
     /// Makes the marks around a command's output differ from any earlier ones.
     commands: u32,
-    _turn: MutexGuard<'static, ()>,
-}
-
-/// Waits until no other test uses an emulator.
-pub fn turn() -> MutexGuard<'static, ()> {
-    // A test that failed leaves nothing behind that matters to the next.
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    _disk: Disk,
+    _turn: Turn,
 }
 
 impl System {
@@ -110,11 +170,14 @@ impl System {
         firmware: Firmware,
         options: &Options,
     ) -> Result<Self> {
-        let turn = turn();
-        let image = image::build(description, firmware)?;
+        let turn = turn(processors(options));
+        let _build = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut image = image::build(description, firmware)?;
+        let disk = Disk::of(&mut image)?;
         Ok(Self {
             machine: Machine::start(&image, options)?,
             commands: 0,
+            _disk: disk,
             _turn: turn,
         })
     }

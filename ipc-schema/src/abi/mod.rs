@@ -146,6 +146,30 @@ pub enum Kind {
     Mapping = 15,
 }
 
+impl Kind {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Pool,
+            2 => Self::Memory,
+            3 => Self::Space,
+            4 => Self::Thread,
+            5 => Self::Budget,
+            6 => Self::Endpoint,
+            7 => Self::Notification,
+            8 => Self::GuestSpace,
+            9 => Self::Vcpu,
+            11 => Self::Irq,
+            12 => Self::Ports,
+            13 => Self::Cpu,
+            14 => Self::Log,
+            15 => Self::Mapping,
+            _ => return None,
+        })
+    }
+}
+
 /// Rights in a capability; which ones an operation needs is written at the operation.
 pub mod rights {
     /// Memory: read; Log: read the ring.

@@ -63,7 +63,9 @@ static TABLES: Global<[Tables; MAX_CPUS]> = Global(
     [const {
         Tables {
             gdt: [const { Cell::new(0) }; GDT],
-            tss: Cell::new(TaskStateSegment::new()),
+            // All zero, so that nothing of this is in the kernel's file.
+            // SAFETY: numbers, for which 0 is a value.
+            tss: Cell::new(unsafe { core::mem::zeroed() }),
             idt: [const { Cell::new([0; 2]) }; 256],
             stack: Stack::new(),
             stacks: [const { Stack::new() }; OWN_STACK.len()],
@@ -130,7 +132,7 @@ pub fn init(cpu: &Cpu) {
     ]) {
         g.set(v);
     }
-    let mut segment = t.tss.get();
+    let mut segment = TaskStateSegment::new();
     segment.privilege_stack_table[0] = VirtAddr::new_truncate(t.stack.top());
     for (i, s) in t.stacks.iter().enumerate() {
         segment.interrupt_stack_table[i] = VirtAddr::new_truncate(s.top());

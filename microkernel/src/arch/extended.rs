@@ -15,6 +15,8 @@ struct Have {
     /// XCR0 bits that the kernel switches (0: no XSAVE, FXSAVE is used).
     xcr0: u64,
     tsc_aux: bool,
+    /// PCID and INVPCID.
+    pcid: bool,
     /// XRSTOR and FXRSTOR leave the x87 pointers to the last instruction alone, unless an exception is pending (AMD without
     /// CPUID 8000_0008 EBX[2]): CVE-2006-1056.
     stale_pointers: bool,
@@ -23,6 +25,7 @@ struct Have {
 static HAVE: Global<Cell<Have>> = Global(Cell::new(Have {
     xcr0: 0,
     tsc_aux: false,
+    pcid: false,
     stale_pointers: false,
 }));
 
@@ -38,16 +41,22 @@ pub fn init(first: bool) -> bool {
     let have = Have {
         xcr0: (u64::from(sizes.edx) << 32 | u64::from(sizes.eax)) & KNOWN,
         tsc_aux: cpuid(0x8000_0001).edx & 1 << 27 != 0,
+        pcid: cpuid(1).ecx & 1 << 17 != 0 && cpuid(7).ebx & 1 << 10 != 0,
         stale_pointers: cpuid(0x8000_0008).ebx & 1 << 2 == 0,
     };
     if first {
         HAVE.set(have);
+        if have.pcid {
+            super::pcid::begin();
+        }
     }
     let same = have == HAVE.get();
     if same {
         let _reach = Reach::new();
         set_xcr0(have.xcr0);
         set_tsc_aux(0);
+        // SAFETY: they are there; what is in CR3 has had number 0 so far.
+        unsafe { Cr4::update(|c| c.set(Cr4Flags::PCID, have.pcid)) };
     }
     same
 }

@@ -6,7 +6,7 @@ use crate::object::Thread;
 use core::arch::asm;
 use core::cell::Cell;
 use raw_cpuid::{CpuIdResult, cpuid};
-use x86_64::instructions::{interrupts, port::Port, tlb};
+use x86_64::instructions::{interrupts, port::Port};
 
 /// What is fixed at boot.
 pub struct Boot {
@@ -87,11 +87,20 @@ pub fn now() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Loads a page-table root.
+/// Loads a page-table root, with the number of its translations ([`super::pcid`]).
 #[inline(always)]
 pub fn load_root(root: u64) {
     // SAFETY: a Space's root, whose upper half is the kernel's.
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
+}
+
+/// Drops translations: of type 1, those under `number`; of type 3, all (SDM vol. 2, INVPCID). There are such numbers.
+pub fn invpcid(kind: u64, number: u64) {
+    let descriptor = [number, 0];
+    // SAFETY: it is there; translations that are dropped are looked up again.
+    unsafe {
+        asm!("invpcid {}, [{}]", in(reg) kind, in(reg) &descriptor, options(nostack, readonly))
+    };
 }
 
 /// Makes sure that the timer interrupt comes at `at` or before.
@@ -139,17 +148,10 @@ pub fn take_interrupts(cpu: &Cpu) {
     measure::begin(cpu, measure::Cause::Exit(0));
 }
 
-/// Drops translations of the space with this root on this processor; the others drop all of user level's when they are stopped.
-pub fn flush_space(root: u64) {
-    if Cpu::current().root.get() == root {
-        tlb::flush_all();
-    }
-}
-
-/// The tables under `root` are about to be freed: no processor may be in them. The others are stopped, and load what they find here
-/// when they go on.
-pub fn leave_space(root: u64) {
-    for cpu in Cpu::all().iter().filter(|c| c.root.get() == root) {
+/// The tables of the Space for which this is loaded are about to be freed: no processor may be in them. The others are stopped, and load
+/// what they find here when they go on.
+pub fn leave_space(loaded: u64) {
+    for cpu in Cpu::all().iter().filter(|c| c.root.get() == loaded) {
         cpu.root.set(BOOT.root.get());
     }
     load_root(Cpu::current().root.get());

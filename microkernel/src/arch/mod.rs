@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod machine_check;
 pub mod measure;
 pub mod paging;
+pub mod pcid;
 pub mod protection;
 pub mod speculation;
 

@@ -15,13 +15,8 @@ const USER_LEVEL: &str = "accessible at user level";
 pub fn check(root: u64) -> Result<(), Broken> {
     // SAFETY: a page-table page: the root, or what a present entry of one that maps no page leads to.
     let read = |table: u64, i: usize| unsafe { mem::page(table & ADDRESS) }.0[i].get();
-    walk(
-        &read,
-        root,
-        4,
-        0,
-        Entry::PRESENT | Entry::WRITE | Entry::USER,
-    )
+    let all = Entry::PRESENT | Entry::WRITE | Entry::USER;
+    walk(&read, root, 4, 0, all)
 }
 
 /// Bits of the physical address.

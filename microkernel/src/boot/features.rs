@@ -104,22 +104,11 @@ pub fn require() {
 fn protect() {
     let features = cpuid(7);
     let mut cr4 = Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE;
-    for (flag, there) in [
-        (
-            Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
-            features.ebx & 1 << 7,
-        ),
-        (
-            Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION,
-            features.ebx & 1 << 20,
-        ),
-        (
-            Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION,
-            features.ecx & 1 << 2,
-        ),
-    ] {
-        cr4.set(flag, there != 0);
-    }
+    let [smep, smap] = [7, 20].map(|bit| features.ebx & 1 << bit != 0);
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, smep);
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
+    let umip = features.ecx & 1 << 2 != 0;
+    cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, umip);
     // SAFETY: each is there (CPUID). The kernel never touches user addresses (it uses the physical map), so SMAP holds at once.
     unsafe {
         Cr4::update(|c| {

@@ -3,7 +3,7 @@
 use crate::arch::paging::{Entry, Table};
 use crate::arch::{self, BOOT, Cpu, apic, console, descriptors, protection};
 use crate::mem::{self, PAGE};
-use crate::object::{Cap, Memory, Object, Pool};
+use crate::object::{Cap, Memory, Pool};
 use bootloader_api::BootInfo as Loader;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use ipc_schema::abi::{BootInfo, BootMemory, layout::slot, rights};
@@ -113,11 +113,11 @@ pub fn give(
         } else {
             rights::READ | rights::WRITE | rights::EXEC
         };
-        let Ok(m) = Memory::create(pool, phys, len, kind == DEVICE, limit as u16) else {
+        let Ok(m) = Memory::create(pool, (phys, len), kind == DEVICE, limit as u16, 0) else {
             return;
         };
         let slot = next;
-        put(slot, Cap::new(m.get().header()));
+        put(slot, Cap::of(m));
         *told = BootMemory {
             phys,
             len,

@@ -33,7 +33,7 @@ pub fn check(g: Obj<GuestSpace>, tally: &Tally) -> Checked {
         at,
         leaves.bytes.wrapping_sub(mapped),
     )?;
-    for (i, e) in g.get().routes().0.iter().enumerate() {
+    for (i, e) in g.get().routes().iter().enumerate() {
         // SAFETY: nothing changes routes while the checker runs.
         let there = unsafe { (*e.as_ptr()).is_some() };
         let marked = g.used.get() & (1 << i) != 0;

@@ -70,6 +70,8 @@ pub fn phys_base() -> u64 {
 }
 /// Nothing to load.
 pub fn load_root(_: u64) {}
+/// No TLB.
+pub fn invpcid(_: u64, _: u64) {}
 /// Remembers when the timer is to come.
 pub fn timer_at_most(cpu: &Cpu, at: u64) {
     if at < cpu.programmed.get() {
@@ -91,8 +93,6 @@ pub fn idle(cpu: &Cpu) {
 }
 /// No hardware interrupts.
 pub fn take_interrupts(_: &Cpu) {}
-/// No TLB.
-pub fn flush_space(_: u64) {}
 /// The others see it when they are next played.
 pub fn call_others() {}
 /// The others see it when they are next played.

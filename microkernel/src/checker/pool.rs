@@ -7,6 +7,17 @@ use crate::object::{Header, Memory};
 use core::ptr::NonNull;
 use ipc_schema::abi::Kind;
 
+/// As if all Pools had been destroyed.
+#[cfg(test)]
+pub fn end_all() {
+    for p in POOLS.iter() {
+        p.generation.set((p.generation.get() + 1) & !1);
+        p.backing_others.set(0);
+        p.dying.set(false);
+        p.inner.set(None);
+    }
+}
+
 /// The live Pool that has the page of kernel address `at`, and the page's number in it.
 fn pool_at(at: u64) -> Option<(&'static Pool, u64)> {
     POOLS.iter().find_map(|p| {

@@ -22,7 +22,7 @@ fn full() -> Machine {
     let (_, e) = m.endpoint();
     let (n, _) = m.notification();
     let threads: Vec<_> = (0..4).map(|i| m.thread(2 + i)).collect();
-    threads[0].bind(Some(n)).unwrap();
+    threads[0].bind(Some(n));
     m.receive(threads[0], e);
     m.call(threads[1], e, [1; 4]);
     m.call(threads[2], e, [2; 4]);

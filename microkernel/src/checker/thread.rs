@@ -107,6 +107,12 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
             0,
         )?;
     }
+    ensure(
+        state != State::Receiving || t.budget.get() == t.own_budget.get(),
+        "who waits for a call has nobody's Budget but its own",
+        at,
+        0,
+    )?;
     if state == State::Receiving && t.endpoint.get().is_some() {
         count(&tally.receivers[0], 1);
         alive(t.endpoint.get(), "where a server waits lives", at)?;
@@ -145,7 +151,7 @@ pub fn check(o: Obj<Thread>, tally: &Tally) -> Checked {
     let shared = s.cpus.get().count_ones() > 1;
     let (caps, slots) = s.first_slots();
     let slots = if shared { 0 } else { slots };
-    let same = t.root.get() == s.table.root && t.caps.get() == caps && t.caps_len.get() == slots;
+    let same = t.root.get() == s.loaded && t.caps.get() == caps && t.caps_len.get() == slots;
     ensure(same, "a thread's copies are its Space's", at, caps)?;
     ensure(
         s.cpus.get() & (1 << cpu.number) != 0,

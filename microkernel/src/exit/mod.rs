@@ -5,10 +5,9 @@ pub mod route;
 use crate::arch::{self, Cpu};
 use crate::mem::Obj;
 use crate::object::thread::{Resume, reg};
-use crate::object::{Cap, Object, Thread, Vcpu, lookup};
-use crate::sched;
-use crate::sync::Operation;
+use crate::object::{Thread, Vcpu, lookup};
 use crate::virt::{Left, Then, Virt, Who};
+use crate::{ipc, sched, sync};
 use core::marker::PhantomData;
 use ipc_schema::abi::vm::{Exit, ExitWord, Groups};
 use ipc_schema::abi::{NEVER, Status, Syscall, rights};
@@ -19,10 +18,7 @@ pub fn run<V: Virt>(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     let th = t.get();
     let v = match lookup::<Vcpu>(th, th.get(reg::RDI), rights::CONTROL) {
         Ok((_, v)) => v,
-        Err(e) => {
-            th.finish(e);
-            return t;
-        }
+        Err(e) => return ipc::done(t, e),
     };
     // By address: one comparison, whether there is a runner or not.
     if v.runner.get().map_or(core::ptr::null_mut(), Obj::ptr) != t.ptr() {
@@ -46,26 +42,18 @@ pub fn run<V: Virt>(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 #[inline(never)]
 fn claim(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>) -> Obj<Thread> {
     match v.get().adopt(t) {
-        Ok(()) => {}
-        Err(Status::Again) => {
-            let cap = Cap::new(v.get().header());
-            let Some(op) = Operation::begin(cpu, t, Syscall::Run) else {
-                return sched::pick(cpu);
-            };
-            if let Ok(v) = cap.typed::<Vcpu>(0)
-                && v.runner.get().is_none()
-            {
-                op.stop();
+        Err(Status::Again) => sync::prepare(cpu, t, Syscall::Run, v, |v| {
+            if v.runner.get().is_none() {
                 v.get().fetch(cpu);
             }
-        }
-        Err(e) => {
-            t.get().finish(e);
-            return t;
+            Ok(())
+        }),
+        Err(e) => ipc::done(t, e),
+        Ok(()) => {
+            t.restart(Syscall::Run);
+            t
         }
     }
-    t.restart(Syscall::Run);
-    t
 }
 
 /// `t` is picked and in its guest: enters it, again as long as its exits leave nothing to anybody else. Answers who goes on.

@@ -35,12 +35,9 @@ pub fn port<V: Virt>(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next 
         Way::Endpoint => {
             let deadline = arch::now() + route.limit;
             t.routed.set(true);
-            t.message[0].set(Tag::new(Tag::PORT).0);
             // The stamp: no two accesses have the same deadline.
-            t.message[1].set(a.access() | deadline << 32);
-            t.message[2].set(value());
-            t.message[3].set(0);
-            t.message[4].set(0);
+            let stamped = a.access() | deadline << 32;
+            t.call_with(Tag::PORT, [stamped, value(), 0, 0]);
             v.next_rip.set(a.next);
             let Ok(ep) = cap.typed::<Endpoint>(rights::SEND) else {
                 lost(t);

@@ -6,8 +6,8 @@ use crate::arch::{Cpu, MAX_CPUS};
 use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
 use crate::object::{Budget, Cap, Endpoint, Notification, Object, Thread, cap, lookup};
-use crate::sched;
-use crate::sync::Operation;
+use crate::{sched, sync};
+use core::cell::Cell;
 use ipc_schema::abi::{NEVER, Status, Syscall, Tag, rights};
 
 /// Calls that may follow on one another: bounds every walk along a chain.
@@ -15,7 +15,7 @@ const MAX_DEPTH: u8 = 16;
 
 /// Returns from `t`'s system call with `status`; `t` goes on running.
 #[inline(always)]
-fn done(t: Obj<Thread>, status: Status) -> Obj<Thread> {
+pub fn done(t: Obj<Thread>, status: Status) -> Obj<Thread> {
     t.get().finish(status);
     t
 }
@@ -108,18 +108,27 @@ fn serve(t: Obj<Thread>, s: Obj<Thread>, budget: Option<Obj<Budget>>) {
             transfer::transfer(from, to, tag);
         }
     } else {
-        to.set(reg::RSI, from.message[0].get());
-        to.set(reg::R8, from.message[1].get());
-        to.set(reg::R9, from.message[2].get());
-        to.set(reg::R10, from.message[3].get());
-        to.set(reg::R12, from.message[4].get());
+        for (&r, m) in MESSAGE.iter().zip(&from.message) {
+            to.set(r, m.get());
+        }
     }
 }
 
+/// Registers of a message: its words, and before them its tag.
+pub const WORDS: [usize; 4] = [reg::R8, reg::R9, reg::R10, reg::R12];
+const MESSAGE: [usize; 5] = [reg::RSI, WORDS[0], WORDS[1], WORDS[2], WORDS[3]];
+
 #[inline(always)]
 fn copy_words(from: &Thread, to: &Thread) {
-    for r in [reg::R8, reg::R9, reg::R10, reg::R12] {
-        to.set(r, from.get(r));
+    WORDS.iter().for_each(|&r| to.set(r, from.get(r)));
+}
+
+impl Thread {
+    /// What the kernel's call for it says.
+    #[inline(always)]
+    pub fn call_with(&self, label: u64, [a, b, c, d]: [u64; 4]) {
+        let message = [Tag::new(label).0, a, b, c, d];
+        self.message.iter().zip(message).for_each(|(m, w)| m.set(w));
     }
 }
 
@@ -127,9 +136,9 @@ fn copy_words(from: &Thread, to: &Thread) {
 #[must_use]
 pub fn pending(c: &Thread) -> [u64; 6] {
     let [tag, w0, w1, w2, w3] = if c.resume.get() == Resume::Syscall {
-        [reg::RSI, reg::R8, reg::R9, reg::R10, reg::R12].map(|r| c.get(r))
+        MESSAGE.map(|r| c.get(r))
     } else {
-        core::array::from_fn(|i| c.message[i].get())
+        c.message.each_ref().map(Cell::get)
     };
     [c.badge.get(), tag, w0, w1, w2, w3]
 }
@@ -239,8 +248,13 @@ fn receive(cpu: &Cpu, t: Obj<Thread>, ep: Option<Obj<Endpoint>>, running: bool) 
         sched::make_ready(cpu, t);
         return if running { sched::pick(cpu) } else { t };
     }
-    if let Some(c) = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front()) {
-        // Who goes on with its Budget already keeps it.
+    let caller = ep.and_then(|ep| ep.get().queue(cpu).callers.pop_front());
+    // Who goes on with that one's Budget already keeps it. Any other that it may go on with is not its to keep.
+    if caller.is_none_or(|c| c.callee.get() != Some(t)) && t.budget.get() != t.own_budget.get() {
+        t.state.set(State::Receiving);
+        sched::change_budget(cpu, t, t.own_budget.get());
+    }
+    if let Some(c) = caller {
         if c.callee.get() != Some(t) {
             end_help(cpu, c);
         }
@@ -397,21 +411,13 @@ fn block(cpu: &Cpu, t: Obj<Thread>, n: Obj<Notification>) -> Obj<Thread> {
 /// makes its call again.
 #[cold]
 fn bring_home(cpu: &Cpu, t: Obj<Thread>, n: Obj<Notification>) -> Obj<Thread> {
-    // Not looked at any more once this has waited: `n` may be gone then.
-    let cap = Cap::new(n.get().header());
-    let Some(op) = Operation::begin(cpu, t, Syscall::Wait) else {
-        return sched::pick(cpu);
-    };
-    let Ok(n) = cap.typed::<Notification>(0) else {
-        return done(t, Status::InvalidCap);
-    };
-    op.stop();
-    if n.waiter.get().is_some() || n.bound.get().is_some_and(|b| b != t) {
-        return done(t, Status::Busy);
-    }
-    n.move_to(cpu.number);
-    t.restart(Syscall::Wait);
-    t
+    sync::prepare(cpu, t, Syscall::Wait, n, |n| {
+        if n.waiter.get().is_some() || n.bound.get().is_some_and(|b| b != t) {
+            return Err(Status::Busy);
+        }
+        n.move_to(cpu.number);
+        Ok(())
+    })
 }
 
 /// Takes `t` out of whatever it waits in. Its state is the caller's to set.
@@ -481,17 +487,11 @@ pub fn fail_caller(cpu: &Cpu, s: Obj<Thread>) {
 pub fn timeout(cpu: &Cpu, t: Obj<Thread>) {
     match t.state.get() {
         State::Stopped => {}
-        State::Ready => {
-            if t.resume.get() == Resume::Guest {
-                t.expired.set(true);
+        State::Ready => t.expired.set(t.resume.get() == Resume::Guest),
+        state => {
+            if state == State::Calling {
+                t.taken_lost();
             }
-        }
-        State::Calling => {
-            t.taken_lost();
-            leave(cpu, t);
-            give_up(cpu, t, Status::Timeout);
-        }
-        State::Queued | State::Receiving | State::Waiting => {
             leave(cpu, t);
             give_up(cpu, t, Status::Timeout);
         }
@@ -502,15 +502,8 @@ pub fn timeout(cpu: &Cpu, t: Obj<Thread>) {
 pub fn fault(cpu: &Cpu, t: Obj<Thread>, vector: u64, error: u64, address: u64) -> Obj<Thread> {
     t.faulted.set(true);
     t.resume.set(Resume::Interrupt);
-    for (m, v) in t.message.iter().zip([
-        Tag::new(Tag::FAULT).0,
-        vector,
-        error,
-        address,
-        t.regs.rip.get(),
-    ]) {
-        m.set(v);
-    }
+    let words = [vector, error, address, t.regs.rip.get()];
+    t.call_with(Tag::FAULT, words);
     match t.supervisor.get().typed::<Endpoint>(rights::SEND) {
         Ok(ep) => send(cpu, t, ep, t.supervisor_badge.get(), NEVER),
         Err(_) => {

@@ -27,25 +27,16 @@ pub fn transfer(from: &Thread, to: &Thread, tag: Tag) {
     }
     let window = target[0].get();
     let (first, room) = (window & 0xffff_ffff, (window >> 32) as usize);
-    let mut received = 0;
-    for i in 0..tag.caps().min(4).min(room) {
-        let (slot_rights, badge) = (
-            source[SEND_WORD + 2 * i].get(),
-            source[SEND_WORD + 2 * i + 1].get(),
-        );
-        let Ok(cap) = cap_at(from, slot_rights & 0xffff_ffff) else {
-            break;
-        };
-        let Some(cap) = derive(cap, (slot_rights >> 32) as u32, badge) else {
-            break;
-        };
-        let Ok(slot) = to.space.get().empty_slot(first + i as u64) else {
-            break;
-        };
+    let give = |i: usize| {
+        let [slot_rights, badge] = [0, 1].map(|k| source[SEND_WORD + 2 * i + k].get());
+        let cap = cap_at(from, slot_rights & 0xffff_ffff).ok()?;
+        let cap = derive(cap, (slot_rights >> 32) as u32, badge)?;
+        let slot = to.space.get().empty_slot(first + i as u64).ok()?;
         slot.set(cap);
-        received += 1;
-    }
-    target[RECEIVED_WORD].set(received);
+        Some(())
+    };
+    let given = (0..tag.caps().min(4).min(room)).map_while(give).count();
+    target[RECEIVED_WORD].set(given as u64);
 }
 
 /// A copy of a live capability for somebody else: fewer rights, and a badge if it has none yet and its kind takes one.
@@ -55,12 +46,8 @@ pub fn derive(cap: Cap, keep: u32, badge: u64) -> Option<Cap> {
     if u32::from(cap.rights) & rights::GRANT == 0 {
         return None;
     }
-    let badged = [
-        Kind::Endpoint as u32,
-        Kind::Notification as u32,
-        Kind::Log as u32,
-    ]
-    .contains(&cap.kind());
+    let badged = [Kind::Endpoint, Kind::Notification, Kind::Log];
+    let badged = badged.iter().any(|&k| k as u32 == cap.kind());
     if badge != 0 && (cap.badge != 0 || !badged) {
         return None;
     }

@@ -13,6 +13,7 @@ pub const PRIORITIES: usize = 32;
 
 /// A scheduling context: processor, priority, budget and period in TSC cycles.
 #[repr(C)]
+#[derive(Default)]
 pub struct Budget {
     header: Header,
     /// Number of its processor.
@@ -60,19 +61,8 @@ impl Budget {
         pool.create_object(|header| Self {
             header,
             cpu: Cell::new(cpu),
-            priority: Cell::new(0),
-            queued: Cell::new(false),
             exhausted: Cell::new(true),
-            budget: Cell::new(0),
-            period: Cell::new(0),
-            left: Cell::new(0),
-            began: Cell::new(0),
-            used: Cell::new(0),
-            thread: Cell::new(None),
-            owner: Cell::new(None),
-            event: Cell::new(Cap::EMPTY),
-            timer: Timer::default(),
-            ready: Link::default(),
+            ..Self::default()
         })
     }
 
@@ -93,13 +83,12 @@ impl Budget {
             return Ok(());
         }
         match self.owner.get() {
-            Some(t) => t.get().movable()?,
+            Some(t) => {
+                t.get().movable()?;
+                crate::sched::migrate::thread(t, to);
+            }
             // Lent on by a thread that has none of its own now.
             None if self.thread.get().is_some() => return Err(Status::Busy),
-            None => {}
-        }
-        match self.owner.get() {
-            Some(t) => crate::sched::migrate::thread(t, to),
             None => crate::sched::migrate::budget(this, to),
         }
         Ok(())
@@ -142,10 +131,15 @@ impl Budget {
         self.began.get().saturating_add(self.period.get())
     }
 
+    /// Whether its thread is only sent behind the others of its priority when it is used up.
+    #[inline(always)]
+    pub fn unlimited(&self) -> bool {
+        self.budget.get() == self.period.get()
+    }
+
     /// A new period begins. A time slice leaves no debts to the next.
     pub fn refill(&self, began: u64) {
-        let unlimited = self.budget.get() == self.period.get();
-        let debt = if unlimited { 0 } else { self.left.get().min(0) };
+        let debt = self.left.get().min(0) * i64::from(!self.unlimited());
         self.left
             .set(debt.saturating_add_unsigned(self.budget.get()));
         self.began.set(began);
@@ -156,7 +150,7 @@ impl Budget {
         let cpu = self.home();
         let this = Obj::of(self);
         if let Some(owner) = self.owner.get() {
-            let _ = owner.set_own_budget(None);
+            owner.set_own_budget(None);
         }
         crate::sched::disown(cpu, this);
         cpu.timers.cancel(&self.timer);

@@ -57,6 +57,12 @@ impl Cap {
         }
     }
 
+    /// As [`Cap::new`], for an object.
+    #[must_use]
+    pub fn of<T: super::Object>(o: Obj<T>) -> Self {
+        Self::new(o.get().header())
+    }
+
     /// Whether the slot is empty, or what it named is gone.
     #[must_use]
     pub fn is_dead(&self) -> bool {
@@ -171,18 +177,4 @@ pub fn lookup<T: super::Object>(
 ) -> Result<(&Cap, Obj<T>), Status> {
     let cap = peek(t, slot)?;
     Ok((cap, cap.typed(need)?))
-}
-
-/// The number of an object kind as the ABI writes it.
-pub fn kind_from_raw(raw: u64) -> Result<Kind, Status> {
-    Ok(match raw {
-        3 => Kind::Space,
-        4 => Kind::Thread,
-        5 => Kind::Budget,
-        6 => Kind::Endpoint,
-        7 => Kind::Notification,
-        8 => Kind::GuestSpace,
-        9 => Kind::Vcpu,
-        _ => return Err(Status::InvalidArg),
-    })
 }

@@ -2,6 +2,7 @@
 
 use super::{Header, Mapping, Pool, pool::pool_of};
 use crate::arch::paging::{EXTENDED_BITS, Entry, PAGE_BITS, Table};
+use crate::arch::pcid;
 use crate::tree::Tree;
 use core::cell::Cell;
 
@@ -12,6 +13,8 @@ pub struct Domain {
     pub header: Header,
     /// The table.
     pub table: Table,
+    /// What is loaded for it, if it is a Space's.
+    pub loaded: u64,
     /// What is mapped in it.
     pub mappings: Tree<Mapping>,
     /// The processors, a bit each, where a thread or vCPU of it is or has been: where the table may be cached.
@@ -30,6 +33,7 @@ impl Domain {
         Self {
             header,
             table: Table { root },
+            loaded: if guest { 0 } else { pcid::tag(root) },
             mappings: Tree::default(),
             cpus: Cell::new(0),
             guest,
@@ -58,7 +62,7 @@ impl Domain {
         if self.guest {
             self.flushes.set(self.flushes.get() + 1);
         } else {
-            crate::arch::flush_space(self.table.root);
+            pcid::flush_space(self.loaded);
         }
     }
 }

@@ -38,12 +38,10 @@ pub struct Route {
 }
 
 /// The routes themselves, in a page.
-#[repr(C)]
-pub struct RouteTable([Cell<Option<Route>>; ROUTES]);
+type RouteTable = [Cell<Option<Route>>; ROUTES];
 
 /// A page of the index: for each port 1 + the number of its route, 0: none.
-#[repr(C)]
-struct IndexPage([Cell<u8>; 1 << PAGE_BITS]);
+type IndexPage = [Cell<u8>; 1 << PAGE_BITS];
 
 const _: () = assert!(core::mem::size_of::<RouteTable>() <= 4096);
 
@@ -82,7 +80,7 @@ impl GuestSpace {
         });
         let g = made.inspect_err(|_| pool.give_pages(&pages))?;
         // A cleared page is an empty index, but `None` need not be zero.
-        g.routes().0.iter().for_each(|e| e.set(None));
+        g.routes().iter().for_each(|e| e.set(None));
         Ok(g)
     }
 
@@ -105,7 +103,7 @@ impl GuestSpace {
         let i = self.number(a.port)?;
         // SAFETY: routes are set and taken in operations on the GuestSpace only, never while an access looks for its route: both
         // happen with interrupts off on the runner's processor.
-        let route = unsafe { (*self.routes().0.get(i)?.as_ptr()).as_ref()? };
+        let route = unsafe { (*self.routes().get(i)?.as_ptr()).as_ref()? };
         let end = u32::from(a.port) + a.width;
         (end <= u32::from(route.first) + route.count).then_some(route)
     }
@@ -119,7 +117,7 @@ impl GuestSpace {
         }
         // SAFETY: a page of this object's own, of cells only, cleared by the Pool.
         let page = unsafe { &*(page as *const IndexPage) };
-        Some(&page.0[usize::from(port) % page.0.len()])
+        Some(&page[usize::from(port) % page.len()])
     }
 
     #[inline(always)]
@@ -148,7 +146,7 @@ impl GuestSpace {
             return Err(Status::Overlap);
         }
         let number = self.used.get().trailing_ones() as usize;
-        let entry = self.routes().0.get(number).ok_or(Status::NoMemory)?;
+        let entry = self.routes().get(number).ok_or(Status::NoMemory)?;
         for p in [ports.start(), ports.end()] {
             let page = &self.index[usize::from(p >> PAGE_BITS)];
             if page.get() == 0 {
@@ -181,7 +179,7 @@ impl GuestSpace {
     /// `InvalidArg`: no route begins there.
     pub fn remove_route(&self, first: u64) -> Result<(), Status> {
         let number = self.number(first as u16).ok_or(Status::InvalidArg)?;
-        let entry = &self.routes().0[number];
+        let entry = &self.routes()[number];
         let route = entry.take().ok_or(Status::InvalidArg)?;
         if u64::from(route.first) != first {
             entry.set(Some(route));

@@ -25,7 +25,7 @@ pub struct Ring {
     /// Position of the oldest record that is whole.
     start: Cell<u64>,
     /// Signalled when records are added.
-    reader: Cell<Cap>,
+    pub reader: Cell<Cap>,
 }
 
 /// The only one.
@@ -71,25 +71,26 @@ impl Ring {
 
     /// Adds a record {u16 length, u8 source, bytes}; the oldest make room.
     pub fn add(&self, source: u8, bytes: impl ExactSizeIterator<Item = u8> + Clone) {
-        self.locked(|| self.add_locked(source, bytes));
+        self.locked(|| {
+            let len = bytes.len().min(RECORD);
+            let need = len as u64 + 3;
+            while self.end.get() + need - self.start.get() > SIZE as u64 {
+                self.start
+                    .set(self.start.get() + self.record(self.start.get()));
+            }
+            let head = [len as u8, (len >> 8) as u8, source];
+            let record = head.into_iter().chain(bytes.take(len));
+            crate::arch::debug_bytes(record.clone());
+            for (p, b) in (self.end.get()..).zip(record) {
+                self.at(p).set(b);
+            }
+            self.end.set(self.end.get() + need);
+        });
     }
 
-    fn add_locked(&self, source: u8, bytes: impl ExactSizeIterator<Item = u8> + Clone) {
-        let len = bytes.len().min(RECORD);
-        let need = len as u64 + 3;
-        while self.end.get() + need - self.start.get() > SIZE as u64 {
-            let s = self.start.get();
-            let old = u64::from(self.at(s).get()) | u64::from(self.at(s + 1).get()) << 8;
-            self.start.set(s + old + 3);
-        }
-        let head = [len as u8, (len >> 8) as u8, source];
-        crate::arch::debug_bytes(head.iter().copied().chain(bytes.clone().take(len)));
-        let mut p = self.end.get();
-        for b in head.into_iter().chain(bytes.take(len)) {
-            self.at(p).set(b);
-            p += 1;
-        }
-        self.end.set(p);
+    /// Bytes of the record at a position.
+    fn record(&self, p: u64) -> u64 {
+        (u64::from(self.at(p).get()) | u64::from(self.at(p + 1).get()) << 8) + 3
     }
 
     /// Copies whole records from `position` on into `out`, word by word (number and contents; of the last one only the first bytes may
@@ -98,36 +99,24 @@ impl Ring {
         &self,
         position: u64,
         room: usize,
-        out: impl FnMut(usize, u64),
-    ) -> (u64, u64, usize) {
-        self.locked(|| self.read_locked(position, room, out))
-    }
-
-    fn read_locked(
-        &self,
-        position: u64,
-        room: usize,
         mut out: impl FnMut(usize, u64),
     ) -> (u64, u64, usize) {
-        let from = position.clamp(self.start.get(), self.end.get());
-        let lost = from.saturating_sub(position);
-        let room = room.min(READ_BYTES);
-        let mut copied = 0;
-        for _ in 0..READ_RECORDS {
-            let p = from + copied as u64;
-            if p >= self.end.get() {
-                break;
+        self.locked(|| {
+            let from = position.clamp(self.start.get(), self.end.get());
+            let most = from + room.min(READ_BYTES) as u64;
+            let mut next = from;
+            for _ in 0..READ_RECORDS {
+                if next >= self.end.get() || next + self.record(next) > most {
+                    break;
+                }
+                next += self.record(next);
             }
-            let len = usize::from(self.at(p).get()) | usize::from(self.at(p + 1).get()) << 8;
-            if copied + len + 3 > room {
-                break;
+            let copied = (next - from) as usize;
+            for i in 0..copied.div_ceil(8) {
+                out(i, self.word(from + i as u64 * 8));
             }
-            copied += len + 3;
-        }
-        for i in 0..copied.div_ceil(8) {
-            out(i, self.word(from + i as u64 * 8));
-        }
-        (from + copied as u64, lost, copied)
+            (next, from.saturating_sub(position), copied)
+        })
     }
 
     /// Eight bytes from a position on.
@@ -138,28 +127,5 @@ impl Ring {
             None => core::array::from_fn(|k| self.at(position + k as u64).get()),
         };
         u64::from_le_bytes(bytes)
-    }
-
-    /// Whom to tell of new records.
-    pub fn bind(&self, cap: Cap) {
-        self.reader.set(cap);
-    }
-
-    /// Who is to be told.
-    #[must_use]
-    pub fn reader(&self) -> Cap {
-        self.reader.get()
-    }
-}
-
-/// Checks what a `WRITE` announces.
-///
-/// # Errors
-/// `OutOfRange`.
-pub fn check_len(len: usize) -> Result<usize, Status> {
-    if len == 0 || len > RECORD {
-        Err(Status::OutOfRange)
-    } else {
-        Ok(len)
     }
 }

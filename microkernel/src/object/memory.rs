@@ -29,6 +29,7 @@ mod flag {
 
 /// A run of pages.
 #[repr(C)]
+#[derive(Default)]
 pub struct Memory {
     header: Header,
     /// First physical address.
@@ -75,24 +76,13 @@ impl Keyed for Memory {
 }
 
 impl Memory {
-    /// A Memory for a range that no other Memory has (boot).
+    /// A Memory for a range that no other Memory has (boot; `depth` 0), or that is a part.
     ///
     /// # Errors
     /// `NoMemory`.
     pub fn create(
         pool: &Pool,
-        phys: u64,
-        len: u64,
-        device: bool,
-        limit: u16,
-    ) -> Result<Obj<Self>, Status> {
-        Self::create_at(pool, phys, len, device, limit, 0)
-    }
-
-    fn create_at(
-        pool: &Pool,
-        phys: u64,
-        len: u64,
+        (phys, len): (u64, u64),
         device: bool,
         limit: u16,
         depth: u8,
@@ -101,17 +91,10 @@ impl Memory {
             header,
             phys,
             len,
-            mappings: List::default(),
-            parent: Cell::new(None),
-            parts: List::default(),
-            by_address: Tree::default(),
-            sibling: Link::default(),
-            branches: Branches::default(),
-            used_parts: Cell::new(0),
-            pools: Cell::new(0),
             limit,
             device,
             depth,
+            ..Self::default()
         })
     }
 
@@ -228,7 +211,8 @@ impl Memory {
         {
             return Err(Status::Overlap);
         }
-        let part = Self::create_at(pool, phys, len, self.device, self.limit, self.depth + 1)?;
+        let depth = self.depth + 1;
+        let part = Self::create(pool, (phys, len), self.device, self.limit, depth)?;
         part.parent.set(Some(Obj::of(self)));
         self.parts.push_back(part);
         self.by_address.insert(part);

@@ -37,6 +37,7 @@ use ipc_schema::abi::{Kind, Status};
 
 /// What every slot begins with.
 #[repr(C)]
+#[derive(Default)]
 pub struct Header {
     /// Kind << 32 | generation; kind 0: free.
     pub word: Cell<u64>,

@@ -15,6 +15,7 @@ use ipc_schema::abi::{Kind, Status, Syscall};
 
 /// A Notification.
 #[repr(C)]
+#[derive(Default)]
 pub struct Notification {
     header: Header,
     /// Bits set and not yet taken.
@@ -42,11 +43,8 @@ impl Notification {
     pub fn create(pool: &Pool, home: u32) -> Result<Obj<Self>, Status> {
         pool.create_object(|header| Self {
             header,
-            bits: AtomicU64::new(0),
-            bound: Cell::new(None),
-            waiter: Cell::new(None),
             home: Cell::new(home),
-            letter: Letter::default(),
+            ..Self::default()
         })
     }
 

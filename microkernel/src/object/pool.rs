@@ -37,41 +37,43 @@ mod kind {
     pub const RAW: u8 = 16;
 }
 
-/// What the kernel knows of a Pool. The table of them exists from boot on and is never freed. The first two words are read at each use
-/// of a capability: a power of two as size, so that they are found by a shift.
-#[repr(C, align(256))]
-pub struct Pool {
-    /// Even while unused, odd while live: a capability made for a live Pool never matches a later one.
-    pub generation: Cell<u64>,
-    /// Kernel address of the first byte.
-    pub virt: Cell<u64>,
-    phys: Cell<u64>,
-    pages: Cell<u64>,
-    free: Cell<u64>,
-    /// Pages from here on have never been used, nor has their part of the map.
-    frontier: Cell<u64>,
-    /// First of the free pages before it (0: none; page 0 is the Pool's own). Each begins with the number of the next.
-    pages_free: Cell<u64>,
-    /// Memory objects in it that are Pools themselves, or have parts that are.
-    backing_others: Cell<u32>,
-    /// Pools that can yet be made of Memory objects in it.
-    pub quota: Cell<u64>,
-    /// Heads of the lists of free slots (0: none; slot 0 is the Pool's own).
-    slots: [Cell<u32>; CLASSES.len()],
-    /// The Memory it was made from.
-    backing: Cell<Cap>,
-    /// Where an unfinished destruction goes on.
-    cursor: Cell<u64>,
-    dying: Cell<bool>,
-    /// A Pool made of Memory of this one, or of one made of such, and so on, that goes first: number and generation.
-    inner: Cell<Option<(u16, u64)>>,
-    /// Numbers below this have been looked through for such.
-    searched: Cell<usize>,
-    number: Cell<u16>,
+crate::mem::begins! {
+    /// What the kernel knows of a Pool. The table of them exists from boot on and is never freed. The first two words are read at each use
+    /// of a capability: a power of two as size, so that they are found by a shift.
+    #[repr(C, align(256))]
+    pub struct Pool {
+        /// Even while unused, odd while live: a capability made for a live Pool never matches a later one.
+        pub generation: Cell<u64> = Cell::new(0),
+        /// Kernel address of the first byte.
+        pub virt: Cell<u64> = Cell::new(0),
+        phys: Cell<u64> = Cell::new(0),
+        pages: Cell<u64> = Cell::new(0),
+        free: Cell<u64> = Cell::new(0),
+        /// Pages from here on have never been used, nor has their part of the map.
+        frontier: Cell<u64> = Cell::new(0),
+        /// First of the free pages before it (0: none; page 0 is the Pool's own). Each begins with the number of the next.
+        pages_free: Cell<u64> = Cell::new(0),
+        /// Memory objects in it that are Pools themselves, or have parts that are.
+        backing_others: Cell<u32> = Cell::new(0),
+        /// Pools that can yet be made of Memory objects in it.
+        pub quota: Cell<u64> = Cell::new(0),
+        /// Heads of the lists of free slots (0: none; slot 0 is the Pool's own).
+        slots: [Cell<u32>; CLASSES.len()] = [const { Cell::new(0) }; CLASSES.len()],
+        /// The Memory it was made from.
+        backing: Cell<Cap> = Cell::new(Cap::EMPTY),
+        /// Where an unfinished destruction goes on.
+        cursor: Cell<u64> = Cell::new(0),
+        dying: Cell<bool> = Cell::new(false),
+        /// A Pool made of Memory of this one, or of one made of such, and so on, that goes first: number and generation.
+        inner: Cell<Option<(u16, u64)>> = Cell::new(None),
+        /// Numbers below this have been looked through for such.
+        searched: Cell<usize> = Cell::new(0),
+        number: Cell<u16> = Cell::new(0),
+    }
 }
 
 /// All Pools.
-pub static POOLS: Global<[Pool; MAX_POOLS]> = Global([const { Pool::empty() }; MAX_POOLS]);
+pub static POOLS: Global<[Pool; MAX_POOLS]> = Global([const { Pool::NEW }; MAX_POOLS]);
 
 /// The slot 0 of each Pool: what a capability for the Pool itself names.
 #[repr(C)]
@@ -80,27 +82,6 @@ pub struct PoolObject {
 }
 
 impl Pool {
-    const fn empty() -> Self {
-        Self {
-            generation: Cell::new(0),
-            virt: Cell::new(0),
-            phys: Cell::new(0),
-            pages: Cell::new(0),
-            free: Cell::new(0),
-            frontier: Cell::new(0),
-            pages_free: Cell::new(0),
-            backing_others: Cell::new(0),
-            quota: Cell::new(0),
-            slots: [const { Cell::new(0) }; CLASSES.len()],
-            backing: Cell::new(Cap::EMPTY),
-            cursor: Cell::new(0),
-            dying: Cell::new(false),
-            inner: Cell::new(None),
-            searched: Cell::new(0),
-            number: Cell::new(0),
-        }
-    }
-
     /// A place in the table for a Pool of so many pages.
     ///
     /// # Errors
@@ -131,13 +112,8 @@ impl Pool {
         pool.pages.set(pages);
         pool.free.set(pages - map_pages);
         pool.frontier.set(map_pages);
-        pool.backing_others.set(0);
         pool.quota.set(quota);
         pool.backing.set(backing);
-        pool.cursor.set(0);
-        pool.dying.set(false);
-        pool.inner.set(None);
-        pool.searched.set(0);
         pool.number.set(number as u16);
         pool.pages_free.set(0);
         pool.slots.iter().for_each(|list| list.set(0));
@@ -359,6 +335,7 @@ impl Pool {
         let victim = known.unwrap_or(self);
         if !victim.dying.replace(true) {
             victim.cursor.set(0);
+            victim.searched.set(0);
         }
         if victim.backing_others.get() != 0 {
             let inner = victim.made_of_its_memory(step)?;

@@ -204,11 +204,12 @@ impl Space {
         if let Some(t) = self.threads.first() {
             t.get().destroy();
         }
-        crate::arch::leave_space(self.table.root);
+        crate::arch::leave_space(self.loaded);
         self.table.clear_page(pool, layout::STUB);
         // Pages that vCPUs share with it may be left; each vCPU finds out that the Space is gone.
         self.table.destroy(pool, USER_ENTRIES, step)?;
         self.cap_pages().for_each(|p| pool.give_page(p));
+        crate::arch::pcid::untag(self.loaded);
         pool.free_object(Obj::of(self));
         Ok(())
     }

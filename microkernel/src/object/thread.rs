@@ -8,6 +8,7 @@ use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};
 use crate::sched::timer::Timer;
 use core::cell::Cell;
+use core::ops::Deref;
 use ipc_schema::abi::{Kind, NEVER, Status, Syscall, Utcb, layout};
 
 /// Registers as saved at kernel entry. After a system call only those that the ABI preserves or uses are current.
@@ -41,22 +42,24 @@ pub mod reg {
 }
 
 /// How the thread goes on when it is next picked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Resume {
     /// Returns from its system call.
     Syscall = 0,
     /// Goes on where an interrupt or exception stopped it.
+    #[default]
     Interrupt = 1,
     /// Enters its guest.
     Guest = 2,
 }
 
 /// What the thread is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum State {
     /// Not started, or suspended.
+    #[default]
     Stopped,
     /// Running, or ready to.
     Ready,
@@ -74,9 +77,24 @@ pub enum State {
 #[repr(C)]
 pub struct Thread {
     header: Header,
+    /// What it is at; its fields are reached as if they were the thread's own.
+    pub progress: Progress,
+    /// Its Space.
+    pub space: Obj<Space>,
+    /// Kernel address of its UTCB.
+    pub utcb: u64,
+    utcb_at: u64,
+    utcb_phys: u64,
+}
+object!(Thread, Kind::Thread);
+
+/// What of a [`Thread`] changes while it lives.
+#[repr(C)]
+#[derive(Default)]
+pub struct Progress {
     /// Its registers.
     pub regs: Regs,
-    /// Root of its Space's page table.
+    /// What is loaded for its Space's page table.
     pub root: Cell<u64>,
     /// Number of its processor.
     pub cpu: Cell<u32>,
@@ -100,8 +118,6 @@ pub struct Thread {
     pub caps: Cell<u64>,
     /// Slots of it; 0 if several processors use the table (they go through the Space, with care).
     pub caps_len: Cell<u64>,
-    /// Kernel address of its UTCB.
-    pub utcb: u64,
     /// The Budget that it runs on now.
     pub budget: Cell<Option<Obj<Budget>>>,
     /// Its own Budget.
@@ -130,8 +146,6 @@ pub struct Thread {
     pub timer: Timer,
     /// The guest that it is in.
     pub vcpu: Cell<Option<Obj<Vcpu>>>,
-    /// Its Space.
-    pub space: Obj<Space>,
     /// Who gets its faults.
     pub supervisor: Cell<Cap>,
     /// And under which badge.
@@ -140,10 +154,14 @@ pub struct Thread {
     pub event: Cell<Cap>,
     queue: Link<Thread>,
     in_space: Link<Thread>,
-    utcb_at: u64,
-    utcb_phys: u64,
 }
-object!(Thread, Kind::Thread);
+impl Deref for Thread {
+    type Target = Progress;
+    #[inline(always)]
+    fn deref(&self) -> &Progress {
+        &self.progress
+    }
+}
 impl Linked<0> for Thread {
     #[inline(always)]
     fn link(&self) -> &Link<Self> {
@@ -172,54 +190,26 @@ impl Thread {
         let made = pool
             .create_object(|header| Self {
                 header,
-                regs: Regs {
-                    // Whatever lets it go on, it is never with interrupts off.
-                    rflags: Cell::new(crate::arch::USER_FLAGS),
-                    ..Regs::default()
+                progress: Progress {
+                    root: Cell::new(space.loaded),
+                    cpu: Cell::new(cpu.number),
+                    caps: Cell::new(caps),
+                    caps_len: Cell::new(caps_len * u64::from(space.cpus.get().count_ones() < 2)),
+                    deadline: Cell::new(NEVER),
+                    ..Progress::default()
                 },
-                root: Cell::new(space.table.root),
-                cpu: Cell::new(cpu.number),
-                resume: Cell::new(Resume::Interrupt),
-                state: Cell::new(State::Stopped),
-                started: Cell::new(false),
-                faulted: Cell::new(false),
-                routed: Cell::new(false),
-                expired: Cell::new(false),
-                depth: Cell::new(0),
-                suspended: Cell::new(false),
-                caps: Cell::new(caps),
-                caps_len: Cell::new(caps_len * u64::from(space.cpus.get().count_ones() < 2)),
-                utcb: mem::virt(utcb_phys),
-                budget: Cell::new(None),
-                own_budget: Cell::new(None),
-                caller: Cell::new(None),
-                callee: Cell::new(None),
-                endpoint: Cell::new(None),
-                served: Cell::new(0),
-                badge: Cell::new(0),
-                message: Default::default(),
-                bound: Cell::new(None),
-                waits_for: Cell::new(None),
-                deadline: Cell::new(NEVER),
-                run_deadline: Cell::new(NEVER),
-                timer: Timer::default(),
-                vcpu: Cell::new(None),
                 space,
-                supervisor: Cell::new(Cap::EMPTY),
-                supervisor_badge: Cell::new(0),
-                event: Cell::new(Cap::EMPTY),
-                queue: Link::default(),
-                in_space: Link::default(),
+                utcb: mem::virt(utcb_phys),
                 utcb_at,
                 utcb_phys,
             })
             .and_then(|t| {
-                space
-                    .share_page(utcb_at, utcb_phys)
-                    .inspect_err(|_| pool.free_object(t))?;
-                Ok(t)
+                let shared = space.share_page(utcb_at, utcb_phys).map(|()| t);
+                shared.inspect_err(|_| pool.free_object(t))
             });
         let t = made.inspect_err(|_| pool.give_page(utcb_phys))?;
+        // Whatever lets it go on, it is never with interrupts off.
+        t.regs.rflags.set(crate::arch::USER_FLAGS);
         space.threads.push_back(t);
         space.used_on(cpu.number);
         Ok(t)
@@ -278,38 +268,38 @@ impl Thread {
         self.resume.set(Resume::Syscall);
     }
 
-    /// Binds a Notification, or none.
+    /// Whether it can have `b` as its own Budget, and `n` bound.
     ///
     /// # Errors
-    /// `Busy`: another thread has it.
-    pub fn bind(&self, n: Option<Obj<Notification>>) -> Result<(), Status> {
-        let this = Obj::of(self);
-        if let Some(n) = n
-            && n.bound.get().is_some_and(|t| t != this)
-        {
+    /// `Busy`: another thread has one of them.
+    pub fn can_have(
+        &self,
+        b: Option<Obj<Budget>>,
+        n: Option<Obj<Notification>>,
+    ) -> Result<(), Status> {
+        let owners = [b.and_then(|b| b.owner.get()), n.and_then(|n| n.bound.get())];
+        if owners.into_iter().flatten().any(|t| t != Obj::of(self)) {
             return Err(Status::Busy);
-        }
-        if let Some(old) = self.bound.replace(n) {
-            old.bound.set(None);
-        }
-        if let Some(n) = n {
-            n.bound.set(Some(this));
-            n.move_to(self.cpu.get());
         }
         Ok(())
     }
 
-    /// Gives it a Budget of its own, or none; of its own processor, which is stopped if it is another.
-    ///
-    /// # Errors
-    /// `Busy`: another thread has it.
-    pub fn set_own_budget(&self, b: Option<Obj<Budget>>) -> Result<(), Status> {
-        let (cpu, this) = (self.home(), Obj::of(self));
-        if b.is_some_and(|b| b.owner.get().is_some_and(|t| t != this)) {
-            return Err(Status::Busy);
+    /// Binds a Notification, which no other thread has, or none.
+    pub fn bind(&self, n: Option<Obj<Notification>>) {
+        if let Some(old) = self.bound.replace(n) {
+            old.bound.set(None);
         }
+        if let Some(n) = n {
+            n.bound.set(Some(Obj::of(self)));
+            n.move_to(self.cpu.get());
+        }
+    }
+
+    /// Gives it a Budget of its own, which no other thread has, or none; of its own processor, which is stopped if it is another.
+    pub fn set_own_budget(&self, b: Option<Obj<Budget>>) {
+        let (cpu, this) = (self.home(), Obj::of(self));
         if self.own_budget.get() == b {
-            return Ok(());
+            return;
         }
         let old = self.own_budget.replace(b);
         if let Some(old) = old {
@@ -334,7 +324,6 @@ impl Thread {
             // The one that it was lent may have run out.
             crate::sched::make_ready(cpu, this);
         }
-        Ok(())
     }
 
     /// Who runs on its Budget, which is about to be another: one who does so before taking its call loses it for good.
@@ -352,10 +341,10 @@ impl Thread {
         let this = Obj::of(self);
         crate::ipc::leave(cpu, this);
         crate::ipc::fail_caller(cpu, this);
-        crate::sched::stop(cpu, this);
         self.state.set(State::Stopped);
-        let _ = self.set_own_budget(None);
-        let _ = self.bind(None);
+        crate::sched::change_budget(cpu, this, None);
+        self.set_own_budget(None);
+        self.bind(None);
         cpu.timers.cancel(&self.timer);
         if let Some(v) = self.vcpu.take() {
             v.runner.set(None);

@@ -96,13 +96,11 @@ impl Vcpu {
                 siblings: Link::default(),
                 state_phys,
                 state_at: at,
-                space: Cap::new(super::Object::header(space.get())),
+                space: Cap::of(space),
             })
             .and_then(|v| {
-                space
-                    .share_page(at, state_phys)
-                    .inspect_err(|_| pool.free_object(v))?;
-                Ok(v)
+                let shared = space.share_page(at, state_phys).map(|()| v);
+                shared.inspect_err(|_| pool.free_object(v))
             });
         let v = made.inspect_err(|_| pool.give_pages(&pages))?;
         // SAFETY: a page of the vCPU's own.

@@ -62,12 +62,9 @@ pub fn budget(b: Obj<Budget>, to: &Cpu) {
     if from.number == to.number {
         return;
     }
-    from.ready.remove(b);
-    if from.budget.get() == Some(b) {
-        sched::charge(from);
-        from.budget.set(None);
-        from.reschedule.set(true);
-    }
+    let tip = b.thread.get();
+    sched::detach(from, b);
+    b.thread.set(tip);
     from.timers.cancel(&b.timer);
     b.cpu.set(to.number);
     if b.exhausted.get() && b.period.get() != 0 {

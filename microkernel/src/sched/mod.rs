@@ -56,13 +56,9 @@ impl Ready {
         }
     }
 
-    fn highest(&self) -> Option<usize> {
-        self.bitmap.get().checked_ilog2().map(|p| p as usize)
-    }
-
     #[inline(always)]
     fn pop(&self) -> Option<Obj<Budget>> {
-        let p = self.highest()?;
+        let p = self.bitmap.get().checked_ilog2()? as usize;
         let b = self.queues[p].pop_front()?;
         b.queued.set(false);
         if self.queues[p].is_empty() {
@@ -118,25 +114,9 @@ fn stranded(cpu: &Cpu, t: Obj<Thread>) {
     if other.is_none() {
         return ipc::notify(cpu, &t.event.get());
     }
-    give_back(t);
-    if let Some(b) = t.budget.replace(other) {
-        b.thread.set(None);
-    }
+    change_budget(cpu, t, other);
     if let Some(q) = next {
         q.callee.set(Some(t));
-    }
-    make_ready(cpu, t);
-}
-
-/// If `t` goes on with the Budget of a caller in the queue: it will no more.
-fn give_back(t: Obj<Thread>) {
-    let mut o = t.budget.get().and_then(|b| b.owner.get());
-    while let Some(q) = o {
-        o = q.callee.get();
-        if q.state.get() == State::Queued && o == Some(t) {
-            q.callee.set(None);
-            return;
-        }
     }
 }
 
@@ -166,6 +146,14 @@ fn enqueue(cpu: &Cpu, b: Obj<Budget>) {
 
 /// `t` goes over to Budget `b`.
 pub fn change_budget(cpu: &Cpu, t: Obj<Thread>, b: Option<Obj<Budget>>) {
+    // The Budget of a caller in the queue: that one waits alone from now on.
+    let mut o = t.budget.get().and_then(|b| b.owner.get());
+    while let Some(q) = o {
+        o = q.callee.get();
+        if q.state.get() == State::Queued && o == Some(t) {
+            q.callee.set(None);
+        }
+    }
     if let Some(old) = t.budget.replace(b)
         && old.thread.get() == Some(t)
     {
@@ -187,36 +175,14 @@ pub fn detach(cpu: &Cpu, b: Obj<Budget>) {
     }
 }
 
-/// `t` stops for good or for now: nobody picks it any more.
-pub fn stop(cpu: &Cpu, t: Obj<Thread>) {
-    let lent = t.budget.get() != t.own_budget.get();
-    give_back(t);
-    if let Some(b) = t.budget.get()
-        && b.thread.get() == Some(t)
-    {
-        detach(cpu, b);
-    }
-    if lent {
-        t.budget.set(t.own_budget.get());
-    }
-    if cpu.current.get() == Some(t) {
-        cpu.reschedule.set(true);
-    }
-}
-
-/// `b` is being destroyed, or its owner took it back: whoever runs on it falls back to a Budget of its own.
+/// `b`, nobody's own, is being destroyed: whoever runs on it falls back to a Budget of its own.
 pub fn disown(cpu: &Cpu, b: Obj<Budget>) {
-    let tip = b.thread.get();
+    let mut t = b.thread.get();
     detach(cpu, b);
-    let mut t = tip;
     // From the tip back along the chain of calls: each server there had it lent.
     while let Some(o) = t {
         if o.budget.get() == Some(b) {
-            let own = o.own_budget.get().filter(|&own| own != b);
-            o.budget.set(own);
-            if o.state.get() == State::Ready {
-                make_ready(cpu, o);
-            }
+            change_budget(cpu, o, o.own_budget.get());
         }
         t = o.caller.get();
     }
@@ -229,16 +195,17 @@ pub fn end_loan(cpu: &Cpu, s: Obj<Thread>, lent: Option<Obj<Budget>>) {
         detach(cpu, b);
     }
     let (mut t, mut near) = (Some(s), None);
-    while let Some(o) = t {
-        if o.budget.get() == lent {
-            let own = o.own_budget.get().filter(|&own| Some(own) != lent);
-            o.budget.set(own.or(near));
-        }
-        near = o.budget.get();
+    // Who has gone on with its own since, and all behind it, are not concerned.
+    while let Some(o) = t.filter(|o| o.budget.get() == lent) {
+        let own = o.own_budget.get().filter(|&own| Some(own) != lent);
+        let b = own.or(near);
+        o.budget.set(b);
+        // Who only helps the next gives it nothing else for that: it would not know of it.
+        near = b.filter(|_| o.state.get() != State::Queued);
         // The tip is who runs: everything behind it waits for it.
         t = o.payee();
         if t.is_none() {
-            if let Some(b) = near {
+            if let Some(b) = b {
                 b.thread.set(Some(o));
             }
             if o.state.get() == State::Ready {
@@ -276,7 +243,7 @@ pub fn pick(cpu: &Cpu) -> Obj<Thread> {
     cpu.reschedule.set(false);
     charge(cpu);
     if let Some(b) = cpu.budget.take() {
-        after_running(cpu, b);
+        after_running(cpu, b, true);
     }
     loop {
         if let Some(b) = cpu.ready.pop() {
@@ -295,7 +262,7 @@ fn begin(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
     cpu.budget.set(Some(b));
     // Time without limit ends only for others of the same priority: those below wait, those above don't ask.
     let rivals = cpu.ready.bitmap.get() >> (b.priority.get() % PRIORITIES as u8);
-    let end = if b.budget.get() == b.period.get() && rivals == 0 {
+    let end = if b.unlimited() && rivals == 0 {
         NEVER
     } else {
         cpu.booked.get().saturating_add_signed(b.left.get())
@@ -340,30 +307,23 @@ pub fn preempt(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
             // It was running: its thread can.
             cpu.ready.add(old, true);
         } else {
-            after_running(cpu, old);
+            after_running(cpu, old, true);
         }
     }
     begin(cpu, b, t)
 }
 
-/// `b` has left the processor: queued again, or exhausted.
-fn after_running(cpu: &Cpu, b: Obj<Budget>) {
-    let runnable = tip(b).is_some();
-    if b.left.get() > 0 {
-        if runnable {
-            cpu.ready.add(b, true);
-        }
-        return;
-    }
+/// `b` has left the processor: queued again (`front`: before the others, if it has time left), or exhausted.
+fn after_running(cpu: &Cpu, b: Obj<Budget>, mut front: bool) {
     let now = cpu.booked.get();
-    let unlimited = b.budget.get() == b.period.get();
-    if unlimited || b.ends() <= now {
+    if b.left.get() <= 0 && (b.unlimited() || b.ends() <= now) {
         // Never exhausted: the end of a time slice, the others of its priority are next. Or a new period has begun already.
         b.refill(now);
+        front = false;
     }
     if b.left.get() > 0 {
-        if runnable {
-            cpu.ready.add(b, false);
+        if tip(b).is_some() {
+            cpu.ready.add(b, front);
         }
         return;
     }
@@ -393,11 +353,7 @@ pub fn current_or_better(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
 
 /// The hardware timer is set anew: another processor has changed what it depends on.
 pub fn retime(cpu: &Cpu) {
-    let end = if cpu.budget.get().is_some() {
-        cpu.budget_end.get()
-    } else {
-        NEVER
-    };
+    let end = cpu.budget.get().map_or(NEVER, |_| cpu.budget_end.get());
     cpu.programmed.set(NEVER);
     arch::timer_at_most(cpu, end.min(cpu.timers.next()));
 }
@@ -433,13 +389,11 @@ pub fn tick(cpu: &Cpu) {
     }
     // A Budget that ends now is `pick`'s to follow up. A timer set for a time that is past would come again before the interrupted
     // code has closed its window for interrupts, and again, for ever.
-    let mut end = cpu.budget_end.get();
-    if cpu.budget.get().is_none() || end <= now {
-        end = NEVER;
+    if cpu.budget.get().is_none() || cpu.budget_end.get() <= now {
+        cpu.budget_end.set(NEVER);
         cpu.reschedule.set(true);
     }
-    cpu.programmed.set(NEVER);
-    arch::timer_at_most(cpu, end.min(cpu.timers.next()));
+    retime(cpu);
 }
 
 /// Gives `t` a deadline for what it is going to wait for.
@@ -457,11 +411,7 @@ pub fn yield_now(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     t.resume.set(Resume::Syscall);
     charge(cpu);
     if let Some(b) = cpu.budget.take() {
-        if b.left.get() > 0 {
-            cpu.ready.add(b, false);
-        } else {
-            after_running(cpu, b);
-        }
+        after_running(cpu, b, false);
     }
     pick(cpu)
 }

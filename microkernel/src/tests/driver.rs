@@ -65,8 +65,9 @@ impl Driver {
         idle.extend((1..cpus).map(|n| m.add_cpu(n as u32)));
         let reaper = m.thread(20);
         reaper.suspended.set(true);
-        crate::sched::stop(m.cpu, reaper);
         reaper.state.set(State::Stopped);
+        crate::sched::change_budget(m.cpu, reaper, None);
+        crate::sched::change_budget(m.cpu, reaper, reaper.own_budget.get());
         // Slots 1 to 24. Of what the driver itself stands on, nothing can be destroyed.
         let hold = rights::ALL as u16 & !(rights::DESTROY as u16);
         let kept = |c: Cap| m.put(Cap { rights: hold, ..c });
@@ -78,7 +79,7 @@ impl Driver {
         m.name(Ports::create(m.pool, 0x100, 0x100).unwrap());
         m.memory(RAM, RAM_LEN);
         m.memory(RAM + RAM_LEN, 24 * 4096);
-        m.name(Memory::create(m.pool, 1 << 31, 1 << 16, true, 255).unwrap());
+        m.name(Memory::create(m.pool, (1 << 31, 1 << 16), true, 255, 0).unwrap());
         let (_, ep) = m.endpoint();
         let (_, bell) = m.notification();
         m.endpoint();

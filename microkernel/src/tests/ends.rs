@@ -322,7 +322,7 @@ impl Scene {
             let n = threads.replace(threads.get() + 1);
             let t = Thread::create(p, s, 0x5000_0000 + n * 8192, m.cpu).unwrap();
             let b = Budget::create(p, 0).unwrap();
-            t.set_own_budget(Some(b)).unwrap();
+            t.set_own_budget(Some(b));
             b.configure(priority, 1_000_000, 1_000_000, crate::arch::now());
             crate::sched::make_ready(m.cpu, t);
             b.move_to(&Cpu::all()[cpu]).unwrap();
@@ -370,7 +370,7 @@ impl Scene {
             .set(Cap::new(endpoints[2].get().header()));
         m.run(faulted);
         crate::ipc::fault(m.cpu, faulted, 14, 0, 0);
-        waits_for_call.bind(Some(bells[0])).unwrap();
+        waits_for_call.bind(Some(bells[0]));
         m.sys(
             waits_for_call,
             1,

@@ -217,7 +217,7 @@ fn a_server_without_time_of_any_kind_is_told_of_and_goes_on_once_it_has_some() {
         let (client, server, boss) = (m.thread(9), m.thread(4), m.thread(15));
         m.receive(server, slot);
         let own = server.own_budget.get().unwrap();
-        server.get().set_own_budget(None).unwrap();
+        server.get().set_own_budget(None);
         let thread = m.name(server);
         let bind = op::thread::BIND_EVENT;
         assert_eq!(m.operate(boss, thread, bind, [name, 0, 0, 0]), Status::Ok);
@@ -270,4 +270,86 @@ fn what_is_used_too_early_is_paid_back() {
             "{used} instead of {share}"
         );
     }
+}
+
+/// A server helped by one in the middle of a chain, whose client leaves: what the one in the middle has of its own is not handed on
+/// to the helped, who would keep it, also when its owner has long gone elsewhere.
+#[test]
+fn a_budget_of_ones_own_stays_when_the_one_that_was_lent_on_goes() {
+    let m = Machine::new();
+    let ((_, e), (_, f)) = (m.endpoint(), m.endpoint());
+    let (client, server) = (m.thread(9), m.thread(4));
+    let (far, middle) = (m.thread(7), m.thread(5));
+    m.receive(server, e);
+    m.receive(middle, f);
+    server.get().set_own_budget(None);
+    budget(client).configure(9, 4_000, PERIOD, crate::arch::now());
+    assert!(m.call(client, e, [0; 4]) == server);
+    let deadline = crate::arch::now() + 30_000;
+    assert!(m.sys(far, 0, f, Tag::new(7).0, [0; 4], deadline) == middle);
+    middle.set(reg::RDI, e);
+    middle.set(reg::R13, NEVER);
+    assert!(crate::syscall(m.cpu, middle, 0) == server);
+    assert!(pass(&m, 5_000) == server && budget(client).exhausted.get());
+    assert!(middle.callee.get() == Some(server) && server.budget.get() == far.own_budget.get());
+    crate::checker::check().unwrap();
+    // The far client leaves; the one in the middle helps with its own time now, and knows it.
+    pass(&m, 40_000);
+    assert_eq!(status(far), Status::Timeout);
+    assert!(middle.state.get() == State::Queued && middle.budget.get() == middle.own_budget.get());
+    assert!(server.budget.get() == middle.own_budget.get());
+    assert!(middle.callee.get() == Some(server));
+    crate::checker::check().unwrap();
+}
+
+/// A client leaves whose server has gone on with its own Budget, in the queue of another server that it helps with that: it goes on to.
+#[test]
+fn who_helps_with_its_own_budget_does_so_when_its_client_leaves() {
+    let m = Machine::new();
+    let ((_, e), (_, f)) = (m.endpoint(), m.endpoint());
+    let (server, far, middle) = (m.thread(4), m.thread(7), m.thread(5));
+    m.receive(server, e);
+    m.receive(middle, f);
+    server.get().set_own_budget(None);
+    budget(far).configure(7, 4_000, PERIOD, crate::arch::now());
+    let deadline = crate::arch::now() + 50_000;
+    assert!(m.sys(far, 0, f, Tag::new(7).0, [0; 4], deadline) == middle);
+    assert!(pass(&m, 5_000) == middle && middle.budget.get() == middle.own_budget.get());
+    let client = m.thread(9);
+    budget(client).configure(9, 4_000, PERIOD, crate::arch::now());
+    assert!(m.call(client, e, [0; 4]) == server);
+    m.sys(middle, 0, e, Tag::new(7).0, [0; 4], NEVER);
+    pass(&m, 5_000);
+    let helps = || {
+        crate::checker::check().unwrap();
+        middle.callee.get() == Some(server) && server.budget.get() == middle.own_budget.get()
+    };
+    assert!(middle.state.get() == State::Queued && helps());
+    pass(&m, 60_000);
+    assert_eq!(status(far), Status::Timeout);
+    assert!(helps());
+}
+
+/// A server that is helped where it served last, and then waits elsewhere.
+#[test]
+fn who_waits_for_calls_elsewhere_is_helped_no_more() {
+    let t = Trio::new(NEVER);
+    let (_, other) = t.m.endpoint();
+    assert!(t.exhaust() == t.server && t.helps());
+    // One with precedence: the server's own Budget is not looked at meanwhile.
+    let above = t.m.thread(10);
+    crate::sched::make_ready(t.m.cpu, above);
+    t.server.set(reg::RDI, other);
+    t.server.set(reg::RSI, 0);
+    t.server.set(reg::R13, NEVER);
+    crate::syscall(t.m.cpu, t.server, 1);
+    t.sound();
+    assert_eq!(t.server.state.get(), State::Receiving);
+    assert!(t.queued.callee.get().is_none());
+    assert!(t.server.budget.get() == t.server.own_budget.get());
+    // Another's call finds it with that other's time only.
+    let client = t.m.thread(6);
+    assert!(t.m.call(client, other, [3; 4]) == t.server);
+    t.sound();
+    assert!(t.server.budget.get() == client.budget.get());
 }

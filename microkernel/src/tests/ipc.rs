@@ -157,7 +157,7 @@ fn signals_wake_wait_and_reply_recv_and_keep_bits_meanwhile() {
     assert!(m.sys(a, 2, bit4, 0, [0; 4], NEVER) == b, "b has precedence");
     assert_eq!((status(b), b.get().get(reg::RDI)), (Status::Signal, 4));
 
-    b.bind(Some(n)).unwrap();
+    b.bind(Some(n));
     m.receive(b, ep);
     assert_eq!(b.state.get(), State::Receiving);
     m.sys(a, 2, bit2, 0, [0; 4], NEVER);
@@ -173,7 +173,7 @@ fn a_signal_before_reply_recv_comes_first_and_the_reply_is_still_sent() {
     let (_, ep) = m.endpoint();
     let (n, ring) = m.notification();
     let (client, server) = (m.thread(5), m.thread(3));
-    server.bind(Some(n)).unwrap();
+    server.bind(Some(n));
     m.receive(server, ep);
     m.call(client, ep, [0; 4]);
     m.cpu.current.set(Some(server));
@@ -338,8 +338,7 @@ fn a_thread_never_started_does_not_go_on_and_never_with_interrupts_off() {
     let boss = m.thread(5);
     let t = Thread::create(m.pool, m.space, 0x7000_0000, m.cpu).unwrap();
     assert_eq!(t.regs.rflags.get(), crate::arch::USER_FLAGS);
-    t.set_own_budget(Some(Budget::create(m.pool, 0).unwrap()))
-        .unwrap();
+    t.set_own_budget(Some(Budget::create(m.pool, 0).unwrap()));
     let name = m.name(t);
     for op in [RESUME, SUSPEND, RESUME] {
         assert_eq!(m.operate(boss, name, op, [0; 4]), Status::Ok);
@@ -356,10 +355,10 @@ fn a_budget_given_away_while_lent_strands_no_server() {
     let lent = client.own_budget.get().unwrap();
     assert!(m.call(client, ep, [0; 4]) == server);
     assert!(server.budget.get() == Some(lent));
-    heir.set_own_budget(None).unwrap();
-    client.set_own_budget(None).unwrap();
+    heir.set_own_budget(None);
+    client.set_own_budget(None);
     assert!(server.budget.get() == server.own_budget.get(), "its own");
-    heir.set_own_budget(Some(lent)).unwrap();
+    heir.set_own_budget(Some(lent));
     assert!(lent.thread.get() == Some(heir));
     // The server goes on, and answers a client that then has no time.
     assert!(crate::sched::pick(m.cpu) == server);

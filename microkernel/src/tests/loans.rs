@@ -19,7 +19,7 @@ fn chain(m: &Machine, own: [bool; 3]) -> (Obj<Thread>, [Obj<Thread>; 3], [u64; 3
     for ((s, spare), &end) in servers.iter().zip(&ends) {
         m.receive(*s, end);
         if let Some(b) = spare {
-            s.set_own_budget(None).unwrap();
+            s.set_own_budget(None);
             b.get().destroy();
         }
         assert!(m.call(from, end, [0; 4]) == *s);
@@ -53,7 +53,7 @@ fn a_chain_without_its_client_runs_on_the_nearest_budget() {
         if near.is_none() {
             let b = Budget::create(m.pool, 0).unwrap();
             b.configure(5, 1_000, 1_000, crate::arch::now());
-            servers[2].set_own_budget(Some(b)).unwrap();
+            servers[2].set_own_budget(Some(b));
         }
         // Replies go back through the chain, whoever's time each has.
         for i in [2, 1, 0] {
@@ -82,7 +82,7 @@ fn a_budget_taken_from_a_server_at_work_knows_it_no_more() {
     let own = server.own_budget.get().unwrap();
     m.receive(server, end);
     assert!(m.call(client, end, [0; 4]) == server && server.budget.get() != Some(own));
-    server.set_own_budget(None).unwrap();
+    server.set_own_budget(None);
     sound();
     server.get().destroy();
     sound();
@@ -93,7 +93,7 @@ fn a_budget_taken_from_a_server_at_work_knows_it_no_more() {
     );
     // Somebody else's now.
     let heir = m.thread(3);
-    heir.set_own_budget(None).unwrap();
-    heir.set_own_budget(Some(own)).unwrap();
+    heir.set_own_budget(None);
+    heir.set_own_budget(Some(own));
     sound();
 }

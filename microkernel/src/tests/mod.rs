@@ -70,9 +70,7 @@ impl Machine {
                 Ordering::Relaxed,
             );
         }
-        for p in POOLS.iter() {
-            p.generation.set((p.generation.get() + 1) & !1);
-        }
+        crate::object::pool::check::end_all();
         Cpu::renew();
         let cpu = Cpu::current();
         // SAFETY: inside the buffer; the Pools of earlier tests are dead.
@@ -116,7 +114,7 @@ impl Machine {
         let at = self.next_utcb.replace(self.next_utcb.get() + 4096);
         let t = Thread::create(self.pool, space, at, self.cpu).unwrap();
         let b = Budget::create(self.pool, self.cpu.number).unwrap();
-        t.set_own_budget(Some(b)).unwrap();
+        t.set_own_budget(Some(b));
         b.configure(priority, 1_000_000, 1_000_000, crate::arch::now());
         crate::sched::make_ready(self.cpu, t);
         t
@@ -130,7 +128,7 @@ impl Machine {
         (n, self.name(n))
     }
     pub fn memory(&self, phys: u64, len: u64) -> (Obj<Memory>, u64) {
-        let m = Memory::create(self.pool, phys, len, false, 255).unwrap();
+        let m = Memory::create(self.pool, (phys, len), false, 255, 0).unwrap();
         (m, self.name(m))
     }
     /// Another processor that runs threads, and what runs there when nothing else can.

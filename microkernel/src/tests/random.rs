@@ -70,7 +70,7 @@ proptest! {
         let (_, ep2) = m.endpoint();
         let (n, bell) = m.notification();
         let mut threads: Vec<_> = (0..6).map(|i| m.thread(2 + i % 3)).collect();
-        threads[0].bind(Some(n)).unwrap();
+        threads[0].bind(Some(n));
         let mut names: Vec<_> = threads.iter().map(|&t| m.name(t)).collect();
         for s in steps {
             let ready = |i: usize| threads[i % threads.len()].state.get() == State::Ready;

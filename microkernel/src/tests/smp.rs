@@ -105,7 +105,7 @@ fn nobody_waits_for_a_notification_that_is_at_home_elsewhere() {
     wait();
     assert_eq!((n.home.get(), waiter.state.get()), (1, State::Waiting));
     Cpu::play(0);
-    t.bind(Some(n)).unwrap();
+    t.bind(Some(n));
     let again = |waiter: Obj<Thread>| {
         crate::checker::check().unwrap();
         assert!(n.waiter.get().is_none() && one.budget.get() != waiter.budget.get());
@@ -127,6 +127,30 @@ fn nobody_waits_for_a_notification_that_is_at_home_elsewhere() {
     Cpu::play(1);
     t.own_budget.get().unwrap().move_to(m.cpu).unwrap();
     again(waiter);
+}
+
+/// A server with a caller in the queue, which would help it, is given a Budget of another processor: it leaves without that help.
+#[test]
+fn who_moves_does_not_take_a_budget_of_its_old_processor_along() {
+    let m = Machine::new();
+    let one = start(1);
+    let ((n, bell), (_, slot)) = (m.notification(), m.endpoint());
+    let (server, client, boss) = (m.thread(4), m.thread(7), m.thread(15));
+    server.bind(Some(n));
+    m.receive(server, slot);
+    m.sys(client, 2, bell, 0, [0; 4], NEVER);
+    assert_eq!(server.state.get(), State::Ready);
+    m.call(client, slot, [0; 4]);
+    assert_eq!(client.state.get(), State::Queued);
+    let b = Budget::create(m.pool, 1).unwrap();
+    b.configure(4, 1_000_000, 1_000_000, crate::arch::now());
+    let words = [m.name(b), 0, 0, 0];
+    let thread = m.name(server);
+    let done = m.operate(boss, thread, op::thread::CONFIGURE, words);
+    assert_eq!(done, Status::Ok);
+    assert!(server.home().number == one.number && server.budget.get() == Some(b));
+    assert!(client.callee.get().is_none());
+    crate::checker::check().unwrap();
 }
 
 #[test]
@@ -176,7 +200,7 @@ fn a_thread_that_waits_moves_and_waits_again() {
     let (n, _) = m.notification();
     let (server, client) = (m.thread(6), thread_on(&m, 1, 5));
     let _idle = thread_on(&m, 1, 0);
-    server.bind(Some(n)).unwrap();
+    server.bind(Some(n));
     sys_on(server, 1, ep, [0; 4], NEVER);
     // Its client on the other processor is not served; once the server is there, it is.
     sys_on(client, 0, ep, [0; 4], NEVER);

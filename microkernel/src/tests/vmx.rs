@@ -52,7 +52,10 @@ impl Guest {
             space,
         }
     }
-    #[allow(clippy::mut_from_ref, reason = "it is memory that the kernel writes too")]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "it is memory that the kernel writes too"
+    )]
     fn state(&self) -> &mut VcpuState {
         // SAFETY: the state page, which nobody else has a reference to here.
         unsafe { &mut *(self.v.state_virt as *mut VcpuState) }

@@ -7,7 +7,11 @@ pub struct Args {
     pub seed: Option<u64>,
     /// System calls by the attackers after which it ends; 0: never.
     pub calls: u64,
-    /// Milliseconds of a round.
+    /// Seconds after which it ends; 0: never.
+    pub seconds: u64,
+    /// System calls of a round.
+    pub round: u64,
+    /// Milliseconds of a round at most.
     pub ms: u64,
     /// Attacking threads a processor.
     pub threads: u64,
@@ -28,7 +32,9 @@ impl Default for Args {
         Self {
             seed: None,
             calls: 100_000,
-            ms: 20,
+            seconds: 0,
+            round: 4_000,
+            ms: 1_000,
             threads: 4,
             cpus: 1,
             check: 0,
@@ -62,6 +68,8 @@ pub fn parse(text: &str) -> Result<Args, &str> {
         match key {
             "seed" => args.seed = Some(n),
             "calls" => args.calls = n,
+            "seconds" => args.seconds = n,
+            "round" => args.round = n.max(1),
             "ms" => args.ms = n.max(1),
             "threads" if (1..=MAX_THREADS).contains(&n) => args.threads = n,
             "cpus" if (1..=8).contains(&n) => args.cpus = n,
@@ -83,11 +91,14 @@ mod tests {
 
     #[test]
     fn words() {
-        let args = parse("seed=0x10 calls=5 threads=2 cpus=2 check=100 code=0 poweroff").unwrap();
+        let text = "seed=0x10 calls=5 seconds=7 round=9 threads=2 cpus=2 check=100 code=0 poweroff";
+        let args = parse(text).unwrap();
         let expected = Args {
             seed: Some(16),
             calls: 5,
-            ms: 20,
+            seconds: 7,
+            round: 9,
+            ms: 1_000,
             threads: 2,
             cpus: 2,
             check: 100,

@@ -157,14 +157,14 @@ impl Mind {
         }
     }
 
-    /// A deadline: near, past or (seldom) none.
+    /// A deadline: near, past or (seldom) none, for whoever waits without one is out of the game unless somebody frees it.
     fn deadline(&mut self, now: u64) -> u64 {
-        match self.rng.below(32) {
+        match self.rng.below(512) {
             0 => NEVER,
-            1 => 0,
-            2 => now,
-            3 => self.rng.word(),
-            4 => NEVER - 1,
+            1 => NEVER - 1,
+            2 => self.rng.word(),
+            3..20 => 0,
+            20..40 => now,
             _ => now.saturating_add(self.rng.below(20_000)),
         }
     }

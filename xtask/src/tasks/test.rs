@@ -89,9 +89,9 @@ impl Task for Test {
                 tally.check("lints, kernel", bare_clippy(&tc, &[bare::KERNEL]));
             }
             if built {
-                // One machine at a time: the emulator takes a processor each.
+                // A thread for each processor of the host; they see to it that each emulator has what it needs.
                 let test = host_cargo(&["test", "--package", SYSTEM_TESTS, "--no-fail-fast"]);
-                let flags = ["--test-threads=1", "--nocapture"];
+                let flags = ["--nocapture"];
                 tally.tests("whole-system tests", test, self.filter.as_deref(), &flags);
             }
         }

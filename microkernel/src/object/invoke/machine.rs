@@ -4,13 +4,13 @@ use super::{Answer, Args, NONE, PAYLOAD_WORD};
 use crate::arch::{self, Cpu};
 use crate::ipc;
 use crate::mem::shared;
+use crate::object::Notification;
 use crate::object::cap::Cap;
 use crate::object::cpu::{CpuObject, apic_id};
 use crate::object::irq::Irq;
-use crate::object::log::{LogObject, RING, check_len};
+use crate::object::log::{LogObject, RECORD, RING};
 use crate::object::ports::Ports;
 use crate::object::thread::reg;
-use crate::object::{Notification, Object};
 use crate::sched;
 use core::sync::atomic::Ordering;
 use ipc_schema::abi::rights::{CONTROL, READ, SEND, WRITE};
@@ -65,7 +65,7 @@ pub fn ports(a: &Args, cap: &Cap) -> Answer {
         op::ports::DIVIDE => {
             let dest = a.dest(a.w(2))?;
             let part = p.divide(a.w(0), a.w(1), a.pool(a.w(3))?)?;
-            dest.set(Cap::new(part.get().header()));
+            dest.set(Cap::of(part));
             NONE
         }
         _ => Err(Status::BadOperation),
@@ -81,7 +81,7 @@ pub fn cpu(a: &Args, cap: &Cap) -> Answer {
             let pool = a.pool(a.w(1))?;
             a.op.stop_for(1 << c.number);
             let irq = Irq::create(c.online()?, pool)?;
-            dest.set(Cap::new(irq.get().header()));
+            dest.set(Cap::of(irq));
             a.words([u64::from(irq.vector), u64::from(apic_id(c.cpu())), 0, 0])
         }
         op::cpu::INFO => {
@@ -96,7 +96,7 @@ pub fn cpu(a: &Args, cap: &Cap) -> Answer {
         op::cpu::ADD => {
             let dest = a.dest(a.w(0))?;
             let made = CpuObject::add(a.pool(a.w(1))?, a.w(2))?;
-            dest.set(Cap::new(made.get().header()));
+            dest.set(Cap::of(made));
             a.words([u64::from(made.number), 0, 0, 0])
         }
         op::cpu::START => {
@@ -128,12 +128,15 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
     match a.tag().label() {
         op::log::WRITE => {
             cap.typed::<LogObject>(WRITE)?;
-            let len = check_len(a.tag().payload())?;
+            let len = a.tag().payload();
+            if len == 0 || len > RECORD {
+                return Err(Status::OutOfRange);
+            }
             RING.add(
                 cap.badge as u8,
                 (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8),
             );
-            ipc::notify(a.cpu, &RING.reader());
+            ipc::notify(a.cpu, &RING.reader.get());
             NONE
         }
         op::log::READ => {
@@ -145,7 +148,7 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
         }
         op::log::BIND => {
             cap.typed::<LogObject>(READ)?;
-            RING.bind(a.keep::<Notification>(a.w(0), SEND)?);
+            RING.reader.set(a.keep::<Notification>(a.w(0), SEND)?);
             NONE
         }
         #[cfg(feature = "checker")]

@@ -3,7 +3,7 @@
 mod machine;
 mod thread;
 
-use super::cap::{Cap, cap_at, kind_from_raw};
+use super::cap::{Cap, cap_at};
 use super::guest_space::Way;
 use super::irq::Irq;
 use super::mapping::{Mapping, Request};
@@ -15,7 +15,7 @@ use super::{
     Thread, Vcpu, lookup,
 };
 use crate::arch::Cpu;
-use crate::ipc;
+use crate::ipc::{self, WORDS};
 use crate::mem::Obj;
 use crate::object::thread::{State, reg};
 use crate::sched;
@@ -40,9 +40,6 @@ struct Args<'a> {
 /// are still there.
 type Answer = Result<(), Status>;
 const NONE: Answer = Ok(());
-
-/// Registers of the words of a message.
-const WORDS: [usize; 4] = [reg::R8, reg::R9, reg::R10, reg::R12];
 
 impl<'a> Args<'a> {
     /// A word of the call. The thread's registers stay as they are until the operation is done.
@@ -131,18 +128,18 @@ pub fn invoke(cpu: &Cpu, t: Obj<Thread>, cap: &Cap) -> Obj<Thread> {
 /// By the kind of object; each is a function of its own, so that none saves registers for another.
 #[inline(always)]
 fn dispatch(a: &Args, cap: &Cap) -> Answer {
-    match cap.kind() {
-        k if k == Kind::Pool as u32 => pool(a, cap),
-        k if k == Kind::Memory as u32 => memory(a, cap),
-        k if k == Kind::Space as u32 => space(a, cap),
-        k if k == Kind::Thread as u32 => thread::thread(a, cap),
-        k if k == Kind::Budget as u32 => thread::budget(a, cap),
-        k if k == Kind::GuestSpace as u32 => guest_space(a, cap),
-        k if k == Kind::Vcpu as u32 => vcpu(a, cap),
-        k if k == Kind::Irq as u32 => machine::irq(a, cap),
-        k if k == Kind::Ports as u32 => machine::ports(a, cap),
-        k if k == Kind::Cpu as u32 => machine::cpu(a, cap),
-        k if k == Kind::Log as u32 => machine::log(a, cap),
+    match Kind::from_raw(cap.kind()) {
+        Some(Kind::Pool) => pool(a, cap),
+        Some(Kind::Memory) => memory(a, cap),
+        Some(Kind::Space) => space(a, cap),
+        Some(Kind::Thread) => thread::thread(a, cap),
+        Some(Kind::Budget) => thread::budget(a, cap),
+        Some(Kind::GuestSpace) => guest_space(a, cap),
+        Some(Kind::Vcpu) => vcpu(a, cap),
+        Some(Kind::Irq) => machine::irq(a, cap),
+        Some(Kind::Ports) => machine::ports(a, cap),
+        Some(Kind::Cpu) => machine::cpu(a, cap),
+        Some(Kind::Log) => machine::log(a, cap),
         _ => cap.object().and(Err(Status::WrongType)),
     }
 }
@@ -152,31 +149,25 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
     match a.tag().label() {
         op::pool::CREATE => {
             let pool = Pool::from_cap(cap, CONTROL)?;
-            let kind = kind_from_raw(a.w(0) & 0xffff_ffff)?;
             let dest = a.dest(a.w(1))?;
-            fn named<T: Object>(o: Obj<T>) -> Cap {
-                Cap::new(o.get().header())
-            }
-            dest.set(match kind {
-                Kind::Space => named(Space::create(pool, a.w(2))?),
-                Kind::Thread => {
+            let home = a.cpu.number;
+            dest.set(match Kind::from_raw(a.w(0) as u32) {
+                Some(Kind::Space) => Cap::of(Space::create(pool, a.w(2))?),
+                Some(Kind::Thread) => {
                     let space = a.obj::<Space>(a.w(2), CONTROL)?;
                     a.op.stop_for(space.cpus.get());
-                    named(Thread::create(pool, space, a.w(3), a.cpu)?)
+                    Cap::of(Thread::create(pool, space, a.w(3), a.cpu)?)
                 }
-                Kind::Budget => named(Budget::create(pool, a.cpu.number)?),
-                Kind::Endpoint => named(Endpoint::create(pool)?),
-                Kind::Notification => named(Notification::create(pool, a.cpu.number)?),
-                Kind::GuestSpace => named(GuestSpace::create(pool)?),
-                _ => {
+                Some(Kind::Budget) => Cap::of(Budget::create(pool, home)?),
+                Some(Kind::Endpoint) => Cap::of(Endpoint::create(pool)?),
+                Some(Kind::Notification) => Cap::of(Notification::create(pool, home)?),
+                Some(Kind::GuestSpace) => Cap::of(GuestSpace::create(pool)?),
+                Some(Kind::Vcpu) => {
                     let guest = a.obj::<GuestSpace>(a.w(0) >> 32, CONTROL)?;
-                    named(Vcpu::create(
-                        pool,
-                        guest,
-                        a.obj::<Space>(a.w(2), CONTROL)?,
-                        a.w(3),
-                    )?)
+                    let space = a.obj::<Space>(a.w(2), CONTROL)?;
+                    Cap::of(Vcpu::create(pool, guest, space, a.w(3))?)
                 }
+                _ => return Err(Status::InvalidArg),
             });
             NONE
         }
@@ -227,7 +218,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
             let part = m.get().divide(a.w(0), a.w(1), a.pool(a.w(3))?)?;
             dest.set(Cap {
                 rights: cap.rights,
-                ..Cap::new(part.get().header())
+                ..Cap::of(part)
             });
             NONE
         }

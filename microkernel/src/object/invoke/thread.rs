@@ -3,7 +3,6 @@
 use super::{Answer, Args, NONE, PAYLOAD_WORD};
 use crate::arch;
 use crate::ipc;
-use crate::mem::Obj;
 use crate::object::cap::Cap;
 use crate::object::cpu::CpuObject;
 use crate::object::thread::{Resume, State, reg};
@@ -30,12 +29,7 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
                 _ => return Err(Status::MissingRight),
             };
             let bound = a.optional::<Notification>(a.w(3), RECV)?;
-            let taken = |b: Option<Obj<Thread>>| b.is_some_and(|b| b != o);
-            if bound.is_some_and(|n| taken(n.bound.get()))
-                || budget.is_some_and(|b| taken(b.owner.get()))
-            {
-                return Err(Status::Busy);
-            }
+            t.can_have(budget, bound)?;
             let to = budget.map_or(t.home(), |b| b.home());
             let moves = to.number != t.cpu.get();
             if moves {
@@ -44,11 +38,14 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             let homes = bound.map_or(0, |n| 1 << n.home.get());
             a.op.stop_for(1 << to.number | homes);
             if moves {
-                t.set_own_budget(None)?;
+                // As if it were stopped: it is not to go on with anybody's Budget from here.
+                let state = t.state.replace(State::Stopped);
+                t.set_own_budget(None);
+                t.state.set(state);
                 sched::migrate::thread(o, to);
             }
-            t.set_own_budget(budget)?;
-            t.bind(bound)?;
+            t.set_own_budget(budget);
+            t.bind(bound);
             t.supervisor.set(supervisor);
             t.supervisor_badge.set(badge);
             if moves && o == a.t {
@@ -113,10 +110,8 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
                 State::Receiving | State::Waiting => thread_state::WAITING,
             };
             let call = t.caller.get().map_or([0; 6], |c| ipc::pending(c.get()));
-            out[ThreadRegs::WORDS..]
-                .iter()
-                .zip(call)
-                .for_each(|(o, w)| o.set(w));
+            let rest = out[ThreadRegs::WORDS..].iter();
+            rest.zip(call).for_each(|(o, w)| o.set(w));
             let serving = u64::from(t.caller.get().is_some());
             a.payload.set((ThreadRegs::WORDS + call.len()) * 8);
             return a.words([state, serving, 0, 0]);
@@ -133,15 +128,10 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             if input[16].get() >= layout::USER_END {
                 return Err(Status::OutOfRange);
             }
-            t.regs
-                .gpr
-                .iter()
-                .zip(input)
-                .for_each(|(r, i)| r.set(i.get()));
+            let (gpr, flags) = (t.regs.gpr.iter(), input[17].get() & 0xcd5);
+            gpr.zip(input).for_each(|(r, i)| r.set(i.get()));
             t.regs.rip.set(input[16].get());
-            t.regs
-                .rflags
-                .set((input[17].get() & 0xcd5) | arch::USER_FLAGS);
+            t.regs.rflags.set(flags | arch::USER_FLAGS);
             t.resume.set(Resume::Interrupt);
         }
         op::thread::BIND_EVENT => t.event.set(a.keep::<Notification>(a.w(0), SEND)?),

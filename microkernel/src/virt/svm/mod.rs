@@ -75,10 +75,13 @@ static BY_HAND: Global<Cell<u64>> = Global(Cell::new(0));
 fn by_hand(c: Vmcb) {
     extended::set_cr2(c.word(f::CR2).get());
     let intr = c.word(f::V_INTR).get();
+    if intr & V_IRQ == 0 {
+        return;
+    }
     // Beyond V_TPR: V_IGN_TPR, or its priority.
     let over = intr & 1 << 20 != 0 || intr >> 16 & 15 > intr & 15;
     let open = c.word(f::RFLAGS).get() & 1 << 9 != 0 && c.word(f::INTERRUPT_SHADOW).get() & 1 == 0;
-    if intr & V_IRQ != 0 && over && open && c.word(f::EVENTINJ).get() & 1 << 31 == 0 {
+    if over && open && c.word(f::EVENTINJ).get() & 1 << 31 == 0 {
         c.word(f::V_INTR).set(intr & !V_IRQ);
         c.word(f::EVENTINJ).set(1 << 31 | intr >> 32 & 0xff);
     }
@@ -313,8 +316,10 @@ fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
     }
     let rare = v.tsc_aux.get() | BY_HAND.get();
     if rare != 0 {
-        extended::set_tsc_aux(rare as u32);
-        if BY_HAND.get() != 0 {
+        if rare as u32 != 0 {
+            extended::set_tsc_aux(rare as u32);
+        }
+        if rare >> 32 != 0 {
             by_hand(c);
         }
     }
@@ -325,7 +330,9 @@ fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
         vmrun!(cpu, v, "")
     };
     if rare != 0 {
-        extended::set_tsc_aux(0);
+        if rare as u32 != 0 {
+            extended::set_tsc_aux(0);
+        }
         unusual(v);
     }
     // Flush only once.

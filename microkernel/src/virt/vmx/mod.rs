@@ -454,7 +454,8 @@ impl Vmx {
         }
         if cpu.root != s.root {
             s.root.set(cpu.root.get());
-            write(x86::vmx::vmcs::host::CR3, cpu.root.get());
+            // The bit that keeps translations at a load of CR3 is none of it.
+            write(x86::vmx::vmcs::host::CR3, cpu.root.get() & !(1 << 63));
         }
         let given = inject(v);
         for (i, field) in HOT.into_iter().enumerate() {

@@ -18,6 +18,8 @@ const OFFSET: u64 = 4 << 20;
 
 /// JMP to itself.
 pub const SPIN: &[u8] = &[0xeb, 0xfe];
+/// HLT.
+pub const HALT: &[u8] = &[0xf4];
 /// CPUID; JMP back.
 pub const CPUID: &[u8] = &[0x0f, 0xa2, 0xeb, 0xfc];
 /// MOV DX, 0x4000; OUT DX, AL; JMP back to the OUT.

@@ -11,7 +11,7 @@ use super::lab::{Lab, wait_until};
 /// The guest's.
 const BITS: u32 = 24;
 /// By how much later each death comes, in TSC cycles, and when it begins anew: two of the guest's bursts are over by then.
-const STEP: u64 = 97;
+const STEP: u64 = 199;
 const RANGE: u64 = 24_000;
 /// From one death to the next, in microseconds: not more often than root takes for a server that has gone wrong for good.
 const LOOK: u64 = 600_000;

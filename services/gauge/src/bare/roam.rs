@@ -13,20 +13,22 @@ use runtime::abi::rights::{EXEC, READ, WRITE};
 use runtime::abi::vm::{Exit, ExitWord, Groups, Segment, VcpuState, gpr};
 use runtime::abi::{NEVER, Status, Syscall, layout};
 use runtime::object::Vcpu;
-use runtime::{Notification, sys};
+use runtime::{Notification, sys, time};
 
-use super::guests;
+use super::guests::{self, Guest};
 use super::lab::{LOAD, Lab, POOL, READ_WRITE, Result, SPACE};
 use super::roamer::{self as code, Class};
 
 /// vCPUs that are there all the time.
 const VCPUS: u64 = 4;
 /// Their state pages come behind those of the other guests.
-const FIRST_PAGE: u64 = 8;
+const FIRST_PAGE: u64 = 16;
 /// Memory of each: bytes, and where it is in the RAM and in this server.
 const MEMORY: u64 = 0x1_0000;
 const OFFSET: u64 = 5 << 20;
 const WINDOW: u64 = layout::SHARED + 0x3000_0000;
+/// How long to wait for another processor's thread, in microseconds.
+const PATIENCE: u64 = 20;
 /// Processors at most.
 const CPUS: usize = 8;
 
@@ -35,6 +37,8 @@ static JOBS: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 static RESULTS: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 static STARTS: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 static DONES: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
+/// A Vcpu of each thread's own, which does nothing.
+static PARKS: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 
 /// In a job: the whole state is to be loaded.
 const NEW: u64 = 1 << 63;
@@ -73,8 +77,12 @@ extern "sysv64" fn carrier(number: u64) -> ! {
             // SAFETY: it changes nothing but the state page, which only this thread uses now.
             let r = unsafe { sys::syscall(Syscall::Run, vcpu, dirty, [0; 4], NEVER) };
             if r.status == Status::Busy as u64 {
-                // Who ran it last has not gone over to another yet.
-                sys::yield_now();
+                // Who ran it last has not gone over to another yet, and may wait for the one that this thread ran last.
+                let other = at(&PARKS, number).load(Ordering::Relaxed);
+                // SAFETY: a guest that leaves at once; its state page is nobody's business.
+                let _ = unsafe { sys::syscall(Syscall::Run, other, 0, [0; 4], NEVER) };
+                // An emulator that runs one processor after the other comes to that one only when this one waits.
+                let _ = start.wait(time::after(PATIENCE));
                 continue;
             }
             dirty = 0;
@@ -199,6 +207,8 @@ pub fn all(lab: &mut Lab, rounds: u32) -> Result<()> {
     for &cpu in &cpus {
         at(&STARTS, cpu).store(lab.notification()?.0.into(), Ordering::Relaxed);
         at(&DONES, cpu).store(lab.notification()?.0.into(), Ordering::Relaxed);
+        let park = Guest::new(lab, cpu, guests::HALT)?;
+        at(&PARKS, cpu).store(park.vcpu.0.into(), Ordering::Relaxed);
         lab.load(cpu as u32, LOAD, carrier, cpu)?;
     }
     let mut roamers = Vec::new();

@@ -33,7 +33,9 @@ const PATIENCE: u32 = 200;
 /// Microseconds between two looks at who gets on.
 const SLICE: u64 = 500;
 /// Looks in a row at which nobody had got on, after which a round is over.
-const IDLE: u32 = 4;
+const IDLE: u32 = 8;
+/// How often in a round a thread that does not get on is helped.
+const PRODS: u32 = 12;
 
 fn main(start: &'static StartInfo) -> ! {
     let server: Server = start.config().unwrap_or_else(|e| panic!("{e}"));
@@ -100,6 +102,10 @@ impl Run {
     /// All rounds; answers how many.
     fn all(&mut self) -> Result<u64, Status> {
         let before = Pool(slot::POOL).stat()?;
+        let end = match self.args.seconds {
+            0 => NEVER,
+            s => time::after(s * 1_000_000),
+        };
         self.check();
         for round in 0.. {
             let mut rng = Rng::part(self.seed, round);
@@ -127,7 +133,8 @@ impl Run {
                     ok
                 );
             }
-            if self.args.calls != 0 && calls >= self.args.calls {
+            let enough = self.args.calls != 0 && calls >= self.args.calls;
+            if enough || time::now() >= end {
                 return Ok(round + 1);
             }
         }
@@ -176,8 +183,11 @@ impl Run {
         let mut reply = Message::default();
         let mut restart = None;
         let mut look = time::now();
-        let (mut calls, mut idle) = ([0; args::MAX_THREADS as usize], 0);
-        while time::now() < until && idle < IDLE {
+        let (mut calls, mut idle) = ([(0, PRODS); args::MAX_THREADS as usize], 0);
+        while time::now() < until
+            && idle < IDLE
+            && calls.iter().map(|c| c.0).sum::<u64>() < self.args.round
+        {
             if time::now() >= look {
                 look = time::after(SLICE);
                 idle = if self.prod(&mut calls) { 0 } else { idle + 1 };
@@ -230,9 +240,9 @@ impl Run {
 
     /// Has attackers that have made no call since the last look do so: what they wait for would come late, or never. Answers whether
     /// anyone has made one.
-    fn prod(&mut self, calls: &mut [u64]) -> bool {
+    fn prod(&mut self, calls: &mut [(u64, u32)]) -> bool {
         let mut any = false;
-        for ((i, last), &(thread, _)) in (0..).zip(calls).zip(&self.arena.threads) {
+        for ((i, (last, left)), &(thread, _)) in (0..).zip(calls).zip(&self.arena.threads) {
             if i >= self.arena.attackers() {
                 break;
             }
@@ -240,7 +250,8 @@ impl Run {
             let now = unsafe { (&raw const (*self.arena.desk(i)).calls).read_volatile() };
             if core::mem::replace(last, now) != now {
                 any = true;
-            } else {
+            } else if *left > 0 {
+                *left -= 1;
                 // Attackers may have destroyed it.
                 let _ = thread.suspend().and_then(|()| thread.resume());
             }
