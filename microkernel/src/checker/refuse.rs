@@ -5,6 +5,8 @@
 use crate::mem::Obj;
 use crate::object::Vcpu;
 use crate::virt::svm::vmcb::{Vmcb, field as f};
+use crate::virt::{Virt, vmx::Vmx, vmx::control};
+use x86::vmx::vmcs::control as c;
 
 /// Label of the `Log` operation that spoils a vCPU's control block; needs WRITE. w0: slot of the Vcpu (CONTROL) or 0, w1: how. Answers
 /// what the host's own state is, in four words that change when any of it does.
@@ -12,14 +14,16 @@ pub const SPOIL: u64 = 0x7370_6f69_6c21;
 
 /// No address space identifier (APM vol. 2, 15.5.1).
 const NO_ASID: u64 = 1;
-/// No VMRUN intercept.
+/// No VMRUN intercept; with VMX none of the pin-based controls that must be set.
 const NO_INTERCEPT: u64 = 2;
 /// As before.
 const REPAIRED: u64 = 3;
 
 /// Spoils the control block of `v` in way `how`; answers the host's state.
 pub fn spoil(v: Option<Obj<Vcpu>>, how: u64) -> [u64; 4] {
-    if let Some(v) = v {
+    if let Some(v) = v.filter(|_| crate::virt::vmx()) {
+        spoil_vmcs(v, how);
+    } else if let Some(v) = v {
         let c = Vmcb::of(v.get());
         match how {
             NO_ASID => c.word(f::ASID_TLB).set(0),
@@ -34,6 +38,20 @@ pub fn spoil(v: Option<Obj<Vcpu>>, how: u64) -> [u64; 4] {
     state()
 }
 
+/// The same where there is a VMCS.
+fn spoil_vmcs(v: Obj<Vcpu>, how: u64) {
+    Vmx::hold(v.get());
+    match how {
+        NO_ASID => control::write(c::VPID, 0),
+        NO_INTERCEPT => control::write(c::PINBASED_EXEC_CONTROLS, 0),
+        REPAIRED => {
+            control::write(c::VPID, v.asid.get().into());
+            control::write(c::PINBASED_EXEC_CONTROLS, control::controls().pin.into());
+        }
+        _ => {}
+    }
+}
+
 /// Control registers; the MSRs of entry and of segments; selectors; tables.
 #[cfg(target_os = "none")]
 fn state() -> [u64; 4] {
@@ -41,14 +59,12 @@ fn state() -> [u64; 4] {
     use x86_64::registers::control::{Cr0, Cr4};
     use x86_64::registers::model_specific::Msr;
 
-    /// EFER, PAT, VM_HSAVE_PA, APIC base.
-    const CONTROL: [u32; 4] = [0xc000_0080, 0x277, 0xc001_0117, 0x1b];
-    /// STAR to SFMASK, FS, GS and kernel GS base, SYSENTER, TSC_AUX.
-    const ENTRY: [u32; 11] = [
-        0xc000_0081,
-        0xc000_0082,
-        0xc000_0083,
-        0xc000_0084,
+    /// EFER, PAT, APIC base, VM_HSAVE_PA where there is one.
+    const CONTROL: [u32; 4] = [0xc000_0080, 0x277, 0x1b, 0xc001_0117];
+    /// STAR to SFMASK, which are a guest's with VMX.
+    const SYSCALL: [u32; 4] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084];
+    /// FS, GS and kernel GS base, SYSENTER, TSC_AUX.
+    const ENTRY: [u32; 7] = [
         0xc000_0100,
         0xc000_0101,
         0xc000_0102,
@@ -58,7 +74,7 @@ fn state() -> [u64; 4] {
         0xc000_0103,
     ];
     let mix = |a: u64, b: u64| (a.rotate_left(7) ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    // SAFETY: MSRs that every processor with SVM has.
+    // SAFETY: MSRs that every processor with SVM, or VMX, has.
     let msr = |hash: u64, n: &u32| mix(hash, unsafe { Msr::new(*n).read() });
     let (mut dr7, mut gdt, mut idt): (u64, [u8; 10], [u8; 10]) = (0, [0; 10], [0; 10]);
     let mut selectors = [0u64; 8];
@@ -73,9 +89,12 @@ fn state() -> [u64; 4] {
             options(nomem, nostack));
     }
     let control = [Cr0::read_raw(), Cr4::read_raw(), dr7];
+    let (hsave, syscall) = if crate::virt::vmx() { (0, 0) } else { (1, 4) };
     [
-        CONTROL.iter().fold(control.into_iter().fold(0, mix), msr),
-        ENTRY.iter().fold(0, msr),
+        CONTROL[..3 + hsave]
+            .iter()
+            .fold(control.into_iter().fold(0, mix), msr),
+        SYSCALL[..syscall].iter().chain(&ENTRY).fold(0, msr),
         selectors.into_iter().fold(0, mix),
         gdt.into_iter()
             .chain(idt)

@@ -17,7 +17,8 @@ use x86::vmx::vmcs::{guest as g, host as h};
 pub struct Controls {
     /// VMCS revision identifier.
     pub revision: u32,
-    pin: u32,
+    /// Pin-based controls.
+    pub pin: u32,
     primary: u32,
     secondary: u32,
     exit: u32,

@@ -113,6 +113,8 @@ fn refused(v: &Vcpu, why: u64) -> Left {
     let info = read(ro::EXIT_QUALIFICATION);
     let event = Soft::of(v).event.get();
     control::reset_guest(v);
+    // Only an exit takes it back.
+    write(c::VMENTRY_INTERRUPTION_INFO_FIELD, 0);
     Soft::of(v).event.set(event);
     Left::Exit(Exit::EntryFailed, [why, info, 0, 0])
 }

@@ -559,6 +559,10 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
 fn deliver(event: u64) {
     const ERROR: u64 = 1 << 11;
     let mut info = event & (0xff | KIND | ERROR | VALID);
+    if info >> 8 & 7 > 4 {
+        // Types that are VMX's own: as one that does not exist.
+        info = info & !KIND | 1 << 8;
+    }
     // In real mode no exception has an error code, and the processor refuses one (27.2.1.3).
     if info & ERROR != 0 && read(g::CR0) & 1 == 0 {
         info &= !ERROR;

@@ -147,6 +147,8 @@ fn load_slowly(v: &Vcpu, groups: u64) {
             (_, old, _) => old,
         };
         s.set(v, BLOCKING, old & !SHADOW | shadow);
+        // A trap that was pending is that of another place.
+        write(g::PENDING_DBG_EXCEPTIONS, 0);
     }
     if groups & !Groups::RIP != 0 {
         load_rare(v, groups);
