@@ -5,7 +5,7 @@ use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors,
     extended, machine_check, measure,
 };
-use crate::mem::{self, Global, Obj};
+use crate::mem::{Global, Obj};
 use crate::object::Thread;
 use crate::object::thread::{Regs, Resume};
 use crate::virt::{Virt, svm::Svm, vmx::Vmx};
@@ -33,46 +33,6 @@ pub fn init(cpu: &'static Cpu) {
     }
 }
 
-/// As [`init`] for a processor of Intel's, whose servers enter by SYSENTER (SDM vol. 3, 5.8.7): its MSRs are host state of a VMCS, while
-/// those of SYSCALL stay the guest's until another vCPU needs them.
-pub fn init_sysenter(cpu: &Cpu) {
-    // SAFETY: the MSRs of the kernel's own entry.
-    unsafe {
-        use x86_64::registers::model_specific::Msr;
-        let host = sysenter(cpu);
-        for (msr, value) in (0x174..).zip(host) {
-            Msr::new(msr).write(value);
-        }
-    }
-}
-
-/// SYSENTER_CS, _ESP and _EIP.
-pub fn sysenter(cpu: &Cpu) -> [u64; 3] {
-    let entry = vireo_sysenter_entry as *const () as u64;
-    [descriptors::KERNEL_CODE.into(), cpu.stack.get(), entry]
-}
-
-/// Boot: servers enter by SYSENTER and are left to by SYSEXIT; `phys` finds the physical address of the kernel's own. Answers the stub
-/// page for it.
-pub fn use_sysenter(phys: impl Fn(u64) -> u64) -> u64 {
-    ENTER_GUEST.set(enter_guest::<Vmx>);
-    let (at, to) = (
-        &raw const vireo_leave_end as u64,
-        &raw const vireo_leave_sysexit as u64,
-    );
-    // JMP rel32.
-    let jump = 0xe9 | (to.wrapping_sub(at + 5) & 0xffff_ffff) << 8;
-    for i in 0..5 {
-        let byte = mem::virt(phys(at + i)) as *mut u8;
-        // SAFETY: five bytes of the kernel's text, an instruction of that length which is replaced before any thread runs, and before
-        // any other processor.
-        unsafe { byte.write((jump >> (8 * i)) as u8) };
-    }
-    // It serialises.
-    let _ = super::cpuid(0);
-    phys(&raw const vireo_stub_sysenter as u64)
-}
-
 /// An exception in the kernel at `rip` with `flags` leads back there. TF is user level's, which SYSENTER leaves as it is. Between STI and
 /// SYSEXIT an interrupt would find user level's GS base: an exception that comes there ends STI's shadow, so STI comes again.
 fn mend(rip: &mut u64, flags: &mut u64) {
@@ -85,13 +45,9 @@ fn mend(rip: &mut u64, flags: &mut u64) {
 
 unsafe extern "C" {
     fn vireo_syscall_entry();
-    fn vireo_sysenter_entry();
-    static vireo_leave_end: u8;
-    static vireo_leave_sysexit: u8;
     static vireo_sysexit: u8;
     /// The stub page, in the kernel's read-only data.
     pub static vireo_stub: [u8; 4096];
-    static vireo_stub_sysenter: [u8; 4096];
 }
 
 const RETURN_TO: u64 = layout::STUB + 2;
@@ -362,11 +318,11 @@ const fn entries(run: Entry) -> [Entry; 6] {
 }
 
 /// [`enter_guest`] of this machine; written at boot.
-static ENTER_GUEST: Global<Cell<extern "sysv64" fn(Obj<Thread>) -> !>> =
+pub static ENTER_GUEST: Global<Cell<extern "sysv64" fn(Obj<Thread>) -> !>> =
     Global(Cell::new(enter_guest::<Svm>));
 
 /// A thread whose next step is its guest.
-extern "sysv64" fn enter_guest<V: Virt>(t: Obj<Thread>) -> ! {
+pub extern "sysv64" fn enter_guest<V: Virt>(t: Obj<Thread>) -> ! {
     let cpu = Cpu::current();
     measure::begin(cpu, measure::Cause::Exit(0));
     let next = exit::enter::<V>(cpu, t);

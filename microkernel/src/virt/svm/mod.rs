@@ -2,6 +2,8 @@
 
 pub mod exit;
 pub mod extended;
+#[cfg(target_os = "none")]
+pub mod start;
 pub mod state;
 pub mod vmcb;
 

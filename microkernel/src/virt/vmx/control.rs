@@ -346,11 +346,11 @@ pub fn set_cr(cr0: u64, cr4: u64, efer: u64) {
 /// What the processor `cpu` itself is after an exit: the same for as long as the VMCS stays there.
 #[cfg(target_os = "none")]
 pub fn write_host(cpu: &Cpu) {
-    use crate::arch::{descriptors, entry};
+    use crate::arch::descriptors;
     use x86_64::registers::control::{Cr0, Cr4, Efer};
     use x86_64::registers::model_specific::Msr;
     let [gdt, tss, idt] = descriptors::tables(cpu);
-    let [cs, esp, eip] = entry::sysenter(cpu);
+    let [cs, esp, eip] = super::start::sysenter(cpu);
     // SAFETY: every processor with VMX has PAT.
     let pat = unsafe { Msr::new(0x277).read() };
     for (field, value) in [

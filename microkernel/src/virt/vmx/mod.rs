@@ -7,6 +7,8 @@
 pub mod control;
 pub mod exit;
 pub mod extended;
+#[cfg(target_os = "none")]
+pub mod start;
 pub mod state;
 
 use super::{Then, Virt, Who};
