@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test FILTER` runs those whose name contains FILTER. One emulator runs at a time.
 
+mod bochs;
 mod conformance;
 mod errors;
 mod exerciser;

@@ -4,7 +4,7 @@
 //! - `skip=a,b*`: leave those out
 //! - `mode=NAME`: do that instead of the cases
 //! - `verbose`: say which case starts, before it does
-//! - `emulator=qemu`: the processor under the hypervisor is QEMU's emulation: leave out what that does wrong
+//! - `emulator=qemu`, `emulator=bochs`: the processor under the hypervisor is that emulation's: leave out what it does wrong
 //! - `vireo`: this is Vireo, whatever CPUID says: run its cases too
 
 /// A command line, as the boot loader handed it over.

@@ -67,7 +67,7 @@ fn bursts() -> ! {
     const BITS: u32 = 24;
     const VECTOR: u8 = 0x70;
     let mut number = 0u32;
-    apic::enable();
+    apic::init();
     apic::write(apic::reg::LVT_TIMER, apic::DEADLINE | u32::from(VECTOR));
     loop {
         let mut line = *b"000000========\r\n";

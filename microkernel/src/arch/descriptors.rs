@@ -17,8 +17,8 @@ pub const USER_CODE: u16 = 0x20 | 3;
 const TSS_SELECTOR: u16 = 0x28;
 
 /// Exceptions that come on stacks of their own, since they come at any moment ([`super::machine_check`]), or when the stack is broken:
-/// NMI, #DF, #MC and #DB.
-const OWN_STACK: [usize; 4] = [2, 8, 18, 1];
+/// NMI, #DF and #MC. Not #DB, which can come right behind a guest with TR still the guest's.
+const OWN_STACK: [usize; 3] = [2, 8, 18];
 
 /// One processor's tables and stacks.
 #[repr(C, align(16))]

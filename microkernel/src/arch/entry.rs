@@ -3,7 +3,7 @@
 use super::cpu::Cpu;
 use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors,
-    machine_check, measure,
+    extended, machine_check, measure,
 };
 use crate::mem::Obj;
 use crate::object::Thread;
@@ -308,7 +308,13 @@ extern "sysv64" fn vireo_kernel_interrupt(vector: u64) {
 /// An exception in the kernel. `frame`: error, rip, cs, rflags, rsp, ss. Answers whether the way back is not by IRET.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_trap(vector: u64, frame: &mut [u64; 6]) -> bool {
-    if matches!(vector, 1 | 2 | 18) {
+    if vector == 1 {
+        // A guest's: a breakpoint that was left armed (QEMU 7.2), or a single step that was pending at an exit (Bochs 2.7). The kernel
+        // has none of its own.
+        extended::disarm_breakpoints(0);
+        return false;
+    }
+    if matches!(vector, 2 | 18) {
         return machine_check::in_kernel(vector, frame);
     }
     let [error, rip, _, flags, rsp, _] = *frame;

@@ -87,10 +87,10 @@ impl Drop for Reach {
 
 /// TSC_AUX, on a processor that has it: before the entry of a guest that has set it, and back to the kernel's 0 after its exit.
 #[cold]
-pub fn set_tsc_aux(value: u64) {
+pub fn set_tsc_aux(value: u32) {
     if HAVE.get().tsc_aux {
         // SAFETY: CPUID shows it; only RDTSCP and RDPID read it.
-        unsafe { Msr::new(0xc000_0103).write(value) };
+        unsafe { Msr::new(0xc000_0103).write(u64::from(value)) };
     }
 }
 
@@ -165,6 +165,12 @@ pub fn arm_breakpoints(dr7: u64) {
     unsafe { asm!("clgi", options(nostack, nomem)) };
     // Without general detect: the kernel is to read DR0 to DR3 freely.
     Dr7::write_raw(dr7 & !(1 << 13));
+}
+
+/// CR2: before an entry, on a processor whose VMRUN does not load it.
+pub fn set_cr2(value: u64) {
+    // SAFETY: the kernel reads it after a page fault alone, which sets it.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack, nomem)) };
 }
 
 /// After an exit, if the guest has breakpoints: they are the guest's alone. The processor disables them (APM vol. 2, 15.6); QEMU

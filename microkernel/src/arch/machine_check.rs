@@ -1,5 +1,4 @@
-//! Machine checks, NMIs and debug exceptions of the kernel's own, each on a stack of its own (AMD APM vol. 2, 8.2 and 9;
-//! Intel SDM vol. 3, 15).
+//! Machine checks and NMIs, each on a stack of its own (AMD APM vol. 2, 8.2 and 9; Intel SDM vol. 3, 15).
 //!
 //! At user level they are exceptions as any. In the kernel they come anywhere: before it has its GS base, or in the middle of its data.
 //! So their handlers touch nothing but the `Events` of their processor, which they know by the stack that they are on, and send the
@@ -66,7 +65,6 @@ mod real {
     use super::{Verdict, judge, status};
     use crate::arch::{Cpu, MAX_CPUS, apic, console, cpuid, descriptors, port_in};
     use crate::mem::Global;
-    use core::arch::asm;
     use core::cell::Cell;
     use core::sync::atomic::{AtomicU32, Ordering};
     use x86_64::registers::control::{Cr4, Cr4Flags};
@@ -80,18 +78,18 @@ mod real {
 
     /// What has come to one processor.
     struct Events {
-        /// NMIs, debug exceptions, machine checks.
-        counts: [AtomicU32; 3],
+        /// NMIs, machine checks.
+        counts: [AtomicU32; 2],
         /// Of them, how many have been reported.
-        reported: Cell<[u32; 3]>,
+        reported: Cell<[u32; 2]>,
         /// The bank that the last machine check was about: number, status, address, miscellaneous; and whether it did harm.
         bank: Cell<([u64; 4], bool)>,
     }
     static EVENTS: Global<[Events; MAX_CPUS]> = Global(
         [const {
             Events {
-                counts: [const { AtomicU32::new(0) }; 3],
-                reported: Cell::new([0; 3]),
+                counts: [const { AtomicU32::new(0) }; 2],
+                reported: Cell::new([0; 2]),
                 bank: Cell::new(([0; 4], false)),
             }
         }; MAX_CPUS],
@@ -167,13 +165,12 @@ mod real {
         harmed.then_some(address)
     }
 
-    /// An NMI, a machine check, or a debug exception of the kernel's own on processor `number`; answers as [`machine_check`].
+    /// An NMI or a machine check on processor `number`; answers as [`machine_check`].
     fn come(number: usize, vector: u64, user: bool) -> Option<u64> {
         let e = &EVENTS[number % MAX_CPUS];
         let (kind, harmed) = match vector {
             2 => (0, None),
-            1 => (1, None),
-            _ => (2, machine_check(e, number, user)),
+            _ => (1, machine_check(e, number, user)),
         };
         e.counts[kind].fetch_add(1, Ordering::Relaxed);
         harmed
@@ -183,13 +180,6 @@ mod real {
     /// handler of an NMI, to which an IRET, which lets the next NMI in, must not lead back: what POPF and RETF want is on its stack then.
     #[cold]
     pub fn in_kernel(vector: u64, frame: &mut [u64; 6]) -> bool {
-        if vector == 1 {
-            // A breakpoint of a guest's that an emulator left armed (`extended`).
-            // SAFETY: no breakpoint is the kernel's, and a guest's DR6 is in its VMCB.
-            unsafe {
-                asm!("mov dr7, {}", "mov dr6, {}", in(reg) 0x400_u64, in(reg) 0xffff_0ff0_u64)
-            };
-        }
         come(descriptors::owner(frame.as_ptr() as u64), vector, false);
         apic::call_self();
         let [_, rip, cs, flags, rsp, _] = frame;
@@ -228,8 +218,8 @@ mod real {
     }
 
     #[cold]
-    fn log(cpu: &Cpu, e: &Events, now: [u32; 3]) {
-        let [nmis, debugs, checks] = e.reported.replace(now);
+    fn log(cpu: &Cpu, e: &Events, now: [u32; 2]) {
+        let [nmis, checks] = e.reported.replace(now);
         if now[0] != nmis {
             // Bits 6 and 7: I/O check, and parity or SERR (the chipset's NMI status).
             defmt::warn!(
@@ -239,14 +229,7 @@ mod real {
                 port_in(0x61, 1)
             );
         }
-        if now[1] != debugs {
-            defmt::warn!(
-                "debug exception in the kernel on processor {=u32}: {=u32} so far",
-                cpu.number,
-                now[1]
-            );
-        }
-        if now[2] != checks {
+        if now[1] != checks {
             let ([bank, status, address, misc], harmed) = e.bank.get();
             defmt::error!(
                 "machine check on processor {=u32}: bank {=u64}, status {=u64:#x}, address {=u64:#x}, misc {=u64:#x}; a thread harmed: {=bool}",

@@ -187,7 +187,9 @@ pub mod extended {
     /// Nothing.
     pub fn restore(_: u64, _: u64, _: [u64; 4]) {}
     /// None.
-    pub fn set_tsc_aux(_: u64) {}
+    pub fn set_tsc_aux(_: u32) {}
+    /// None.
+    pub fn set_cr2(_: u64) {}
     /// No breakpoints.
     pub fn arm_breakpoints(_: u64) {}
     /// No breakpoints.

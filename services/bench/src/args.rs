@@ -9,6 +9,8 @@ pub struct Args {
     pub probe: bool,
     /// Try guests that the processor refuses to enter: needs a kernel with the invariant checker.
     pub entries: bool,
+    /// The machine is Bochs: leave out what that emulator dies of, instead of what QEMU dies of.
+    pub bochs: bool,
     /// Have the machine switched off at the end.
     pub power_off: bool,
 }
@@ -21,6 +23,7 @@ pub fn parse(text: &str) -> Result<Args, &str> {
             "bench" => args.bench = true,
             "probe" => args.probe = true,
             "entries" => args.entries = true,
+            "emulator=bochs" => args.bochs = true,
             "poweroff" => args.power_off = true,
             _ => return Err(word),
         }
@@ -48,6 +51,7 @@ mod tests {
         assert_eq!(parse("probe poweroff"), of(false, true, true));
         assert_eq!(parse("probe bench"), of(true, true, false));
         assert_eq!(parse("probe fast"), Err("fast"));
-        assert!(parse("entries").is_ok_and(|a| a.entries && !a.bench));
+        assert!(parse("entries").is_ok_and(|a| a.entries && !a.bench && !a.bochs));
+        assert!(parse("entries emulator=bochs").is_ok_and(|a| a.entries && a.bochs));
     }
 }

@@ -31,6 +31,7 @@ struct SourceName {
 /// Turns the bytes of port 0xe9 into lines.
 pub struct LogDecoder {
     pending: Vec<u8>,
+    begun: bool,
     binaries: Binaries,
     symbols: Symbols,
     sources: BTreeMap<u8, SourceName>,
@@ -46,6 +47,7 @@ impl LogDecoder {
         };
         Self {
             pending: Vec::new(),
+            begun: false,
             binaries: binaries.clone(),
             symbols: Symbols::new(binaries.clone()),
             sources: BTreeMap::from([(0, kernel)]),
@@ -56,6 +58,14 @@ impl LogDecoder {
     /// Takes the next bytes, gives the lines that are complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         self.pending.extend_from_slice(bytes);
+        if !self.begun {
+            // An emulator's own words before the first record (Bochs); the upper half of its length is the first byte that is 0.
+            let Some(zero) = self.pending.iter().position(|&b| b == 0) else {
+                return Vec::new();
+            };
+            self.pending.drain(..zero.saturating_sub(1));
+            self.begun = true;
+        }
         let mut lines = Vec::new();
         let mut used = 0;
         while let Some(&[low, high, source]) = self.pending.get(used..used + 3) {

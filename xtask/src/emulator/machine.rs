@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::Child,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -16,7 +16,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use regex::bytes::Regex;
 
-use super::{log::LogDecoder, qemu, qemu::Options, records::Records};
+use super::{
+    Emulator, Exit, Options, bochs,
+    log::LogDecoder,
+    process::{Boot, Diary},
+    qemu,
+    records::Records,
+};
 use crate::{
     build::image::{self, Image},
     description::Description,
@@ -24,39 +30,8 @@ use crate::{
     setup::image_maker::Firmware,
 };
 
-/// First value that the platform server writes to the debug-exit port for a guest's code 0; lower
-/// values are the machine's own failures.
-const GUEST_CODE_BASE: u32 = 0x10;
 /// How many lines of serial output and of log an error shows.
 const LAST_LINES: usize = 25;
-
-/// How a machine ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// Powered off.
-    PowerOff,
-    /// A guest wrote this code to its debug-exit port (0 to 111).
-    Guest(u8),
-    /// The kernel or a server gave up with this value (1 to 15).
-    Failure(u8),
-    /// A triple fault of the machine itself: a kernel bug.
-    TripleFault,
-    /// The emulator itself failed.
-    Emulator,
-}
-
-impl Exit {
-    /// The exit code of a command that ran this machine.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::PowerOff => 0,
-            Self::Guest(code) => code,
-            Self::Failure(value) => 120 + value.min(3),
-            Self::TripleFault => 124,
-            Self::Emulator => 125,
-        }
-    }
-}
 
 #[derive(Default)]
 struct Serial {
@@ -78,10 +53,11 @@ struct Shared {
 /// A running machine. Dropping it ends it.
 pub struct Machine {
     child: Child,
-    stdin: Option<ChildStdin>,
+    input: Option<Box<dyn Write + Send>>,
+    diary: Box<dyn Diary>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    trace: PathBuf,
+    dir: PathBuf,
     started: Instant,
     exit: Option<Exit>,
 }
@@ -116,34 +92,36 @@ impl Machine {
             .join(format!("{}-{number}", std::process::id()));
         remove_left_over_runs();
         host::make_dir(&dir)?;
-        let (log, trace) = (dir.join("log.bin"), dir.join("qemu.log"));
-        fs::write(&log, b"")?;
-        let memory = options.memory.unwrap_or(image.description.system.memory);
-        let mut cmd = qemu::command(&image.disk, image.firmware, memory, options, &log, &trace)?;
-        cmd.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = cmd
-            .spawn()
-            .with_context(|| format!("starting `{}`", host::shown(&cmd)))?;
+        let boot = Boot {
+            disk: &image.disk,
+            firmware: image.firmware,
+            memory: options.memory.unwrap_or(image.description.system.memory),
+            options,
+            dir: &dir,
+        };
+        let process = match options.emulator {
+            Emulator::Qemu => qemu::start(&boot)?,
+            Emulator::Bochs => bochs::start(&boot)?,
+        };
         let shared = Arc::new(Shared::default());
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take().context("the emulator has no output")?;
         let decoder = Arc::new(Mutex::new(LogDecoder::new(&image.binaries)));
         let reader = {
             let (shared, decoder) = (Arc::clone(&shared), Arc::clone(&decoder));
-            std::thread::spawn(move || read_serial(&shared, &decoder, stdout, on_serial))
+            let output = process.output;
+            std::thread::spawn(move || read_serial(&shared, &decoder, output, on_serial))
         };
         let logger = {
-            let shared = Arc::clone(&shared);
+            let (shared, log) = (Arc::clone(&shared), process.log);
             let show = options.show_log;
             std::thread::spawn(move || read_log(&shared, &log, &decoder, show))
         };
-        let threads = vec![reader, logger];
         Ok(Self {
-            child,
-            stdin,
+            child: process.child,
+            input: Some(process.input),
+            diary: process.diary,
             shared,
-            threads,
-            trace,
+            threads: vec![reader, logger],
+            dir,
             started: Instant::now(),
             exit: None,
         })
@@ -162,10 +140,10 @@ impl Machine {
     /// Types bytes.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.touch();
-        let Some(stdin) = &mut self.stdin else {
+        let Some(input) = &mut self.input else {
             bail!("the machine's input is closed");
         };
-        let sent = stdin.write_all(bytes).and_then(|()| stdin.flush());
+        let sent = input.write_all(bytes).and_then(|()| input.flush());
         sent.map_err(|e| self.failure(&format!("the machine takes no input: {e}")))
     }
 
@@ -219,8 +197,9 @@ impl Machine {
         if self.exit.is_none()
             && let Some(status) = self.child.try_wait().context("waiting for the emulator")?
         {
-            self.exit = Some(classify(status.code(), self.triple_faulted()));
+            // The last log lines count, too.
             self.join();
+            self.exit = Some(self.diary.exit(status.code(), &self.log()));
         }
         Ok(self.exit)
     }
@@ -266,8 +245,8 @@ impl Machine {
     }
 
     /// A sender for the machine's input, for interactive use; `send` does not work afterwards.
-    pub fn take_input(&mut self) -> Option<ChildStdin> {
-        self.stdin.take()
+    pub fn take_input(&mut self) -> Option<Box<dyn Write + Send>> {
+        self.input.take()
     }
 
     /// An error with the last lines of serial output and log.
@@ -282,11 +261,8 @@ impl Machine {
             text.push_str(line);
             text.push('\n');
         }
-        if self.triple_faulted() {
-            text.push_str(&format!(
-                "--- the machine triple-faulted; registers: {}\n",
-                self.trace.display()
-            ));
+        if let Some(remarks) = self.remarks() {
+            text.push_str(&format!("--- {remarks}\n"));
         }
         anyhow::anyhow!(text)
     }
@@ -295,8 +271,9 @@ impl Machine {
         lock(&self.shared.serial).last = Some(Instant::now());
     }
 
-    fn triple_faulted(&self) -> bool {
-        fs::read_to_string(&self.trace).is_ok_and(|text| text.contains("Triple fault"))
+    /// What the emulator itself complained of.
+    pub fn remarks(&self) -> Option<String> {
+        self.diary.remarks()
     }
 
     fn join(&mut self) {
@@ -315,10 +292,8 @@ impl Drop for Machine {
             &host::target().join("vireo.log"),
             format!("{lines}\n").as_bytes(),
         );
-        if !self.triple_faulted()
-            && let Some(dir) = self.trace.parent()
-        {
-            let _ = fs::remove_dir_all(dir);
+        if !self.diary.keep() {
+            let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }
@@ -346,27 +321,11 @@ fn remove_left_over_runs() {
     }
 }
 
-/// From QEMU's exit status: 0 is a power-off, isa-debug-exit gives `value << 1 | 1`.
-fn classify(status: Option<i32>, triple_fault: bool) -> Exit {
-    let value = match status.and_then(|s| u32::try_from(s).ok()) {
-        _ if triple_fault => return Exit::TripleFault,
-        Some(0) => return Exit::PowerOff,
-        Some(status) if status & 1 == 1 => status >> 1,
-        _ => return Exit::Emulator,
-    };
-    match value {
-        // QEMU itself ends with 1 when it cannot run.
-        0 => Exit::Emulator,
-        1..GUEST_CODE_BASE => Exit::Failure(value as u8),
-        _ => Exit::Guest((value - GUEST_CODE_BASE) as u8),
-    }
-}
-
 /// Reads the serial line to its end; records of the manager's become text.
 fn read_serial(
     shared: &Shared,
     decoder: &Mutex<LogDecoder>,
-    mut out: ChildStdout,
+    mut out: Box<dyn Read + Send>,
     mut on_serial: impl FnMut(&[u8]),
 ) {
     let mut records = Records::default();
@@ -427,21 +386,4 @@ fn last<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A reader thread that panicked leaves plain data behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_status() {
-        assert_eq!(classify(Some(0), false), Exit::PowerOff);
-        assert_eq!(classify(Some(0), true), Exit::TripleFault);
-        assert_eq!(classify(Some(0x21), false), Exit::Guest(0));
-        assert_eq!(classify(Some(0x21 + 2 * 42), false), Exit::Guest(42));
-        assert_eq!(classify(Some(3), false), Exit::Failure(1));
-        assert_eq!(classify(Some(1), false), Exit::Emulator);
-        assert_eq!(classify(None, false), Exit::Emulator);
-        assert_eq!(Exit::Guest(42).code(), 42);
-    }
 }

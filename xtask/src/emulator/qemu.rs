@@ -1,50 +1,29 @@
-//! The emulator's command line.
+//! QEMU: its command line, and how its machine ended.
 //!
 //! Always QEMU's TCG with emulated SVM; `/dev/kvm` is never touched, for its back end on build
 //! machines cannot run real guests. The machine's serial port is the child's standard input and
 //! output. Port 0xe9 (isa-debugcon) takes log records, port 0xf4 (isa-debug-exit) the exit code.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result};
 
+use super::{
+    Exit,
+    process::{Boot, Diary, Process},
+};
 use crate::{
     host,
     setup::{apt, image_maker::Firmware},
 };
 
-/// How a machine is emulated.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Number of processors.
-    pub cpus: u32,
-    /// Memory in bytes; `None` takes the description's.
-    pub memory: Option<u64>,
-    /// Deterministic: the TSC counts instructions, two runs are the same.
-    pub icount: bool,
-    /// QEMU's `-cpu`; `None` is the usual one with SVM and nested paging.
-    pub cpu: Option<String>,
-    /// Whether log records are shown on standard error as they come.
-    pub show_log: bool,
-    /// Further arguments for QEMU.
-    pub extra: Vec<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            cpus: 1,
-            memory: None,
-            icount: false,
-            cpu: None,
-            show_log: false,
-            extra: Vec::new(),
-        }
-    }
-}
+/// First value that the platform server writes to the debug-exit port for a guest's code 0; lower
+/// values are the machine's own failures.
+const GUEST_CODE_BASE: u32 = 0x10;
 
 /// QEMU's path, installed if need be.
 pub fn program() -> Result<PathBuf> {
@@ -56,15 +35,72 @@ pub fn program() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The command that boots `disk`; log records go to `log`, QEMU's own notes on resets to `trace`.
-pub fn command(
-    disk: &Path,
-    firmware: Firmware,
-    memory: u64,
-    options: &Options,
-    log: &Path,
-    trace: &Path,
-) -> Result<Command> {
+/// Boots a machine.
+pub fn start(boot: &Boot<'_>) -> Result<Process> {
+    let (log, trace) = (boot.dir.join("log.bin"), boot.dir.join("qemu.log"));
+    fs::write(&log, b"")?;
+    let mut cmd = command(boot, &log, &trace)?;
+    cmd.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = cmd
+        .spawn()
+        .with_context(|| format!("starting `{}`", host::shown(&cmd)))?;
+    Ok(Process {
+        input: Box::new(child.stdin.take().context("QEMU has no input")?),
+        output: Box::new(child.stdout.take().context("QEMU has no output")?),
+        child,
+        log,
+        diary: Box::new(Trace(trace)),
+    })
+}
+
+/// QEMU's own notes on resets.
+struct Trace(PathBuf);
+
+impl Trace {
+    fn triple_fault(&self) -> bool {
+        fs::read_to_string(&self.0).is_ok_and(|text| text.contains("Triple fault"))
+    }
+}
+
+impl Diary for Trace {
+    fn exit(&self, status: Option<i32>, _: &[String]) -> Exit {
+        classify(status, self.triple_fault())
+    }
+    fn remarks(&self) -> Option<String> {
+        let path = self.0.display();
+        self.triple_fault()
+            .then(|| format!("the machine triple-faulted; registers: {path}"))
+    }
+    fn keep(&self) -> bool {
+        self.triple_fault()
+    }
+}
+
+/// From QEMU's exit status: 0 is a power-off, isa-debug-exit gives `value << 1 | 1`.
+fn classify(status: Option<i32>, triple_fault: bool) -> Exit {
+    let value = match status.and_then(|s| u32::try_from(s).ok()) {
+        _ if triple_fault => return Exit::TripleFault,
+        Some(0) => return Exit::PowerOff,
+        Some(status) if status & 1 == 1 => status >> 1,
+        _ => return Exit::Emulator,
+    };
+    match value {
+        // QEMU itself ends with 1 when it cannot run.
+        0 => Exit::Emulator,
+        1..GUEST_CODE_BASE => Exit::Failure(value as u8),
+        _ => Exit::Guest((value - GUEST_CODE_BASE) as u8),
+    }
+}
+
+/// The command; log records go to `log`, QEMU's own notes on resets to `trace`.
+fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
+    let Boot {
+        disk,
+        firmware,
+        memory,
+        options,
+        ..
+    } = *boot;
     let qemu = program()?;
     // The kernel ends QEMU when xtask ends in whatever way.
     let mut cmd = host::command("setpriv");
@@ -126,4 +162,21 @@ fn text(path: &Path) -> Result<String> {
         .to_str()
         .with_context(|| format!("{} is not UTF-8", path.display()))?;
     Ok(text.replace(',', ",,"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_status() {
+        assert_eq!(classify(Some(0), false), Exit::PowerOff);
+        assert_eq!(classify(Some(0), true), Exit::TripleFault);
+        assert_eq!(classify(Some(0x21), false), Exit::Guest(0));
+        assert_eq!(classify(Some(0x21 + 2 * 42), false), Exit::Guest(42));
+        assert_eq!(classify(Some(3), false), Exit::Failure(1));
+        assert_eq!(classify(Some(1), false), Exit::Emulator);
+        assert_eq!(classify(None, false), Exit::Emulator);
+        assert_eq!(Exit::Guest(42).code(), 42);
+    }
 }

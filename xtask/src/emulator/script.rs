@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::machine::{Exit, Machine};
+use super::{Exit, Machine};
 
 /// Silence after the last sent text that counts as its end.
 const QUIET: Duration = Duration::from_secs(20);

@@ -5,7 +5,6 @@
 
 use std::{
     io::{IsTerminal, Read, Write, stdin, stdout},
-    process::ChildStdin,
     sync::mpsc::{Receiver, channel},
     time::Duration,
 };
@@ -13,10 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use super::{
-    machine::{Exit, Machine},
-    qemu::Options,
-};
+use super::{Exit, Machine, Options};
 use crate::build::image::Image;
 
 const CTRL_A: u8 = 1;
@@ -47,8 +43,8 @@ impl Drop for RawMode {
     }
 }
 
-/// Boots an image on this terminal; ends with the machine, or with Ctrl-A x (`None`).
-pub fn interact(image: &Image, options: &Options) -> Result<Option<Exit>> {
+/// Boots an image on this terminal; ends with the machine, or with Ctrl-A x (`None`). Gives what the emulator itself said, too.
+pub fn interact(image: &Image, options: &Options) -> Result<(Option<Exit>, Option<String>)> {
     if stdin().is_terminal() {
         eprintln!("vireo: booting; Ctrl-] is Vireo's console, Ctrl-A x ends the machine");
     }
@@ -61,10 +57,10 @@ pub fn interact(image: &Image, options: &Options) -> Result<Option<Exit>> {
     let quit = forward_input(machine.take_input().context("the machine has no input")?);
     loop {
         if let Some(exit) = machine.try_exit()? {
-            return Ok(Some(exit));
+            return Ok((Some(exit), machine.remarks()));
         }
         if quit.recv_timeout(Duration::from_millis(50)).is_ok() {
-            return Ok(None);
+            return Ok((None, None));
         }
         // A closed channel returns at once: there is no more input, but the machine goes on.
         std::thread::sleep(Duration::from_millis(20));
@@ -72,7 +68,7 @@ pub fn interact(image: &Image, options: &Options) -> Result<Option<Exit>> {
 }
 
 /// Passes input on from a thread of its own; says when the person wants to quit.
-fn forward_input(mut to: ChildStdin) -> Receiver<()> {
+fn forward_input(mut to: Box<dyn Write + Send>) -> Receiver<()> {
     let (quit, receiver) = channel();
     std::thread::spawn(move || {
         let mut escape = Escape::default();

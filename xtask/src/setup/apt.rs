@@ -20,6 +20,8 @@ pub const TOOLCHAIN: [&str; 6] = [
 ];
 /// Packages of the emulator and its UEFI firmware.
 pub const EMULATOR: [&str; 2] = ["qemu-system-x86", "ovmf"];
+/// Packages of the second emulator; `bochs-term` is there because it wants some display library of its own packaging.
+pub const BOCHS: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
 
 /// Makes sure that all of `packages` are installed.
 pub fn need(packages: &[&str]) -> Result<()> {
@@ -28,7 +30,7 @@ pub fn need(packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     if !have_apt() || !am_root() {
-        return Err(anyhow!(by_hand()));
+        return Err(anyhow!(by_hand(packages)));
     }
     if !missing.iter().all(|package| has_candidate(package)) {
         update()?;
@@ -41,7 +43,7 @@ pub fn need(packages: &[&str]) -> Result<()> {
     if first.is_err() {
         host::step("that failed; trying once more with fresh package lists");
         update()?;
-        install(&missing).with_context(by_hand)?;
+        install(&missing).with_context(|| by_hand(packages))?;
     }
     Ok(())
 }
@@ -50,9 +52,15 @@ fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     packages.iter().copied().filter(|p| !installed(p)).collect()
 }
 
-/// What a person must do where we cannot: all of it at once, so that nobody is sent back twice.
-pub fn by_hand() -> String {
-    let all: Vec<&str> = TOOLCHAIN.into_iter().chain(EMULATOR).collect();
+/// What a person must do where we cannot, for `wanted` and what every command needs: all of it at once, so that nobody is sent back
+/// twice.
+pub fn by_hand(wanted: &[&str]) -> String {
+    let mut all: Vec<&str> = TOOLCHAIN.into_iter().chain(EMULATOR).collect();
+    all.extend(
+        wanted
+            .iter()
+            .filter(|w| !TOOLCHAIN.contains(w) && !EMULATOR.contains(w)),
+    );
     instructions(&missing(&all), have_apt())
 }
 

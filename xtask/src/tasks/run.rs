@@ -10,7 +10,7 @@ use crate::{
     build::image,
     description::{Description, parse_size},
     emulator::{
-        Exit, Machine, Options,
+        Emulator, Exit, Machine, Options,
         script::{Step, play, unescape},
         terminal,
     },
@@ -18,7 +18,7 @@ use crate::{
     setup::image_maker::Firmware,
 };
 
-/// Boot a system in the emulator.
+/// Boot a system in an emulator.
 ///
 /// Interactive on this terminal, unless --send or --expect is given: then the steps are carried out
 /// in the order of the command line, and the exit code is 0 when all was seen. A guest's debug-exit
@@ -74,7 +74,10 @@ pub struct Run {
     /// Show the log as it comes
     #[arg(long)]
     log: bool,
-    /// The emulator's processor, as max,-svm
+    /// The emulator to boot in
+    #[arg(long, value_enum, default_value = "qemu", value_name = "NAME")]
+    emulator: Emulator,
+    /// The emulator's processor, as max,-svm in QEMU, and ryzen or corei7_skylake_x in Bochs
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
     /// A further argument for QEMU
@@ -90,8 +93,8 @@ impl Task for Run {
         } else {
             Firmware::Bios
         };
-        let image = image::build(&self.description()?, firmware)?;
         let options = Options {
+            emulator: self.emulator,
             cpus: self.cpus,
             memory: self.memory,
             icount: self.icount,
@@ -99,8 +102,17 @@ impl Task for Run {
             show_log: self.log,
             extra: self.qemu.clone(),
         };
+        options.check(firmware)?;
+        let image = image::build(&self.description()?, firmware)?;
         let exit = if steps.is_empty() {
-            terminal::interact(&image, &options)?
+            let (exit, remarks) = terminal::interact(&image, &options)?;
+            // What an emulator says of a machine that just powers off is of no interest.
+            if exit.is_some_and(|exit| exit.code() >= 120)
+                && let Some(remarks) = remarks
+            {
+                eprintln!("{remarks}");
+            }
+            exit
         } else {
             self.unattended(&image, &options, &steps)?
         };

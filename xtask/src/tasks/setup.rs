@@ -5,7 +5,7 @@ use clap::{ArgMatches, Args};
 
 use super::Task;
 use crate::{
-    emulator::qemu,
+    emulator::{bochs, qemu},
     host,
     setup::{guests, image_maker::ImageMaker, toolchain::Toolchain},
 };
@@ -18,6 +18,7 @@ impl Task for Setup {
     fn run(self, _: &ArgMatches) -> Result<u8> {
         Toolchain::get()?;
         qemu::program()?;
+        bochs::program()?;
         ImageMaker::get()?;
         guests::cloud_kernel()?;
         guests::busybox_initramfs()?;

@@ -12,7 +12,7 @@ use clap::{ArgMatches, Args};
 use super::{Task, fuzz};
 use crate::{
     build::bare,
-    emulator::qemu,
+    emulator::{bochs, qemu},
     host,
     setup::{
         guests,
@@ -111,6 +111,10 @@ impl Task for Test {
 fn prepare() -> Result<()> {
     let tc = Toolchain::get()?;
     qemu::program()?;
+    // Without it its own tests fail, and no others.
+    if let Err(error) = bochs::program() {
+        host::step(format!("the tests in Bochs will fail: {error:#}"));
+    }
     ImageMaker::get()?;
     guests::cloud_kernel()?;
     guests::busybox_initramfs()?;

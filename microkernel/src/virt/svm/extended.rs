@@ -3,7 +3,7 @@
 //!
 //! The kernel and the servers use none of it (soft-float, CR0.TS set), so nothing of theirs can be there.
 
-pub use crate::arch::extended::{arm_breakpoints, disarm_breakpoints, set_tsc_aux};
+pub use crate::arch::extended::{arm_breakpoints, disarm_breakpoints, set_cr2, set_tsc_aux};
 use crate::arch::{Cpu, extended as hw};
 use crate::mem::Obj;
 use crate::object::Vcpu;

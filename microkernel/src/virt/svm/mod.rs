@@ -5,10 +5,10 @@ pub mod extended;
 pub mod state;
 pub mod vmcb;
 
-use super::{Then, Virt, Who};
+use super::{Then, Virt};
 use crate::arch::{Cpu, measure};
 use crate::mem::{self, Global};
-use crate::object::Vcpu;
+use crate::object::{Thread, Vcpu};
 use core::cell::Cell;
 use ipc_schema::abi::vm::{ExitWord, gpr};
 use vmcb::{Vmcb, field as f};
@@ -62,6 +62,29 @@ pub unsafe fn init_maps(io: u64, msr: u64) {
     }
     MAPS.io.set(io);
     MAPS.msr.set(msr);
+    // Next RIP saved, but no decode assists.
+    BY_HAND.set(u64::from(core::arch::x86_64::__cpuid(0x8000_000a).edx & 0x88 == 8) << 32);
+}
+
+/// VMRUN does not load CR2, and does not see a virtual interrupt that the guest can take at once (Bochs 2.7), so each entry is an unusual
+/// one. No processor that has decode assists is like that, and none that does not save the next RIP. A bit beyond TSC_AUX, or 0.
+static BY_HAND: Global<Cell<u64>> = Global(Cell::new(0));
+
+/// What [`BY_HAND`] says: a virtual interrupt that can be taken (APM vol. 2, 15.21.4) becomes the event to inject.
+#[cold]
+fn by_hand(c: Vmcb) {
+    extended::set_cr2(c.word(f::CR2).get());
+    let intr = c.word(f::V_INTR).get();
+    if intr & V_IRQ == 0 {
+        return;
+    }
+    // Beyond V_TPR: V_IGN_TPR, or its priority.
+    let over = intr & 1 << 20 != 0 || intr >> 16 & 15 > intr & 15;
+    let open = c.word(f::RFLAGS).get() & 1 << 9 != 0 && c.word(f::INTERRUPT_SHADOW).get() & 1 == 0;
+    if over && open && c.word(f::EVENTINJ).get() & 1 << 31 == 0 {
+        c.word(f::V_INTR).set(intr & !V_IRQ);
+        c.word(f::EVENTINJ).set(1 << 31 | intr >> 32 & 0xff);
+    }
 }
 
 /// Enters the guest of a vCPU, with `$sti` before VMRUN; goes on at its exit.
@@ -156,8 +179,9 @@ macro_rules! vmrun {
     }};
 }
 
-/// V_INTR bits that `arm` keeps: V_TPR and V_INTR_MASKING.
+/// V_INTR: V_INTR_MASKING, V_IRQ.
 const MASKING: u64 = 1 << 24;
+const V_IRQ: u64 = 1 << 8;
 
 impl Virt for Svm {
     #[inline(always)]
@@ -179,7 +203,7 @@ impl Virt for Svm {
         let mut new = MASKING | tpr;
         if post & (1 << 31) != 0 {
             new |=
-                1 << 8 | ((post >> 8) & 15) << 16 | ((post >> 32) & 1) << 20 | (post & 0xff) << 32;
+                V_IRQ | ((post >> 8) & 15) << 16 | ((post >> 32) & 1) << 20 | (post & 0xff) << 32;
         }
         c.word(f::V_INTR).set(new);
         c.word(f::EVENTINJ).set(event);
@@ -196,7 +220,8 @@ impl Virt for Svm {
         measure::end(cpu);
         // Of an identifier's round only `enter_prepared` asks: others get some only when they have become owners of the extended state.
         let (cpu, t, v) = if v.flushes.get() != v.guest.flushes.get() {
-            self.enter_prepared(cpu, v)
+            let (t, v) = enter_prepared(cpu, v);
+            (Cpu::current(), t, v)
         } else {
             vmrun!(cpu, v, "")
         };
@@ -225,7 +250,7 @@ impl Virt for Svm {
         let intr = c.word(f::V_INTR).get();
         // V_TPR to the CR8 field, V_IRQ to POST_PENDING.
         const _: () = assert!(ExitWord::POST_PENDING == 1 << (8 + 32) && ExitWord::CR8_SHIFT == 32);
-        ((intr & (1 << 8 | 15)) << 32, event)
+        ((intr & (V_IRQ | 15)) << 32, event)
     }
 
     #[inline(always)]
@@ -274,55 +299,61 @@ fn interrupted_delivery(c: Vmcb) {
     c.word(f::EVENTINJ).set(c.word(f::EXITINTINFO).get());
 }
 
-impl Svm {
-    /// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow, a TSC_AUX that is not 0.
-    #[inline(never)]
-    fn enter_prepared<'a>(&self, cpu: &'a Cpu, v: &'a Vcpu) -> Who<'a> {
-        let c = Vmcb::of(v);
-        v.flushes.set(v.flushes.get() & !UNUSUAL);
-        if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-            self.new_asid(cpu, v);
+/// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow, a TSC_AUX that is not 0,
+/// a processor that leaves work to software.
+#[inline(never)]
+fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
+    let c = Vmcb::of(v);
+    v.flushes.set(v.flushes.get() & !UNUSUAL);
+    if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
+        new_asid(cpu, v);
+    }
+    if armed(c) {
+        extended::arm_breakpoints(c.word(f::DR7).get());
+    }
+    let rare = v.tsc_aux.get() | BY_HAND.get();
+    if rare != 0 {
+        if rare as u32 != 0 {
+            extended::set_tsc_aux(rare as u32);
         }
-        if armed(c) {
-            extended::arm_breakpoints(c.word(f::DR7).get());
+        if rare >> 32 != 0 {
+            by_hand(c);
         }
-        let aux = v.tsc_aux.get();
-        if aux != 0 {
-            extended::set_tsc_aux(aux);
-        }
-        let left = if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
-            // Handed on by an STI right before: QEMU 7.2 does not look at the VMCB's field for that.
-            vmrun!(cpu, v, "sti")
-        } else {
-            vmrun!(cpu, v, "")
-        };
-        if aux != 0 {
+    }
+    let (_, t, v) = if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
+        // Handed on by an STI right before: QEMU 7.2 does not look at the VMCB's field for that.
+        vmrun!(cpu, v, "sti")
+    } else {
+        vmrun!(cpu, v, "")
+    };
+    if rare != 0 {
+        if rare as u32 != 0 {
             extended::set_tsc_aux(0);
-            unusual(v);
         }
-        // Flush only once.
-        c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
-        left
+        unusual(v);
     }
+    // Flush only once.
+    c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
+    (t, v)
+}
 
-    /// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
-    /// processor knows; it is only needed when the round begins, since each identifier is given once in a round.
-    fn new_asid(&self, cpu: &Cpu, v: &Vcpu) {
-        let mut asid = cpu.next_asid.get();
-        let mut flush = 0;
-        if asid >= cpu.asids.get() {
-            cpu.asid_round.set(cpu.asid_round.get() + 1);
-            asid = 1;
-            flush = 1;
-        }
-        cpu.next_asid.set(asid + 1);
-        v.asid.set(asid);
-        v.asid_round.set(cpu.asid_round.get());
-        v.flushes.set(v.guest.flushes.get());
-        Vmcb::of(v)
-            .word(f::ASID_TLB)
-            .set(u64::from(asid) | flush << 32);
+/// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
+/// processor knows; it is only needed when the round begins, since each identifier is given once in a round.
+fn new_asid(cpu: &Cpu, v: &Vcpu) {
+    let mut asid = cpu.next_asid.get();
+    let mut flush = 0;
+    if asid >= cpu.asids.get() {
+        cpu.asid_round.set(cpu.asid_round.get() + 1);
+        asid = 1;
+        flush = 1;
     }
+    cpu.next_asid.set(asid + 1);
+    v.asid.set(asid);
+    v.asid_round.set(cpu.asid_round.get());
+    v.flushes.set(v.guest.flushes.get());
+    Vmcb::of(v)
+        .word(f::ASID_TLB)
+        .set(u64::from(asid) | flush << 32);
 }
 
 #[cfg(any(test, feature = "checker"))]

@@ -7,12 +7,14 @@ use runtime::abi::layout::{self, slot};
 use runtime::abi::rights::{READ, WRITE};
 use runtime::abi::{NEVER, Status};
 use runtime::object::{Cpu, Pool, Space};
-use runtime::{Message, Notification, now};
+use runtime::{Message, Notification, now, time};
 
 use super::partner::{self, Partner, Result, SPARE_OFFSET, address};
 
 /// Rounds before the first sample: what is done once only is done then.
 const WARM_UP: usize = 16;
+/// Microseconds in which the system has started.
+const SETTLED: u64 = 200_000;
 /// Where a page is mapped, beside one that stays, so that the tables are there.
 const SCRATCH: u64 = layout::SHARED;
 
@@ -103,6 +105,11 @@ fn empty() -> u64 {
 
 /// Measures everything.
 pub fn measure(p: &mut Partner) -> Result<()> {
+    // The console has said all that it says at the start: on a serial line with a speed that takes interrupts.
+    let quiet = Notification(slot::NOTIFICATION).wait(time::after(SETTLED));
+    if quiet != Err(Status::Timeout) {
+        return Err(Status::InvalidArg);
+    }
     let bench = Bench { empty: empty() };
     let nothing = |_: &mut ()| Ok(());
     p.start_echo()?;

@@ -31,7 +31,7 @@ fn main(start: &'static StartInfo) -> ! {
     } else {
         0
     };
-    let failed = failed + usize::from(args.entries && !entries::refused(start));
+    let failed = failed + usize::from(args.entries && !entries::refused(start, args.bochs));
     if args.power_off {
         power_off(start, u32::from(failed > 0));
     }
