@@ -121,8 +121,9 @@ impl Run {
             let now = Pool(slot::POOL).stat()?;
             assert!(now == before, "pages are missing: {now:?}, not {before:?}");
             let (calls, ok, unknown) = self.total.sums();
+            // One attacker may have written another's registers while that made a call.
             assert!(
-                unknown == 0,
+                unknown <= self.total.ok("thread.write_regs"),
                 "{unknown} calls had a result that there is not"
             );
             if round.is_power_of_two() || round % 256 == 0 {
