@@ -24,7 +24,7 @@ const SECONDS: u64 = 60;
 /// How long one guest may go on: what some do to themselves leaves them no way to an end.
 const LIFE: Duration = Duration::from_secs(20);
 /// How long guests are started that attack.
-const LIVES: Duration = Duration::from_secs(100);
+const LIVES: Duration = Duration::from_secs(120);
 
 /// The seed that somebody wants to see again, as words of the attackers' arguments.
 fn seed() -> String {
