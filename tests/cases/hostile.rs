@@ -23,6 +23,8 @@ const CALLS: u64 = 400_000;
 const SECONDS: u64 = 60;
 /// How long one guest may go on: what some do to themselves leaves them no way to an end.
 const LIFE: Duration = Duration::from_secs(20);
+/// So many different ones.
+const GUESTS: u32 = 6;
 /// How long guests are started that attack.
 const LIVES: Duration = Duration::from_secs(120);
 
@@ -93,8 +95,15 @@ fn hostile_server_seed_1() -> Judged {
     Ok(server(&format!("calls={CALLS} seed=1"), deterministic())?)
 }
 
+/// Others.
+#[test]
+fn hostile_server_seed_2() -> Judged {
+    Ok(server(&format!("calls={CALLS} seed=2"), deterministic())?)
+}
+
 /// Other calls each time, on processors that really run at the same time; the seed is in the output.
 #[test]
+#[ignore = "what it finds is not what the change under test has done: run it by name with --ignored"]
 fn hostile_server_seed_of_the_day() -> Judged {
     let more = format!("calls=0 seconds={SECONDS} {}", seed());
     Ok(server(&more, Options::default())?)
@@ -128,8 +137,8 @@ impl Done {
 }
 
 /// Waits until the server of the VM that attacks has been taken down.
-fn gone(s: &mut System) -> Result<()> {
-    let row = Regex::new(r"(?m)^. attacks +(?:stopped|failed) ")?;
+fn gone(s: &mut System, vm: &str) -> Result<()> {
+    let row = Regex::new(&format!(r"(?m)^. {vm} +(?:stopped|failed) "))?;
     let began = Instant::now();
     while !row.is_match(&s.manager("vms")?) {
         if began.elapsed() > STEP {
@@ -139,15 +148,21 @@ fn gone(s: &mut System) -> Result<()> {
     Ok(())
 }
 
-/// A guest attacks, ends by a triple fault or by what it did to itself, and is started again, for a while.
+/// Guests attack, each with numbers of its own, end by a triple fault or by what they did to themselves, and are started again, for a
+/// while.
 #[test]
 fn hostile_guest() -> Judged {
     let toml = host::root().join("tests/systems/hostile-guest.toml");
     let mut description = Description::load(&toml, None)?;
-    for vm in &mut description.system.vms {
-        if vm.name == "attacks" {
-            vm.append = format!("{} {}", vm.append, seed());
-        }
+    let vms = &mut description.system.vms;
+    let place = vms.iter().position(|vm| vm.name == "attacks");
+    let one = vms.remove(place.context("nobody attacks")?);
+    for number in 1..=GUESTS {
+        let mut vm = one.clone();
+        vm.name = format!("attacks{number}");
+        let seed = std::env::var("VIREO_SEED").unwrap_or_else(|_| number.to_string());
+        vm.append = format!("{} seed={seed}", vm.append);
+        vms.push(vm);
     }
     let mut s = System::boot_description(&description, Firmware::Bios, &Options::default())?;
     s.expect_boot(r"SECRETS key 67: self-test \d+")?;
@@ -156,19 +171,20 @@ fn hostile_guest() -> Judged {
     let (started, mut lives_of_it, mut done) = (Instant::now(), 0, Done::default());
     while started.elapsed() < LIVES {
         let log = s.log_position();
-        s.manager("start attacks")?;
-        let ended = r"attacks\.vmm: .*INFO ended:";
-        let end = match expect(&mut s, ended, log, LIFE) {
-            Err(_) if s.manager("kill attacks").is_ok() => "killed".to_owned(),
+        let vm = format!("attacks{}", lives_of_it % GUESTS + 1);
+        s.manager(&format!("start {vm}"))?;
+        let ended = format!(r"{vm}\.vmm: .*INFO ended:");
+        let end = match expect(&mut s, &ended, log, LIFE) {
+            Err(_) if s.manager(&format!("kill {vm}")).is_ok() => "killed".to_owned(),
             end => end?,
         };
-        gone(&mut s)?;
-        let said = s.manager("attach attacks")?;
+        gone(&mut s, &vm)?;
+        let said = s.manager(&format!("attach {vm}"))?;
         // Why it ended, if it was not the guest's own doing.
         let why = s.machine.log().split_off(log);
         let why = why
             .iter()
-            .find(|l| l.contains("attacks.vmm: ") && l.contains(" ERROR "));
+            .find(|l| l.contains(&format!("{vm}.vmm: ")) && l.contains(" ERROR "));
         println!("{}; {end} {}", done.add(&said)?, why.map_or("", |l| l));
         lives_of_it += 1;
     }
