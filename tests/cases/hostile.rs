@@ -160,6 +160,9 @@ fn hostile_guest() -> Judged {
     for number in 1..=GUESTS {
         let mut vm = one.clone();
         vm.name = format!("attacks{number}");
+        for device in &mut vm.devices {
+            device.name = device.name.replacen(&one.name, &vm.name, 1);
+        }
         let seed = std::env::var("VIREO_SEED").unwrap_or_else(|_| number.to_string());
         vm.append = format!("{} seed={seed}", vm.append);
         vms.push(vm);
