@@ -22,9 +22,9 @@ const CALLS: u64 = 400_000;
 /// Seconds of the one that is another each time.
 const SECONDS: u64 = 60;
 /// How long one guest may go on: what some do to themselves leaves them no way to an end.
-const LIFE: Duration = Duration::from_secs(20);
+const LIFE: Duration = Duration::from_secs(10);
 /// So many different ones.
-const GUESTS: u32 = 6;
+const GUESTS: u32 = 12;
 /// How long guests are started that attack.
 const LIVES: Duration = Duration::from_secs(120);
 
