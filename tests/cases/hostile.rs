@@ -1,8 +1,8 @@
 //! Attacks: a server that makes random system calls, a guest that makes random exits. The machine stays sound, and a VM beside them
 //! keeps its registers, its memory and its clock.
 //!
-//! Each is bounded by calls or by time, and says its seed. `VIREO_SEED=0x... cargo xtask test hostile_server_seed_of_the_day` makes the
-//! same calls again, and `VIREO_SEED=0x... cargo xtask test hostile_guest` the same acts. These are the short forms; the long one is
+//! Each is bounded by calls or by time, and says its seed. `VIREO_SEED=0x... cargo test -p system-tests -- --ignored NAME` makes the same
+//! calls again (`hostile_server_seed_of_the_day`), or the same acts (`hostile_guest`). These are the short forms; the long one is
 //! tests/systems/hostile-soak.toml.
 
 use std::time::{Duration, Instant};
