@@ -14,17 +14,22 @@ const EXERCISER: Duration = Duration::from_secs(900);
 /// Bound of a boot of Linux (usually two minutes).
 const LINUX: Duration = Duration::from_secs(1800);
 
-/// The exerciser on a processor with SVM.
+/// Boots the system of a TOML, changed, under a name of its own, on a processor with SVM.
+fn boot(toml: &str, change: impl FnOnce(&mut Description)) -> Result<System> {
+    let mut description = Description::load(&host::root().join(toml), None)?;
+    description.stem.push_str("-bochs");
+    change(&mut description);
+    System::boot_description(&description, Firmware::Bios, &Options::bochs("ryzen"))
+}
+
+/// The exerciser.
 #[test]
 fn bochs_exerciser() -> Judged {
-    let toml = host::root().join("guests/exerciser.toml");
-    let mut description = Description::load(&toml, None)?;
-    description.stem = "exerciser-bochs".to_owned();
-    for vm in &mut description.system.vms {
-        vm.append = "vireo emulator=bochs".to_owned();
-    }
-    let options = Options::bochs("ryzen");
-    let mut s = System::boot_description(&description, Firmware::Bios, &options)?;
+    let mut s = boot("guests/exerciser.toml", |description| {
+        for vm in &mut description.system.vms {
+            vm.append = "vireo emulator=bochs".to_owned();
+        }
+    })?;
     let result = s
         .machine
         .expect(r"EXERCISER \d+ passed, \d+ failed", EXERCISER)?;
@@ -45,14 +50,11 @@ fn bochs_exerciser() -> Judged {
 /// QEMU 7.2 refuses 19, for other reasons in part.
 #[test]
 fn bochs_entries() -> Judged {
-    let toml = host::root().join("tests/systems/entries.toml");
-    let mut description = Description::load(&toml, None)?;
-    description.stem = "entries-bochs".to_owned();
-    for server in &mut description.system.servers {
-        server.args = "entries emulator=bochs poweroff".to_owned();
-    }
-    let options = Options::bochs("ryzen");
-    let mut s = System::boot_description(&description, Firmware::Bios, &options)?;
+    let mut s = boot("tests/systems/entries.toml", |description| {
+        for server in &mut description.system.servers {
+            server.args = "entries emulator=bochs poweroff".to_owned();
+        }
+    })?;
     let exit = s.machine.wait_exit(BOOT)?;
     let log = s.machine.log().join("\n");
     s.check_not(&log, r"ERROR [^\n]*")?;

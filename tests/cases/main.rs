@@ -1,6 +1,7 @@
 //! Whole systems in an emulator: booted, driven by their terminal, judged by what they say.
 //!
-//! `cargo xtask test FILTER` runs those whose name contains FILTER. One emulator runs at a time.
+//! `cargo xtask test FILTER` runs those whose name contains FILTER. Emulators run side by side, each with the processors of the
+//! host that it needs.
 
 mod bochs;
 mod conformance;

@@ -108,7 +108,6 @@ const DEATHS: usize = 120;
 /// The UART model dies at moments of a guest's bursts that nobody at a terminal could hit, each a little later than the one before, with
 /// time counted in instructions: each byte comes, once.
 #[test]
-#[ignore = "not yet seen to pass on the whole as merged: run it by name with --ignored"]
 fn server_death_at_any_moment() -> Judged {
     let system = "tests/systems/deaths.toml";
     let mut s = System::boot_with(system, Firmware::Bios, &deterministic())?;

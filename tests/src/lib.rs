@@ -12,7 +12,7 @@ use std::fs;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -78,8 +78,10 @@ pub fn steady() -> Options {
     }
 }
 
-/// Processors of the host that no emulator takes up; `None` before the first does.
-static IDLE: Mutex<Option<usize>> = Mutex::new(None);
+/// Processors of the host, and of them those that no emulator takes up.
+static HOST: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+static IDLE: LazyLock<Mutex<usize>> = LazyLock::new(|| Mutex::new(*HOST));
 static LEFT: Condvar = Condvar::new();
 /// Builds take turns.
 static BUILD: Mutex<()> = Mutex::new(());
@@ -89,13 +91,12 @@ pub struct Turn(usize);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut idle = idle();
-        *idle = idle.map(|n| n + self.0);
+        *idle() += self.0;
         LEFT.notify_all();
     }
 }
 
-fn idle() -> MutexGuard<'static, Option<usize>> {
+fn idle() -> MutexGuard<'static, usize> {
     // A test that failed leaves nothing behind that matters to the next.
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -103,15 +104,11 @@ fn idle() -> MutexGuard<'static, Option<usize>> {
 /// Waits until so many processors of the host are free, or all of them, if it has fewer: however many threads run tests, each emulator
 /// has its own.
 pub fn turn(processors: usize) -> Turn {
-    let all = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let wanted = processors.clamp(1, all);
-    let enough = |idle: &mut Option<usize>| idle.is_some_and(|n| n < wanted);
-    let mut idle = idle();
-    idle.get_or_insert(all);
+    let wanted = processors.clamp(1, *HOST);
     let mut idle = LEFT
-        .wait_while(idle, enough)
+        .wait_while(idle(), |idle| *idle < wanted)
         .unwrap_or_else(PoisonError::into_inner);
-    *idle = idle.map(|n| n - wanted);
+    *idle -= wanted;
     Turn(wanted)
 }
 

@@ -312,8 +312,9 @@ impl Guest {
         let one = 1 << self.below(32);
         match self.below(4) {
             0 => {
-                // MOV CR0, RAX; NOP; CLTS.
-                r.rax = cpu::cr0() ^ one ^ (1 << self.below(19));
+                // MOV CR0, RAX; NOP; CLTS. Paging stays on: QEMU 7.2 lets 64-bit code switch it off, and loses the host's CR0 at the
+                // exit of a guest in that state.
+                r.rax = cpu::cr0() ^ one ^ (1 << self.below(19)) | 1 << 31 | 1;
                 self.run(&[0x0f, 0x22, 0xc0, 0x90, 0x0f, 0x06], &mut r);
             }
             1 => {

@@ -18,7 +18,7 @@ fn main() {}
 
 /// Acts between two lines that say what has been done: a VM may end at any of them.
 #[cfg(target_os = "none")]
-const REPORT: u64 = 256;
+const REPORT: u64 = 32;
 
 /// The program.
 #[cfg(target_os = "none")]

@@ -46,7 +46,7 @@ pub const SPECIAL: [&[u8]; 30] = [
 ];
 
 /// Loads, stores and more complicated accesses to [RDI] (and [RSI]), for MMIO.
-pub const ACCESSES: [&[u8]; 21] = [
+pub const ACCESSES: [&[u8]; 19] = [
     &[0x8a, 0x07],
     &[0x8b, 0x07],
     &[0x48, 0x8b, 0x07],
@@ -58,12 +58,10 @@ pub const ACCESSES: [&[u8]; 21] = [
     &[0x01, 0x07],             // ADD [RDI], EAX
     &[0x87, 0x07],             // XCHG
     &[0xf0, 0x0f, 0xb1, 0x0f], // LOCK CMPXCHG
-    &[0xff, 0x37],             // PUSH [RDI]
     &[0xa5],                   // MOVSD
     &[0xab],                   // STOSD
     &[0xf3, 0xaa],             // REP STOSB
     &[0xf3, 0xa4],             // REP MOVSB
-    &[0xaf],                   // SCASD
     &[0x0f, 0xb6, 0x07],       // MOVZX
     &[0x0f, 0xbe, 0x07],       // MOVSX
     &[0xf7, 0x07, 1, 0, 0, 0], // TEST
@@ -71,7 +69,9 @@ pub const ACCESSES: [&[u8]; 21] = [
 ];
 
 /// Those that no driver makes and a VMM need not know.
-pub const STRANGE: [&[u8]; 6] = [
+pub const STRANGE: [&[u8]; 8] = [
+    &[0xff, 0x37],             // PUSH [RDI]
+    &[0xaf],                   // SCASD
     &[0x0f, 0xc7, 0x0f],       // CMPXCHG8B
     &[0x8f, 0x07],             // POP [RDI]
     &[0xff, 0x27],             // JMP [RDI]

@@ -308,18 +308,17 @@ impl Thread {
             if old.thread.get() == Some(this) {
                 crate::sched::detach(cpu, old);
             }
-            // Lent along a chain of calls: its members go on with their own, so that the next owner takes it from nobody.
-            if self.budget.get() == Some(old)
-                && let Some(s) = self.payee()
-            {
-                crate::sched::end_loan(cpu, s, Some(old));
-            }
         }
         if let Some(b) = b {
             b.owner.set(Some(this));
         }
         if self.budget.get() == old {
+            let lent_to = self.payee();
             crate::sched::change_budget(cpu, this, b);
+            // Lent along a chain of calls: its members go on with their own, so that the next owner takes it from nobody.
+            if let (Some(s), Some(_)) = (lent_to, old) {
+                crate::sched::end_loan(cpu, s, old);
+            }
         } else if self.state.get() == State::Ready {
             // The one that it was lent may have run out.
             crate::sched::make_ready(cpu, this);

@@ -175,6 +175,22 @@ fn a_caller_in_the_queue_can_change_its_budget_meanwhile() {
     assert!(t.server.budget.get() == t.server.own_budget.get());
 }
 
+/// A server with no Budget of its own: what the one that helps it loses it does not find with it again.
+#[test]
+fn a_caller_in_the_queue_that_loses_its_budget_helps_no_more() {
+    let t = Trio::new(NEVER);
+    t.server.get().set_own_budget(None);
+    assert!(t.exhaust() == t.server && t.helps());
+    let old = t.queued.own_budget.get();
+    t.operate(t.queued, op::thread::CONFIGURE, [0; 4]);
+    assert!(t.queued.callee.get().is_none() && t.server.budget.get() != old);
+    // It has one again: it helps again.
+    let words = [t.m.name(old.unwrap()), 0, 0, 0];
+    t.operate(t.queued, op::thread::CONFIGURE, words);
+    t.sound();
+    assert!(t.queued.budget.get() == old && t.queued.state.get() == State::Queued);
+}
+
 #[test]
 fn when_the_helper_has_no_time_left_either_it_is_the_servers_own() {
     let t = Trio::new(NEVER);

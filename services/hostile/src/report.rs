@@ -87,6 +87,14 @@ impl Total {
         (all, column(0) + column(1), column(RESULTS.len()))
     }
 
+    /// Calls of the row of this name that succeeded.
+    #[must_use]
+    pub fn ok(&self, name: &str) -> u64 {
+        let mut rows = self.0.iter().zip(&OPS);
+        rows.find(|(_, op)| op.name == name)
+            .map_or(0, |(r, _)| r[0] + r[1])
+    }
+
     /// Rows of which no call has succeeded.
     pub fn never_ok(&self) -> impl Iterator<Item = &'static str> {
         let rows = self.0.iter().zip(&OPS);
@@ -123,6 +131,7 @@ mod tests {
         total.add(&counts);
         total.add(&counts);
         assert_eq!(total.sums(), (8, 4, 2));
+        assert_eq!((total.ok(OPS[0].name), total.ok("nothing")), (2, 0));
         let mut text = String::new();
         total.row(0, &mut text).unwrap();
         assert_eq!(text, "call endpoint: ok 2 dead 2");

@@ -3,11 +3,13 @@
 use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
-    process::Child,
+    process::{Child, Command},
 };
 
+use anyhow::{Context, Result};
+
 use super::{Exit, Options};
-use crate::setup::image_maker::Firmware;
+use crate::{host, setup::image_maker::Firmware};
 
 /// What is booted.
 pub struct Boot<'a> {
@@ -35,6 +37,19 @@ pub struct Process {
     pub log: PathBuf,
     /// What the emulator itself has to say.
     pub diary: Box<dyn Diary>,
+}
+
+/// A command for an emulator, which the kernel of the host ends when xtask ends in whatever way.
+pub fn command(emulator: &Path) -> Command {
+    let mut cmd = host::command("setpriv");
+    cmd.args(["--pdeathsig", "KILL"]).arg(emulator);
+    cmd
+}
+
+/// Starts it.
+pub fn spawn(cmd: &mut Command) -> Result<Child> {
+    cmd.spawn()
+        .with_context(|| format!("starting `{}`", host::shown(cmd)))
 }
 
 /// What an emulator says about its machine.

@@ -14,12 +14,9 @@ use anyhow::{Context, Result};
 
 use super::{
     Exit,
-    process::{Boot, Diary, Process},
+    process::{self, Boot, Diary, Process},
 };
-use crate::{
-    host,
-    setup::{apt, image_maker::Firmware},
-};
+use crate::setup::{apt, image_maker::Firmware};
 
 /// First value that the platform server writes to the debug-exit port for a guest's code 0; lower
 /// values are the machine's own failures.
@@ -41,9 +38,7 @@ pub fn start(boot: &Boot<'_>) -> Result<Process> {
     fs::write(&log, b"")?;
     let mut cmd = command(boot, &log, &trace)?;
     cmd.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = cmd
-        .spawn()
-        .with_context(|| format!("starting `{}`", host::shown(&cmd)))?;
+    let mut child = process::spawn(&mut cmd)?;
     Ok(Process {
         input: Box::new(child.stdin.take().context("QEMU has no input")?),
         output: Box::new(child.stdout.take().context("QEMU has no output")?),
@@ -102,9 +97,7 @@ fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
         ..
     } = *boot;
     let qemu = program()?;
-    // The kernel ends QEMU when xtask ends in whatever way.
-    let mut cmd = host::command("setpriv");
-    cmd.args(["--pdeathsig", "KILL"]).arg(qemu);
+    let mut cmd = process::command(&qemu);
     cmd.args([
         "-M",
         "q35",

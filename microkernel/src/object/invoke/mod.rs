@@ -149,25 +149,28 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
     match a.tag().label() {
         op::pool::CREATE => {
             let pool = Pool::from_cap(cap, CONTROL)?;
+            // The kinds of which anyone can make some.
+            let kind = Kind::from_raw(a.w(0) as u32)
+                .filter(|&k| (Kind::Space as u32..=Kind::Vcpu as u32).contains(&(k as u32)))
+                .ok_or(Status::InvalidArg)?;
             let dest = a.dest(a.w(1))?;
             let home = a.cpu.number;
-            dest.set(match Kind::from_raw(a.w(0) as u32) {
-                Some(Kind::Space) => Cap::of(Space::create(pool, a.w(2))?),
-                Some(Kind::Thread) => {
+            dest.set(match kind {
+                Kind::Space => Cap::of(Space::create(pool, a.w(2))?),
+                Kind::Thread => {
                     let space = a.obj::<Space>(a.w(2), CONTROL)?;
                     a.op.stop_for(space.cpus.get());
                     Cap::of(Thread::create(pool, space, a.w(3), a.cpu)?)
                 }
-                Some(Kind::Budget) => Cap::of(Budget::create(pool, home)?),
-                Some(Kind::Endpoint) => Cap::of(Endpoint::create(pool)?),
-                Some(Kind::Notification) => Cap::of(Notification::create(pool, home)?),
-                Some(Kind::GuestSpace) => Cap::of(GuestSpace::create(pool)?),
-                Some(Kind::Vcpu) => {
+                Kind::Budget => Cap::of(Budget::create(pool, home)?),
+                Kind::Endpoint => Cap::of(Endpoint::create(pool)?),
+                Kind::Notification => Cap::of(Notification::create(pool, home)?),
+                Kind::GuestSpace => Cap::of(GuestSpace::create(pool)?),
+                _ => {
                     let guest = a.obj::<GuestSpace>(a.w(0) >> 32, CONTROL)?;
                     let space = a.obj::<Space>(a.w(2), CONTROL)?;
                     Cap::of(Vcpu::create(pool, guest, space, a.w(3))?)
                 }
-                _ => return Err(Status::InvalidArg),
             });
             NONE
         }

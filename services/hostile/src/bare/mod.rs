@@ -121,8 +121,9 @@ impl Run {
             let now = Pool(slot::POOL).stat()?;
             assert!(now == before, "pages are missing: {now:?}, not {before:?}");
             let (calls, ok, unknown) = self.total.sums();
+            // One attacker may have written another's registers while that made a call.
             assert!(
-                unknown == 0,
+                unknown <= self.total.ok("thread.write_regs"),
                 "{unknown} calls had a result that there is not"
             );
             if round.is_power_of_two() || round % 256 == 0 {
@@ -277,12 +278,12 @@ impl Run {
         let cpu = self.arena.cpu(any);
         match rng.below(8) {
             0..=2 => {
-                // At least 20 µs in at most 2 ms, or all of it.
+                // At least 20 µs in at most 2 ms, or all of it; random bytes at most half.
                 let period = time::cycles(20 + rng.below(2_000));
-                let part = if rng.once_in(3) {
-                    period
-                } else {
-                    1 + rng.below(period)
+                let part = match rng.once_in(3) {
+                    _ if any as u64 == self.arena.attackers() => 1 + rng.below(period / 2),
+                    true => period,
+                    false => 1 + rng.below(period),
                 };
                 let _ = budget.configure(cpu, rng.below(arena::PRIORITY + 1), part, period);
             }

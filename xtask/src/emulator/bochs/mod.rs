@@ -24,7 +24,7 @@ use notes::Notes;
 
 use super::{
     Options,
-    process::{Boot, Process},
+    process::{self, Boot, Process},
 };
 use crate::{host, setup::apt};
 
@@ -109,14 +109,10 @@ pub fn start(boot: &Boot<'_>) -> Result<Process> {
     // Debian's has the debugger built in, which waits for a command first: `continue`.
     host::write_whole(&debugger, b"c\n")?;
     let out = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-    // The kernel ends Bochs when xtask ends in whatever way.
-    let mut cmd = host::command("setpriv");
-    cmd.args(["--pdeathsig", "KILL"]).arg(bochs);
+    let mut cmd = process::command(&bochs);
     cmd.arg("-q").arg("-f").arg(&rc).arg("-rc").arg(&debugger);
     cmd.stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
-    let mut child = cmd
-        .spawn()
-        .with_context(|| format!("starting `{}`", host::shown(&cmd)))?;
+    let mut child = process::spawn(&mut cmd)?;
     let notes = Notes::read(child.stderr.take().context("Bochs has no log")?);
     let serial = match connection(&listener, &mut child) {
         Ok(serial) => serial,
