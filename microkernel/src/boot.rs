@@ -1,10 +1,10 @@
 //! From the loader to root: takes the machine over, gives root capabilities to all of it, and never returns.
 
 pub mod features;
-mod memory;
+pub mod memory;
 mod time;
 
-use crate::arch::{self, BOOT, Cpu, apic, console, entry, paging::Access, start};
+use crate::arch::{self, BOOT, Cpu, apic, console, entry, paging::Access, paging::HOST, start};
 use crate::mem::{self, PAGE};
 use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
@@ -69,13 +69,8 @@ pub fn start(loader: &'static mut Loader) -> ! {
     for c in Cpu::all() {
         c.host_control.set(pages(2));
     }
-    let phys = |at| memory::phys(at).unwrap_or(0);
-    BOOT.stub.set(features::enable_virtualisation(
-        cpu,
-        pages(3),
-        pages(2),
-        phys,
-    ));
+    let stub = features::enable_virtualisation(cpu, pages(3), pages(2));
+    BOOT.stub.set(memory::phys(stub).unwrap_or(0));
     if let Some(low) = memory::start_page(&loader.memory_regions) {
         start::prepare(low, [page(), page(), page()]);
     }
@@ -85,7 +80,8 @@ pub fn start(loader: &'static mut Loader) -> ! {
     let space = need(Space::create(pool, ROOT_SLOTS));
     let map = |at: u64, r: u32| {
         let phys = page();
-        need(space.table.map_page(pool, at, phys, Access::new(r, false)));
+        let access = Access::new(&HOST, r, false);
+        need(space.table.map_page(pool, at, phys, access));
         mem::virt(phys)
     };
     let start = load_root(&map);

@@ -53,9 +53,14 @@ use ipc_schema::abi::Status;
 use mem::Obj;
 use object::Thread;
 
+/// What stands for [`abi::Syscall::Run`] where there is VMX.
+///
+/// [`abi::Syscall::Run`]: ipc_schema::abi::Syscall::Run
+pub const RUN_VMX: u64 = 16;
+
 /// A system call of `t`, whose registers are saved in it; answers who goes on.
 #[inline(always)]
-pub fn syscall_on<V: virt::Virt>(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
+pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
     #[cfg(feature = "checker")]
     checker::past::before(cpu, t, number);
     let next = match number {
@@ -63,7 +68,8 @@ pub fn syscall_on<V: virt::Virt>(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<
         1 => ipc::reply_recv(cpu, t),
         2 => ipc::signal_call(cpu, t),
         3 => ipc::wait(cpu, t),
-        4 => exit::run::<V>(cpu, t),
+        4 => exit::run::<virt::svm::BackEnd>(cpu, t),
+        RUN_VMX => exit::run::<virt::vmx::BackEnd>(cpu, t),
         5 => {
             t.finish(Status::Ok);
             sched::yield_now(cpu, t)
@@ -76,10 +82,4 @@ pub fn syscall_on<V: virt::Virt>(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<
     #[cfg(feature = "checker")]
     let next = checker::after_call(cpu, next);
     next
-}
-
-/// As [`syscall_on`], on the back end of this machine.
-#[cfg(not(target_os = "none"))]
-pub fn syscall(cpu: &Cpu, t: Obj<Thread>, number: u64) -> Obj<Thread> {
-    virt::with_virt!(V => syscall_on::<V>(cpu, t, number))
 }

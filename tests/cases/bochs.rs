@@ -14,18 +14,33 @@ const EXERCISER: Duration = Duration::from_secs(900);
 /// Bound of a boot of Linux (usually two minutes).
 const LINUX: Duration = Duration::from_secs(1800);
 
-/// Boots the system of a TOML, changed, under a name of its own, on a processor with SVM.
-fn boot(toml: &str, change: impl FnOnce(&mut Description)) -> Result<System> {
+/// Processor models with SVM and with VMX.
+const SVM: &str = "ryzen";
+const VMX: &str = "corei7_skylake_x";
+
+/// Boots the system of a TOML, changed, under a name of its own.
+fn boot(model: &str, toml: &str, change: impl FnOnce(&mut Description)) -> Result<System> {
     let mut description = Description::load(&host::root().join(toml), None)?;
-    description.stem.push_str("-bochs");
+    description.stem.push_str("-");
+    description.stem.push_str(model);
     change(&mut description);
-    System::boot_description(&description, Firmware::Bios, &Options::bochs("ryzen"))
+    System::boot_description(&description, Firmware::Bios, &Options::bochs(model))
 }
 
-/// The exerciser.
+/// The exerciser with SVM.
 #[test]
-fn bochs_exerciser() -> Judged {
-    let mut s = boot("guests/exerciser.toml", |description| {
+fn bochs_exerciser_svm() -> Judged {
+    exerciser(SVM)
+}
+
+/// The exerciser with VMX.
+#[test]
+fn bochs_exerciser_vmx() -> Judged {
+    exerciser(VMX)
+}
+
+fn exerciser(model: &str) -> Judged {
+    let mut s = boot(model, "guests/exerciser.toml", |description| {
         for vm in &mut description.system.vms {
             vm.append = "vireo emulator=bochs".to_owned();
         }
@@ -50,7 +65,7 @@ fn bochs_exerciser() -> Judged {
 /// QEMU 7.2 refuses 19, for other reasons in part.
 #[test]
 fn bochs_entries() -> Judged {
-    let mut s = boot("tests/systems/entries.toml", |description| {
+    let mut s = boot(SVM, "tests/systems/entries.toml", |description| {
         for server in &mut description.system.servers {
             server.args = "entries emulator=bochs poweroff".to_owned();
         }

@@ -21,15 +21,10 @@ pub const TSS_SELECTOR: u16 = 0x38;
 /// NMI, #DF and #MC. Not #DB, which can come right behind a guest with TR still the guest's.
 const OWN_STACK: [usize; 3] = [2, 8, 18];
 
-/// Words of a GDT.
-const GDT: usize = 9;
-/// Its limit.
-pub const GDT_LIMIT: u16 = GDT as u16 * 8 - 1;
-
 /// One processor's tables and stacks.
 #[repr(C, align(16))]
 struct Tables {
-    gdt: [Cell<u64>; GDT],
+    gdt: [Cell<u64>; 9],
     /// Its I/O map base lies beyond the limit: no port is user level's.
     tss: Cell<TaskStateSegment>,
     idt: [Cell<[u64; 2]>; 256],
@@ -62,7 +57,7 @@ impl<const SIZE: usize> Stack<SIZE> {
 static TABLES: Global<[Tables; MAX_CPUS]> = Global(
     [const {
         Tables {
-            gdt: [const { Cell::new(0) }; GDT],
+            gdt: [const { Cell::new(0) }; 9],
             // All zero, so that nothing of this is in the kernel's file.
             // SAFETY: numbers, for which 0 is a value.
             tss: Cell::new(unsafe { core::mem::zeroed() }),
@@ -92,16 +87,6 @@ pub fn guard_pages() -> impl Iterator<Item = u64> {
 /// Top of the kernel stack of `cpu`.
 pub fn stack_top(cpu: &Cpu) -> u64 {
     of(cpu).stack.top()
-}
-
-/// Addresses of the GDT, the TSS and the IDT of `cpu`.
-pub fn tables(cpu: &Cpu) -> [u64; 3] {
-    let t = of(cpu);
-    [
-        t.gdt.as_ptr() as u64,
-        t.tss.as_ptr() as u64,
-        t.idt.as_ptr() as u64,
-    ]
 }
 
 /// Number of the processor on one of whose stacks this address is.
@@ -152,7 +137,7 @@ pub fn init(cpu: &Cpu) {
     let data = SegmentSelector(0x10);
     // SAFETY: the tables are complete and live for ever.
     unsafe {
-        lgdt(&pointer(t.gdt.as_ptr() as u64, GDT_LIMIT));
+        lgdt(&pointer(t.gdt.as_ptr() as u64, 9 * 8 - 1));
         lidt(&pointer(t.idt.as_ptr() as u64, 256 * 16 - 1));
         CS::set_reg(SegmentSelector(KERNEL_CODE));
         SS::set_reg(data);

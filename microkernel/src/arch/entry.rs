@@ -5,13 +5,12 @@ use super::{
     CALL_VECTOR, FIRST_IRQ, IRQS, SPURIOUS_VECTOR, TIMER_VECTOR, apic, console, descriptors,
     extended, machine_check, measure,
 };
-use crate::mem::{Global, Obj};
+use crate::mem::Obj;
 use crate::object::Thread;
 use crate::object::thread::{Regs, Resume};
-use crate::virt::{Virt, svm::Svm, vmx::Vmx};
+use crate::virt::{Virt, svm, vmx};
 use crate::{exit, ipc, sched, sync};
 use core::arch::{asm, global_asm};
-use core::cell::Cell;
 use core::mem::offset_of;
 use ipc_schema::abi::{Syscall, layout};
 use x86_64::registers::control::Cr2;
@@ -33,24 +32,14 @@ pub fn init(cpu: &'static Cpu) {
     }
 }
 
-/// An exception in the kernel at `rip` with `flags` leads back there. TF is user level's, which SYSENTER leaves as it is. Between STI and
-/// SYSEXIT an interrupt would find user level's GS base: an exception that comes there ends STI's shadow, so STI comes again.
-fn mend(rip: &mut u64, flags: &mut u64) {
-    *flags &= !(1 << 8);
-    if *rip == &raw const vireo_sysexit as u64 {
-        *flags &= !(1 << 9);
-        *rip -= 1;
-    }
-}
-
 unsafe extern "C" {
     fn vireo_syscall_entry();
-    static vireo_sysexit: u8;
     /// The stub page, in the kernel's read-only data.
     pub static vireo_stub: [u8; 4096];
 }
 
-const RETURN_TO: u64 = layout::STUB + 2;
+/// Where the stub page's system call goes on.
+pub const RETURN_TO: u64 = layout::STUB + 2;
 
 global_asm!(r#"
     .section .rodata
@@ -60,14 +49,18 @@ vireo_stub:
     syscall
     ret
     .balign 4096, 0xcc
-vireo_stub_sysenter:
-    mov rcx, rsp
-    sysenter
-    ret
-    .balign 4096, 0xcc
 
-    # The rest of a system call's entry: rcx is the thread.
-    .macro vireo_enter table
+    .section .text
+    .balign 64
+    .globl vireo_syscall_entry
+# rcx (return address: always the stub page's) and r11 (flags: always the same) are not kept.
+vireo_syscall_entry:
+    swapgs
+    mov rcx, gs:[{CURRENT}]
+    mov [rcx + {GPR} + 4*8], rsp
+    mov rsp, gs:[{STACK}]
+    .globl vireo_call, vireo_leave, vireo_leave_end
+vireo_call:
     mov [rcx + {GPR} + 3*8], rbx
     mov [rcx + {GPR} + 5*8], rbp
     mov [rcx + {GPR} + 6*8], rsi
@@ -78,44 +71,9 @@ vireo_stub_sysenter:
     mov byte ptr [rcx + {RESUME}], 0
     mov rdi, rcx
     cmp rax, {CALLS}
-    jae vireo_no_call
+    jae 1f
     # Some return, others jump to `vireo_leave`.
-    call qword ptr [8*rax + \table]
-    .endm
-
-    .section .text
-    .balign 64
-    .globl vireo_sysenter_entry, vireo_leave_end, vireo_leave_sysexit, vireo_sysexit, vireo_stub_sysenter
-# rcx is user level's stack pointer; only IF has been cleared of the flags.
-vireo_sysenter_entry:
-    swapgs
-    mov rdx, rcx
-    mov rcx, gs:[{CURRENT}]
-    mov rsp, gs:[{STACK}]
-    push 2
-    popfq
-    mov [rcx + {GPR} + 4*8], rdx
-    vireo_enter {TABLE_SYSENTER}
-    jmp vireo_leave
-vireo_leave_sysexit:
-    mov rcx, rsp
-    mov edx, {RETURN} + 3
-    xor r11d, r11d
-    swapgs
-    sti
-vireo_sysexit:
-    sysexitq
-
-    .balign 64
-    .globl vireo_syscall_entry
-# rcx (return address: always the stub page's) and r11 (flags: always the same) are not kept.
-vireo_syscall_entry:
-    swapgs
-    mov rcx, gs:[{CURRENT}]
-    mov [rcx + {GPR} + 4*8], rsp
-    mov rsp, gs:[{STACK}]
-    vireo_enter {TABLE}
-    .globl vireo_leave
+    call qword ptr [8*rax + {TABLE}]
 vireo_leave:
     cmp byte ptr [rax + {RESUME}], 0
     jne 2f
@@ -131,21 +89,20 @@ vireo_leave:
     # Nothing of the kernel's stays in a register.
     xor edx, edx
     xor r13d, r13d
-    # Five bytes, where `use_sysenter` puts a jump.
+    # Five bytes, where `virt::vmx` puts a jump.
 vireo_leave_end:
     mov ecx, {RETURN}
     mov r11d, 0x202
     swapgs
     sysretq
-vireo_no_call:
+1:
     call {OTHER}
 2:
     mov rdi, rax
     # The function that came here has left its frame on the stack.
     mov rsp, gs:[{STACK}]
-    cmp byte ptr [rax + {RESUME}], 1
-    je 3f
-    call qword ptr [{ENTER_GUEST}]
+    movzx eax, byte ptr [rax + {RESUME}]
+    call qword ptr [8*rax + vireo_ways - 8]
 3:
     push {USER_DATA}
     push qword ptr [rdi + {GPR} + 4*8]
@@ -260,6 +217,9 @@ vireo_trap_entry:
     .section .rodata
     .balign 4
 9:  .long 0x60227d00
+    .balign 8
+vireo_ways:
+    .quad 3b, {GUEST}, {GUEST_VMX}
 "#,
     CURRENT = const offset_of!(Cpu, current),
     STACK = const offset_of!(Cpu, stack),
@@ -272,10 +232,10 @@ vireo_trap_entry:
     USER_DATA = const descriptors::USER_DATA,
     USER_CODE = const descriptors::USER_CODE,
     TABLE = sym ENTRIES,
-    TABLE_SYSENTER = sym ENTRIES_SYSENTER,
     CALLS = const ENTRIES.len(),
-    OTHER = sym enter::<Svm, { ENTRIES.len() as u64 }>,
-    ENTER_GUEST = sym ENTER_GUEST,
+    OTHER = sym enter::<{ ENTRIES.len() as u64 }>,
+    GUEST = sym enter_guest::<svm::BackEnd>,
+    GUEST_VMX = sym enter_guest::<vmx::BackEnd>,
 );
 
 /// Lets `t` go on. The frames on the stack are given up without the compiler's restoring registers for a caller that needs none.
@@ -286,12 +246,13 @@ pub fn go_on(t: Obj<Thread>) -> ! {
 }
 
 /// A system call: the thread's registers are saved. Each has an entry of its own, so that none saves registers for another.
-type Entry = extern "sysv64" fn(Obj<Thread>) -> Obj<Thread>;
+pub type Entry = extern "sysv64" fn(Obj<Thread>) -> Obj<Thread>;
 
-extern "sysv64" fn enter<V: Virt, const CALL: u64>(t: Obj<Thread>) -> Obj<Thread> {
+/// The entry of one.
+pub extern "sysv64" fn enter<const CALL: u64>(t: Obj<Thread>) -> Obj<Thread> {
     let cpu = Cpu::current();
     measure::begin(cpu, measure::Cause::Call(t, CALL));
-    let next = crate::syscall_on::<V>(cpu, t, CALL);
+    let next = crate::syscall(cpu, t, CALL);
     measure::leave(cpu, next);
     if CALL == Syscall::Signal as u64 || CALL == Syscall::Wait as u64 {
         // The compiler lets their quick way have no frame.
@@ -301,28 +262,12 @@ extern "sysv64" fn enter<V: Virt, const CALL: u64>(t: Obj<Thread>) -> Obj<Thread
 }
 
 /// By number ([`Syscall`]).
-static ENTRIES: [Entry; 6] = entries(enter::<Svm, 4>);
-/// The same with VMX.
-static ENTRIES_SYSENTER: [Entry; 6] = entries(enter::<Vmx, 4>);
-
-/// The others are the same for both.
-const fn entries(run: Entry) -> [Entry; 6] {
-    [
-        enter::<Svm, 0>,
-        enter::<Svm, 1>,
-        enter::<Svm, 2>,
-        enter::<Svm, 3>,
-        run,
-        enter::<Svm, 5>,
-    ]
-}
-
-/// [`enter_guest`] of this machine; written at boot.
-pub static ENTER_GUEST: Global<Cell<extern "sysv64" fn(Obj<Thread>) -> !>> =
-    Global(Cell::new(enter_guest::<Svm>));
+pub static ENTRIES: [Entry; 6] = [
+    enter::<0>, enter::<1>, enter::<2>, enter::<3>, enter::<4>, enter::<5>,
+];
 
 /// A thread whose next step is its guest.
-pub extern "sysv64" fn enter_guest<V: Virt>(t: Obj<Thread>) -> ! {
+extern "sysv64" fn enter_guest<V: Virt>(t: Obj<Thread>) -> ! {
     let cpu = Cpu::current();
     measure::begin(cpu, measure::Cause::Exit(0));
     let next = exit::enter::<V>(cpu, t);
@@ -372,8 +317,7 @@ extern "sysv64" fn vireo_kernel_interrupt(vector: u64) {
 /// An exception in the kernel. `frame`: error, rip, cs, rflags, rsp, ss. Answers whether the way back is not by IRET.
 #[unsafe(no_mangle)]
 extern "sysv64" fn vireo_kernel_trap(vector: u64, frame: &mut [u64; 6]) -> bool {
-    let [_, rip, _, flags, ..] = frame;
-    mend(rip, flags);
+    vmx::start::mend(frame);
     if vector == 1 {
         // A guest's: a breakpoint that was left armed (QEMU 7.2), or a single step that was pending at an exit (Bochs 2.7); or user
         // level's single step over SYSENTER. The kernel has none of its own.

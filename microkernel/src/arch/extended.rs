@@ -181,20 +181,3 @@ pub fn disarm_breakpoints(dr7: u64) {
     Dr7::write_raw(dr7 & 0xffff_0000 | 0x600);
     Dr7::write_raw(0x400);
 }
-
-/// STAR, LSTAR, CSTAR, SFMASK.
-const SYSCALL: [u32; 4] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084];
-
-/// The MSRs of SYSCALL, which VMX does not switch.
-pub fn syscall_msrs() -> [u64; 4] {
-    // SAFETY: MSRs that every processor in long mode has.
-    SYSCALL.map(|m| unsafe { Msr::new(m).read() })
-}
-
-/// Sets them, to what the processor takes (`virt::vmx::extended::load`).
-pub fn set_syscall_msrs(values: [u64; 4]) {
-    for (m, value) in SYSCALL.into_iter().zip(values) {
-        // SAFETY: the kernel's own entry is another.
-        unsafe { Msr::new(m).write(value) };
-    }
-}

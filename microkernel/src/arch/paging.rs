@@ -1,6 +1,6 @@
 //! Page tables of four levels: host (AMD APM vol. 2, 5.3) and nested (15.25), which share the format; extended (Intel SDM vol. 3,
 //! 29.3.2), whose entries for tables are the same (READ, WRITE and EXECUTE where the others have PRESENT, WRITE and USER), and whose
-//! pages are [`Access::extended`].
+//! pages are [`EXTENDED`].
 
 use crate::mem::{self, PAGE, Words};
 use crate::object::{Pool, step::Step};
@@ -36,34 +36,26 @@ pub const LARGE: u64 = 2 << 20;
 pub struct Access(pub Entry);
 
 impl Access {
-    /// From READ, WRITE, EXEC.
+    /// From READ, WRITE, EXEC; `base` is [`HOST`] or [`EXTENDED`].
     #[inline(always)]
     #[must_use]
-    pub fn new(rights: u32, device: bool) -> Self {
-        Self::with(PAGE_BITS, rights, device)
-    }
-
-    /// The same with `base`, [`PAGE_BITS`] or [`EXTENDED_BITS`].
-    #[inline(always)]
-    #[must_use]
-    pub fn with(base: Entry, rights: u32, device: bool) -> Self {
-        const { assert!(rights::WRITE as u64 == Entry::WRITE.bits()) };
-        const { assert!(rights::EXEC as u64 == Entry::USER.bits()) };
+    pub fn new(base: &Base, rights: u32, device: bool) -> Self {
+        const { assert!(rights::WRITE == 2 && rights::EXEC == 4) };
         let access = rights & (rights::WRITE | rights::EXEC);
         let access = u64::from(access) | u64::from(!rights & rights::EXEC) << 61;
-        let kind = if device {
-            Entry::UNCACHED
-        } else {
-            Entry::empty()
-        };
-        Self(Entry::from_bits_retain(access) | base | kind)
+        Self(Entry::from_bits_retain(access) | base[usize::from(device)])
     }
 }
 
-/// What an entry for a page has whatever its rights. User level's in any case.
-pub const PAGE_BITS: Entry = Entry::PRESENT.union(Entry::USER);
-/// In an extended page table: memory type write-back. That it is executable is said by USER; bit 63 says nothing.
-pub const EXTENDED_BITS: Entry = Entry::PRESENT.union(Entry::from_bits_retain(6 << 3));
+/// What an entry for a page has whatever its rights: of memory, and of device registers.
+pub type Base = [Entry; 2];
+/// In a host's or nested table. User level's in any case.
+pub const HOST: Base = {
+    let memory = Entry::PRESENT.union(Entry::USER);
+    [memory, memory.union(Entry::UNCACHED)]
+};
+/// In an extended one: memory type write-back. That it is executable is said by USER; bit 63 says nothing. Guests have no devices.
+pub const EXTENDED: Base = [Entry::PRESENT.union(Entry::from_bits_retain(6 << 3)); 2];
 
 /// A page table, by its root.
 ///

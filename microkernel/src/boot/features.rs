@@ -1,7 +1,7 @@
 //! What the processor must offer, what is switched on, and what to tell the person if something is missing.
 
-use crate::arch::{Cpu, console, cpuid, entry, extended, machine_check, speculation};
-use crate::virt::{self, svm, vmx};
+use crate::arch::{Cpu, console, cpuid, extended, machine_check, speculation};
+use crate::virt::{self, with_virt};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 
 /// Whether this processor can do the work (APM vol. 3, E.4.2, E.4.9); what it lacks, and what to do about it.
@@ -12,19 +12,14 @@ fn check() -> Result<(), &'static str> {
             "this processor has no execute-disable (NX): switch it on in the firmware setup.",
         );
     }
-    if speculation::intel() {
-        return vmx::start::check().map(|_| ());
-    }
-    svm::start::check()
+    with_virt!(v => v::start::check())
 }
 
 /// Stops with a message unless this processor, the first, can do the work; switches on its protections.
 pub fn require() {
+    virt::choose(speculation::intel());
     if let Err(missing) = check() {
         console::fatal(missing, &[]);
-    }
-    if speculation::intel() {
-        virt::use_vmx();
     }
     protect();
     extended::init(true);
@@ -70,7 +65,7 @@ fn protect() {
 
 /// Another processor than the first: the same on it. False: it lacks something, or differs in what guests can use.
 pub fn join(cpu: &Cpu) -> bool {
-    if check().is_err() || virt::vmx() && !vmx::start::same() {
+    if check().is_err() {
         return false;
     }
     protect();
@@ -81,29 +76,14 @@ pub fn join(cpu: &Cpu) -> bool {
     same
 }
 
-/// Switches virtualisation on, with permission maps of three and two pages for all VMs; `phys` finds the physical address of something of
-/// the kernel's. Answers the stub page.
-pub fn enable_virtualisation(cpu: &Cpu, io: u64, msr: u64, phys: impl Fn(u64) -> u64) -> u64 {
+/// Switches virtualisation on, with permission maps of three and two pages for all VMs. Answers the stub page's address.
+pub fn enable_virtualisation(cpu: &Cpu, io: u64, msr: u64) -> u64 {
     // SAFETY: fresh pages of the kernel's.
-    unsafe {
-        if virt::vmx() {
-            vmx::start::init(msr);
-        } else {
-            svm::init_maps(io, msr);
-        }
-    }
+    unsafe { with_virt!(v => v::start::init(io, msr)) };
     enable(cpu);
-    if virt::vmx() {
-        vmx::start::use_sysenter(phys)
-    } else {
-        phys(&raw const entry::vireo_stub as u64)
-    }
+    with_virt!(v => v::start::stub())
 }
 
 fn enable(cpu: &Cpu) {
-    if virt::vmx() {
-        vmx::start::enable(cpu);
-    } else {
-        svm::start::enable(cpu);
-    }
+    with_virt!(v => v::start::enable(cpu));
 }

@@ -45,6 +45,7 @@ pub fn start_page(regions: &[MemoryRegion]) -> Option<u64> {
 }
 
 /// The physical address of something of the kernel's, or that the loader mapped.
+#[inline(never)]
 pub fn phys(va: u64) -> Option<u64> {
     let table = Table {
         root: arch::kernel_root(),

@@ -189,17 +189,6 @@ pub mod extended {
     /// None.
     pub fn set_tsc_aux(_: u32) {}
     /// None.
-    pub fn syscall_msrs() -> [u64; 4] {
-        SYSCALL.get()
-    }
-    /// Kept.
-    pub fn set_syscall_msrs(values: [u64; 4]) {
-        SYSCALL.set(values);
-    }
-    std::thread_local! {
-        static SYSCALL: std::cell::Cell<[u64; 4]> = const { std::cell::Cell::new([0; 4]) };
-    }
-    /// None.
     pub fn set_cr2(_: u64) {}
     /// No breakpoints.
     pub fn arm_breakpoints(_: u64) {}

@@ -71,7 +71,7 @@ pub fn begin(cpu: &Cpu, cause: Cause) {
 
 /// It is going to be left, unless `next` is in its guest.
 pub fn leave(cpu: &Cpu, next: Obj<Thread>) {
-    if next.resume.get() != Resume::Guest {
+    if next.resume.get() < Resume::Guest {
         end(cpu);
     }
 }

@@ -4,8 +4,8 @@
 
 use crate::mem::Obj;
 use crate::object::Vcpu;
-use crate::virt::svm::vmcb::{Vmcb, field as f};
-use crate::virt::{Virt, vmx::Vmx, vmx::control};
+use crate::virt::svm::control::{Vmcb, field as f};
+use crate::virt::{vmx, vmx::control};
 use x86::vmx::vmcs::control as c;
 
 /// Label of the `Log` operation that spoils a vCPU's control block; needs WRITE. w0: slot of the Vcpu (CONTROL) or 0, w1: how. Answers
@@ -40,7 +40,7 @@ pub fn spoil(v: Option<Obj<Vcpu>>, how: u64) -> [u64; 4] {
 
 /// The same where there is a VMCS.
 fn spoil_vmcs(v: Obj<Vcpu>, how: u64) {
-    Vmx::hold(v.get());
+    vmx::need(v.get());
     match how {
         NO_ASID => control::write(c::VPID, 0),
         NO_INTERCEPT => control::write(c::PINBASED_EXEC_CONTROLS, 0),

@@ -1,6 +1,6 @@
 //! VMCBs: what confines the guest is as it was made.
 
-use super::vmcb::{EXCEPTIONS, INTERCEPTS_1, INTERCEPTS_2, SVME, Vmcb, field as f};
+use super::control::{EXCEPTIONS, INTERCEPTS_1, INTERCEPTS_2, SVME, Vmcb, field as f};
 use crate::checker::{Checked, ensure};
 use crate::mem::Obj;
 use crate::object::Vcpu;
@@ -8,7 +8,7 @@ use crate::object::Vcpu;
 /// Checks a vCPU's control block.
 pub fn vmcb(v: Obj<Vcpu>) -> Checked {
     let c = Vmcb::of(v.get());
-    let (io, msr) = super::maps();
+    let (io, msr) = super::control::maps();
     let fixed = [
         (f::INTERCEPT_EXCEPTIONS, EXCEPTIONS | INTERCEPTS_1 << 32),
         (f::INTERCEPT_2, INTERCEPTS_2),

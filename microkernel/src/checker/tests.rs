@@ -142,7 +142,7 @@ fn damage_is_found() {
             .unwrap();
         }),
         ("a page table entry of nobody's", |m| {
-            let a = crate::arch::paging::Access::new(READ, false);
+            let a = crate::arch::paging::Access::new(&crate::arch::paging::HOST, READ, false);
             let table = &m.space.table;
             table.map_page(m.pool, 0x6000_0000, 24 << 20, a).unwrap();
             // Pool 0's Spaces are boot's: this one is looked at as another's.

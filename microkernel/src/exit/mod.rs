@@ -4,7 +4,7 @@ pub mod route;
 
 use crate::arch::{self, Cpu};
 use crate::mem::Obj;
-use crate::object::thread::{Resume, reg};
+use crate::object::thread::reg;
 use crate::object::{Thread, Vcpu, lookup};
 use crate::virt::{Left, Then, Virt, Who};
 use crate::{ipc, sched, sync};
@@ -31,7 +31,7 @@ pub fn run<V: Virt>(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     th.expired.set(false);
     th.run_deadline.set(deadline);
     sched::set_deadline(cpu, t, deadline);
-    th.resume.set(Resume::Guest);
+    th.resume.set(V::RESUME);
     let (Ok(next) | Err(next)) = guest::<V>(cpu, t, v);
     next
 }
@@ -93,7 +93,6 @@ fn ended<V: Virt>(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
         return true;
     }
     if t.expired.get() {
-        V::hold(v.get());
         leave::<V>(t, v, Exit::Timeout, [0; 4]);
     }
     t.expired.get()
@@ -105,7 +104,6 @@ fn signalled<V: Virt>(t: Obj<Thread>, v: Obj<Vcpu>) -> bool {
     let Some(n) = t.bound.get().filter(|n| n.pending()) else {
         return false;
     };
-    V::hold(v.get());
     leave::<V>(t, v, Exit::Signal, [n.take_now(), 0, 0, 0]);
     true
 }

@@ -5,7 +5,7 @@ use crate::arch::{self, Cpu};
 use crate::mem::Obj;
 use crate::object::guest_space::Way;
 use crate::object::{Endpoint, Notification, Thread, Vcpu};
-use crate::virt::{Plain, Virt, svm::Svm, vmx, vmx::Vmx, with_virt};
+use crate::virt::{Plain, Virt};
 use crate::{ipc, sched};
 use ipc_schema::abi::vm::{Exit, PortAccess, gpr};
 use ipc_schema::abi::{Tag, rights};
@@ -20,12 +20,8 @@ pub fn port<V: Virt>(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next 
         if a.input { 0 } else { rax }
     };
     let runner = || {
-        Err(leave::<V>(
-            t,
-            v,
-            Exit::Port,
-            [a.access(), a.next, value(), 0],
-        ))
+        let info = [a.access(), a.next, value(), 0];
+        Err(leave::<V>(t, v, Exit::Port, info))
     };
     let Some(route) = v.guest.get().route(a) else {
         return runner();
@@ -40,7 +36,7 @@ pub fn port<V: Virt>(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next 
             t.call_with(Tag::PORT, [stamped, value(), 0, 0]);
             v.next_rip.set(a.next);
             let Ok(ep) = cap.typed::<Endpoint>(rights::SEND) else {
-                lost(t);
+                lost::<V>(t);
                 return Err(t);
             };
             Err(ipc::send(cpu, t, ep, cap.badge, deadline))
@@ -64,22 +60,7 @@ pub fn port<V: Virt>(cpu: &Cpu, t: Obj<Thread>, v: Obj<Vcpu>, a: Plain) -> Next 
 
 /// The server has answered: completes the guest's instruction. The caller makes the thread run.
 #[inline(always)]
-pub fn complete(t: Obj<Thread>, value: u64) {
-    if vmx() {
-        // Apart, so that it takes no registers from the other.
-        return complete_vmx(t, value);
-    }
-    complete_on::<Svm>(t, value);
-}
-
-#[cold]
-#[inline(never)]
-fn complete_vmx(t: Obj<Thread>, value: u64) {
-    complete_on::<Vmx>(t, value);
-}
-
-#[inline(always)]
-fn complete_on<V: Virt>(t: Obj<Thread>, value: u64) {
+pub fn complete<V: Virt>(t: Obj<Thread>, value: u64) {
     t.routed.set(false);
     let Some(v) = t.vcpu.get() else { return };
     let a = PortAccess(t.message[1].get());
@@ -93,14 +74,11 @@ fn complete_on<V: Virt>(t: Obj<Thread>, value: u64) {
 }
 
 /// No answer will come: the VMM is told, with the guest still before the instruction.
-pub fn lost(t: Obj<Thread>) {
+pub fn lost<V: Virt>(t: Obj<Thread>) {
     t.routed.set(false);
     if let Some(v) = t.vcpu.get() {
         let info = [t.message[1].get(), t.message[2].get(), v.next_rip.get(), 0];
-        with_virt!(V => {
-            V::hold(v.get());
-            leave::<V>(t, v, Exit::RouteLost, info)
-        });
+        leave::<V>(t, v, Exit::RouteLost, info);
     }
 }
 

@@ -3,9 +3,11 @@
 pub mod transfer;
 
 use crate::arch::{Cpu, MAX_CPUS};
+use crate::exit::route;
 use crate::mem::Obj;
 use crate::object::thread::{Resume, State, reg};
 use crate::object::{Budget, Cap, Endpoint, Notification, Object, Thread, cap, lookup};
+use crate::virt::{svm, vmx};
 use crate::{sched, sync};
 use core::cell::Cell;
 use ipc_schema::abi::{NEVER, Status, Syscall, Tag, rights};
@@ -212,7 +214,8 @@ fn reply(t: Obj<Thread>, c: Obj<Thread>) {
                 transfer::transfer(from, to, tag);
             }
         }
-        Resume::Guest => crate::exit::route::complete(c, from.get(reg::R8)),
+        Resume::Guest => route::complete::<svm::BackEnd>(c, from.get(reg::R8)),
+        Resume::GuestVmx => vmx::exit::complete(c, from.get(reg::R8)),
         Resume::Interrupt => {
             // The supervisor's answer to a fault: label 0 lets the thread go on.
             if tag.label() == 0 {
@@ -462,7 +465,8 @@ pub fn give_up(cpu: &Cpu, t: Obj<Thread>, status: Status) {
     t.deadline.set(NEVER);
     match t.resume.get() {
         Resume::Syscall => t.finish(status),
-        Resume::Guest => crate::exit::route::lost(t),
+        Resume::Guest => route::lost::<svm::BackEnd>(t),
+        Resume::GuestVmx => route::lost::<vmx::BackEnd>(t),
         Resume::Interrupt => {
             // A fault that nobody will answer.
             t.state.set(State::Stopped);
@@ -487,7 +491,7 @@ pub fn fail_caller(cpu: &Cpu, s: Obj<Thread>) {
 pub fn timeout(cpu: &Cpu, t: Obj<Thread>) {
     match t.state.get() {
         State::Stopped => {}
-        State::Ready => t.expired.set(t.resume.get() == Resume::Guest),
+        State::Ready => t.expired.set(t.resume.get() >= Resume::Guest),
         state => {
             if state == State::Calling {
                 t.taken_lost();

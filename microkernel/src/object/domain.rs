@@ -1,8 +1,7 @@
 //! What a Space and a GuestSpace have in common: a page table, and a record of each range that is mapped in it.
 
 use super::{Header, Mapping, Pool, pool::pool_of};
-use crate::arch::paging::{EXTENDED_BITS, Entry, PAGE_BITS, Table};
-use crate::arch::pcid;
+use crate::arch::{paging, paging::Table, pcid};
 use crate::tree::Tree;
 use core::cell::Cell;
 
@@ -22,7 +21,7 @@ pub struct Domain {
     /// Whether it is a guest's.
     pub guest: bool,
     /// What an entry for a page of it has whatever its rights.
-    pub page_bits: Entry,
+    pub base: paging::Base,
     /// Of a guest: moves on whenever something was taken out of the table; each vCPU flushes before it next enters.
     pub flushes: Cell<u64>,
 }
@@ -37,11 +36,7 @@ impl Domain {
             mappings: Tree::default(),
             cpus: Cell::new(0),
             guest,
-            page_bits: if guest && crate::virt::vmx() {
-                EXTENDED_BITS
-            } else {
-                PAGE_BITS
-            },
+            base: [paging::HOST, paging::EXTENDED][usize::from(guest && crate::virt::vmx())],
             flushes: Cell::new(1),
         }
     }

@@ -114,7 +114,7 @@ impl Request {
         if m.device && domain.guest {
             return Err(Status::InvalidArg);
         }
-        Ok(Access::with(domain.page_bits, self.rights, m.device))
+        Ok(Access::new(&domain.base, self.rights, m.device))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::cap::{Cap, cell_at};
 use super::step::Step;
 use super::{Domain, Object, Pool, Thread, is_domain};
-use crate::arch::paging::{Access, Entry, Table};
+use crate::arch::paging::{Access, Entry, HOST, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
 use crate::writes::Writes;
@@ -74,7 +74,7 @@ impl Space {
     fn create_with(pool: &Pool, pages: &[u64]) -> Result<Obj<Self>, Status> {
         let table = Table { root: pages[0] };
         let stub = crate::arch::stub_page();
-        let access = Access::new(rights::READ | rights::EXEC, false);
+        let access = Access::new(&HOST, rights::READ | rights::EXEC, false);
         table.map_page(pool, layout::STUB, stub, access)?;
         let mut caps = [0; CAP_PAGES];
         caps[..pages.len() - 1].copy_from_slice(&pages[1..]);

@@ -42,7 +42,7 @@ pub mod reg {
 }
 
 /// How the thread goes on when it is next picked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug, Default)]
 #[repr(u8)]
 pub enum Resume {
     /// Returns from its system call.
@@ -50,8 +50,10 @@ pub enum Resume {
     /// Goes on where an interrupt or exception stopped it.
     #[default]
     Interrupt = 1,
-    /// Enters its guest.
+    /// Enters its guest, with SVM.
     Guest = 2,
+    /// Enters its guest, with VMX.
+    GuestVmx = 3,
 }
 
 /// What the thread is doing.

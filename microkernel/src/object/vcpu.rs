@@ -4,6 +4,7 @@ use super::{Cap, GuestSpace, Header, Object, Pool, Space, Thread, object, pool::
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
 use crate::mem::{self, Obj};
+use crate::virt::with_virt;
 use core::cell::Cell;
 use ipc_schema::abi::vm::{Exit, Groups, VcpuState, gpr};
 
@@ -16,7 +17,7 @@ pub struct Vcpu {
     header: Header,
     /// Physical address of the VMCB (VMX: VMCS).
     pub control_phys: u64,
-    /// Kernel address of that, or of what the back end keeps beside it.
+    /// Its kernel address.
     pub control_virt: u64,
     /// Kernel address of the state page shared with the VMM.
     pub state_virt: u64,
@@ -79,7 +80,7 @@ impl Vcpu {
             .create_object(|header| Self {
                 header,
                 control_phys,
-                control_virt: crate::virt::control(control_phys, extended_phys),
+                control_virt: mem::virt(control_phys),
                 state_virt: mem::virt(state_phys),
                 extended_phys,
                 guest,
@@ -108,7 +109,7 @@ impl Vcpu {
         // Zero is the initial state but for FCW, and MXCSR, which counts whatever the header says (SDM vol. 1, 13.6).
         extended.0[0].set(0x37f);
         extended.0[3].set(0x1f80);
-        crate::virt::reset(v.get());
+        with_virt!(b => b::control::create(v.get()));
         guest.vcpus.push_back(v);
         guest.used_on(v.cpu.get());
         Ok(v)
@@ -193,7 +194,9 @@ impl Vcpu {
     pub fn destroy(&self) {
         let cpu = self.home();
         let this = Obj::of(self);
-        crate::virt::disown(cpu, self);
+        if cpu.fpu_owner.get() == Some(this) {
+            crate::sync::give_up_fpu(Cpu::current(), cpu);
+        }
         if let Some(t) = self.runner.take() {
             t.vcpu.set(None);
             if t.routed.get() {

@@ -352,5 +352,5 @@ pub fn goes_on(t: Obj<Thread>) -> bool {
 /// Whether `t` is in its guest.
 #[must_use]
 pub fn in_guest(t: Obj<Thread>) -> bool {
-    t.resume.get() == Resume::Guest
+    t.resume.get() >= Resume::Guest
 }

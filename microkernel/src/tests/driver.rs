@@ -186,10 +186,10 @@ impl Driver {
                     next: 0x1234,
                 };
                 v.gpr(gpr::RAX).set(input.u8().into());
-                with_virt!(V => { let _ = exit::route::port::<V>(cpu, t, v, access); });
+                with_virt!(b => { let _ = exit::route::port::<b::BackEnd>(cpu, t, v, access); });
             }
             _ => {
-                with_virt!(V => exit::enter::<V>(cpu, t));
+                with_virt!(b => exit::enter::<b::BackEnd>(cpu, t));
             }
         }
         self.nothing();

@@ -405,7 +405,7 @@ impl Scene {
             input: true,
             next: 0x1234,
         };
-        crate::virt::with_virt!(V => { let _ = crate::exit::route::port::<V>(m.cpu, routed, v, access); });
+        crate::virt::with_virt!(b => { let _ = crate::exit::route::port::<b::BackEnd>(m.cpu, routed, v, access); });
         assert!(routed.state.get() == State::Queued && routed.resume.get() == Resume::Guest);
         Cpu::play(1);
         let w = Vcpu::create(p, g, s, 0x6000_2000).unwrap();

@@ -726,7 +726,7 @@ proptest! {
 fn the_access_of_a_mapping_is_what_was_asked_for() {
     let m = Machine::new();
     let s = Space::create(m.pool, 8).unwrap();
-    let read = Access::new(rights::READ, true);
+    let read = Access::new(&crate::arch::paging::HOST, rights::READ, true);
     s.table.map_page(m.pool, 0x1000_0000, FAR, read).unwrap();
     assert_eq!(
         s.table.map_page(m.pool, 0x1000_0000, FAR, read),

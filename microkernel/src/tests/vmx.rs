@@ -34,7 +34,7 @@ struct Guest {
 impl Guest {
     fn new() -> Self {
         let m = Machine::new();
-        crate::virt::use_vmx();
+        crate::virt::choose(true);
         m.cpu.asids.set(1 << 16);
         let bitmap = m.pool.take_page().unwrap();
         // SAFETY: a page of its own.
@@ -333,8 +333,8 @@ fn identifiers_are_recycled_with_a_flush_of_all() {
         crate::virt::vmx::extended::switch(m.m.cpu, v.get());
         let before = flushes();
         m.m.run(m.t);
-        m.t.resume.set(Resume::Guest);
-        crate::exit::enter::<crate::virt::vmx::Vmx>(m.m.cpu, m.t);
+        m.t.resume.set(Resume::GuestVmx);
+        crate::exit::enter::<crate::virt::vmx::BackEnd>(m.m.cpu, m.t);
         used.push((v.asid.get(), peek(c::VPID), flushes() - before));
     }
     let expected = [
@@ -375,36 +375,34 @@ fn a_bit_that_is_only_seen_is_seen_and_one_that_is_not_there_faults() {
     assert_eq!(peek(c::CR4_READ_SHADOW), 0x40, "MCE");
     write(4, 0x2040);
     assert_eq!(peek(c::CR4_READ_SHADOW), 0x40, "VMXE");
-    let (_, back) = crate::virt::vmx::Vmx::left(m.v.get(), 0);
+    let (_, back) = crate::virt::vmx::BackEnd::left(m.v.get(), 0);
     assert_eq!(back, Event::exception(13, Some(0)).0);
 }
 
 /// Enters once.
 struct OneExit;
-use crate::virt::{Then, Virt, vmx::Vmx};
+use crate::virt::{Then, Virt, vmx::BackEnd};
 impl Virt for OneExit {
+    const RESUME: Resume = BackEnd::RESUME;
     fn load(v: &Vcpu, groups: u64) {
-        Vmx::load(v, groups);
+        BackEnd::load(v, groups);
     }
     fn arm(v: &Vcpu, post: u64, event: u64) {
-        Vmx::arm(v, post, event);
+        BackEnd::arm(v, post, event);
     }
     fn switch_extended(cpu: &Cpu, v: &Vcpu) {
-        Vmx::switch_extended(cpu, v);
+        BackEnd::switch_extended(cpu, v);
     }
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         // The second time it waits.
         cpu.reschedule.set(true);
-        Vmx::enter(cpu, v, then)
+        BackEnd::enter(cpu, v, then)
     }
     fn left(v: &Vcpu, groups: u64) -> (u64, u64) {
-        Vmx::left(v, groups)
-    }
-    fn hold(v: &Vcpu) {
-        Vmx::hold(v);
+        BackEnd::left(v, groups)
     }
     fn advance(v: &Vcpu, next: u64) {
-        Vmx::advance(v, next);
+        BackEnd::advance(v, next);
     }
 }
 
@@ -463,11 +461,11 @@ fn a_window_that_opens_lets_the_vector_in() {
     // As on the way from a window exit: the same post, the guest open now.
     m.leaves(WINDOW, 0x12, 2 | IF);
     let cpu = m.m.run(m.t);
-    m.t.resume.set(Resume::Guest);
+    m.t.resume.set(Resume::GuestVmx);
     crate::exit::enter::<OneExit>(cpu, m.t);
     m.leaves(12, 0x12, 2 | IF);
     cpu.reschedule.set(false);
     m.m.run(m.t);
-    crate::exit::enter::<Vmx>(cpu, m.t);
+    crate::exit::enter::<BackEnd>(cpu, m.t);
     assert_eq!(peek(c::VMENTRY_INTERRUPTION_INFO_FIELD), 0x51 | 1 << 31);
 }

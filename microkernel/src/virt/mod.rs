@@ -7,7 +7,7 @@ pub mod svm;
 pub mod vmx;
 
 use crate::arch::Cpu;
-use crate::mem::{self, Obj};
+use crate::object::thread::Resume;
 use crate::object::{Thread, Vcpu};
 use core::cell::Cell;
 use ipc_schema::abi::vm::{Exit, PortAccess};
@@ -58,6 +58,8 @@ pub trait Then {
 
 /// What a hardware back end does.
 pub trait Virt {
+    /// How a thread goes on whose next step is its guest.
+    const RESUME: Resume;
     /// Copies state groups from the state page into the control structure, validating.
     fn load(v: &Vcpu, groups: u64);
     /// Sets the posted interrupt and the event to inject.
@@ -68,8 +70,6 @@ pub trait Virt {
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer;
     /// On the way to the VMM: copies state groups to the state page; answers the exit word's upper part and the undelivered event.
     fn left(v: &Vcpu, groups: u64) -> (u64, u64);
-    /// Makes sure that [`Virt::left`] can be asked, where `v` may not have been what ran last.
-    fn hold(v: &Vcpu);
     /// Completes an instruction that the kernel carried out: moves on to `next`.
     fn advance(v: &Vcpu, next: u64);
 }
@@ -89,38 +89,24 @@ pub fn vmx() -> bool {
     VMX.get()
 }
 
-/// Boot: the back end is VMX.
-pub fn use_vmx() {
-    VMX.set(true);
+/// Boot: whether it is VMX.
+pub fn choose(vmx: bool) {
+    VMX.set(vmx);
 }
 
-/// Carries out an expression with `V` as the back end of this machine.
+/// Carries out an expression with `v` as the module of this machine's back end.
 macro_rules! with_virt {
     ($v:ident => $what:expr) => {
         if $crate::virt::vmx() {
-            type $v = $crate::virt::vmx::Vmx;
+            use $crate::virt::vmx as $v;
             $what
         } else {
-            type $v = $crate::virt::svm::Svm;
+            use $crate::virt::svm as $v;
             $what
         }
     };
 }
 pub(crate) use with_virt;
-
-/// The kernel's address of what a back end keeps of a vCPU with these pages.
-pub fn control(control_phys: u64, extended_phys: u64) -> u64 {
-    mem::virt(if vmx() { extended_phys } else { control_phys })
-}
-
-/// The state of `v` after reset.
-pub fn reset(v: &Vcpu) {
-    if vmx() {
-        vmx::control::create(v);
-    } else {
-        svm::vmcb::reset(v);
-    }
-}
 
 /// XCR0 from a VMM: x87 always; AVX only with SSE; the AVX-512 trio together. Anything else would make XSETBV fault in the kernel.
 fn valid_xcr0(wanted: u64) -> u64 {
@@ -134,22 +120,7 @@ fn valid_xcr0(wanted: u64) -> u64 {
     x
 }
 
-/// `v`, which is being destroyed, has no part of the processor `cpu`'s state any more.
-pub fn disown(cpu: &Cpu, v: &Vcpu) {
-    if cpu.fpu_owner.get() == Some(Obj::of(v)) {
-        if vmx() {
-            // The processor would go on writing to the VMCS.
-            crate::sync::give_up_fpu(Cpu::current(), cpu);
-        }
-        cpu.fpu_owner.set(None);
-    }
-}
-
 /// Saves the extended state that `cpu`, this processor, holds; it is nobody's then.
 pub fn release_extended(cpu: &Cpu) {
-    if vmx() {
-        vmx::extended::release(cpu);
-    } else {
-        svm::extended::release(cpu);
-    }
+    with_virt!(v => v::extended::release(cpu));
 }

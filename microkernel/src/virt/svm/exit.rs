@@ -1,6 +1,6 @@
 //! From exit codes (APM vol. 2, appendix C) to the exits that both vendors share.
 
-use super::vmcb::{Vmcb, field as f};
+use super::control::{Vmcb, field as f};
 use crate::arch::Cpu;
 use crate::object::{Thread, Vcpu};
 use crate::virt::{Left, Plain, Then, Who};
@@ -142,7 +142,7 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
         code::TASK_SWITCH => Left::Exit(Exit::TaskSwitch, [info1, info2, 0, 0]),
         // VMEXIT_INVALID, which some write as 32 bits.
         e if e as u32 == u32::MAX => {
-            super::vmcb::entry_failed(v);
+            super::control::entry_failed(v);
             Left::Exit(Exit::EntryFailed, [e, info1, info2, 0])
         }
         e => Left::Exit(Exit::Other, [e, info1, info2, 0]),

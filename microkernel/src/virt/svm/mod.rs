@@ -1,191 +1,31 @@
 //! AMD SVM (APM vol. 2, chapter 15).
 
+pub mod control;
+mod enter;
 pub mod exit;
 pub mod extended;
 #[cfg(target_os = "none")]
 pub mod start;
 pub mod state;
-pub mod vmcb;
 
 use super::{Then, Virt};
 use crate::arch::{Cpu, measure};
-use crate::mem::{self, Global};
-use crate::object::{Thread, Vcpu};
-use core::cell::Cell;
+use crate::object::Vcpu;
+use crate::object::thread::Resume;
+use control::{Vmcb, field as f};
+use enter::{enter_prepared, vmrun};
 use ipc_schema::abi::vm::{ExitWord, gpr};
-use vmcb::{Vmcb, field as f};
 
 /// The back end.
-pub struct Svm;
-
-/// Physical addresses of the I/O permission map (all ports intercepted: routes are looked up in software) and of the MSR permission
-/// map; the same for every VM.
-static MAPS: Global<Maps> = Global(Maps {
-    io: Cell::new(0),
-    msr: Cell::new(0),
-});
-
-struct Maps {
-    io: Cell<u64>,
-    msr: Cell<u64>,
-}
-
-/// See [`MAPS`].
-pub fn maps() -> (u64, u64) {
-    (MAPS.io.get(), MAPS.msr.get())
-}
-
-/// MSRs that belong to the guest alone, since VMRUN, VMLOAD and VMSAVE switch them: STAR to SFMASK, FS, GS and kernel GS base, SYSENTER.
-const PASSED: [u32; 10] = [
-    0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0x174,
-    0x175, 0x176,
-];
-
-/// Fills the permission maps: `io` is three pages, `msr` two (APM vol. 2, 15.10.1, 15.11).
-///
-/// # Safety
-/// Both are runs of kernel pages that are nothing else's.
-pub unsafe fn init_maps(io: u64, msr: u64) {
-    for (first, pages) in [(io, 3), (msr, 2)] {
-        for i in 0..pages {
-            // SAFETY: the caller's pages.
-            unsafe { mem::page(first + i * mem::PAGE) }
-                .0
-                .iter()
-                .for_each(|w| w.set(!0));
-        }
-    }
-    for m in PASSED {
-        // Two bits an MSR: 0000_0000 to 0000_1fff at byte 0, c000_0000 to c000_1fff at byte 0x800.
-        let bit = u64::from(m & 0x1fff) * 2 + if m >= 0xc000_0000 { 0x800 * 8 } else { 0 };
-        // SAFETY: the caller's pages; both ranges are in the first.
-        let w = unsafe { &mem::page(msr).0[(bit / 64) as usize] };
-        w.set(w.get() & !(3 << (bit % 64)));
-    }
-    MAPS.io.set(io);
-    MAPS.msr.set(msr);
-    // Next RIP saved, but no decode assists.
-    BY_HAND.set(u64::from(core::arch::x86_64::__cpuid(0x8000_000a).edx & 0x88 == 8) << 32);
-}
-
-/// VMRUN does not load CR2, and does not see a virtual interrupt that the guest can take at once (Bochs 2.7), so each entry is an unusual
-/// one. No processor that has decode assists is like that, and none that does not save the next RIP. A bit beyond TSC_AUX, or 0.
-static BY_HAND: Global<Cell<u64>> = Global(Cell::new(0));
-
-/// What [`BY_HAND`] says: a virtual interrupt that can be taken (APM vol. 2, 15.21.4) becomes the event to inject.
-#[cold]
-fn by_hand(c: Vmcb) {
-    extended::set_cr2(c.word(f::CR2).get());
-    let intr = c.word(f::V_INTR).get();
-    if intr & V_IRQ == 0 {
-        return;
-    }
-    // Beyond V_TPR: V_IGN_TPR, or its priority.
-    let over = intr & 1 << 20 != 0 || intr >> 16 & 15 > intr & 15;
-    let open = c.word(f::RFLAGS).get() & 1 << 9 != 0 && c.word(f::INTERRUPT_SHADOW).get() & 1 == 0;
-    if over && open && c.word(f::EVENTINJ).get() & 1 << 31 == 0 {
-        c.word(f::V_INTR).set(intr & !V_IRQ);
-        c.word(f::EVENTINJ).set(1 << 31 | intr >> 32 & 0xff);
-    }
-}
-
-/// Enters the guest of a vCPU, with `$sti` before VMRUN; goes on at its exit.
-///
-/// Interrupts are off. A pending one ends the guest at once, since IF is on at VMRUN and V_INTR_MASKING makes it the one that counts.
-/// That STI comes well before: VMRUN in its shadow hands the shadow on to the guest (on some processors, and on QEMU), whose first
-/// instruction may be CLI.
-///
-/// Gives processor, its current thread and vCPU again: the first and the last survive on the stack anyway, and the compiler need not keep
-/// copies of any of them, nor of what it would derive from them.
-#[cfg(target_os = "none")]
-macro_rules! vmrun {
-    ($cpu:expr, $v:expr, $sti:literal) => {{
-        let (cpu, v): (&Cpu, &Vcpu) = ($cpu, $v);
-        let (cpu_at, t_at, v_at): (*const Cpu, *const crate::object::Thread, *const Vcpu);
-        // SAFETY: the VMCB was validated field by field where the processor would not (`state::load`), the intercepts are the kernel's,
-        // nested paging confines the guest to what was mapped for it. Who enters a guest is the processor's current thread. Of the registers that hold the guest's at its exit, the
-        // compiler keeps nothing in those named here, and rbx and rbp come back from the stack; VMLOAD, VMSAVE and STGI bring back the
-        // host's hidden state, #VMEXIT its segments, CR0, CR3, CR4, EFER and RFLAGS (APM vol. 2, 15.5, 15.6).
-        unsafe {
-            core::arch::asm!(
-                "push rbx",
-                "push rbp",
-                "push rdx",
-                "push rsi",
-                "mov rsi, [rsi + {STATE}]",
-                "clgi",
-                "sti",
-                "vmload rax",
-                "mov rcx, [rsi + 8]",
-                "mov rdx, [rsi + 16]",
-                "mov rbx, [rsi + 24]",
-                "mov rbp, [rsi + 40]",
-                "mov rdi, [rsi + 56]",
-                "mov r8, [rsi + 64]",
-                "mov r9, [rsi + 72]",
-                "mov r10, [rsi + 80]",
-                "mov r11, [rsi + 88]",
-                "mov r12, [rsi + 96]",
-                "mov r13, [rsi + 104]",
-                "mov r14, [rsi + 112]",
-                "mov r15, [rsi + 120]",
-                "mov rsi, [rsi + 48]",
-                $sti,
-                "vmrun rax",
-                "cli",
-                "vmsave rax",
-                "mov rax, [rsp]",
-                "mov rax, [rax + {STATE}]",
-                "mov [rax + 8], rcx",
-                "mov [rax + 16], rdx",
-                "mov [rax + 24], rbx",
-                "mov [rax + 40], rbp",
-                "mov [rax + 48], rsi",
-                "mov [rax + 56], rdi",
-                "mov [rax + 64], r8",
-                "mov [rax + 72], r9",
-                "mov [rax + 80], r10",
-                "mov [rax + 88], r11",
-                "mov [rax + 96], r12",
-                "mov [rax + 104], r13",
-                "mov [rax + 112], r14",
-                "mov [rax + 120], r15",
-                "pop r14",
-                "pop r12",
-                "mov rax, [r12 + {HOST}]",
-                "mov r13, [r12 + {CURRENT}]",
-                "vmload rax",
-                "stgi",
-                "pop rbp",
-                "pop rbx",
-                STATE = const core::mem::offset_of!(Vcpu, state_virt),
-                HOST = const core::mem::offset_of!(Cpu, host_control),
-                CURRENT = const core::mem::offset_of!(Cpu, current),
-                inout("rax") v.control_phys => _,
-                inout("rsi") core::ptr::from_ref(v) => _,
-                inout("rdx") core::ptr::from_ref(cpu) => _,
-                out("rcx") _, out("rdi") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-                out("r12") cpu_at, out("r13") t_at, out("r14") v_at, out("r15") _,
-            );
-            (&*cpu_at, &*t_at, &*v_at)
-        }
-    }};
-}
-#[cfg(not(target_os = "none"))]
-macro_rules! vmrun {
-    ($cpu:expr, $v:expr, $sti:literal) => {{
-        let _ = $sti;
-        Vmcb::of($v).word(f::EXITCODE).set(0x78);
-        let t = $cpu.current.get().expect("a guest has a thread");
-        ($cpu, t.get(), $v)
-    }};
-}
+pub struct BackEnd;
 
 /// V_INTR: V_INTR_MASKING, V_IRQ.
 const MASKING: u64 = 1 << 24;
 const V_IRQ: u64 = 1 << 8;
 
-impl Virt for Svm {
+impl Virt for BackEnd {
+    const RESUME: Resume = Resume::Guest;
+
     #[inline(always)]
     fn load(v: &Vcpu, groups: u64) {
         if groups != 0 {
@@ -256,9 +96,6 @@ impl Virt for Svm {
     }
 
     #[inline(always)]
-    fn hold(_: &Vcpu) {}
-
-    #[inline(always)]
     fn advance(v: &Vcpu, next: u64) {
         let c = Vmcb::of(v);
         c.word(f::RIP).set(next);
@@ -276,7 +113,7 @@ impl Virt for Svm {
     }
 }
 
-/// Bit of [`Vcpu::flushes`]: the next entry takes [`Svm::enter_prepared`], which looks at what is rare.
+/// Bit of [`Vcpu::flushes`]: the next entry takes [`enter::enter_prepared`], which looks at what is rare.
 const UNUSUAL: u64 = 1 << 63;
 
 /// Has the next entry look at the address space identifier, breakpoints, the interrupt shadow and TSC_AUX.
@@ -302,63 +139,6 @@ pub fn keep_shadow(v: &Vcpu, c: Vmcb) {
 #[cold]
 fn interrupted_delivery(c: Vmcb) {
     c.word(f::EVENTINJ).set(c.word(f::EXITINTINFO).get());
-}
-
-/// An entry with something rare about it: a new address space identifier, breakpoints, an interrupt shadow, a TSC_AUX that is not 0,
-/// a processor that leaves work to software.
-#[inline(never)]
-fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
-    let c = Vmcb::of(v);
-    v.flushes.set(v.flushes.get() & !UNUSUAL);
-    if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-        new_asid(cpu, v);
-    }
-    if armed(c) {
-        extended::arm_breakpoints(c.word(f::DR7).get());
-    }
-    let rare = v.tsc_aux.get() | BY_HAND.get();
-    if rare != 0 {
-        if rare as u32 != 0 {
-            extended::set_tsc_aux(rare as u32);
-        }
-        if rare >> 32 != 0 {
-            by_hand(c);
-        }
-    }
-    let (_, t, v) = if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
-        // Handed on by an STI right before: QEMU 7.2 does not look at the VMCB's field for that.
-        vmrun!(cpu, v, "sti")
-    } else {
-        vmrun!(cpu, v, "")
-    };
-    if rare != 0 {
-        if rare as u32 != 0 {
-            extended::set_tsc_aux(0);
-        }
-        unusual(v);
-    }
-    // Flush only once.
-    c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
-    (t, v)
-}
-
-/// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
-/// processor knows; it is only needed when the round begins, since each identifier is given once in a round.
-fn new_asid(cpu: &Cpu, v: &Vcpu) {
-    let mut asid = cpu.next_asid.get();
-    let mut flush = 0;
-    if asid >= cpu.asids.get() {
-        cpu.asid_round.set(cpu.asid_round.get() + 1);
-        asid = 1;
-        flush = 1;
-    }
-    cpu.next_asid.set(asid + 1);
-    v.asid.set(asid);
-    v.asid_round.set(cpu.asid_round.get());
-    v.flushes.set(v.guest.flushes.get());
-    Vmcb::of(v)
-        .word(f::ASID_TLB)
-        .set(u64::from(asid) | flush << 32);
 }
 
 #[cfg(any(test, feature = "checker"))]

@@ -1,6 +1,6 @@
 //! State groups: between the VMCB and the state page.
 
-use super::vmcb::{SVME, Vmcb, field as f};
+use super::control::{SVME, Vmcb, field as f};
 use crate::mem::Words;
 use crate::object::Vcpu;
 use core::cell::Cell;

@@ -346,10 +346,14 @@ pub fn set_cr(cr0: u64, cr4: u64, efer: u64) {
 /// What the processor `cpu` itself is after an exit: the same for as long as the VMCS stays there.
 #[cfg(target_os = "none")]
 pub fn write_host(cpu: &Cpu) {
-    use crate::arch::descriptors;
+    use crate::arch::descriptors::TSS_SELECTOR;
+    use x86_64::instructions::tables::{sgdt, sidt};
     use x86_64::registers::control::{Cr0, Cr4, Efer};
     use x86_64::registers::model_specific::Msr;
-    let [gdt, tss, idt] = descriptors::tables(cpu);
+    let [gdt, idt] = [sgdt(), sidt()].map(|table| table.base.as_u64());
+    // SAFETY: the descriptor that TR was loaded from, two words (SDM vol. 3, 8.2.3).
+    let [low, high] = unsafe { *((gdt + u64::from(TSS_SELECTOR)) as *const [u64; 2]) };
+    let tss = high << 32 | low >> 32 & 0xff00_0000 | low >> 16 & 0xff_ffff;
     let [cs, esp, eip] = super::start::sysenter(cpu);
     // SAFETY: every processor with VMX has PAT.
     let pat = unsafe { Msr::new(0x277).read() };
@@ -367,7 +371,7 @@ pub fn write_host(cpu: &Cpu) {
         (h::IA32_SYSENTER_EIP, eip),
         // The way back changes stacks at once.
         (h::RSP, cpu.stack.get()),
-        (h::RIP, super::exit_address()),
+        (h::RIP, super::enter::exit_address()),
     ] {
         write(field, value);
     }
@@ -382,6 +386,9 @@ pub fn write_host(_: &Cpu) {}
 #[allow(missing_docs, reason = "as the real ones")]
 mod hardware {
     use core::arch::asm;
+    use x86_64::registers::model_specific::Msr;
+
+    const SYSCALL: [u32; 4] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084];
 
     /// VMREAD of `field`.
     #[inline(always)]
@@ -427,6 +434,18 @@ mod hardware {
             asm!("invvpid {}, [{}]", in(reg) kind, in(reg) &descriptor, options(nostack));
         }
     }
+    /// STAR, LSTAR, CSTAR, SFMASK, which neither entry nor exit switches.
+    pub fn syscall_msrs() -> [u64; 4] {
+        // SAFETY: MSRs that every processor in long mode has.
+        SYSCALL.map(|m| unsafe { Msr::new(m).read() })
+    }
+    /// Sets them, to what the processor takes (`extended::load`).
+    pub fn set_syscall_msrs(values: [u64; 4]) {
+        for (m, value) in SYSCALL.into_iter().zip(values) {
+            // SAFETY: the kernel's own entry is another.
+            unsafe { Msr::new(m).write(value) };
+        }
+    }
     /// Sets DR6.
     pub fn set_dr6(value: u64) {
         // SAFETY: status bits of a guest's breakpoints; the kernel has none.
@@ -441,57 +460,6 @@ mod hardware {
     }
 }
 
-/// For the host's tests a VMCS is a page of words, and accesses are counted.
 #[cfg(not(target_os = "none"))]
-#[allow(missing_docs, reason = "as the real ones")]
-mod hardware {
-    use crate::arch::Cpu;
-    use crate::mem;
-    use std::cell::Cell;
-
-    std::thread_local! {
-        /// VMREADs and VMWRITEs so far; invalidations of EPT and VPID contexts.
-        pub static ACCESSES: [Cell<u64>; 4] = const { [const { Cell::new(0) }; 4] };
-        static DR6: Cell<u64> = const { Cell::new(0) };
-    }
-    fn count(what: usize) {
-        ACCESSES.with(|a| a[what].set(a[what].get() + 1));
-    }
-    /// By width, type and index (25.11.2), each as many bits as are in use.
-    fn word<T>(field: u32, access: impl FnOnce(&Cell<u64>) -> T) -> T {
-        let v = Cpu::current().fpu_owner.get().expect("a VMCS is current");
-        let i = (field >> 13 & 3) << 7 | (field >> 10 & 3) << 5 | field >> 1 & 31;
-        // SAFETY: the vCPU's own page.
-        access(&unsafe { mem::page(v.control_phys) }.0[i as usize])
-    }
-    /// A field, uncounted.
-    pub fn peek(field: u32) -> u64 {
-        word(field, Cell::get)
-    }
-    /// A field, uncounted.
-    pub fn poke(field: u32, value: u64) {
-        word(field, |w| w.set(value));
-    }
-    pub fn read(field: u32) -> u64 {
-        count(0);
-        peek(field)
-    }
-    pub fn write(field: u32, value: u64) {
-        count(1);
-        poke(field, value);
-    }
-    pub fn clear(_: u64) {}
-    pub fn make_current(_: u64) {}
-    pub fn invalidate_ept(_: u64) {
-        count(2);
-    }
-    pub fn invalidate_vpid(_: u64, _: u32) {
-        count(3);
-    }
-    pub fn set_dr6(value: u64) {
-        DR6.set(value);
-    }
-    pub fn dr6() -> u64 {
-        DR6.get()
-    }
-}
+#[path = "../../checker/vmcs.rs"]
+mod hardware;

@@ -3,6 +3,8 @@
 use super::control::{self, read, write};
 use super::{BLOCKING, KIND, NMI, NMI_BLOCKED, RIP, Soft, VALID, unusual};
 use crate::arch::{Cpu, measure};
+use crate::exit::route;
+use crate::mem::Obj;
 use crate::object::{Thread, Vcpu};
 use crate::virt::{Left, Plain, Then, Who};
 use ipc_schema::abi::vm::{Event, Exit};
@@ -49,7 +51,13 @@ const INT1: u64 = 5 << 8;
 #[inline(always)]
 pub fn decode<T: Then>((cpu, t, v): Who, failed: bool, then: T) -> T::Answer {
     if failed {
-        return then.then((cpu, t, v), refused(v, read(ro::VM_INSTRUCTION_ERROR)));
+        return then.then(
+            (cpu, t, v),
+            Left::Exit(
+                Exit::EntryFailed,
+                refused(v, read(ro::VM_INSTRUCTION_ERROR)),
+            ),
+        );
     }
     let exit = read(ro::EXIT_REASON);
     // Nothing that was known is.
@@ -70,7 +78,20 @@ pub fn decode<T: Then>((cpu, t, v): Who, failed: bool, then: T) -> T::Answer {
 
 #[inline(never)]
 fn rest<T: Then>(cpu: &Cpu, t: &Thread, v: &Vcpu, exit: u64, then: T) -> T::Answer {
-    then.then((cpu, t, v), other(v, exit))
+    let left = match other(v, exit) {
+        Some((exit, info)) => Left::Exit(exit, info),
+        None => Left::Interrupt,
+    };
+    then.then((cpu, t, v), left)
+}
+
+/// What is for the VMM.
+type Told = Option<(Exit, [u64; 4])>;
+
+/// [`route::complete`], apart.
+#[inline(never)]
+pub fn complete(t: Obj<Thread>, value: u64) {
+    route::complete::<super::BackEnd>(t, value);
 }
 
 /// Length of the instruction.
@@ -96,27 +117,27 @@ fn port(v: &Vcpu, info: u64) -> Plain {
 
 /// INS and OUTS. What the instruction information has of them (table 28-8): address size in bits 7 to 9, as a power of two of 2 bytes;
 /// segment in 15 to 17.
-fn string(v: &Vcpu) -> Left {
+fn string(v: &Vcpu) -> Told {
     let info = read(ro::EXIT_QUALIFICATION);
     let more = read(ro::VMEXIT_INSTRUCTION_INFO);
     let plain = port(v, info);
     let segment = if plain.input { 0 } else { more >> 15 & 7 };
     let word =
         plain.access() | (info & STRING_OR_REP) << 17 | 2 << (more >> 7 & 3) << 24 | segment << 28;
-    Left::Exit(Exit::Port, [word, plain.next, 0, 0])
+    Some((Exit::Port, [word, plain.next, 0, 0]))
 }
 
 /// The processor refused to enter, for `why`. The vCPU is as after reset, as on SVM.
 #[cold]
 #[inline(never)]
-fn refused(v: &Vcpu, why: u64) -> Left {
+fn refused(v: &Vcpu, why: u64) -> [u64; 4] {
     let info = read(ro::EXIT_QUALIFICATION);
     let event = Soft::of(v).event.get();
     control::reset_guest(v);
     // Only an exit takes it back.
     write(c::VMENTRY_INTERRUPTION_INFO_FIELD, 0);
     Soft::of(v).event.set(event);
-    Left::Exit(Exit::EntryFailed, [why, info, 0, 0])
+    [why, info, 0, 0]
 }
 
 /// The event whose delivery the exit interrupted, if there is one: it is delivered at the next entry, or told to the VMM.
@@ -155,7 +176,7 @@ fn block_nmi_again(v: &Vcpu, info: u64, delivering: bool) {
 }
 
 /// An exception, or an NMI of the machine's.
-fn exception(v: &Vcpu) -> Left {
+fn exception(v: &Vcpu) -> Told {
     let info = read(ro::VMEXIT_INTERRUPTION_INFO);
     if info & KIND == NMI {
         // The processor has taken it, and lets no other in until an IRET: as if it came here.
@@ -164,12 +185,12 @@ fn exception(v: &Vcpu) -> Left {
         unsafe {
             core::arch::asm!("int 2");
         }
-        return Left::Interrupt;
+        return None;
     }
     let delivering = interrupted_delivery(v);
     let vector = info & 0xff;
     if vector == 18 && crate::arch::guest_machine_check() {
-        return Left::Interrupt;
+        return None;
     }
     block_nmi_again(v, info, delivering);
     let error = if info & 1 << 11 != 0 {
@@ -191,12 +212,12 @@ fn exception(v: &Vcpu) -> Left {
         }
         more = dr6;
     }
-    Left::Exit(Exit::Exception, [vector, error, more, 0])
+    Some((Exit::Exception, [vector, error, more, 0]))
 }
 
 /// A write of CR0 or CR4 that would change a bit that the guest has only in its own eyes. It sees the change from now on, and executes
 /// the instruction again, which does what else it does. Bits that it cannot have are a general-protection fault.
-fn control_register(v: &Vcpu) -> Left {
+fn control_register(v: &Vcpu) -> Told {
     let info = read(ro::EXIT_QUALIFICATION);
     let register = (info >> 8 & 15) as usize;
     let value = if register == 4 {
@@ -218,11 +239,11 @@ fn control_register(v: &Vcpu) -> Left {
     } else {
         write(shadow, new);
     }
-    Left::Interrupt
+    None
 }
 
 /// EPT violation (table 28-7) to nested page fault.
-fn nested_fault(v: &Vcpu) -> Left {
+fn nested_fault(v: &Vcpu) -> Told {
     let delivering = interrupted_delivery(v);
     let info = read(ro::EXIT_QUALIFICATION);
     block_nmi_again(v, info, delivering);
@@ -233,11 +254,11 @@ fn nested_fault(v: &Vcpu) -> Left {
     };
     let error = present | info & 2 | (info & 4) << 2 | place;
     let address = read(ro::GUEST_PHYSICAL_ADDR_FULL);
-    Left::Exit(Exit::NestedFault, [address, error, 0, 0])
+    Some((Exit::NestedFault, [address, error, 0, 0]))
 }
 
 /// Task switch (table 28-2): selector, and why; where SVM has it.
-fn task_switch(v: &Vcpu) -> Left {
+fn task_switch(v: &Vcpu) -> Told {
     interrupted_delivery(v);
     let info = read(ro::EXIT_QUALIFICATION);
     let why = match info >> 30 & 3 {
@@ -245,18 +266,19 @@ fn task_switch(v: &Vcpu) -> Left {
         2 => 1 << 38,
         _ => 0,
     };
-    Left::Exit(Exit::TaskSwitch, [info & 0xffff, why, 0, 0])
+    Some((Exit::TaskSwitch, [info & 0xffff, why, 0, 0]))
 }
 
-fn other(v: &Vcpu, exit: u64) -> Left {
+#[inline(never)]
+fn other(v: &Vcpu, exit: u64) -> Told {
     let plain = |e| {
         Soft::of(v).look();
-        Left::Exit(e, [0, 0, 0, length()])
+        Some((e, [0, 0, 0, length()]))
     };
     match exit {
         reason::EXCEPTION => exception(v),
         // The machine's: taken when the guest has been left.
-        reason::INTERRUPT => Left::Interrupt,
+        reason::INTERRUPT => None,
         reason::IO => string(v),
         reason::HLT => plain(Exit::Hlt),
         reason::RDMSR => plain(Exit::Rdmsr),
@@ -264,11 +286,11 @@ fn other(v: &Vcpu, exit: u64) -> Left {
         reason::EPT_VIOLATION => nested_fault(v),
         reason::INTERRUPT_WINDOW | reason::NMI_WINDOW | reason::TPR => {
             unusual(v);
-            Left::Interrupt
+            None
         }
         reason::CR => control_register(v),
-        reason::TRIPLE_FAULT => Left::Exit(Exit::Shutdown, [0; 4]),
-        reason::INIT => Left::Exit(Exit::Init, [0; 4]),
+        reason::TRIPLE_FAULT => Some((Exit::Shutdown, [0; 4])),
+        reason::INIT => Some((Exit::Init, [0; 4])),
         reason::RDPMC => plain(Exit::Rdpmc),
         reason::INVD | reason::WBINVD => plain(Exit::Wbinvd),
         reason::VMCALL => plain(Exit::Vmcall),
@@ -280,8 +302,8 @@ fn other(v: &Vcpu, exit: u64) -> Left {
         reason::MONITOR | reason::MWAIT => plain(Exit::Monitor),
         reason::XSETBV => plain(Exit::Xsetbv),
         reason::TASK_SWITCH => task_switch(v),
-        e if e & REFUSED != 0 => refused(v, e),
-        e => Left::Exit(Exit::Other, [e, read(ro::EXIT_QUALIFICATION), 0, 0]),
+        e if e & REFUSED != 0 => Some((Exit::EntryFailed, refused(v, e))),
+        e => Some((Exit::Other, [e, read(ro::EXIT_QUALIFICATION), 0, 0])),
     }
 }
 

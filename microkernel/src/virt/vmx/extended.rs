@@ -74,7 +74,7 @@ fn keep(v: &Vcpu) {
     }
     let s = Soft::of(v);
     s.dr6.set(control::dr6());
-    for (m, value) in s.syscall.iter().zip(hw::syscall_msrs()) {
+    for (m, value) in s.syscall.iter().zip(control::syscall_msrs()) {
         m.set(value);
     }
 }
@@ -105,7 +105,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     let dr = v.dr.each_ref().map(|d| d.get());
     hw::restore(v.extended_phys + AREA, v.xcr0.get(), dr);
     control::set_dr6(s.dr6.get());
-    hw::set_syscall_msrs(s.syscall.each_ref().map(|m| m.get()));
+    control::set_syscall_msrs(s.syscall.each_ref().map(|m| m.get()));
     super::unusual(v);
 }
 

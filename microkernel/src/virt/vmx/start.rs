@@ -1,9 +1,16 @@
 //! Whether a processor has VMX and lets it be used; switching it on, and the way into the kernel that goes with it.
 
-use super::Vmx;
 use super::control::{self, Capabilities, Controls, TRUE_CONTROLS, choose, controls};
+use crate::RUN_VMX;
 use crate::arch::{Cpu, cpuid, descriptors, entry};
+use crate::boot::memory::phys;
 use crate::mem;
+use crate::object::Thread;
+use crate::object::thread::{Regs, reg};
+use core::arch::global_asm;
+use core::mem::offset_of;
+use ipc_schema::abi::Syscall;
+use x86_64::instructions::tables::sgdt;
 use x86_64::registers::model_specific::Msr;
 
 const FEATURE_CONTROL: u32 = 0x3a;
@@ -11,11 +18,20 @@ const FEATURE_CONTROL: u32 = 0x3a;
 const LOCKED: u64 = 1;
 const VMXON: u64 = 1 << 2;
 
-/// Whether this processor can do the work; answers the controls for all VMCSs.
+/// Whether this processor can do the work; another than the first, whether it can do the same.
 ///
 /// # Errors
 /// What it lacks, and what to do about it.
-pub fn check() -> Result<Controls, &'static str> {
+pub fn check() -> Result<(), &'static str> {
+    let (first, found) = (controls(), find()?);
+    if first != Controls::default() && found != first {
+        return Err("this processor's VMX is not that of the first.");
+    }
+    Ok(())
+}
+
+/// The controls for all VMCSs.
+fn find() -> Result<Controls, &'static str> {
     if cpuid(1).ecx & 1 << 5 == 0 {
         return Err(
             "this processor has no hardware virtualisation (VMX): use one that has, or switch \"Intel Virtualization \
@@ -51,19 +67,14 @@ pub fn check() -> Result<Controls, &'static str> {
     })
 }
 
-/// Whether this processor, another than the first, can do the same.
-pub fn same() -> bool {
-    check() == Ok(controls())
-}
-
-/// Boot: what all VMCSs have in common, with the page `bitmap`.
+/// Boot: what all VMCSs have in common, with the page `msr` as MSR bitmap. There is no I/O bitmap: all ports exit.
 ///
 /// # Safety
-/// As [`control::init`].
-pub unsafe fn init(bitmap: u64) {
-    if let Ok(controls) = check() {
+/// A page of the kernel's that is nothing else's.
+pub unsafe fn init(_: u64, msr: u64) {
+    if let Ok(controls) = find() {
         // SAFETY: the caller's page.
-        unsafe { control::init(controls, bitmap) };
+        unsafe { control::init(controls, msr) };
     }
 }
 
@@ -71,9 +82,12 @@ pub unsafe fn init(bitmap: u64) {
 pub fn enable(cpu: &Cpu) {
     let region = cpu.host_control.get();
     cpu.asids.set(1 << 16);
-    let [gdt, ..] = descriptors::tables(cpu);
-    cpu.gdt.set([u64::from(descriptors::GDT_LIMIT) << 48, gdt]);
-    init_sysenter(cpu);
+    let gdt = sgdt();
+    cpu.gdt.set([u64::from(gdt.limit) << 48, gdt.base.as_u64()]);
+    for (msr, value) in (0x174..).zip(sysenter(cpu)) {
+        // SAFETY: the MSRs of the kernel's own entry.
+        unsafe { Msr::new(msr).write(value) };
+    }
     let mut control = Msr::new(FEATURE_CONTROL);
     // SAFETY: VMX is there, and not locked off (`check`); the region is this processor's own page with its revision identifier, CR0
     // and CR4 are as they must be (`protect`). What an earlier kernel left under any identifier goes.
@@ -88,25 +102,51 @@ pub fn enable(cpu: &Cpu) {
 }
 
 unsafe extern "C" {
-    // `arch::entry`.
-    fn vireo_sysenter_entry();
+    // Of `arch::entry`.
     static vireo_leave_end: u8;
+    fn vireo_sysenter_entry();
     static vireo_leave_sysexit: u8;
-    static vireo_stub_sysenter: [u8; 4096];
+    static vireo_sysexit: u8;
+    static vireo_stub_sysenter: u8;
 }
 
-/// As `entry::init`: on a processor of Intel's servers enter by SYSENTER (SDM vol. 3, 5.8.7): its MSRs are host state of a VMCS, while
-/// those of SYSCALL stay the guest's until another vCPU needs them.
-fn init_sysenter(cpu: &Cpu) {
-    // SAFETY: the MSRs of the kernel's own entry.
-    unsafe {
-        use x86_64::registers::model_specific::Msr;
-        let host = sysenter(cpu);
-        for (msr, value) in (0x174..).zip(host) {
-            Msr::new(msr).write(value);
-        }
-    }
-}
+// Servers enter by SYSENTER (SDM vol. 3, 5.8.7): its MSRs are host state of a VMCS, while those of SYSCALL stay the guest's until
+// another vCPU needs them.
+global_asm!(r#"
+    .section .rodata
+    .balign 4096
+vireo_stub_sysenter:
+    mov rcx, rsp
+    sysenter
+    ret
+    .balign 4096, 0xcc
+
+    .section .text
+    .balign 64
+# rcx is user level's stack pointer; only IF has been cleared of the flags.
+vireo_sysenter_entry:
+    swapgs
+    mov rdx, rcx
+    mov rcx, gs:[{CURRENT}]
+    mov rsp, gs:[{STACK}]
+    push 2
+    popfq
+    mov [rcx + {RSP}], rdx
+    jmp vireo_call
+vireo_leave_sysexit:
+    mov rcx, rsp
+    mov edx, {RETURN} + 3
+    xor r11d, r11d
+    swapgs
+    sti
+vireo_sysexit:
+    sysexitq
+"#,
+    CURRENT = const offset_of!(Cpu, current),
+    STACK = const offset_of!(Cpu, stack),
+    RSP = const offset_of!(Thread, progress.regs) + offset_of!(Regs, gpr) + 8 * reg::RSP,
+    RETURN = const entry::RETURN_TO,
+);
 
 /// SYSENTER_CS, _ESP and _EIP.
 pub fn sysenter(cpu: &Cpu) -> [u64; 3] {
@@ -114,23 +154,37 @@ pub fn sysenter(cpu: &Cpu) -> [u64; 3] {
     [descriptors::KERNEL_CODE.into(), cpu.stack.get(), entry]
 }
 
-/// Boot: servers enter by SYSENTER and are left to by SYSEXIT; `phys` finds the physical address of the kernel's own. Answers the stub
-/// page for it.
-pub fn use_sysenter(phys: impl Fn(u64) -> u64) -> u64 {
-    entry::ENTER_GUEST.set(entry::enter_guest::<Vmx>);
-    let (at, to) = (
-        &raw const vireo_leave_end as u64,
-        &raw const vireo_leave_sysexit as u64,
-    );
-    // JMP rel32.
-    let jump = 0xe9 | (to.wrapping_sub(at + 5) & 0xffff_ffff) << 8;
-    for i in 0..5 {
-        let byte = mem::virt(phys(at + i)) as *mut u8;
-        // SAFETY: five bytes of the kernel's text, an instruction of that length which is replaced before any thread runs, and before
-        // any other processor.
-        unsafe { byte.write((jump >> (8 * i)) as u8) };
+/// An exception in the kernel with this frame (error, rip, cs, rflags, rsp, ss) leads back there. TF is user level's, which SYSENTER
+/// leaves as it is. Between STI and SYSEXIT an interrupt would find user level's GS base: an exception that comes there ends STI's
+/// shadow, so STI comes again.
+pub fn mend(frame: &mut [u64; 6]) {
+    let [_, rip, _, flags, ..] = frame;
+    *flags &= !(1 << 8);
+    if *rip == &raw const vireo_sysexit as u64 {
+        *flags &= !(1 << 9);
+        *rip -= 1;
     }
+}
+
+/// Boot: servers enter by SYSENTER and are left to by SYSEXIT. Answers the address of the stub page for it.
+pub fn stub() -> u64 {
+    let at = &raw const vireo_leave_end as u64;
+    let to = &raw const vireo_leave_sysexit as u64;
+    // JMP rel32.
+    patch(at, 5, 0xe9 | (to.wrapping_sub(at + 5) & 0xffff_ffff) << 8);
+    let run = &raw const entry::ENTRIES[Syscall::Run as usize];
+    patch(run as u64, 8, entry::enter::<RUN_VMX> as *const () as u64);
     // It serialises.
     let _ = cpuid(0);
-    phys(&raw const vireo_stub_sysenter as u64)
+    &raw const vireo_stub_sysenter as u64
+}
+
+/// Overwrites bytes of the kernel's text or read-only data.
+#[inline(never)]
+fn patch(at: u64, bytes: u64, with: u64) {
+    for i in 0..bytes {
+        let to = mem::virt(phys(at + i).unwrap_or(0)) as *mut u8;
+        // SAFETY: only entry code in assembly executes or reads it, as a whole; no thread has run yet, nor any other processor.
+        unsafe { to.write((with >> (8 * i)) as u8) };
+    }
 }

@@ -98,18 +98,22 @@ fn attributes(rights: u64) -> u64 {
     }
 }
 
-fn load_segment(v: &Vcpu, (at, n): (usize, u32), dpl: impl Fn(u64) -> u64) {
+#[inline(never)]
+fn load_segment(v: &Vcpu, (at, n): (usize, u32)) {
     let [word, base] = [0, 1].map(|i| v.state().0[at / 8 + i].get());
     let limit = word >> 32;
+    let mut r = rights(n, word >> 16 & 0xffff, limit);
+    if n == SS {
+        // CPL is the DPL of SS, usable or not (25.4.1).
+        r = r & !(3 << 5) | (v.state().0[offset_of!(S, cpl) / 8].get() & 3) << 5;
+    }
     write(g::ES_SELECTOR + 2 * n, word & 0xffff);
     write(g::ES_LIMIT + 2 * n, limit);
-    write(
-        g::ES_ACCESS_RIGHTS + 2 * n,
-        dpl(rights(n, word >> 16 & 0xffff, limit)),
-    );
+    write(g::ES_ACCESS_RIGHTS + 2 * n, r);
     write(g::ES_BASE + 2 * n, base);
 }
 
+#[inline(never)]
 fn save_segment(v: &Vcpu, (at, n): (usize, u32)) {
     let attributes = attributes(read(g::ES_ACCESS_RIGHTS + 2 * n));
     let [word, base] = [0, 1].map(|i| &v.state().0[at / 8 + i]);
@@ -175,20 +179,10 @@ fn load_rare(v: &Vcpu, groups: u64) {
         control::invalidate_vpid(1, v.asid.get().max(1));
     }
     if groups & Groups::SEG != 0 {
-        let cpl = get(offset_of!(S, cpl)) & 3;
-        for s in SEG {
-            // CPL is the DPL of SS, usable or not (25.4.1).
-            load_segment(v, s, |r| {
-                if s.1 == SS {
-                    r & !(3 << 5) | cpl << 5
-                } else {
-                    r
-                }
-            });
-        }
+        SEG.iter().for_each(|&s| load_segment(v, s));
     }
     if groups & Groups::DESC != 0 {
-        DESC.iter().for_each(|&s| load_segment(v, s, |r| r));
+        DESC.iter().for_each(|&s| load_segment(v, s));
         for (at, limit, base) in TABLES {
             write(limit, get(at) >> 32 & 0xffff);
             write(base, get(at + 8));

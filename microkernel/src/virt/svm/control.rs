@@ -1,6 +1,6 @@
 //! The virtual machine control block (AMD APM vol. 2, appendix B): layout and initial contents.
 
-use crate::mem;
+use crate::mem::{self, Global};
 use crate::object::Vcpu;
 use core::cell::Cell;
 
@@ -62,6 +62,26 @@ pub mod field {
     pub const G_PAT: usize = 0x668;
 }
 
+/// Physical addresses of the I/O permission map (all ports intercepted: routes are looked up in software) and of the MSR permission
+/// map; the same for every VM.
+pub static MAPS: Global<Maps> = Global(Maps {
+    io: Cell::new(0),
+    msr: Cell::new(0),
+});
+
+/// See [`MAPS`].
+pub struct Maps {
+    /// Of three pages.
+    pub io: Cell<u64>,
+    /// Of two.
+    pub msr: Cell<u64>,
+}
+
+/// See [`MAPS`].
+pub fn maps() -> (u64, u64) {
+    (MAPS.io.get(), MAPS.msr.get())
+}
+
 /// EFER.SVME: must be set while a guest runs; the guest never sees it.
 pub const SVME: u64 = 1 << 12;
 
@@ -100,17 +120,17 @@ pub fn entry_failed(v: &Vcpu) {
     for at in (field::ES..=field::G_PAT).step_by(8) {
         Vmcb::of(v).word(at).set(0);
     }
-    reset(v);
+    create(v);
 }
 
 /// The state after reset (APM vol. 2, 14.1.3), and the intercepts that every guest has.
-pub fn reset(v: &Vcpu) {
+pub fn create(v: &Vcpu) {
     use field::*;
     let c = Vmcb::of(v);
     let set = |at, value| c.word(at).set(value);
     set(INTERCEPT_EXCEPTIONS, EXCEPTIONS | INTERCEPTS_1 << 32);
     set(INTERCEPT_2, INTERCEPTS_2);
-    let (io, msr) = super::maps();
+    let (io, msr) = maps();
     set(IOPM_BASE, io);
     set(MSRPM_BASE, msr);
     set(V_INTR, 1 << 24);
