@@ -1,7 +1,7 @@
 //! What the processor must offer, what is switched on, and what to tell the person if something is missing.
 
 use crate::arch::{Cpu, console, cpuid, extended, machine_check, speculation};
-use crate::virt::{self, with_virt};
+use crate::virt::{vmx, with_virt};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 
 /// Whether this processor can do the work (APM vol. 3, E.4.2, E.4.9); what it lacks, and what to do about it.
@@ -17,7 +17,7 @@ fn check() -> Result<(), &'static str> {
 
 /// Stops with a message unless this processor, the first, can do the work; switches on its protections.
 pub fn require() {
-    virt::choose(speculation::intel());
+    vmx::HERE.set(vmx::start::intel());
     if let Err(missing) = check() {
         console::fatal(missing, &[]);
     }
@@ -39,10 +39,7 @@ fn protect() {
     unsafe {
         Cr4::update(|c| {
             c.insert(cr4);
-            c.remove(Cr4Flags::PAGE_GLOBAL | Cr4Flags::TIMESTAMP_DISABLE);
-            // With VMX the way in and out of guests needs it (`virt::vmx`).
-            c.set(Cr4Flags::FSGSBASE, virt::vmx());
-            c.set(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS, virt::vmx());
+            c.remove(Cr4Flags::PAGE_GLOBAL | Cr4Flags::TIMESTAMP_DISABLE | Cr4Flags::FSGSBASE);
         });
         Cr0::update(|c| {
             c.insert(
@@ -52,12 +49,7 @@ fn protect() {
                     | Cr0Flags::NUMERIC_ERROR,
             );
         });
-        Efer::update(|e| {
-            e.insert(EferFlags::NO_EXECUTE_ENABLE);
-            // With VMX the MSRs of SYSCALL are guests'.
-            e.set(EferFlags::SYSTEM_CALL_EXTENSIONS, !virt::vmx());
-            e.set(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE, !virt::vmx());
-        });
+        Efer::update(|e| e.insert(EferFlags::NO_EXECUTE_ENABLE));
     }
     machine_check::init();
     speculation::start();

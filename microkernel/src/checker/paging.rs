@@ -51,7 +51,7 @@ fn level(
         }
         ensure(
             // In an extended page table: executable.
-            bits.contains(Entry::USER) || !strict && crate::virt::vmx(),
+            bits.contains(Entry::USER) || !strict && crate::virt::vmx::HERE.get(),
             "an entry is user level's",
             at,
             v,

@@ -21,7 +21,7 @@ const REPAIRED: u64 = 3;
 
 /// Spoils the control block of `v` in way `how`; answers the host's state.
 pub fn spoil(v: Option<Obj<Vcpu>>, how: u64) -> [u64; 4] {
-    if let Some(v) = v.filter(|_| crate::virt::vmx()) {
+    if let Some(v) = v.filter(|_| crate::virt::vmx::HERE.get()) {
         spoil_vmcs(v, how);
     } else if let Some(v) = v {
         let c = Vmcb::of(v.get());
@@ -89,7 +89,11 @@ fn state() -> [u64; 4] {
             options(nomem, nostack));
     }
     let control = [Cr0::read_raw(), Cr4::read_raw(), dr7];
-    let (hsave, syscall) = if crate::virt::vmx() { (0, 0) } else { (1, 4) };
+    let (hsave, syscall) = if crate::virt::vmx::HERE.get() {
+        (0, 0)
+    } else {
+        (1, 4)
+    };
     [
         CONTROL[..3 + hsave]
             .iter()

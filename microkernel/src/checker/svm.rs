@@ -8,7 +8,7 @@ use crate::object::Vcpu;
 /// Checks a vCPU's control block.
 pub fn vmcb(v: Obj<Vcpu>) -> Checked {
     let c = Vmcb::of(v.get());
-    let (io, msr) = super::control::maps();
+    let (io, msr) = super::control::MAPS.get();
     let fixed = [
         (f::INTERCEPT_EXCEPTIONS, EXCEPTIONS | INTERCEPTS_1 << 32),
         (f::INTERCEPT_2, INTERCEPTS_2),

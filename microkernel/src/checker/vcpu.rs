@@ -47,7 +47,7 @@ pub fn check(v: Obj<Vcpu>, tally: &Tally) -> Checked {
         at,
         v.state_virt,
     )?;
-    if !crate::virt::vmx() {
+    if !crate::virt::vmx::HERE.get() {
         crate::virt::svm::check::vmcb(v)?;
     }
     // Not in one that is being destroyed: its tables go first.

@@ -36,7 +36,8 @@ impl Domain {
             mappings: Tree::default(),
             cpus: Cell::new(0),
             guest,
-            base: [paging::HOST, paging::EXTENDED][usize::from(guest && crate::virt::vmx())],
+            base: [paging::HOST, paging::EXTENDED]
+                [usize::from(guest && crate::virt::vmx::HERE.get())],
             flushes: Cell::new(1),
         }
     }

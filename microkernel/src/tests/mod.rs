@@ -228,7 +228,7 @@ pub fn enter(
 
 /// As the entry of this machine's servers has it.
 pub fn entry(number: u64) -> u64 {
-    if number == ipc_schema::abi::Syscall::Run as u64 && crate::virt::vmx() {
+    if number == ipc_schema::abi::Syscall::Run as u64 && crate::virt::vmx::HERE.get() {
         crate::RUN_VMX
     } else {
         number

@@ -34,7 +34,7 @@ struct Guest {
 impl Guest {
     fn new() -> Self {
         let m = Machine::new();
-        crate::virt::choose(true);
+        crate::virt::vmx::HERE.set(true);
         m.cpu.asids.set(1 << 16);
         let bitmap = m.pool.take_page().unwrap();
         // SAFETY: a page of its own.

@@ -9,7 +9,6 @@ pub mod vmx;
 use crate::arch::Cpu;
 use crate::object::thread::Resume;
 use crate::object::{Thread, Vcpu};
-use core::cell::Cell;
 use ipc_schema::abi::vm::{Exit, PortAccess};
 
 /// Why the processor left the guest, before policy.
@@ -74,30 +73,17 @@ pub trait Virt {
     fn advance(v: &Vcpu, next: u64);
 }
 
-/// Written at boot alone; in the host's tests each has its own.
-#[cfg(target_os = "none")]
-static VMX: crate::mem::Global<Cell<bool>> = crate::mem::Global(Cell::new(false));
-#[cfg(not(target_os = "none"))]
-std::thread_local! {
-    static VMX: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the back end is VMX; SVM otherwise.
-#[inline(always)]
-#[must_use]
-pub fn vmx() -> bool {
-    VMX.get()
-}
-
-/// Boot: whether it is VMX.
-pub fn choose(vmx: bool) {
-    VMX.set(vmx);
-}
+/// MSRs that belong to the guest alone: STAR to SFMASK, FS, GS and kernel GS base, SYSENTER. VMRUN, VMLOAD and VMSAVE switch them; of
+/// VMX's some are in the VMCS, and STAR to SFMASK and kernel GS base go with the vCPU.
+const PASSED: [u32; 10] = [
+    0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0x174,
+    0x175, 0x176,
+];
 
 /// Carries out an expression with `v` as the module of this machine's back end.
 macro_rules! with_virt {
     ($v:ident => $what:expr) => {
-        if $crate::virt::vmx() {
+        if $crate::virt::vmx::HERE.get() {
             use $crate::virt::vmx as $v;
             $what
         } else {
@@ -110,14 +96,10 @@ pub(crate) use with_virt;
 
 /// XCR0 from a VMM: x87 always; AVX only with SSE; the AVX-512 trio together. Anything else would make XSETBV fault in the kernel.
 fn valid_xcr0(wanted: u64) -> u64 {
-    let mut x = wanted & crate::arch::extended::supported() | 1;
-    if x & 2 == 0 {
-        x &= !4;
-    }
-    if x & 4 == 0 || x & 0xe0 != 0xe0 {
-        x &= !0xe0;
-    }
-    x
+    let x = wanted & crate::arch::extended::supported() | 1;
+    let x = if x & 2 == 0 { x & !4 } else { x };
+    let avx512 = x & 4 != 0 && x & 0xe0 == 0xe0;
+    if avx512 { x } else { x & !0xe0 }
 }
 
 /// Saves the extended state that `cpu`, this processor, holds; it is nobody's then.

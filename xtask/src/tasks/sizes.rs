@@ -29,7 +29,11 @@ impl Task for Sizes {
         let description = Description::load(&host::root().join("guests/linux.toml"), None)?;
         let packages: Vec<&str> = vec!["device-uart", "device-rtc", "driver-uart"];
         let binaries = bare::system(&tc, &packages)?;
-        let lines = kernel_lines(&host::root().join("microkernel/src"))?;
+        let source = host::root().join("microkernel/src");
+        let all = kernel_lines(&source)?;
+        let [svm, vmx] =
+            ["svm", "vmx"].map(|back_end| kernel_lines(&source.join("virt").join(back_end)));
+        let (svm, vmx) = (svm?, vmx?);
         let text = elf::text_size(&host::read(&binaries.kernel)?)?;
         let mut good = true;
         let mut report = |name: &str, value: u64, unit: &str, limit: u64| {
@@ -37,9 +41,12 @@ impl Task for Sizes {
             let mark = if value <= limit { "" } else { "  TOO LARGE" };
             println!("{name:<32} {value:>9} {unit}, at most {limit}{mark}");
         };
-        // With many processors and one vendor's virtualisation. In no image that ships, and not counted: the invariant checker, in its
-        // folder the processor that host tests play and the figures of the feature `measure`, and what is on condition of them.
-        report("kernel code", lines, "lines", 8000);
+        // With many processors and one vendor's virtualisation; the other's is `virt/vmx`, and the text has both. In no image that ships,
+        // and not counted: the invariant checker, in its folder the processor that host tests play and the figures of the feature
+        // `measure`, and what is on condition of them.
+        report("kernel code without virt/vmx", all - vmx, "lines", 8000);
+        report("virt/svm and virt/vmx", svm + vmx, "lines", 2500);
+        println!("{:<32} {all:>9} lines", "kernel code");
         report("kernel text", text, "bytes", 128 << 10);
         let dir = host::target().join("sizes");
         host::make_dir(&dir)?;

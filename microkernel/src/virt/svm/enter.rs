@@ -1,15 +1,9 @@
 //! VMRUN, and what is prepared for it when something is rare.
 
-use super::control::{Vmcb, field as f};
+use super::control::{BY_HAND, Vmcb, field as f};
 use super::{UNUSUAL, V_IRQ, armed, extended, unusual};
 use crate::arch::Cpu;
-use crate::mem::Global;
 use crate::object::{Thread, Vcpu};
-use core::cell::Cell;
-
-/// VMRUN does not load CR2, and does not see a virtual interrupt that the guest can take at once (Bochs 2.7), so each entry is an unusual
-/// one. No processor that has decode assists is like that, and none that does not save the next RIP. A bit beyond TSC_AUX, or 0.
-pub static BY_HAND: Global<Cell<u64>> = Global(Cell::new(0));
 
 /// What [`BY_HAND`] says: a virtual interrupt that can be taken (APM vol. 2, 15.21.4) becomes the event to inject.
 #[cold]
@@ -60,14 +54,9 @@ macro_rules! vmrun {
                 "mov rbx, [rsi + 24]",
                 "mov rbp, [rsi + 40]",
                 "mov rdi, [rsi + 56]",
-                "mov r8, [rsi + 64]",
-                "mov r9, [rsi + 72]",
-                "mov r10, [rsi + 80]",
-                "mov r11, [rsi + 88]",
-                "mov r12, [rsi + 96]",
-                "mov r13, [rsi + 104]",
-                "mov r14, [rsi + 112]",
-                "mov r15, [rsi + 120]",
+                ".irp n, 8, 9, 10, 11, 12, 13, 14, 15",
+                "mov r\\n, [rsi + \\n*8]",
+                ".endr",
                 "mov rsi, [rsi + 48]",
                 $sti,
                 "vmrun rax",
@@ -81,14 +70,9 @@ macro_rules! vmrun {
                 "mov [rax + 40], rbp",
                 "mov [rax + 48], rsi",
                 "mov [rax + 56], rdi",
-                "mov [rax + 64], r8",
-                "mov [rax + 72], r9",
-                "mov [rax + 80], r10",
-                "mov [rax + 88], r11",
-                "mov [rax + 96], r12",
-                "mov [rax + 104], r13",
-                "mov [rax + 112], r14",
-                "mov [rax + 120], r15",
+                ".irp n, 8, 9, 10, 11, 12, 13, 14, 15",
+                "mov [rax + \\n*8], r\\n",
+                ".endr",
                 "pop r14",
                 "pop r12",
                 "mov rax, [r12 + {HOST}]",

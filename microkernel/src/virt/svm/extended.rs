@@ -67,6 +67,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     let dr = v.dr.each_ref().map(|d| d.get());
     hw::restore(v.extended_phys, v.xcr0.get(), dr);
     cpu.fpu_owner.set(Some(Obj::of(v)));
+    super::unusual(v);
 }
 
 /// Saves the state of the owner, which then has none here.

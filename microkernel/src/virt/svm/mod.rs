@@ -4,6 +4,7 @@ pub mod control;
 mod enter;
 pub mod exit;
 pub mod extended;
+pub mod speculation;
 #[cfg(target_os = "none")]
 pub mod start;
 pub mod state;
@@ -53,7 +54,6 @@ impl Virt for BackEnd {
 
     fn switch_extended(cpu: &Cpu, v: &Vcpu) {
         extended::switch(cpu, v);
-        unusual(v);
     }
 
     #[inline(always)]

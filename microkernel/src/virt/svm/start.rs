@@ -1,9 +1,10 @@
 //! Whether a processor has SVM and lets it be used; switching it on.
 
-use super::control::MAPS;
-use super::enter;
+use super::control::{BY_HAND, MAPS, SVME};
 use crate::arch::{Cpu, cpuid, entry};
 use crate::mem::{self, PAGE};
+use crate::virt::PASSED;
+use x86_64::registers::control::{Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
 const VM_CR: u32 = 0xc001_0114;
@@ -11,25 +12,15 @@ const VM_HSAVE_PA: u32 = 0xc001_0117;
 /// VM_CR.SVMDIS: firmware has switched SVM off (APM vol. 2, 15.4).
 const SVMDIS: u64 = 1 << 4;
 
-/// MSRs that belong to the guest alone, since VMRUN, VMLOAD and VMSAVE switch them: STAR to SFMASK, FS, GS and kernel GS base, SYSENTER.
-const PASSED: [u32; 10] = [
-    0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0x174,
-    0x175, 0x176,
-];
-
 /// Boot: fills the permission maps: `io` is three pages, `msr` two (APM vol. 2, 15.10.1, 15.11).
 ///
 /// # Safety
 /// Both are runs of kernel pages that are nothing else's.
 pub unsafe fn init(io: u64, msr: u64) {
-    for (first, pages) in [(io, 3), (msr, 2)] {
-        for i in 0..pages {
-            // SAFETY: the caller's pages.
-            unsafe { mem::page(first + i * PAGE) }
-                .0
-                .iter()
-                .for_each(|w| w.set(!0));
-        }
+    for phys in [io, io + PAGE, io + 2 * PAGE, msr, msr + PAGE] {
+        // SAFETY: the caller's pages.
+        let page = unsafe { mem::page(phys) };
+        page.0.iter().for_each(|w| w.set(!0));
     }
     for m in PASSED {
         // Two bits an MSR: 0000_0000 to 0000_1fff at byte 0, c000_0000 to c000_1fff at byte 0x800.
@@ -38,10 +29,9 @@ pub unsafe fn init(io: u64, msr: u64) {
         let w = unsafe { &mem::page(msr).0[(bit / 64) as usize] };
         w.set(w.get() & !(3 << (bit % 64)));
     }
-    MAPS.io.set(io);
-    MAPS.msr.set(msr);
+    MAPS.set((io, msr));
     // By hand: next RIP saved, but no decode assists.
-    enter::BY_HAND.set(u64::from(cpuid(0x8000_000a).edx & 0x88 == 8) << 32);
+    BY_HAND.set(u64::from(cpuid(0x8000_000a).edx & 0x88 == 8) << 32);
 }
 
 /// Whether this processor can do the work (APM vol. 3, E.4.2, E.4.9).
@@ -77,8 +67,10 @@ pub fn enable(cpu: &Cpu) {
     let host = cpu.host_control.get();
     cpu.asids.set(cpuid(0x8000_000a).ebx.max(2));
     // SAFETY: this processor's own pages: a VMCB for the host's state, which VMSAVE keeps and VMLOAD brings back after each exit, and
-    // behind it the host save area; SVM is on.
+    // behind it the host save area.
     unsafe {
+        // SVM, and SYSCALL.
+        Efer::update(|e| e.insert(EferFlags::from_bits_retain(SVME | 1)));
         Msr::new(VM_HSAVE_PA).write(host + PAGE);
         core::arch::asm!("vmsave rax", in("rax") host, options(nostack));
     }

@@ -66,7 +66,7 @@ pub unsafe fn init(controls: Controls, bitmap: u64) {
     // SAFETY: the caller's page.
     let page = unsafe { mem::page(bitmap) };
     page.0.iter().for_each(|w| w.set(!0));
-    for m in super::PASSED {
+    for m in crate::virt::PASSED {
         // A bit an MSR: reads of 0000_0000 to 0000_1fff, of c000_0000 to c000_1fff, and writes of both (25.6.9).
         let bit = u64::from(m & 0x1fff) + if m >= 0xc000_0000 { 0x2000 } else { 0 };
         for bit in [bit, bit + 0x4000] {

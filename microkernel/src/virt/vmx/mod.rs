@@ -8,6 +8,7 @@ pub mod control;
 mod enter;
 pub mod exit;
 pub mod extended;
+pub mod speculation;
 #[cfg(target_os = "none")]
 pub mod start;
 pub mod state;
@@ -26,19 +27,15 @@ use x86::vmx::vmcs::guest as g;
 /// The back end.
 pub struct BackEnd;
 
-/// MSRs that belong to the guest alone: STAR to SFMASK and kernel GS base are switched with the vCPU, the others are in the VMCS.
-const PASSED: [u32; 10] = [
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-    0x174,
-    0x175,
-    0x176,
-];
+/// Whether it is this machine's; SVM's is otherwise. Written at boot alone; in the host's tests each has its own.
+#[cfg(target_os = "none")]
+pub static HERE: mem::Global<Cell<bool>> = mem::Global(Cell::new(false));
+#[cfg(not(target_os = "none"))]
+std::thread_local! {
+    /// Whether it is this test's.
+    pub static HERE: Cell<bool> = const { Cell::new(false) };
+}
+
 /// #DB, #AC and #MC, as on SVM.
 pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 

@@ -11,12 +11,19 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 use ipc_schema::abi::Syscall;
 use x86_64::instructions::tables::sgdt;
+use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
 const FEATURE_CONTROL: u32 = 0x3a;
 /// IA32_FEATURE_CONTROL: locked; VMXON is allowed (SDM vol. 3, 24.7).
 const LOCKED: u64 = 1;
 const VMXON: u64 = 1 << 2;
+
+/// Whether this is a processor of Intel's.
+pub fn intel() -> bool {
+    // "Genu".
+    cpuid(0).ebx == 0x756e_6547
+}
 
 /// Whether this processor can do the work; another than the first, whether it can do the same.
 ///
@@ -95,6 +102,10 @@ pub fn enable(cpu: &Cpu) {
         if control.read() & LOCKED == 0 {
             control.write(control.read() | VMXON | LOCKED);
         }
+        // The way in and out of guests needs FSGSBASE (`enter`); SYSCALL stays off, since its MSRs are guests'.
+        Cr4::update(|c| {
+            c.insert(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS | Cr4Flags::FSGSBASE);
+        });
         mem::page(region).0[0].set(controls().revision.into());
         core::arch::asm!("vmxon [{}]", in(reg) &region, options(nostack));
     }

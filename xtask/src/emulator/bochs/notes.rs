@@ -142,6 +142,7 @@ mod tests {
 00329022491e[CPU0  ] SVM VMEXIT: I/O port 0x03f8
 00329022500e[CPU0  ] VMEXIT: NMI window exiting
 00731000000e[CPU0  ] VMRUN: Guest CR4 reserved bits set
+00731000001e[CPU0  ] VMENTRY FAIL: VMCS guest invalid CR0
 ALSA lib conf.c:5703:(snd_config_expand) Evaluate error: No such file or directory
 00731551491p[ACPI  ] >>PANIC<< ACPI control: soft power off
 00731551491i[CPU0  ] CPU is in long mode (active)
@@ -159,7 +160,7 @@ free(): invalid pointer
         assert_eq!(notes.exit(None, &code(0)), Exit::PowerOff);
         assert_eq!(notes.exit(None, &code(5)), Exit::Guest(5));
         assert_eq!(notes.exit(None, &[]), Exit::PowerOff);
-        let lines = [5, 7, 8].map(|i| LOG.lines().nth(i).unwrap());
+        let lines = [5, 6, 8, 9].map(|i| LOG.lines().nth(i).unwrap());
         assert_eq!(notes.text(), lines.join("\n") + "\n");
         assert!(
             notes
