@@ -38,6 +38,25 @@ fn processor_without_nested_paging() -> Judged {
     )?)
 }
 
+/// A locked IA32_FEATURE_CONTROL cannot be had in an emulator (microkernel, `tests::vmx`).
+#[test]
+fn processor_of_intel_without_vmx() -> Judged {
+    Ok(refused(
+        "Skylake-Client",
+        r"no hardware virtualisation \(VMX\).*VT-x.*on in the firmware setup",
+    )?)
+}
+
+#[test]
+fn processor_of_intel_too_old() -> Judged {
+    let options = Options::bochs("corei7_sandy_bridge_2600k");
+    let mut system = System::boot_with("guests/exerciser.toml", Firmware::Bios, &options)?;
+    system
+        .machine
+        .expect(r"no FSGSBASE.*use a newer one", BOOT)?;
+    Ok(())
+}
+
 /// Writes a wrong description and has it run; what the command says must fit.
 fn mistake(name: &str, text: &str, message: &str) -> Result<()> {
     let folder = host::target().join("tests");

@@ -3,7 +3,9 @@
 use super::*;
 use crate::mem::PAGE;
 use crate::object::{GuestSpace, Vcpu};
-use crate::virt::vmx::control::{ACCESSES, Capabilities, TRUE_CONTROLS, choose, init, peek, poke};
+use crate::virt::vmx::control::{
+    ACCESSES, Capabilities, TRUE_CONTROLS, choose, init, peek, poke, usable,
+};
 use crate::virt::vmx::exit::check::NEXT;
 use ipc_schema::abi::op;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post, Segment, VcpuState};
@@ -370,6 +372,18 @@ fn a_bit_that_is_only_seen_is_seen_and_one_that_is_not_there_faults() {
         0x30,
         "NE; the rest is for the instruction"
     );
+    // CD; NW with it; not NW alone.
+    for (value, seen) in [
+        (0x4000_0021, 0x4000_0030),
+        (0x6000_0021, 0x6000_0030),
+        (0x2000_0021, 0x6000_0030),
+    ] {
+        write(0, value);
+        assert_eq!(peek(c::CR0_READ_SHADOW), seen, "{value:#x}");
+    }
+    let (_, back) = crate::virt::vmx::BackEnd::left(m.v.get(), 0);
+    assert_eq!(back, Event::exception(13, Some(0)).0);
+    m.run(0, Post::NONE, 0);
     poke(c::CR4_READ_SHADOW, 0);
     write(4, 0x60);
     assert_eq!(peek(c::CR4_READ_SHADOW), 0x40, "MCE");
@@ -448,6 +462,48 @@ fn what_a_processor_lacks_is_named() {
     assert_ne!(choose(&strict), choose(&RICH));
     // What is optional is left out.
     assert!(choose(&secondary(12)).is_ok() && choose(&secondary(3)).is_ok());
+}
+
+#[test]
+fn what_firmware_has_switched_off_is_named() {
+    let msr = |control: u64| {
+        move |msr| match msr {
+            0x3a => control,
+            0x480 => RICH.basic,
+            0x489 => RICH.cr4,
+            0x48b => RICH.secondary,
+            0x48c => RICH.ept,
+            0x482 => ALL,
+            0x48d..=0x490 => RICH.sets[msr as usize - 0x48d],
+            _ => panic!("MSR {msr:#x} is not known to be there"),
+        }
+    };
+    let nothing = |msr| panic!("MSR {msr:#x} is not known to be there");
+    let why = usable([!(1 << 5), !0], nothing).unwrap_err();
+    assert!(why.contains("(VMX)") && why.contains("VT-x"), "{why}");
+    // Locked without VMXON; locked with it within SMX only.
+    for control in [1, 3] {
+        let why = usable([!0; 2], msr(control)).unwrap_err();
+        assert!(why.contains("locked by the firmware"), "{why}");
+    }
+    let why = usable([!0, 0], msr(5)).unwrap_err();
+    assert!(why.contains("FSGSBASE"), "{why}");
+    // Not locked: `enable` locks it. Locked with VMXON.
+    for control in [0, 4, 5] {
+        assert_eq!(usable([!0; 2], msr(control)), choose(&RICH));
+    }
+    // Without secondary controls, and with those but neither EPT nor VPID, what they would say is not asked for.
+    let poor = |primary: u64, secondary: u64| {
+        usable([!0; 2], move |m| match m {
+            0x482 => primary,
+            0x48b if primary >> 63 != 0 => secondary,
+            0x48b | 0x48c => panic!("MSR {m:#x} is not there"),
+            _ => msr(5)(m),
+        })
+    };
+    for (primary, secondary) in [(ALL >> 1, ALL), (ALL, ALL & !((1 << 1 | 1 << 5) << 32))] {
+        assert!(poor(primary, secondary).unwrap_err().contains("(EPT)"));
+    }
 }
 
 #[test]

@@ -122,6 +122,50 @@ pub fn real_cr4(guest: u64) -> u64 {
     guest & !(0xffff_ffff & !CONTROLS.get().cr4) | VMXE | MCE
 }
 
+/// IA32_FEATURE_CONTROL: locked; VMXON is allowed (SDM vol. 3, 24.7).
+pub const FEATURE_CONTROL: u32 = 0x3a;
+/// See there.
+pub const LOCKED: u64 = 1;
+/// See there.
+pub const VMXON: u64 = 1 << 2;
+
+/// Whether a processor with CPUID 1 ECX and 7.0 EBX and these MSRs can do the work; the controls then.
+///
+/// # Errors
+/// What it lacks, and what to do about it.
+pub fn usable(
+    [features, structured]: [u32; 2],
+    read: impl Fn(u32) -> u64,
+) -> Result<Controls, &'static str> {
+    if features & 1 << 5 == 0 {
+        return Err(
+            "this processor has no hardware virtualisation (VMX): use one that has, or switch \"Intel Virtualization \
+             Technology\" (\"VT-x\") on in the firmware setup. In QEMU: -cpu max,+svm,+npt.",
+        );
+    }
+    if read(FEATURE_CONTROL) & (LOCKED | VMXON) == LOCKED {
+        return Err(
+            "hardware virtualisation (VMX) is disabled and locked by the firmware: enter its setup and switch \"Intel \
+             Virtualization Technology\" (also \"VT-x\" or \"VMX\") on.",
+        );
+    }
+    if structured & 1 == 0 {
+        return Err("this processor has no FSGSBASE, which Vireo needs: use a newer one.");
+    }
+    let (basic, primary) = (read(0x480), read(0x482));
+    let secondary = if primary >> 63 != 0 { read(0x48b) } else { 0 };
+    // With EPT or VPID.
+    let there = secondary >> 32 & (1 << 1 | 1 << 5) != 0;
+    let truly = basic & TRUE_CONTROLS != 0;
+    choose(&Capabilities {
+        basic,
+        sets: [0x48d, 0x48e, 0x48f, 0x490].map(|m| if truly { read(m) } else { 0 }),
+        secondary,
+        ept: if there { read(0x48c) } else { 0 },
+        cr4: read(0x489),
+    })
+}
+
 /// Chooses the controls.
 ///
 /// # Errors

@@ -233,7 +233,8 @@ fn control_register(v: &Vcpu) -> Told {
     };
     let old = read(shadow);
     let new = old & !shadowed | value & shadowed;
-    if info & 0x3f > 4 || new == old {
+    // NW without CD, too (SDM vol. 3, 2.5).
+    if info & 0x3f > 4 || new == old || new >> 29 & 3 == 1 {
         Soft::of(v).event.set(Event::exception(13, Some(0)).0);
         unusual(v);
     } else {

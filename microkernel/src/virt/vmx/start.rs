@@ -1,6 +1,6 @@
 //! Whether a processor has VMX and lets it be used; switching it on, and the way into the kernel that goes with it.
 
-use super::control::{self, Capabilities, Controls, TRUE_CONTROLS, choose, controls};
+use super::control::{self, Controls, FEATURE_CONTROL, LOCKED, VMXON, controls, usable};
 use crate::RUN_VMX;
 use crate::arch::{Cpu, cpuid, descriptors, entry};
 use crate::boot::memory::phys;
@@ -13,11 +13,6 @@ use ipc_schema::abi::Syscall;
 use x86_64::instructions::tables::sgdt;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
-
-const FEATURE_CONTROL: u32 = 0x3a;
-/// IA32_FEATURE_CONTROL: locked; VMXON is allowed (SDM vol. 3, 24.7).
-const LOCKED: u64 = 1;
-const VMXON: u64 = 1 << 2;
 
 /// Whether this is a processor of Intel's.
 pub fn intel() -> bool {
@@ -39,39 +34,9 @@ pub fn check() -> Result<(), &'static str> {
 
 /// The controls for all VMCSs.
 fn find() -> Result<Controls, &'static str> {
-    if cpuid(1).ecx & 1 << 5 == 0 {
-        return Err(
-            "this processor has no hardware virtualisation (VMX): use one that has, or switch \"Intel Virtualization \
-             Technology\" (\"VT-x\") on in the firmware setup. In QEMU: -cpu max,+svm,+npt.",
-        );
-    }
-    if cpuid(7).ebx & 1 == 0 {
-        return Err("this processor has no FSGSBASE, which Vireo needs: use a newer one.");
-    }
-    // SAFETY: VMX is there; the MSRs beyond the first are read only if those before say that they are there.
+    // SAFETY: where VMX is, the first is; the others are read only if those before say that they are there.
     let read = |msr| unsafe { Msr::new(msr).read() };
-    if read(FEATURE_CONTROL) & (LOCKED | VMXON) == LOCKED {
-        return Err(
-            "hardware virtualisation (VMX) is disabled and locked by the firmware: enter its setup and switch \"Intel \
-             Virtualization Technology\" (also \"VT-x\" or \"VMX\") on.",
-        );
-    }
-    let basic = read(0x480);
-    let secondary = if read(0x482) >> 63 != 0 {
-        read(0x48b)
-    } else {
-        0
-    };
-    // With EPT or VPID.
-    let there = secondary >> 32 & (1 << 1 | 1 << 5) != 0;
-    let truly = basic & TRUE_CONTROLS != 0;
-    choose(&Capabilities {
-        basic,
-        sets: [0x48d, 0x48e, 0x48f, 0x490].map(|m| if truly { read(m) } else { 0 }),
-        secondary,
-        ept: if there { read(0x48c) } else { 0 },
-        cr4: read(0x489),
-    })
+    usable([cpuid(1).ecx, cpuid(7).ebx], read)
 }
 
 /// Boot: what all VMCSs have in common, with the page `msr` as MSR bitmap. There is no I/O bitmap: all ports exit.
