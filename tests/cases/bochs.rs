@@ -21,7 +21,7 @@ const VMX: &str = "corei7_skylake_x";
 /// Boots the system of a TOML, changed, under a name of its own.
 fn boot(model: &str, toml: &str, change: impl FnOnce(&mut Description)) -> Result<System> {
     let mut description = Description::load(&host::root().join(toml), None)?;
-    description.stem.push_str("-");
+    description.stem.push('-');
     description.stem.push_str(model);
     change(&mut description);
     System::boot_description(&description, Firmware::Bios, &Options::bochs(model))

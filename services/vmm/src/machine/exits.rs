@@ -53,15 +53,15 @@ impl<K: Kernel> Machine<'_, K> {
     /// begins anew.
     #[inline(always)]
     fn cpuid_told(&mut self, length: u64) -> Step {
+        if !self.told {
+            self.narrow()?;
+        }
         let state = self.kernel.state_mut();
         let next = state.rip.wrapping_add(length);
         if (next ^ state.rip) >> 32 != 0 && self.wide & 1 << Exit::Cpuid as u32 == 0 {
             return self.widen(Exit::Cpuid);
         }
         let (leaf, subleaf) = (state.gpr[gpr::RAX] as u32, state.gpr[gpr::RCX] as u32);
-        if !self.told {
-            return self.narrow();
-        }
         let Some(&[eax, ebx, ecx, edx]) = self.policy.constant(leaf, subleaf) else {
             return self.cpuid_of_state(leaf, subleaf, length as u8);
         };
@@ -79,7 +79,7 @@ impl<K: Kernel> Machine<'_, K> {
         Ok(())
     }
 
-    /// From now on CPUID's exits bring what a processor that tells lengths leaves to know. The guest executes the instruction again.
+    /// From now on CPUID's exits bring what a processor that tells lengths leaves to know.
     #[cold]
     fn narrow(&mut self) -> Step {
         self.told = true;
