@@ -288,6 +288,7 @@ extern "sysv64" fn vireo_trap(vector: u64, error: u64, t: Obj<Thread>) -> ! {
 #[inline(always)]
 fn trap(cpu: &Cpu, vector: u64, error: u64, t: Obj<Thread>) -> Obj<Thread> {
     debug_assert!(t.resume.get() == Resume::Interrupt);
+    vmx::start::trapped(vector);
     if vector >= 32 {
         interrupt(cpu, vector as u8);
         return sched::current_or_better(cpu, t);

@@ -63,7 +63,7 @@ pub fn join(cpu: &Cpu) -> bool {
     protect();
     let same = extended::init(false);
     if same {
-        enable(cpu);
+        with_virt!(v => v::start::enable(cpu));
     }
     same
 }
@@ -72,10 +72,6 @@ pub fn join(cpu: &Cpu) -> bool {
 pub fn enable_virtualisation(cpu: &Cpu, io: u64, msr: u64) -> u64 {
     // SAFETY: fresh pages of the kernel's.
     unsafe { with_virt!(v => v::start::init(io, msr)) };
-    enable(cpu);
-    with_virt!(v => v::start::stub())
-}
-
-fn enable(cpu: &Cpu) {
     with_virt!(v => v::start::enable(cpu));
+    with_virt!(v => v::start::stub())
 }

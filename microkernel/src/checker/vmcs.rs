@@ -19,7 +19,7 @@ fn word<T>(field: u32, access: impl FnOnce(&Cell<u64>) -> T) -> T {
     let v = Cpu::current().fpu_owner.get().expect("a VMCS is current");
     let i = (field >> 13 & 3) << 7 | (field >> 10 & 3) << 5 | field >> 1 & 31;
     // SAFETY: the vCPU's own page.
-    access(&unsafe { mem::page(v.control_phys) }.0[i as usize])
+    access(&unsafe { mem::page(v.extended_phys) }.0[i as usize])
 }
 /// A field, uncounted.
 pub fn peek(field: u32) -> u64 {

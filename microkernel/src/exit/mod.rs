@@ -4,7 +4,7 @@ pub mod route;
 
 use crate::arch::{self, Cpu};
 use crate::mem::Obj;
-use crate::object::thread::reg;
+use crate::object::thread::{Resume, reg};
 use crate::object::{Thread, Vcpu, lookup};
 use crate::virt::{Left, Then, Virt, Who};
 use crate::{ipc, sched, sync};
@@ -32,7 +32,11 @@ pub fn run<V: Virt>(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     th.run_deadline.set(deadline);
     sched::set_deadline(cpu, t, deadline);
     th.resume.set(V::RESUME);
-    let (Ok(next) | Err(next)) = guest::<V>(cpu, t, v);
+    let (Ok(next) | Err(next)) = match V::RESUME {
+        // One way in is enough where it is long.
+        Resume::GuestVmx => Ok(t),
+        _ => guest::<V>(cpu, t, v),
+    };
     next
 }
 

@@ -15,13 +15,13 @@ use ipc_schema::abi::{Kind, Status};
 #[repr(C)]
 pub struct Vcpu {
     header: Header,
-    /// Physical address of the VMCB (VMX: VMCS).
+    /// Physical address of the VMCB; of what the kernel keeps beside a VMCS, and the area for extended state.
     pub control_phys: u64,
     /// Its kernel address.
     pub control_virt: u64,
     /// Kernel address of the state page shared with the VMM.
     pub state_virt: u64,
-    /// Physical address of the area for extended state.
+    /// Physical address of the area for extended state, or of the VMCS.
     pub extended_phys: u64,
     /// Its VM.
     pub guest: Obj<GuestSpace>,

@@ -218,7 +218,10 @@ pub fn enter(
             t.addr()
         )
     });
-    let next = crate::syscall(cpu, t, entry(number));
+    let mut next = crate::syscall(cpu, t, entry(number));
+    if entry(number) == crate::RUN_VMX && next.resume.get() == Resume::GuestVmx {
+        next = crate::exit::enter::<crate::virt::vmx::BackEnd>(cpu, next);
+    }
     trace(|| {
         let found = crate::checker::check().err();
         format!("{n}: then {:x}; {found:x?}", next.addr())

@@ -271,13 +271,13 @@ pub fn ept_pointer(v: &Vcpu) -> u64 {
 /// A new vCPU's VMCS is written when a processor first loads it.
 pub fn create(v: &Vcpu) {
     // SAFETY: pages of the vCPU's own.
-    let (control, extended) = unsafe { (mem::page(v.control_phys), mem::page(v.extended_phys)) };
-    control.0[0].set(CONTROLS.get().revision.into());
+    let (vmcs, kept) = unsafe { (mem::page(v.extended_phys), mem::page(v.control_phys)) };
     // The area for XSAVE lies behind the virtual APIC and what belongs to it.
     let area = super::extended::AREA as usize / 8;
     for i in [0, 3] {
-        extended.0[area + i].set(extended.0[i].take());
+        kept.0[area + i].set(vmcs.0[i].take());
     }
+    vmcs.0[0].set(CONTROLS.get().revision.into());
     Soft::of(v).reset();
     super::unusual(v);
 }
@@ -292,7 +292,7 @@ pub fn reset(v: &Vcpu) {
         (c::VMEXIT_CONTROLS, k.exit.into()),
         (c::EXCEPTION_BITMAP, super::EXCEPTIONS),
         (c::MSR_BITMAPS_ADDR_FULL, BITMAP.get()),
-        (c::VIRT_APIC_ADDR_FULL, v.extended_phys),
+        (c::VIRT_APIC_ADDR_FULL, v.control_phys),
         (c::EPTP_FULL, ept_pointer(v)),
         (c::CR0_GUEST_HOST_MASK, CR0_SHADOWED),
         (c::CR4_GUEST_HOST_MASK, !k.cr4 | CR4_SHADOWED),

@@ -87,9 +87,9 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     let s = Soft::of(v);
     if s.host.get() == 0 {
         // What is in a new page is no state of a VMCS.
-        control::clear(v.control_phys);
+        control::clear(v.extended_phys);
     }
-    control::make_current(v.control_phys);
+    control::make_current(v.extended_phys);
     cpu.fpu_owner.set(Some(Obj::of(v)));
     let host = u64::from(cpu.number) + 1;
     let before = s.host.replace(host);
@@ -103,7 +103,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
         control::invalidate_ept(control::ept_pointer(v));
     }
     let dr = v.dr.each_ref().map(|d| d.get());
-    hw::restore(v.extended_phys + AREA, v.xcr0.get(), dr);
+    hw::restore(v.control_phys + AREA, v.xcr0.get(), dr);
     control::set_dr6(s.dr6.get());
     control::set_syscall_msrs(s.syscall.each_ref().map(|m| m.get()));
     super::unusual(v);
@@ -114,8 +114,8 @@ pub fn release(cpu: &Cpu) {
     if let Some(old) = cpu.fpu_owner.take() {
         let v = old.get();
         keep(v);
-        hw::save(v.extended_phys + AREA);
-        control::clear(v.control_phys);
+        hw::save(v.control_phys + AREA);
+        control::clear(v.extended_phys);
         Soft::of(v).launched.set(0);
     }
 }

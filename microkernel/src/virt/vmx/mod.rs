@@ -40,7 +40,8 @@ std::thread_local! {
 pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// What the kernel keeps of a vCPU beside its VMCS: in the page of the extended state, behind what the processor uses of that as the
-/// virtual-APIC page. The VMCS itself is not memory to software.
+/// virtual-APIC page. That is the page that a vCPU has for its control structure: the VMCS, which is not memory to software, is in the
+/// other.
 #[repr(C)]
 pub struct Soft {
     /// CR2, which neither entry nor exit switches.
@@ -109,7 +110,7 @@ impl Soft {
     #[inline(always)]
     fn of(v: &Vcpu) -> &Self {
         // SAFETY: in a page of the vCPU's own, for as long as it lives; only cells, for which any bytes will do.
-        unsafe { &*((mem::virt(v.extended_phys) + SOFT) as *const Self) }
+        unsafe { &*((v.control_virt + SOFT) as *const Self) }
     }
 
     /// After an exit: rip and flags, which whoever deals with an instruction needs.
@@ -238,8 +239,7 @@ impl Virt for BackEnd {
         extended::switch(cpu, v);
     }
 
-    /// Apart, for both that come here.
-    #[inline(never)]
+    #[inline(always)]
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         let s = Soft::of(v);
         measure::end(cpu);
@@ -300,5 +300,5 @@ fn advance_slowly(v: &Vcpu, next: u64) {
 #[inline(always)]
 fn tpr(v: &Vcpu) -> &Cell<u64> {
     // SAFETY: a page of the vCPU's own.
-    &unsafe { mem::page(v.extended_phys) }.0[TPR]
+    &unsafe { &*(v.control_virt as *const mem::Words) }.0[TPR]
 }

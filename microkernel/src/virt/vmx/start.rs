@@ -7,7 +7,7 @@ use crate::boot::memory::phys;
 use crate::mem;
 use crate::object::Thread;
 use crate::object::thread::{Regs, reg};
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 use ipc_schema::abi::Syscall;
 use x86_64::instructions::tables::sgdt;
@@ -51,6 +51,7 @@ pub unsafe fn init(_: u64, msr: u64) {
 }
 
 /// Switches it on.
+#[inline(never)]
 pub fn enable(cpu: &Cpu) {
     let region = cpu.host_control.get();
     cpu.asids.set(1 << 16);
@@ -101,6 +102,10 @@ vireo_stub_sysenter:
     .balign 64
 # rcx is user level's stack pointer; only IF has been cleared of the flags.
 vireo_sysenter_entry:
+    # Whoever runs next is to find no bases of this thread's, which can set them.
+    xor edx, edx
+    wrfsbase rdx
+    wrgsbase rdx
     swapgs
     mov rdx, rcx
     mov rcx, gs:[{CURRENT}]
@@ -135,10 +140,35 @@ pub fn sysenter(cpu: &Cpu) -> [u64; 3] {
 /// shadow, so STI comes again.
 pub fn mend(frame: &mut [u64; 6]) {
     let [_, rip, _, flags, ..] = frame;
-    *flags &= !(1 << 8);
+    if *flags & 1 << 8 != 0 {
+        // The single step over SYSENTER has left BS.
+        *flags &= !(1 << 8);
+        trapped(1);
+    }
     if *rip == &raw const vireo_sysexit as u64 {
         *flags &= !(1 << 9);
         *rip -= 1;
+    }
+}
+
+/// An interrupt or exception has come at user level: with VMX nothing of what it can change in the processor stays for others, the
+/// bases of FS and GS, and for a guest BS in DR6 after a single step.
+#[inline(always)]
+pub fn trapped(vector: u64) {
+    if super::HERE.get() {
+        forget(vector);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn forget(vector: u64) {
+    // SAFETY: the kernel's GS base is the other one, and FS it does not use.
+    unsafe {
+        asm!("wrfsbase {0}", "swapgs", "wrgsbase {0}", "swapgs", in(reg) 0_u64, options(nomem, nostack));
+    }
+    if vector == 1 {
+        control::set_dr6(control::dr6() & !(1 << 14));
     }
 }
 

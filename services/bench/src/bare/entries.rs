@@ -169,6 +169,10 @@ pub fn refused(start: &StartInfo, bochs: bool) -> bool {
             }
         }
     }
+    if !bases() {
+        failed += 1;
+        defmt::error!("ENTRIES FS or GS base stays for the next thread");
+    }
     let invalid = each(&guest, bochs, as_before);
     if let Err(why) = invalid {
         let mut text = runtime::text::Text::<160>::new();
@@ -182,6 +186,33 @@ pub fn refused(start: &StartInfo, bochs: bool) -> bool {
         failed
     );
     failed == 0
+}
+
+/// Whether FS and GS bases that user level sets, where it can, are gone after a system call, and after an interrupt.
+fn bases() -> bool {
+    // "Genu": with VMX it can.
+    if core::arch::x86_64::__cpuid(0).ebx != 0x756e_6547 {
+        return true;
+    }
+    let set = || {
+        // SAFETY: this server uses neither.
+        unsafe { core::arch::asm!("wrfsbase {0}", "wrgsbase {0}", in(reg) 0x1234_u64) };
+    };
+    let kept = || {
+        let (fs, gs): (u64, u64);
+        // SAFETY: reads only.
+        unsafe { core::arch::asm!("rdfsbase {}", "rdgsbase {}", out(reg) fs, out(reg) gs) };
+        [fs, gs]
+    };
+    set();
+    let before = kept();
+    let called = spoil(0, 0).is_ok();
+    let after = kept();
+    set();
+    // This thread's turn ends some time.
+    let until = time::after(5_000_000);
+    while kept() == before && time::now() < until {}
+    called && [before, after, kept()] == [[0x1234; 2], [0; 2], [0; 2]]
 }
 
 /// Each register invalid, in each way; `as_before`: whether the host's state is.
