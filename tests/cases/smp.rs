@@ -59,7 +59,11 @@ fn counts(s: &mut System, vm: &str) -> Result<()> {
 
 /// All processors come up, and VMs are spread over them by their shares, in the order in which they start: always the same way.
 fn spread(cpus: u32, places: [&str; 3]) -> Result<()> {
-    let mut s = boot(COUNT, cpus, deterministic())?;
+    spread_on(cpus, places, deterministic())
+}
+
+fn spread_on(cpus: u32, places: [&str; 3], options: Options) -> Result<()> {
+    let mut s = boot(COUNT, cpus, options)?;
     s.expect_boot(r"COUNT \d+")?;
     s.to_manager()?;
     all_online(&mut s, cpus)?;
@@ -85,6 +89,17 @@ fn spread(cpus: u32, places: [&str; 3]) -> Result<()> {
 #[test]
 fn smp_2_cpus() -> Judged {
     Ok(spread(2, ["0", "1", "1"])?)
+}
+
+#[test]
+fn smp_2_cpus_bochs_svm() -> Judged {
+    Ok(spread_on(2, ["0", "1", "1"], Options::bochs("ryzen"))?)
+}
+
+#[test]
+fn smp_2_cpus_bochs_vmx() -> Judged {
+    let options = Options::bochs("corei7_skylake_x");
+    Ok(spread_on(2, ["0", "1", "1"], options)?)
 }
 
 #[test]
