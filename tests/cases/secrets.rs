@@ -43,10 +43,11 @@ fn secrets_do_not_leak() -> Judged {
 
 /// vCPUs full of secrets share processors and go from one to the other; servers look in between. Those that are new find nothing.
 fn roam(cpus: u32, moves: &str) -> Result<()> {
-    let options = Options {
-        cpus,
-        ..deterministic()
-    };
+    roam_on(cpus, moves, deterministic())
+}
+
+fn roam_on(cpus: u32, moves: &str, options: Options) -> Result<()> {
+    let options = Options { cpus, ..options };
     let mut s = System::boot_with("tests/systems/roam.toml", Firmware::Bios, &options)?;
     let exit = s.machine.wait_exit(BOOT)?;
     let log = s.machine.log().join("\n");
@@ -69,4 +70,16 @@ fn secrets_of_many_on_one_cpu() -> Judged {
 #[test]
 fn secrets_of_many_on_two_cpus() -> Judged {
     Ok(roam(2, r"[1-9]\d{2,}")?)
+}
+
+/// With VMX, where a VMCS, and what belongs to it, has to go along.
+#[test]
+fn secrets_of_many_on_one_cpu_vmx() -> Judged {
+    Ok(roam_on(1, "4", Options::bochs("corei7_skylake_x"))?)
+}
+
+#[test]
+fn secrets_of_many_on_two_cpus_vmx() -> Judged {
+    let options = Options::bochs("corei7_skylake_x");
+    Ok(roam_on(2, r"[1-9]\d{2,}", options)?)
 }
