@@ -153,6 +153,17 @@ fn gone(s: &mut System, vm: &str) -> Result<()> {
 #[test]
 #[ignore = "random bytes switch paging off in 64-bit mode once in about fifty lives, and QEMU 7.2 loses the host's CR0 then: run it by name"]
 fn hostile_guest() -> Judged {
+    Ok(guests(&Options::default())?)
+}
+
+/// The same with VMX: a VMCS holds what the guest makes of itself, and the processor checks more of it than QEMU's does.
+#[test]
+#[ignore = "takes minutes: run it by name with --ignored"]
+fn hostile_guest_vmx() -> Judged {
+    Ok(guests(&Options::bochs("corei7_skylake_x"))?)
+}
+
+fn guests(options: &Options) -> Result<()> {
     let toml = host::root().join("tests/systems/hostile-guest.toml");
     let mut description = Description::load(&toml, None)?;
     let vms = &mut description.system.vms;
@@ -168,7 +179,7 @@ fn hostile_guest() -> Judged {
         vm.append = format!("{} seed={seed}", vm.append);
         vms.push(vm);
     }
-    let mut s = System::boot_description(&description, Firmware::Bios, &Options::default())?;
+    let mut s = System::boot_description(&description, Firmware::Bios, options)?;
     s.expect_boot(r"SECRETS key 67: self-test \d+")?;
     let before = rounds(&mut s)?;
     s.to_manager()?;
