@@ -1,6 +1,7 @@
 //! Routes, exits, ports and vectors.
 
 use ipc_schema::abi::operations::Operation;
+use ipc_schema::abi::vm::Exit;
 use ipc_schema::abi::{Kind, Status, cpu_state, op};
 
 use super::{Row, refused, refused_dest};
@@ -70,7 +71,7 @@ fn too_many_routes(kit: &mut Kit, operation: &'static Operation, error: Status) 
 
 fn no_exit(kit: &mut Kit, operation: &'static Operation, error: Status) -> Outcome {
     let right = right::prepare(kit, operation)?;
-    for exit in [21, 22, 31, 32, 1 << 32, u64::MAX - 1] {
+    for exit in [Exit::COUNT as u64, 31, 32, 1 << 32, u64::MAX - 1] {
         let mut call = right.call.clone();
         call.words[0] = exit;
         refused(kit, error, &call)?;
