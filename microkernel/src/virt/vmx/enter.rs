@@ -282,3 +282,41 @@ fn deliver(event: u64) {
     }
     write(c::VMENTRY_INTERRUPTION_INFO_FIELD, info);
 }
+
+/// What the processor `cpu` itself is after an exit: the same for as long as the VMCS stays there.
+#[cfg(target_os = "none")]
+pub fn write_host(cpu: &Cpu) {
+    use crate::arch::descriptors::TSS_SELECTOR;
+    use x86_64::instructions::tables::{sgdt, sidt};
+    use x86_64::registers::control::{Cr0, Cr4, Efer};
+    use x86_64::registers::model_specific::Msr;
+    let [gdt, idt] = [sgdt(), sidt()].map(|table| table.base.as_u64());
+    // SAFETY: the descriptor that TR was loaded from, two words (SDM vol. 3, 8.2.3).
+    let [low, high] = unsafe { *((gdt + u64::from(TSS_SELECTOR)) as *const [u64; 2]) };
+    let tss = high << 32 | low >> 32 & 0xff00_0000 | low >> 16 & 0xff_ffff;
+    let [cs, esp, eip] = super::start::sysenter(cpu);
+    // SAFETY: every processor with VMX has PAT.
+    let pat = unsafe { Msr::new(0x277).read() };
+    for (field, value) in [
+        (h::CR0, Cr0::read_raw()),
+        (h::CR4, Cr4::read_raw()),
+        (h::IA32_EFER_FULL, Efer::read_raw()),
+        (h::IA32_PAT_FULL, pat),
+        (h::GS_BASE, cpu.this.get()),
+        (h::TR_BASE, tss),
+        (h::GDTR_BASE, gdt),
+        (h::IDTR_BASE, idt),
+        (h::IA32_SYSENTER_CS, cs),
+        (h::IA32_SYSENTER_ESP, esp),
+        (h::IA32_SYSENTER_EIP, eip),
+        // The way back changes stacks at once.
+        (h::RSP, cpu.stack.get()),
+        (h::RIP, exit_address()),
+    ] {
+        write(field, value);
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+/// There is none.
+pub fn write_host(_: &Cpu) {}

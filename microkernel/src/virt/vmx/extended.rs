@@ -97,7 +97,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
         control::reset(v);
     }
     if before != host {
-        control::write_host(cpu);
+        super::enter::write_host(cpu);
         // What it left here when it was here last may be out of date.
         v.asid_round.set(0);
         control::invalidate_ept(control::ept_pointer(v));
