@@ -165,7 +165,8 @@ pub fn faults(code: &[u8], before: Registers, vector: u8) -> Check {
     match exec::run(code, &mut after) {
         Ok(()) => ensure!(
             false,
-            "{code:02x?} went through, expected exception {vector}"
+            "{code:02x?} (rax {:#x}) went through, expected exception {vector}",
+            before.rax
         ),
         Err(fault) => {
             ensure!(

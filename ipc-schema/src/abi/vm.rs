@@ -314,11 +314,14 @@ pub enum Exit {
     EntryFailed = 19,
     /// Another exit: information 0 = the vendor's code, 1 and 2 = its information.
     Other = 20,
+    /// A write to CR0, by MOV or LMSW, that changes more than TS and MP, and that the processor has not carried out. Not every
+    /// processor's guests exit for it.
+    WriteCr0 = 21,
 }
 
 impl Exit {
     /// How many kinds there are.
-    pub const COUNT: usize = 21;
+    pub const COUNT: usize = 22;
     /// The exit with this number; unknown ones are `Other`.
     #[must_use]
     pub const fn from_raw(raw: u64) -> Self {
@@ -343,6 +346,7 @@ impl Exit {
             17 => Self::Init,
             18 => Self::RouteLost,
             19 => Self::EntryFailed,
+            21 => Self::WriteCr0,
             _ => Self::Other,
         }
     }

@@ -1,6 +1,6 @@
 //! Control and debug registers, and translations that change under the hypervisor.
 //!
-//! Values that are illegal there are not tried: the processor refuses those by itself, without
+//! Values that are illegal in CR4 are not tried: the processor refuses those by itself, without
 //! an exit (and QEMU's does not).
 
 use core::arch::asm;
@@ -14,6 +14,7 @@ use crate::check::{Case, Check, ensure, equal, faults, pattern, probe};
 
 pub const CASES: &[Case] = &[
     Case::new("cr0", cr0),
+    Case::new("cr0-illegal", cr0_illegal),
     Case::new("cr4", cr4),
     Case::new("cr2-cr8-keep", cr2_cr8),
     Case::new("cr3-remap", remap),
@@ -66,6 +67,44 @@ fn cr0(_: &BootInfo) -> Check {
     // SAFETY: the value it had.
     unsafe { cpu::set_cr0(old) };
     equal!(seen, old | 8, "CR0 after LMSW with TS");
+    Ok(())
+}
+
+/// What no processor lets 64-bit code put into CR0 (AMD APM vol. 2, 3.1.1), and what it ignores.
+fn cr0_illegal(info: &BootInfo) -> Check {
+    let old = cpu::cr0();
+    let (pe, nw, cd, pg) = (1, 1 << 29, 1 << 30, 1 << 31);
+    // QEMU 7.2 does not look at the upper half, and tells no hypervisor of it.
+    let upper = if info.command_line.value("emulator") == Some("qemu") {
+        old & !pe
+    } else {
+        old | 1 << 32
+    };
+    for illegal in [
+        old & !pg,
+        old & !(pg | pe),
+        old & !pe,
+        (old | nw) & !cd,
+        upper,
+    ] {
+        let registers = Registers {
+            rax: illegal,
+            ..pattern()
+        };
+        faults(&SET_CR0, registers, exec::GP)?;
+        equal!(cpu::cr0(), old, "CR0 after {illegal:#x} was refused");
+    }
+    // LMSW sets EM and MP from memory, and leaves PE.
+    paging::fill(0, 0, &[0x06, 0xff]);
+    let registers = Registers {
+        rdi: paging::frame(0),
+        ..pattern()
+    };
+    probe(&[0x0f, 0x01, 0x37], registers, registers)?;
+    let seen = cpu::cr0();
+    // SAFETY: the value it had.
+    unsafe { cpu::set_cr0(old) };
+    equal!(seen, old & !0xe | 0x6, "CR0 after LMSW from memory");
     Ok(())
 }
 

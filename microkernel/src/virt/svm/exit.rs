@@ -14,6 +14,7 @@ mod code {
     pub const NMI: u64 = 0x61;
     pub const SMI: u64 = 0x62;
     pub const INIT: u64 = 0x63;
+    pub const WRITE_CR0: u64 = 0x65;
     pub const RDPMC: u64 = 0x6f;
     pub const CPUID: u64 = 0x72;
     pub const INVD: u64 = 0x76;
@@ -129,6 +130,7 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
             Left::Exit(Exit::Exception, [vector, info1, more, 0])
         }
         code::INIT => plain(Exit::Init),
+        code::WRITE_CR0 => plain(Exit::WriteCr0),
         code::RDPMC => plain(Exit::Rdpmc),
         code::INVD | code::WBINVD => plain(Exit::Wbinvd),
         code::SHUTDOWN => plain(Exit::Shutdown),

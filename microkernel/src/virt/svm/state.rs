@@ -9,6 +9,9 @@ use ipc_schema::abi::vm::{Groups, VcpuState as S};
 
 /// Bits that a guest's EFER may have: SCE, LME, LMA, NXE, FFXSR.
 const EFER_ALLOWED: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 14;
+/// It counts when paging is switched on, which makes an exit: until then the processor need not know it. QEMU 7.2 does not get the host's
+/// CR0 back from a guest with LME, but without PG and CR4.PAE.
+const LME: u64 = 1 << 8;
 /// Debug control bits of DR7 that do something; bit 10 is always 1, the upper half must be 0.
 const DR7_ALLOWED: u64 = 0xffff_2bff;
 
@@ -101,8 +104,12 @@ fn load_rare(v: &Vcpu, groups: u64) {
     let copy = |page: &Cell<u64>, control: &Cell<u64>| control.set(page.get());
     if groups & Groups::CR != 0 {
         each(page, c, &CR, copy);
-        c.word(f::EFER)
-            .set((get(offset_of!(S, efer)) & EFER_ALLOWED) | SVME);
+        let paging = c.word(f::CR0).get() >> 31 & 1;
+        let efer = get(offset_of!(S, efer)) & EFER_ALLOWED & !(LME & paging.wrapping_sub(1));
+        c.word(f::EFER).set(efer | SVME);
+        // What was translated by other registers is not to be found any more (APM vol. 2, 15.16.1): as by MOV to one of them.
+        v.asid_round.set(0);
+        super::unusual(v);
     }
     if groups & Groups::SEG != 0 {
         each(page, c, &SEG, copy);

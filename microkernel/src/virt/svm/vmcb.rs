@@ -84,9 +84,9 @@ impl<'a> Vmcb<'a> {
     }
 }
 
-/// Physical interrupts, NMI, SMI, INIT (bits 0 to 3 of intercept vector 3), RDPMC (15), CPUID (18), INVD (22), HLT (24), INVLPGA, all
+/// Physical interrupts, NMI, SMI, INIT (bits 0 to 3 of intercept vector 3), writes to CR0 of more than TS and MP (5), RDPMC (15), CPUID (18), INVD (22), HLT (24), INVLPGA, all
 /// ports, MSRs by map, task switches (26 to 29), shutdown (31).
-pub(super) const INTERCEPTS_1: u64 = 0xbd44_800f;
+pub(super) const INTERCEPTS_1: u64 = 0xbd44_802f;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT (bits 0 to 6 of intercept vector 4), WBINVD, MONITOR, MWAIT, conditional MWAIT,
 /// XSETBV, RDPRU (9 to 14).
 pub(super) const INTERCEPTS_2: u64 = 0x7e7f;

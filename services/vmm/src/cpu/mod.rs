@@ -5,6 +5,7 @@
 //! of the host than the guest needs.
 
 pub mod cpuid;
+pub mod cr0;
 pub mod msr;
 pub mod xcr;
 

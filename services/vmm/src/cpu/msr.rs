@@ -66,6 +66,8 @@ pub struct Msrs {
     microcode: u64,
     hwcr: u64,
     syscfg: u64,
+    /// EFER.LME, which the state page need not have while paging is off.
+    lme: u64,
 }
 
 impl Msrs {
@@ -96,7 +98,18 @@ impl Msrs {
             },
             hwcr: HWCR_TSC_FREQ_SEL,
             syscfg: 0,
+            lme: 0,
         }
+    }
+
+    /// The guest begins with this EFER.
+    pub fn begin(&mut self, efer: u64) {
+        self.lme = efer & EFER_LME;
+    }
+
+    /// EFER.LME, whether the state page has it or not.
+    pub fn lme(&self) -> bool {
+        self.lme != 0
     }
 
     /// RDMSR of `index`. `host_tsc`: the host's TSC now; `apic_base`: IA32_APIC_BASE as the local APIC has it. Of the
@@ -115,7 +128,7 @@ impl Msrs {
             msr::TSC => host_tsc.wrapping_add(state.tsc_offset),
             msr::TSC_ADJUST => self.tsc_adjust,
             msr::APIC_BASE => apic_base,
-            msr::EFER => state.efer,
+            msr::EFER => state.efer | self.lme,
             msr::PAT => self.pat,
             msr::TSC_AUX if self.rdtscp => self.tsc_aux,
             msr::MICROCODE => self.microcode,
@@ -267,9 +280,10 @@ impl Msrs {
             allowed |= EFER_NXE;
         }
         legal(value & !allowed == 0)?;
-        let changes_mode = (value ^ state.efer) & EFER_LME != 0;
+        let changes_mode = (value ^ self.lme) & EFER_LME != 0;
         legal(!changes_mode || state.cr0 & CR0_PG == 0)?;
         state.efer = value & !EFER_LMA | state.efer & EFER_LMA;
+        self.lme = value & EFER_LME;
         Ok(WriteEffect::Groups(Groups::CR))
     }
 }

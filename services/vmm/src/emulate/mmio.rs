@@ -19,8 +19,8 @@ mod decode;
 
 #[cfg(test)]
 pub(super) use decode::full;
-pub(super) use decode::instruction;
 use decode::judge;
+pub(super) use decode::{general, instruction, linear_address};
 
 /// The devices behind guest-physical addresses that are not RAM. Widths are 1, 2, 4 or 8 bytes.
 pub trait Bus {

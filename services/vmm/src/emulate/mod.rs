@@ -13,6 +13,7 @@ use ipc_schema::abi::vm::{Event, Groups, VcpuState};
 
 mod alu;
 mod condition;
+pub mod control;
 mod fast;
 mod fetch;
 pub mod length;

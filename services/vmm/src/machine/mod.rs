@@ -11,6 +11,7 @@
 //! interrupt and the deadline of the last entry are still right, and the exit word says in one comparison whether the
 //! guest has taken the interrupt or changed its CR8.
 
+mod control;
 mod device;
 mod exits;
 mod functions;
@@ -196,6 +197,7 @@ impl<K: Kernel> Machine<'_, K> {
             Exit::RouteLost => self.route_lost(info),
             Exit::Exception => self.exception(info),
             Exit::Xsetbv => self.xsetbv(length),
+            Exit::WriteCr0 => self.write_cr0(),
             Exit::Wbinvd => self.skip(exit, length, Expected::Wbinvd),
             Exit::Rdpmc => self.raise(emulate::Exception::GENERAL_PROTECTION),
             Exit::Vmcall | Exit::VmInstruction | Exit::Monitor => {
@@ -239,7 +241,7 @@ impl<K: Kernel> Machine<'_, K> {
             Exit::Cpuid | Exit::Hlt | Exit::Rdmsr | Exit::Wrmsr | Exit::Xsetbv | Exit::Wbinvd => {
                 Groups::RIP | Groups::CR
             }
-            Exit::NestedFault => emulate::GROUPS,
+            Exit::NestedFault | Exit::WriteCr0 => emulate::GROUPS,
             Exit::Exception
             | Exit::Shutdown
             | Exit::TaskSwitch

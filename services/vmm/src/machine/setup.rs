@@ -102,7 +102,8 @@ impl<'a, K: Kernel> Machine<'a, K> {
         start_state(&mut kernel, &entry, vm.debug_exit);
         ask(&mut kernel)?;
         routes(&mut kernel, &devices, limit)?;
-        let msrs = Msrs::new(&policy);
+        let mut msrs = Msrs::new(&policy);
+        msrs.begin(entry.efer);
         let cr8 = chipset.tpr(CPU) >> 4;
         let mut machine = Self {
             kernel,

@@ -67,21 +67,7 @@ fn place(
         .find(|&i| instruction.op_kind(i) == OpKind::Memory)
         .ok_or(EmulateError::Retry)?;
     let long = Mode::of(state) == Mode::Long;
-    let linear = instruction
-        .virtual_address(operand, 0, |register, _, _| {
-            use iced_x86::Register as R;
-            Some(match register {
-                R::FS | R::GS if !descriptors => return None,
-                R::FS => state.fs.base,
-                R::GS => state.gs.base,
-                R::ES | R::CS | R::SS | R::DS if long => 0,
-                R::ES => state.es.base,
-                R::CS => state.cs.base,
-                R::SS => state.ss.base,
-                R::DS => state.ds.base,
-                other => general(other)?.read(state),
-            })
-        })
+    let linear = linear_address(&instruction, operand, state, descriptors)
         .ok_or_else(|| fetched.unsupported(state, Why::Segment))?;
     let narrow = |linear: u64| if long { linear } else { linear & 0xFFFF_FFFF };
     let linear = narrow(linear.wrapping_add(bit_offset(&instruction, state, access.width)));
@@ -112,6 +98,30 @@ fn place(
             second,
         }),
         ..access
+    })
+}
+
+/// Linear address of a memory operand, before it is cut to the mode's width. `None` if it takes `descriptors` that are not there.
+pub(in crate::emulate) fn linear_address(
+    instruction: &Instruction,
+    operand: u32,
+    state: &VcpuState,
+    descriptors: bool,
+) -> Option<u64> {
+    let long = Mode::of(state) == Mode::Long;
+    instruction.virtual_address(operand, 0, |register, _, _| {
+        use iced_x86::Register as R;
+        Some(match register {
+            R::FS | R::GS if !descriptors => return None,
+            R::FS => state.fs.base,
+            R::GS => state.gs.base,
+            R::ES | R::CS | R::SS | R::DS if long => 0,
+            R::ES => state.es.base,
+            R::CS => state.cs.base,
+            R::SS => state.ss.base,
+            R::DS => state.ds.base,
+            other => general(other)?.read(state),
+        })
     })
 }
 

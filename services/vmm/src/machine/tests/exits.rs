@@ -131,6 +131,56 @@ fn single_stepping_goes_on_over_an_exit() {
     assert_eq!(m.last().inject, Event::exception(1, None));
 }
 
+/// Into long mode: EFER.LME, which the kernel drops until paging is on; then MOV CR0. In 64-bit mode paging stays on.
+#[test]
+fn paging_is_switched_by_the_vmm() {
+    const GROUPS: u64 = Groups::RIP | Groups::CR;
+    let pages = Pages::default();
+    let mut m = machine_of(&not_under_test(), &pages);
+    m.code(&[
+        0x0F, 0x30, 0x0F, 0x22, 0xC0, 0x0F, 0x01, 0xF3, 0x0F, 0x22, 0xC0,
+    ]);
+    m.on(|cpu| {
+        cpu.state.gpr[gpr::RCX] = 0xC000_0080;
+        cpu.state.gpr[gpr::RAX] = 0x100;
+        cpu.state.gpr[gpr::RDX] = 0;
+        (Exit::Wrmsr, [0; 3])
+    });
+    m.on(|cpu| {
+        assert_eq!(cpu.state.efer, 0x100);
+        cpu.state.efer = 0;
+        cpu.state.cr4 = 1 << 5;
+        cpu.state.gpr[gpr::RAX] = 0x8000_0011;
+        (Exit::WriteCr0, [0; 3])
+    });
+    m.on(|cpu| {
+        assert_eq!((cpu.state.cr0, cpu.state.efer), (0x8000_0011, 0x500));
+        assert_eq!(cpu.state.rip, ENTRY + 5);
+        // LMSW BX cannot clear PE.
+        cpu.state.cr0 = 0x11;
+        cpu.state.gpr[gpr::RBX] = 0xFFF4;
+        (Exit::WriteCr0, [0; 3])
+    });
+    m.on(|cpu| {
+        assert_eq!((cpu.state.cr0, cpu.state.rip), (0x15, ENTRY + 8));
+        (Exit::Signal, [signal::QUIT, 0, 0])
+    });
+    assert_eq!(m.run(), End::Killed);
+    assert_eq!(m.kernel.entries[2].dirty, GROUPS);
+    m.on(|cpu| {
+        (cpu.state.cr0, cpu.state.efer) = (0x11, 0);
+        cpu.state.gpr[gpr::RAX] = 0x8000_0010;
+        (Exit::WriteCr0, [0; 3])
+    });
+    // Paging without protection.
+    assert_eq!(m.run(), End::Killed);
+    assert_eq!((m.last().inject, m.cpu().rip), (GP, ENTRY + 8));
+    // The code has changed since.
+    m.code(&[0x90; 16]).exit(Exit::WriteCr0, [0; 3]);
+    assert_eq!(m.run(), End::Killed);
+    assert_eq!((m.last().inject.0, m.last().dirty), (0, 0));
+}
+
 #[test]
 fn code_that_does_not_fit_its_exit_is_executed_again_but_not_for_ever() {
     let pages = Pages::default();
