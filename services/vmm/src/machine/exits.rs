@@ -18,7 +18,7 @@ const CPUID_APIC: u32 = 1 << 9;
 /// CPUID leaf whose sizes follow XCR0.
 const XSAVE_LEAF: u32 = 0xD;
 /// Offset of the local APIC's EOI register.
-const EOI: u64 = 0xB0;
+pub(super) const EOI: u64 = 0xB0;
 
 const DEBUG: u8 = 1;
 const PAGE_FAULT: u8 = 14;
@@ -100,7 +100,8 @@ impl<K: Kernel> Machine<'_, K> {
             return self.widen(Exit::NestedFault);
         }
         let wide = self.wide & 1 << Exit::NestedFault as u32 != 0;
-        if (map::PCI_BASE..map::PCI_END).contains(&gpa) {
+        // One comparison: below are PCI's memory and places where nothing is.
+        if gpa < map::PCI_END {
             return self.pci_fault(gpa, error, wide);
         }
         let mut bus = Mmio {

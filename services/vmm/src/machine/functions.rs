@@ -1,8 +1,9 @@
 //! PCI functions: where they answer, and the memory that is PCI's.
 
-use super::device::{Device, NOWHERE};
+use super::device::{Device, NOWHERE, look_before_end};
+use super::exits::EOI;
 use super::ports::Ports;
-use super::{Kernel, Machine, Note, Step};
+use super::{CPU, Kernel, Machine, Note, Step};
 use crate::chipset::pci::virtio::layout;
 use crate::chipset::pci::{Pci, Place};
 use crate::chipset::{Chipset, Effect};
@@ -44,7 +45,8 @@ impl<K: Kernel> Machine<'_, K> {
         }
     }
 
-    /// An access to the memory that is PCI's. What it does may take the device's server, and so the kernel, which has the page: it
+    /// An access below the IOAPIC where no RAM is: to the memory that is PCI's, to a local APIC that the guest has moved there, or to
+    /// nothing. What it does may take the device's server, and so the kernel, which has the page: it
     /// works on a copy.
     #[cold]
     #[inline(never)]
@@ -180,6 +182,10 @@ fn parts(gpa: u64, width: u8) -> impl Iterator<Item = (u64, u8, u8)> {
 
 impl<K: Kernel> mmio::Bus for Memory<'_, '_, K> {
     fn read(&mut self, gpa: u64, width: u8) -> u64 {
+        let now = self.ports.now;
+        if let Some(value) = self.ports.chipset.mmio_read(CPU, gpa, width, now) {
+            return value;
+        }
         parts(gpa, width.min(8)).fold(0, |value, (at, first, width)| {
             let shift = u32::from(first) * 8;
             let mask = u64::MAX >> (64 - 8 * u32::from(width));
@@ -188,6 +194,18 @@ impl<K: Kernel> mmio::Bus for Memory<'_, '_, K> {
     }
 
     fn write(&mut self, gpa: u64, width: u8, value: u64) {
+        let Ports {
+            chipset,
+            devices,
+            now,
+            ..
+        } = &mut self.ports;
+        if gpa & 0xFFF == EOI {
+            look_before_end(devices, chipset);
+        }
+        if let Some(effect) = chipset.mmio_write(CPU, gpa, width, value, *now) {
+            return self.ports.changes(effect);
+        }
         for (at, first, width) in parts(gpa, width.min(8)) {
             self.write_part(at, width, (value >> (u32::from(first) * 8)) as u32);
         }

@@ -232,3 +232,23 @@ fn nothing_is_at_the_rest_of_the_hole() {
     }
     assert_eq!(m.kernel.notes.len(), 8);
 }
+
+/// The local APIC is where the guest has put it, also where PCI is: the processor comes before the bus.
+#[test]
+fn an_apic_that_was_moved_into_the_hole_answers_there() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    m.code(&[0x0F, 0x30]);
+    m.on(|cpu| {
+        cpu.state.rip = ENTRY;
+        cpu.state.gpr[gpr::RCX] = 0x1B;
+        cpu.state.gpr[gpr::RAX] = 0xD000_0900;
+        cpu.state.gpr[gpr::RDX] = 0;
+        (Exit::Wrmsr, [0; 3])
+    });
+    m.run();
+    store(&mut m, 0xD000_00F0, 0x1FF);
+    assert_eq!(load(&mut m, 0xD000_00F0), 0x1FF);
+    store(&mut m, 0xD000_00B0, 0);
+    assert!(m.kernel.notes.is_empty(), "{:?}", m.kernel.notes);
+}
