@@ -60,7 +60,7 @@ impl Generator {
 
     /// The next 64 bytes.
     #[must_use]
-    pub fn next(&mut self) -> [u8; 64] {
+    pub fn block(&mut self) -> [u8; 64] {
         let words = block(&self.key, self.counter, [1, 0, 0]);
         self.counter = self.counter.wrapping_add(1);
         let mut bytes = [0; 64];
@@ -104,14 +104,14 @@ mod tests {
         let mut a = Generator::new();
         a.mix([1, 2, 3, 4]);
         let mut b = a.clone();
-        let first = a.next();
-        assert_ne!(first, a.next());
-        assert_eq!(first, b.next());
+        let first = a.block();
+        assert_ne!(first, a.block());
+        assert_eq!(first, b.block());
         b.mix([0; 4]);
         a.mix([0; 4]);
-        assert_eq!(a.next(), b.next(), "the same key from the same");
+        assert_eq!(a.block(), b.block(), "the same key from the same");
         b.mix([0, 0, 0, 1]);
         a.mix([0; 4]);
-        assert_ne!(a.next(), b.next());
+        assert_ne!(a.block(), b.block());
     }
 }

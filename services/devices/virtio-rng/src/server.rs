@@ -115,7 +115,7 @@ impl<'a, M: Memory> Server<'a, M> {
 fn fill(generator: &mut Generator, memory: &impl Memory, gpa: u64, len: u32) -> Option<u32> {
     let mut done = 0u32;
     while done < len {
-        let bytes = generator.next();
+        let bytes = generator.block();
         let part = bytes.get(..(len - done).min(64) as usize)?;
         memory.write(gpa.checked_add(done.into())?, part)?;
         done += part.len() as u32;

@@ -38,7 +38,7 @@ fn bus() -> Pci {
 fn capability(pci: &Pci, id: u32, kind: Option<u32>) -> u16 {
     let mut at = pci.get(AT, 0x34, 1);
     for _ in 0..48 {
-        assert!(at >= 0x40 && at % 4 == 0);
+        assert!(at >= 0x40 && at.is_multiple_of(4));
         let head = pci.get(AT, at as u16, 4);
         if head & 0xFF == id && kind.is_none_or(|kind| head >> 24 == kind) {
             return at as u16;
