@@ -6,6 +6,9 @@
 //! An edge-triggered input (every ISA interrupt) must not miss a line that went low and high again between two
 //! looks, so rises are latched in a word of their own.
 //!
+//! A PCI function has no lines but its interrupt pin (INTx) and MSI-X vectors. A vector that is signalled is what a rise is, so the
+//! second word then holds vectors, and bit 0 of the first is the pin: a look costs two loads, whatever the device is.
+//!
 //! Trust: the VMM passes the lines and vectors that the device was given; bits beyond these are ignored. A hostile
 //! server can thus make noise on its own lines only. The server trusts nothing here but uses it as a hint.
 
@@ -14,20 +17,19 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// Interrupt lines of a page, numbered by GSI.
 pub const LINES: u32 = 64;
 /// MSI-X vectors of a page.
-pub const MSI_VECTORS: u32 = 256;
-const MSI_WORDS: usize = 4;
-const USED_BYTES: usize = 64 + 32 + 4 * 64;
+pub const MSI_VECTORS: u32 = 64;
+/// A function's interrupt pin, as a bit of the levels.
+const INTX: u64 = 1;
+const USED_BYTES: usize = 64 + 4 * 64;
 
 /// The layout of the shared page. A page of zeroes is valid: all lines low, nothing pending.
 #[repr(C, align(4096))]
 pub struct InterruptPage {
-    /// Level of each line, bit n for GSI n. Written by the server.
+    /// Level of each line, bit n for GSI n; or of a function's pin, bit 0. Written by the server.
     levels: AtomicU64,
-    /// Lines that rose since the VMM last looked. Set by the server, taken by the VMM.
+    /// Lines that rose since the VMM last looked; or a function's MSI-X vectors that were signalled. Set by the server, taken by the VMM.
     rises: AtomicU64,
     _reserved: [AtomicU64; 6],
-    /// MSI-X vectors pending. Set by the server, taken by the VMM.
-    msi: [AtomicU64; MSI_WORDS],
     /// How often the guest ended an interrupt of each line, modulo 2^32. Written by the VMM.
     ends: [AtomicU32; 64],
     _unused: [AtomicU64; (4096 - USED_BYTES) / 8],
@@ -43,7 +45,6 @@ impl InterruptPage {
             levels: AtomicU64::new(0),
             rises: AtomicU64::new(0),
             _reserved: [const { AtomicU64::new(0) }; 6],
-            msi: [const { AtomicU64::new(0) }; MSI_WORDS],
             ends: [const { AtomicU32::new(0) }; 64],
             _unused: [const { AtomicU64::new(0) }; (4096 - USED_BYTES) / 8],
         }
@@ -97,15 +98,25 @@ impl<'a> InterruptWriter<'a> {
         bit != 0
     }
 
-    /// Makes an MSI-X vector pending. True if the VMM must be signalled: it was not pending. Vectors out of range do
-    /// nothing.
+    /// Signals an MSI-X vector of a function. True if the VMM must be signalled: it has taken the last such signal. Vectors out of
+    /// range do nothing.
     #[must_use]
+    #[inline]
     pub fn set_msi(&mut self, vector: u32) -> bool {
-        let bit = 1u64 << (vector % 64);
-        match self.page.msi.get((vector / 64) as usize) {
-            Some(word) => word.fetch_or(bit, Ordering::Release) & bit == 0,
-            None => false,
+        let bit = 1u64.checked_shl(vector).unwrap_or(0);
+        self.page.rises.fetch_or(bit, Ordering::Release) & bit == 0 && bit != 0
+    }
+
+    /// Drives a function's interrupt pin. True if the VMM must be signalled: the level changed.
+    #[must_use]
+    #[inline]
+    pub fn set_intx(&mut self, high: bool) -> bool {
+        if (self.levels & INTX != 0) == high {
+            return false;
         }
+        self.levels ^= INTX;
+        self.page.levels.store(self.levels, Ordering::Release);
+        true
     }
 
     /// How often the guest ended an interrupt of line `gsi`, modulo 2^32: a hint, for level-triggered devices.
@@ -130,14 +141,29 @@ pub struct Lines {
 /// The VMM's side.
 pub struct InterruptReader<'a> {
     page: &'a InterruptPage,
-    allowed: u64,
+    levels: u64,
+    rises: u64,
 }
 
 impl<'a> InterruptReader<'a> {
     /// Reads a device's page; only lines in `allowed` (bit n for GSI n) count.
     #[must_use]
     pub fn new(page: &'a InterruptPage, allowed: u64) -> Self {
-        Self { page, allowed }
+        Self {
+            page,
+            levels: allowed,
+            rises: allowed,
+        }
+    }
+
+    /// Reads the page of a PCI function: [`Lines::levels`] is 1 if its pin asserts, [`Lines::rises`] are its MSI-X vectors.
+    #[must_use]
+    pub fn function(page: &'a InterruptPage) -> Self {
+        Self {
+            page,
+            levels: INTX,
+            rises: u64::MAX,
+        }
     }
 
     /// Levels, and the rises since the last look. Two loads when nothing happened.
@@ -149,17 +175,8 @@ impl<'a> InterruptReader<'a> {
             rises = self.page.rises.swap(0, Ordering::Acquire);
         }
         Lines {
-            levels: levels & self.allowed,
-            rises: rises & self.allowed,
-        }
-    }
-
-    /// Takes the pending MSI-X vectors of one word: bit n of word w is vector 64 w + n.
-    #[must_use]
-    pub fn take_msi(&self, word: usize) -> u64 {
-        match self.page.msi.get(word) {
-            Some(bits) if bits.load(Ordering::Relaxed) != 0 => bits.swap(0, Ordering::Acquire),
-            _ => 0,
+            levels: levels & self.levels,
+            rises: rises & self.rises,
         }
     }
 
@@ -239,20 +256,26 @@ mod tests {
     }
 
     #[test]
-    fn msi_and_ends() {
+    fn vectors_and_the_pin_of_a_function() {
         let page = InterruptPage::new();
         let mut writer = InterruptWriter::new(&page);
+        let reader = InterruptReader::function(&page);
+        assert!(writer.set_msi(0) && !writer.set_msi(0) && writer.set_msi(63));
+        assert!(!writer.set_msi(64) && !writer.set_msi(u32::MAX));
+        let lines = |levels, rises| Lines { levels, rises };
+        assert_eq!(reader.look(), lines(0, 1 << 63 | 1));
+        assert!(writer.set_intx(true) && !writer.set_intx(true));
+        assert_eq!(reader.look(), lines(1, 0), "the pin is no vector");
+        assert!(writer.set_msi(0), "the VMM has taken the last one");
+        assert!(InterruptWriter::new(&page).set_intx(false));
+        assert_eq!(reader.look(), lines(0, 1));
+    }
+
+    #[test]
+    fn ends() {
+        let page = InterruptPage::new();
+        let writer = InterruptWriter::new(&page);
         let reader = InterruptReader::new(&page, u64::MAX);
-        assert!(writer.set_msi(65) && !writer.set_msi(65) && !writer.set_msi(256));
-        assert_eq!(
-            (
-                reader.take_msi(0),
-                reader.take_msi(1),
-                reader.take_msi(1),
-                reader.take_msi(9)
-            ),
-            (0, 2, 0, 0)
-        );
         reader.end(4);
         reader.end(4);
         reader.end(64);

@@ -20,6 +20,8 @@ pub const MAX_VM_NAME: usize = 16;
 pub const MACHINE_OVERHEAD: u64 = 64 << 20;
 /// Least memory of a VM in bytes.
 pub const MIN_VM_MEMORY: u64 = 1 << 20;
+/// Device numbers on PCI bus 0 below this; number 0 is the host bridge.
+pub const PCI_SLOTS: u8 = 32;
 /// Most virtual processors of a VM.
 pub const MAX_VCPUS: u32 = 64;
 /// Most processors of the machine that Vireo uses.
@@ -141,15 +143,37 @@ pub enum DeviceKind {
     Rtc,
     /// Our own test device, sixteen ports and a doorbell.
     TestDev,
+    /// Virtio entropy source.
+    VirtioRng {
+        /// Its device number on PCI bus 0.
+        slot: u8,
+    },
 }
 
 impl DeviceKind {
-    /// Number of ports it answers.
+    /// Number of ports it always answers. A PCI function has none: its guest says where it answers.
     pub const fn ports(self) -> u16 {
         match self {
             Self::Uart => 8,
             Self::Rtc => 2,
             Self::TestDev => 16,
+            Self::VirtioRng { .. } => 0,
+        }
+    }
+
+    /// Its device number on PCI bus 0, if it is a PCI function: then it has no lines and no ports of its own, but the guest's memory.
+    pub const fn slot(self) -> Option<u8> {
+        match self {
+            Self::Uart | Self::Rtc | Self::TestDev => None,
+            Self::VirtioRng { slot } => Some(slot),
+        }
+    }
+
+    /// Its virtqueues, each with a doorbell of its own: bit n of the server's Notification is queue n.
+    pub const fn queues(self) -> u16 {
+        match self {
+            Self::Uart | Self::Rtc | Self::TestDev => 0,
+            Self::VirtioRng { .. } => 1,
         }
     }
 
@@ -159,6 +183,7 @@ impl DeviceKind {
             Self::Uart => "device-uart",
             Self::Rtc => "device-rtc",
             Self::TestDev => "device-testdev",
+            Self::VirtioRng { .. } => "device-virtio-rng",
         }
     }
 }
@@ -172,9 +197,9 @@ pub struct Device {
     pub kind: DeviceKind,
     /// Archive file of its server.
     pub binary: String,
-    /// Guest ports that are routed to it.
+    /// Guest ports that are routed to it; none for a PCI function.
     pub ports: PortRange,
-    /// Guest ISA interrupt line, 0 to 15.
+    /// Guest ISA interrupt line, 0 to 15; 0 for a PCI function, which has none.
     pub irq: u8,
     /// Guest port whose writes only ring its doorbell.
     pub doorbell: Option<u16>,
@@ -292,6 +317,10 @@ pub enum Fault {
     BadShare,
     /// A processor that Vireo never uses: [`MAX_CPUS`] or above.
     BadCpu,
+    /// A place on the PCI bus that is the host bridge's, or not below [`PCI_SLOTS`].
+    BadSlot,
+    /// The other place has the same one.
+    SlotTaken(Place),
 }
 
 /// The first problem found in a description.
@@ -403,20 +432,42 @@ impl Vm {
             return fail(place, Fault::BadCpu);
         }
         for (i, device) in self.devices.iter().enumerate() {
-            let place = Place::Device(index, i);
-            check_ports(place, device.ports, device.kind.ports())?;
-            check_irq(place, device.irq)?;
-            if let Some(taken) = device.ranges().find_map(|r| self.vmm_range(r)) {
-                return fail(place, Fault::PortOfVmm(taken));
+            self.check_device(index, i, device)?;
+        }
+        Ok(())
+    }
+
+    fn check_device(&self, index: usize, i: usize, device: &Device) -> Result<(), CheckError> {
+        let place = Place::Device(index, i);
+        let fail = |fault| Err(CheckError { place, fault });
+        check_ports(place, device.ports, device.kind.ports())?;
+        let earlier = || {
+            (0..)
+                .map(|j| Place::Device(index, j))
+                .zip(&self.devices)
+                .take(i)
+        };
+        if let Some(slot) = device.kind.slot() {
+            if slot == 0 || slot >= PCI_SLOTS || device.doorbell.is_some() {
+                return fail(Fault::BadSlot);
             }
-            for (j, other) in self.devices.iter().enumerate().take(i) {
-                let clash = |r: PortRange| other.ranges().any(|o| o.overlaps(r));
-                if device.ranges().any(clash) {
-                    return fail(place, Fault::PortTaken(Place::Device(index, j)));
-                }
-                if other.irq == device.irq {
-                    return fail(place, Fault::IrqTaken(Place::Device(index, j)));
-                }
+            let same = earlier().find(|(_, other)| other.kind.slot() == Some(slot));
+            return match same {
+                Some((other, _)) => fail(Fault::SlotTaken(other)),
+                None => Ok(()),
+            };
+        }
+        check_irq(place, device.irq)?;
+        if let Some(taken) = device.ranges().find_map(|r| self.vmm_range(r)) {
+            return fail(Fault::PortOfVmm(taken));
+        }
+        for (at, other) in earlier().filter(|(_, other)| other.kind.slot().is_none()) {
+            let clash = |r: PortRange| other.ranges().any(|o| o.overlaps(r));
+            if device.ranges().any(clash) {
+                return fail(Fault::PortTaken(at));
+            }
+            if other.irq == device.irq {
+                return fail(Fault::IrqTaken(at));
             }
         }
         Ok(())

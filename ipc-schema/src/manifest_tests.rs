@@ -77,6 +77,41 @@ fn golden_bytes() {
     assert_eq!(s.encode().unwrap(), want);
 }
 
+/// A PCI function's: what is new comes behind what there was.
+#[test]
+fn golden_bytes_of_functions() {
+    let rng = device("a.rng0", DeviceKind::VirtioRng { slot: 5 }, 0, 0);
+    let want = b"\x06a.rng0\x03\x05\x15bin/device-virtio-rng\x00\x00\x00\x00";
+    assert_eq!(postcard::to_allocvec(&rng).unwrap(), want);
+}
+
+#[test]
+fn slots() {
+    let with = |slots: &[u8]| {
+        let mut s = system();
+        let functions = slots
+            .iter()
+            .enumerate()
+            .map(|(i, &slot)| device(&format!("a.rng{i}"), DeviceKind::VirtioRng { slot }, 0, 0));
+        s.vms[0].devices.extend(functions);
+        s
+    };
+    assert_eq!(with(&[1, 31, 7]).check(), Ok(()));
+    let fault = |slots: &[u8], at, fault| {
+        let place = Place::Device(0, at);
+        assert_eq!(with(slots).check(), Err(CheckError { place, fault }));
+    };
+    fault(&[0], 2, Fault::BadSlot);
+    fault(&[3, 32], 3, Fault::BadSlot);
+    fault(&[3, 4, 3], 4, Fault::SlotTaken(Place::Device(0, 2)));
+    let mut ports = with(&[1]);
+    ports.vms[0].devices[2].ports = PortRange::new(0xC000, 256);
+    assert!(matches!(ports.check(), Err(e) if e.fault == Fault::BadPorts));
+    let mut bell = with(&[1]);
+    bell.vms[0].devices[2].doorbell = Some(0xC080);
+    assert!(bell.check().is_err());
+}
+
 #[test]
 fn round_trip_and_trailing_bytes() {
     let mut bytes = system().encode().unwrap();

@@ -27,6 +27,8 @@ pub mod kind {
     pub const RTC: u64 = u64::from_le_bytes(*b"146818\0\x01");
     /// `device-testdev`.
     pub const TESTDEV: u64 = u64::from_le_bytes(*b"testdev\x01");
+    /// `device-virtio-rng`.
+    pub const VIRTIO_RNG: u64 = u64::from_le_bytes(*b"vio-rng\x01");
 }
 
 /// Most words of state that a record holds.

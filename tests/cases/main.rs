@@ -17,3 +17,4 @@ mod server_death;
 mod smp;
 mod time;
 mod two_vms;
+mod virtio;

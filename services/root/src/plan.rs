@@ -69,6 +69,12 @@ pub mod device_bits {
     pub const CONSOLE: u64 = 1;
     /// Doorbell of a device, interrupt of a driver.
     pub const BELL: u64 = 2;
+
+    /// A virtio device's queue: such a device's low bits are its queues'.
+    #[must_use]
+    pub fn queue(number: u16) -> u64 {
+        1u64.checked_shl(number.into()).unwrap_or(0)
+    }
 }
 
 /// An object that a capability in a plan is for.
@@ -228,7 +234,7 @@ pub struct Plan {
     pub slots: u32,
     /// Virtual processors (VMM).
     pub vcpus: u32,
-    /// Bytes of guest memory (VMM).
+    /// Bytes of guest memory (VMM, and devices that have it mapped).
     pub guest_memory: u64,
     /// Its capabilities.
     pub grants: Vec<Grant>,

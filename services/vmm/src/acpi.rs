@@ -1,9 +1,9 @@
-//! The guest's ACPI tables (ACPI Specification 6.5, chapters 4, 5 and 6).
+//! The guest's ACPI tables (ACPI Specification 6.5, chapters 4, 5 and 6; PCI Firmware Specification 3.3, 4.1, for PCI's).
 //!
 //! Job: describe the platform of [`crate::chipset::map`] and this VM's devices. Place: written once, before the guest
 //! starts, into the BIOS area, which the memory map reserves. Trust: nothing here comes from the guest.
 
-use crate::chipset::map;
+use crate::chipset::{map, pci::pirq};
 use crate::memory::{GuestMemory, OutOfRange};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as Space, GAS};
@@ -27,7 +27,7 @@ const ALIGNMENT: u64 = 64;
 const HEADER: u32 = 36;
 
 /// What the tables describe beside the fixed platform.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Processors, with local APIC IDs 0 to `vcpus - 1`.
     pub vcpus: u8,
@@ -35,6 +35,10 @@ pub struct Config {
     pub com: [Option<(u16, u8)>; 4],
     /// Whether there is an RTC at port 0x70, interrupt 8.
     pub rtc: bool,
+    /// Ports that PCI functions can be given: first and last of each window.
+    pub pci_ports: Vec<(u16, u16)>,
+    /// The input of the 8259 pair that PCI functions' pins lead to.
+    pub pci_irq: Option<u8>,
 }
 
 impl Config {
@@ -56,9 +60,11 @@ pub fn build(memory: &GuestMemory, config: &Config) -> Result<u64, OutOfRange> {
     let dsdt = place.put(&dsdt(config))?;
     let fadt = place.put(&fadt(config, facs, dsdt))?;
     let madt = place.put(&madt(config))?;
+    let mcfg = place.put(&mcfg())?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    xsdt.add_entry(mcfg);
     let xsdt = place.put(&bytes(&xsdt))?;
     memory.write(TABLES, &bytes(&Rsdp::new(OEM, xsdt)))?;
     Ok(TABLES)
@@ -187,6 +193,16 @@ fn madt(config: &Config) -> Vec<u8> {
     sdt(*b"APIC", 5, &body)
 }
 
+/// Where configuration space is in memory (PCI Firmware Specification 3.3, 4.1.2): that of bus 0.
+fn mcfg() -> Vec<u8> {
+    const RESERVED: [u8; 8] = [0; 8];
+    let mut body = Vec::from(RESERVED);
+    body.extend_from_slice(&map::ECAM_BASE.to_le_bytes());
+    // Segment group 0, buses 0 to 0.
+    body.extend_from_slice(&RESERVED);
+    sdt(*b"MCFG", 1, &body)
+}
+
 fn sdt(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     let mut sdt = Sdt::new(signature, HEADER, revision, OEM, OEM_TABLE, OEM_REVISION);
     sdt.append_slice(body);
@@ -202,7 +218,8 @@ fn dsdt(config: &Config) -> Vec<u8> {
         &aml::Package::new(alloc::vec![&kind, &kind, &aml::ZERO, &aml::ZERO]),
     )
     .to_aml_bytes(&mut body);
-    pci_root(&mut body);
+    pci_root(config, &mut body);
+    ecam(&mut body);
     const COM: [&str; 4] = ["_SB_.COM1", "_SB_.COM2", "_SB_.COM3", "_SB_.COM4"];
     for ((uid, path), com) in (1u8..).zip(COM).zip(config.com) {
         if let Some((port, irq)) = com {
@@ -232,31 +249,90 @@ fn crs(resources: Vec<&dyn Aml>) -> Made {
     )))
 }
 
-/// The PCI host bridge. PNP0A03, not PNP0A08: it has configuration mechanism #1 only, and no PCI Express.
-fn pci_root(body: &mut Vec<u8>) {
-    let last_before_config = map::PCI_CONFIG_ADDRESS - 1;
-    let first_after_config = map::PCI_CONFIG_DATA + 4;
-    let resources = crs(alloc::vec![
-        &aml::AddressSpace::<u16>::new_bus_number(0, 0xFF),
-        &aml::IO::new(map::PCI_CONFIG_ADDRESS, map::PCI_CONFIG_ADDRESS, 1, 8),
-        &aml::AddressSpace::<u16>::new_io(0, last_before_config, None),
-        &aml::AddressSpace::<u16>::new_io(first_after_config, map::PCI_IO_LAST, None),
-        &aml::AddressSpace::<u32>::new_memory(
-            aml::AddressSpaceCacheable::NotCacheable,
-            true,
-            map::PCI_MMIO_BASE as u32,
-            (map::PCI_MMIO_END - 1) as u32,
-            None,
-        ),
-    ]);
+/// The PCI host bridge: one with configuration space in memory, of which a kernel that does not know such thinks it is a plain one.
+fn pci_root(config: &Config, body: &mut Vec<u8>) {
+    let ports: Vec<_> = config
+        .pci_ports
+        .iter()
+        .map(|&(first, last)| aml::AddressSpace::<u16>::new_io(first, last, None))
+        .collect();
+    let bus = aml::AddressSpace::<u16>::new_bus_number(0, 0);
+    let mechanism = aml::IO::new(map::PCI_CONFIG_ADDRESS, map::PCI_CONFIG_ADDRESS, 1, 8);
+    let memory = aml::AddressSpace::<u32>::new_memory(
+        aml::AddressSpaceCacheable::NotCacheable,
+        true,
+        map::PCI_BASE as u32,
+        (map::PCI_BARS_END - 1) as u32,
+        None,
+    );
+    let mut resources: Vec<&dyn Aml> = alloc::vec![&bus, &mechanism];
+    resources.extend(ports.iter().map(|window| window as &dyn Aml));
+    resources.push(&memory);
+    let resources = crs(resources);
+    let routes = pci_routes(config, body);
     aml::Device::new(
         "_SB_.PCI0".into(),
         alloc::vec![
-            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A03")),
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A08")),
+            &aml::Name::new("_CID".into(), &aml::EISAName::new("PNP0A03")),
             &aml::Name::new("_UID".into(), &aml::ZERO),
             &aml::Name::new("_BBN".into(), &aml::ZERO),
             &aml::Name::new("_SEG".into(), &aml::ZERO),
             &resources,
+            &routes,
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
+/// Where INTA of each device leads (6.2.13): to an IOAPIC pin or, for a guest that has not said by `_PIC` (5.8.1) that it uses that, to
+/// the 8259 pair. What the guest has said is put into `body`.
+fn pci_routes(config: &Config, body: &mut Vec<u8>) -> Made {
+    const APIC_MODE: u8 = 1;
+    aml::Name::new("PICM".into(), &aml::ZERO).to_aml_bytes(body);
+    aml::Method::new(
+        "_PIC".into(),
+        1,
+        false,
+        alloc::vec![&aml::Store::new(&aml::Path::new("PICM"), &aml::Arg(0))],
+    )
+    .to_aml_bytes(body);
+    let table = |line: &dyn Fn(u8) -> Option<u32>| {
+        let entry = |device: u8| {
+            let address = u32::from(device) << 16 | 0xFFFF;
+            let gsi = line(device)?;
+            let fields: Vec<&dyn Aml> = alloc::vec![&address, &aml::ZERO, &aml::ZERO, &gsi];
+            Some(Made(bytes(&aml::Package::new(fields))))
+        };
+        let entries: Vec<Made> = (1..32).filter_map(entry).collect();
+        let entries = entries.iter().map(|entry| entry as &dyn Aml).collect();
+        Made(bytes(&aml::Package::new(entries)))
+    };
+    let by_apic = table(&|device| Some(map::PIRQ_GSI + pirq(device)));
+    let by_pic = table(&|_| config.pci_irq.map(u32::from));
+    Made(bytes(&aml::Method::new(
+        "_PRT".into(),
+        0,
+        false,
+        alloc::vec![
+            &aml::If::new(
+                &aml::Equal::new(&aml::Path::new("PICM"), &APIC_MODE),
+                alloc::vec![&aml::Return::new(&by_apic)],
+            ),
+            &aml::Return::new(&by_pic),
+        ],
+    )))
+}
+
+/// ECAM is nobody else's memory: a motherboard resource says so (PCI Firmware Specification 3.3, 4.1.2).
+fn ecam(body: &mut Vec<u8>) {
+    let memory = aml::Memory32Fixed::new(true, map::ECAM_BASE as u32, map::ECAM_SIZE as u32);
+    aml::Device::new(
+        "_SB_.ECAM".into(),
+        alloc::vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C02")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &crs(alloc::vec![&memory]),
         ],
     )
     .to_aml_bytes(body);
@@ -293,6 +369,8 @@ mod tests {
         vcpus: 3,
         com: [Some(Config::COM1), None, None, None],
         rtc: true,
+        pci_ports: Vec::new(),
+        pci_irq: Some(11),
     };
 
     /// A table's bytes, with signature and checksum verified.
@@ -325,7 +403,13 @@ mod tests {
             assert_eq!(root[range].iter().fold(0u8, |a, b| a.wrapping_add(*b)), 0);
         }
         let xsdt = table(memory, word(&root, 24), b"XSDT");
-        assert_eq!(xsdt.len(), 36 + 16);
+        assert_eq!(xsdt.len(), 36 + 24);
+        // One entry: base, segment group, first and last bus (PCI Firmware Specification 3.3, table 4-3).
+        let mcfg = table(memory, word(&xsdt, 52), b"MCFG");
+        assert_eq!(
+            (mcfg.len(), word(&mcfg, 44), word(&mcfg, 52)),
+            (60, 0xE000_0000, 0)
+        );
         (
             table(memory, word(&xsdt, 36), b"FACP"),
             table(memory, word(&xsdt, 44), b"APIC"),
@@ -397,10 +481,24 @@ mod tests {
             vcpus: 1,
             com: [None; 4],
             rtc: false,
+            pci_ports: Vec::new(),
+            pci_irq: None,
         };
         assert!(has(CONFIG, b"COM1") && has(CONFIG, b"RTC_") && has(CONFIG, b"PCI0"));
         assert!(!has(CONFIG, b"COM2"));
-        assert!(!has(bare, b"COM1") && !has(bare, b"RTC_"));
+        assert!(!has(bare.clone(), b"COM1") && !has(bare.clone(), b"RTC_"));
+        // The window of ports: word address space, I/O, fixed, all of it; granularity, first, last, offset, length.
+        let ports = b"\x88\x0D\x00\x01\x0C\x03\x00\x00\x00\xC0\xFF\xCF\x00\x00\x00\x10";
+        let windows = Config {
+            pci_ports: alloc::vec![(0xC000, 0xCFFF)],
+            ..CONFIG
+        };
+        assert!(has(windows, ports) && !has(bare.clone(), ports));
+        // Package (4) { 0x0003FFFF, 0, 0, 19 }, and what it is for the 8259 pair.
+        let entry =
+            |gsi: u8| [b"\x12\x0B\x04\x0C\xFF\xFF\x03\x00\x00\x00\x0A", &[gsi][..]].concat();
+        assert!(has(CONFIG, &entry(19)) && has(CONFIG, &entry(11)));
+        assert!(has(bare.clone(), &entry(19)) && !has(bare.clone(), &entry(11)));
         // Name (_S5, Package (4) { 5, 5, 0, 0 })
         assert!(has(bare, b"\x08_S5_\x12\x08\x04\x0A\x05\x0A\x05\x00\x00"));
     }

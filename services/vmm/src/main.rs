@@ -32,7 +32,7 @@ mod bare {
     /// A device's capabilities.
     struct Server {
         endpoint: Endpoint,
-        doorbell: Option<Notification>,
+        doorbells: Vec<Notification>,
     }
 
     /// The kernel proper.
@@ -93,10 +93,20 @@ mod bare {
             self.guest.route(first, count, server.endpoint, limit)
         }
 
-        fn doorbell(&mut self, device: usize, port: u16) -> Result<(), Status> {
-            let bell = self.servers.get(device).and_then(|server| server.doorbell);
-            self.guest
-                .doorbell(port, 4, bell.ok_or(Status::InvalidArg)?, None)
+        fn doorbell(
+            &mut self,
+            device: usize,
+            bell: usize,
+            first: u16,
+            count: u16,
+        ) -> Result<(), Status> {
+            let server = self.servers.get(device).ok_or(Status::InvalidArg)?;
+            let bell = *server.doorbells.get(bell).ok_or(Status::InvalidArg)?;
+            self.guest.doorbell(first, count, bell, None)
+        }
+
+        fn unroute(&mut self, first: u16) -> Result<(), Status> {
+            self.guest.unroute(first)
         }
 
         fn call_device(
@@ -163,6 +173,11 @@ mod bare {
                     "device {=usize} dies of an access at port {=u16:#x} again and again: it is dropped",
                     device,
                     access.port()
+                ),
+                Note::Unrouted { device, status } => defmt::warn!(
+                    "device {=usize}: status {=u64} for a route of its ports: they are forwarded",
+                    device,
+                    status as u64
                 ),
                 Note::Halted => defmt::warn!(
                     "the guest halted with interrupts disabled, at {=u64:#x}",
@@ -335,12 +350,16 @@ mod bare {
         let mut servers = Vec::new();
         let mut devices = Vec::new();
         for (i, device) in vm.devices.iter().enumerate() {
+            let mut doorbells = Vec::new();
+            if device.doorbell.is_some() {
+                doorbells.push(start.notification(&format!("doorbell:{i}"))?);
+            }
+            for queue in 0..device.kind.queues() {
+                doorbells.push(start.notification(&format!("queue:{i}:{queue}"))?);
+            }
             servers.push(Server {
                 endpoint: start.endpoint(&format!("dev:{i}"))?,
-                doorbell: match device.doorbell {
-                    Some(_) => Some(start.notification(&format!("doorbell:{i}"))?),
-                    None => None,
-                },
+                doorbells,
             });
             let irq = start.interrupt_page(&format!("irq:{i}"))?;
             let state = start.state_page(&format!("state:{i}"))?;

@@ -1,22 +1,39 @@
-//! The interrupt page: both sides against a model of lines and vectors, and against a page that is scribbled over.
+//! The interrupt page: both sides against a model of lines, or of a function's vectors and pin, and against a page that is scribbled over.
 #![no_main]
 
 use fuzz::{Bytes, scribble, target};
-use ipc_schema::interrupt_page::{InterruptPage, InterruptReader, InterruptWriter, MSI_VECTORS};
+use ipc_schema::interrupt_page::{InterruptPage, InterruptReader, InterruptWriter};
 
 target!(run);
 
 fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
     let page = Box::new(InterruptPage::new());
-    let allowed = bytes.u64();
+    let function = bytes.flag();
+    let (allowed, wanted) = if function {
+        (1, u64::MAX)
+    } else {
+        let lines = bytes.u64();
+        (lines, lines)
+    };
     let mut writer = InterruptWriter::new(&page);
-    let reader = InterruptReader::new(&page, allowed);
+    let reader = if function {
+        InterruptReader::function(&page)
+    } else {
+        InterruptReader::new(&page, allowed)
+    };
     let (mut levels, mut rises) = (0u64, 0u64);
-    let mut vectors = [false; MSI_VECTORS as usize];
     let mut sane = true;
     while !bytes.is_empty() {
         match bytes.u8() % 6 {
+            0 | 1 if function => {
+                let high = bytes.flag();
+                let moved = writer.set_intx(high);
+                if sane {
+                    assert_eq!(moved, (levels != 0) != high);
+                    levels = high.into();
+                }
+            }
             0 | 1 => {
                 let (gsi, high) = (u32::from(bytes.u8()), bytes.flag());
                 let bit = 1u64.checked_shl(gsi).unwrap_or(0);
@@ -29,26 +46,24 @@ fn run(data: &[u8]) {
             }
             2 => {
                 let vector = u32::from(bytes.u16()) % 300;
+                let bit = 1u64.checked_shl(vector).unwrap_or(0);
                 let new = writer.set_msi(vector);
                 if sane {
-                    let slot = vectors.get_mut(vector as usize);
-                    assert_eq!(new, slot.as_ref().is_some_and(|v| !**v));
-                    if let Some(slot) = slot {
-                        *slot = true;
-                    }
+                    assert_eq!(new, bit & !rises != 0);
+                    rises |= bit;
                 }
             }
             3 => {
                 let lines = reader.look();
                 assert_eq!(
-                    (lines.levels | lines.rises) & !allowed,
+                    lines.levels & !allowed | lines.rises & !wanted,
                     0,
                     "a line that is not its own"
                 );
                 if sane {
                     assert_eq!(
                         (lines.levels, lines.rises),
-                        (levels & allowed, rises & allowed)
+                        (levels & allowed, rises & wanted)
                     );
                     rises = 0;
                 }

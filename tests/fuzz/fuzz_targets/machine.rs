@@ -23,12 +23,14 @@ target!(run, seeds);
 const RAM: u64 = 4 << 20;
 /// Where its code is: 32-bit protected mode without paging.
 const ENTRY: u64 = 0x20_0040;
+/// Devices: three on the ISA bus, and a PCI function.
+const DEVICES: usize = 4;
 /// Most entries of a guest.
 const TURNS: usize = 300;
 /// Port accesses and MSRs that there is something behind.
-const PORTS: [u16; 20] = [
+const PORTS: [u16; 22] = [
     0x20, 0x21, 0x40, 0x43, 0x61, 0x70, 0x71, 0x80, 0xa0, 0xa1, 0xf4, 0x3f8, 0x3fd, 0x4d0, 0x600,
-    0x604, 0x5000, 0x5004, 0xcf8, 0xcfc,
+    0x604, 0x5000, 0x5004, 0xc000, 0xc080, 0xcf8, 0xcfc,
 ];
 const MSRS: [u32; 14] = [
     0x10,
@@ -61,16 +63,29 @@ struct Script<'a> {
     now: u64,
     turns: usize,
     pages: &'a Pages,
+    /// First ports of the routes there are.
+    routes: Vec<u16>,
 }
 
 /// The pages of the devices.
 #[derive(Default)]
 struct Pages {
-    irq: [InterruptPage; 3],
-    state: [StatePage; 3],
+    irq: [InterruptPage; DEVICES],
+    state: [StatePage; DEVICES],
 }
 
 impl Script<'_> {
+    /// Enters a route, sometimes.
+    fn entered(&mut self, first: u16) -> Result<(), Status> {
+        assert!(!self.routes.contains(&first), "twice at {first:#x}");
+        // The kernel's own limit is 48.
+        if self.routes.len() > 9 {
+            return Err(Status::NoMemory);
+        }
+        self.routes.push(first);
+        Ok(())
+    }
+
     fn over(&self) -> bool {
         self.bytes.is_empty() || self.turns >= TURNS
     }
@@ -148,7 +163,8 @@ impl Kernel for Script<'_> {
             }
             Exit::NestedFault => {
                 let device =
-                    [0xfee0_0000, 0xfec0_0000][bytes.below(2)] + u64::from(bytes.u16() & 0xff0);
+                    bytes.pick(&[0xfee0_0000, 0xfec0_0000, 0xc000_0000, 0xe001_8000])
+                        + u64::from(bytes.u16() & 0xffc);
                 info = [
                     if info[0] & 3 == 0 { info[0] } else { device },
                     bytes.number(),
@@ -192,7 +208,7 @@ impl Kernel for Script<'_> {
             0 => self.now = self.now.max(deadline.min(self.now.saturating_add(1 << 40))),
             n => self.now = self.now.saturating_add(n.into()),
         }
-        let irq = &self.pages.irq[self.bytes.below(3)];
+        let irq = &self.pages.irq[self.bytes.below(DEVICES)];
         if self.bytes.u8() & 7 == 0 {
             scribble(irq, &mut self.bytes);
         }
@@ -205,12 +221,23 @@ impl Kernel for Script<'_> {
     }
     fn route(&mut self, device: usize, first: u16, count: u16, limit: u64) -> Result<(), Status> {
         assert!(
-            device < 3 && count > 0 && limit > 0 && u32::from(first) + u32::from(count) <= 0x1_0000
+            device < DEVICES && count > 0 && limit > 0 && u32::from(first) + u32::from(count) <= 0x1_0000
         );
-        Ok(())
+        self.entered(first)
     }
-    fn doorbell(&mut self, device: usize, _: u16) -> Result<(), Status> {
-        assert!(device < 3);
+    fn doorbell(
+        &mut self,
+        device: usize,
+        bell: usize,
+        first: u16,
+        count: u16,
+    ) -> Result<(), Status> {
+        assert!(device < DEVICES && bell == 0 && u32::from(first) + u32::from(count) <= 0x1_0000);
+        self.entered(first)
+    }
+    fn unroute(&mut self, first: u16) -> Result<(), Status> {
+        let at = self.routes.iter().position(|&route| route == first);
+        self.routes.remove(at.expect("a route that was made"));
         Ok(())
     }
 
@@ -221,7 +248,7 @@ impl Kernel for Script<'_> {
         _: u32,
         limit: u64,
     ) -> Result<u32, Status> {
-        assert!(device < 3 && limit > 0 && [1, 2, 4].contains(&access.width()));
+        assert!(device < DEVICES && limit > 0 && [1, 2, 4].contains(&access.width()));
         if self.bytes.u8() & 15 == 0 {
             scribble(&self.pages.state[device], &mut self.bytes);
         }
@@ -232,7 +259,7 @@ impl Kernel for Script<'_> {
         }
     }
     fn silent(&mut self, device: usize) {
-        assert!(device < 3);
+        assert!(device < DEVICES);
     }
     fn note(&mut self, note: &Note) {
         // What the log would show.
@@ -268,6 +295,7 @@ fn description() -> Vm {
             device(DeviceKind::Uart, 0x3f8, 4, None),
             device(DeviceKind::Rtc, 0x70, 8, None),
             device(DeviceKind::TestDev, 0x5000, 11, Some(0x5004)),
+            device(DeviceKind::VirtioRng { slot: 3 }, 0, 0, None),
         ],
     }
 }
@@ -323,6 +351,7 @@ fn run(data: &[u8]) {
         now: 1_000_000,
         turns: 0,
         pages: &pages,
+        routes: Vec::new(),
     };
     let devices = vm.devices.iter().zip(pages.irq.iter().zip(&pages.state));
     let parts = Parts {

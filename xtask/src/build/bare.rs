@@ -23,7 +23,7 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 14] = [
+pub const SERVERS: [&str; 15] = [
     ROOT,
     "platform",
     "scheduler",
@@ -37,6 +37,7 @@ pub const SERVERS: [&str; 14] = [
     "device-uart",
     "device-rtc",
     "device-testdev",
+    "device-virtio-rng",
     "driver-uart",
 ];
 /// Our own guests.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ipc_schema::manifest::{
     CheckError, CpuShare, Device, DeviceKind, Driver, DriverKind, Fault, Idle, MACHINE_OVERHEAD,
-    MAX_CPUS, MAX_VM_NAME, Place, PortRange, Server, System, Vm, binary_file, initrd_file,
-    kernel_file, vm_name_ok,
+    MAX_CPUS, MAX_VM_NAME, PCI_SLOTS, Place, PortRange, Server, System, Vm, binary_file,
+    initrd_file, kernel_file, vm_name_ok,
 };
 use toml::Spanned;
 
@@ -157,7 +157,12 @@ fn lower_vm(
     }
     let memory = vm.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let devices = match &vm.device {
-        Some(list) => lower_devices(name, list.iter().map(Spanned::get_ref)),
+        Some(list) => {
+            for device in list {
+                only_what_it_has(cx, device)?;
+            }
+            lower_devices(name, list.iter().map(Spanned::get_ref))
+        }
         None => lower_devices(name, DEFAULT_DEVICES.iter()),
     };
     Ok(Vm {
@@ -186,21 +191,69 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         port: None,
         irq: None,
         doorbell: None,
+        slot: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
         port: None,
         irq: None,
         doorbell: None,
+        slot: None,
     },
 ];
 
+/// A device on the ISA bus has ports and a line; a PCI function has a slot, and its guest gives it ports.
+fn only_what_it_has(cx: &Context<'_>, spanned: &Spanned<raw::Device>) -> Result<(), Mistake> {
+    let device = spanned.get_ref();
+    let isa = device.port.is_some() || device.irq.is_some() || device.doorbell.is_some();
+    let (at, what, remedy) = match (&device.slot, device.kind.function()) {
+        (Some(slot), false) => (
+            slot.span().start,
+            "`slot` is of PCI functions, and this device is none",
+            "leave `slot` out",
+        ),
+        (_, true) if isa => (
+            spanned.span().start,
+            "a PCI function has no `port`, `irq` or `doorbell`: its guest gives it such",
+            "leave these out; `slot` says where it is on the bus",
+        ),
+        _ => return Ok(()),
+    };
+    Err(cx.mistake(at, what.to_owned(), remedy))
+}
+
+impl raw::DeviceKind {
+    /// Whether it is a PCI function.
+    fn function(self) -> bool {
+        match self {
+            Self::Uart | Self::Rtc | Self::TestDev => false,
+            Self::VirtioRng => true,
+        }
+    }
+}
+
+/// A slot for each PCI function: its own or the first that nobody has said is his, from 1 on. Past the last it is one that the check
+/// refuses.
+fn slots<'a>(list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<u8> {
+    let own = |device: &raw::Device| device.slot.as_ref().map(|slot| *slot.get_ref());
+    let taken: Vec<u8> = list.clone().filter_map(own).collect();
+    let mut free = (1..=PCI_SLOTS).filter(|slot| !taken.contains(slot));
+    list.map(|device| match own(device) {
+        Some(slot) => slot,
+        None if device.kind.function() => free.next().unwrap_or(PCI_SLOTS),
+        None => 0,
+    })
+    .collect()
+}
+
 fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<Device> {
-    let lower = |(i, device): (usize, &raw::Device)| {
+    let slots = slots(list.clone());
+    let lower = |(i, (device, slot)): (usize, (&raw::Device, u8))| {
         let (kind, short, port, irq, bell) = match device.kind {
             raw::DeviceKind::Uart => (DeviceKind::Uart, "uart", 0x3f8, 4, None),
             raw::DeviceKind::Rtc => (DeviceKind::Rtc, "rtc", 0x70, 8, None),
             raw::DeviceKind::TestDev => (DeviceKind::TestDev, "testdev", 0x5000, 5, Some(0x5010)),
+            raw::DeviceKind::VirtioRng => (DeviceKind::VirtioRng { slot }, "rng", 0, 0, None),
         };
         let earlier = list
             .clone()
@@ -216,7 +269,7 @@ fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clo
             doorbell: device.doorbell.or(bell),
         }
     };
-    list.clone().enumerate().map(lower).collect()
+    list.clone().zip(slots).enumerate().map(lower).collect()
 }
 
 fn lower_drivers(raw: &raw::System) -> Vec<Driver> {
@@ -400,6 +453,18 @@ fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: CheckErr
                 "choose one of these, or leave `cpu` out".into(),
             )
         }
+        Fault::BadSlot => (
+            format!("{who}: its slot must be 1 to {}", PCI_SLOTS - 1),
+            "choose one of these, or leave `slot` out".into(),
+        ),
+        Fault::SlotTaken(other) => (
+            format!(
+                "{who} is in the slot that {} has, at {}",
+                called(system, other),
+                line(other)
+            ),
+            "give one of them another `slot`, or leave it out".into(),
+        ),
     };
     cx.mistake(at, what, remedy)
 }

@@ -55,6 +55,8 @@ pub enum DeviceKind {
     Uart,
     Rtc,
     TestDev,
+    #[serde(rename = "virtio-rng")]
+    VirtioRng,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +66,7 @@ pub struct Device {
     pub port: Option<u16>,
     pub irq: Option<u8>,
     pub doorbell: Option<u16>,
+    pub slot: Option<Spanned<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -150,6 +150,47 @@ fn each_mistake_names_line_and_remedy() {
 }
 
 #[test]
+fn pci_functions_and_their_slots() {
+    let text = format!(
+        "{GOOD}[[vm]]\nname = \"c\"\nmemory = \"64M\"\nkernel = \"build:exerciser\"\n{}{}{}{}",
+        "[[vm.device]]\nkind = \"virtio-rng\"\n",
+        "[[vm.device]]\nkind = \"uart\"\n",
+        "[[vm.device]]\nkind = \"virtio-rng\"\nslot = 1\n",
+        "[[vm.device]]\nkind = \"virtio-rng\"\n",
+    );
+    let d = parse(&text, path(), None).unwrap();
+    let devices = &d.system.vms[2].devices;
+    let of = |name: &str| devices.iter().find(|d| d.name == name).unwrap();
+    for (name, slot) in [("c.rng0", 2), ("c.rng1", 1), ("c.rng2", 3)] {
+        assert_eq!(of(name).kind, DeviceKind::VirtioRng { slot });
+        assert_eq!((of(name).ports.count, of(name).doorbell), (0, None));
+    }
+    let wrong = |from: &str, to: &str| {
+        let text = text.replacen(from, to, 1);
+        parse(&text, path(), None).unwrap_err()
+    };
+    let m = wrong(
+        "slot = 1\n",
+        "slot = 1\n[[vm.device]]\nkind = \"virtio-rng\"\nslot = 1\n",
+    );
+    assert!(
+        m.what
+            .contains("`c.rng2` is in the slot that device `c.rng1` has"),
+        "{m}"
+    );
+    assert_eq!(m.at, "guests/two.toml:39", "{m}");
+    let m = wrong("slot = 1\n", "slot = 32\n");
+    assert!(m.what.contains("must be 1 to 31"), "{m}");
+    let m = wrong("slot = 1\n", "slot = 1\nirq = 5\n");
+    assert!(m.what.contains("no `port`, `irq` or `doorbell`"), "{m}");
+    let m = wrong("port = 0x2f8", "slot = 3");
+    assert_eq!(
+        (m.at.as_str(), m.remedy.as_str()),
+        ("guests/two.toml:20", "leave `slot` out")
+    );
+}
+
+#[test]
 fn two_drivers_on_one_port() {
     let text = format!("{GOOD}[[driver]]\nkind = \"uart\"\n[[driver]]\nkind = \"uart\"\n");
     let m = parse(&text, path(), None).unwrap_err();

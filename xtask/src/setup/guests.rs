@@ -25,6 +25,11 @@ mount -t devtmpfs devtmpfs /dev
 for module in /lib/modules/$(uname -r)/*.ko; do
     [ -f $module ] && insmod $module
 done
+if cat /sys/bus/pci/devices/*/vendor | grep -q 0x1af4; then
+    for module in /lib/modules/$(uname -r)/virtio/*.ko; do
+        [ -f $module ] && insmod $module
+    done
+fi
 [ -e /dev/input/event0 ] && acpid -l /dev/null -p /tmp/acpid.pid
 ";
 
@@ -36,6 +41,16 @@ exec poweroff
 /// Modules of Debian's kernel that it takes to hear its power button: the button's driver, without which the kernel does
 /// not even switch its interrupt on, and the devices that programs read it from.
 const MODULES: [&str; 2] = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"];
+
+/// Modules that drive virtio devices on PCI, each behind those that it needs: for guests that have such.
+const VIRTIO_MODULES: [&str; 6] = [
+    "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio.ko",
+    "drivers/virtio/virtio_pci_modern_dev.ko",
+    "drivers/virtio/virtio_pci_legacy_dev.ko",
+    "drivers/virtio/virtio_pci.ko",
+    "drivers/char/hw_random/virtio-rng.ko",
+];
 
 /// Debian's cloud kernel: its `vmlinuz`.
 pub fn cloud_kernel() -> Result<PathBuf> {
@@ -71,18 +86,22 @@ pub fn busybox_initramfs() -> Result<PathBuf> {
     Ok(out)
 }
 
-/// [`MODULES`] of the cloud kernel, by their paths in the initramfs.
+/// [`MODULES`] and [`VIRTIO_MODULES`] of the cloud kernel, by their paths in the initramfs.
 fn modules() -> Result<Vec<(String, Vec<u8>)>> {
     let kernel = cloud_kernel()?;
     let name = kernel.file_name().unwrap_or_default().to_string_lossy();
     let version = name.strip_prefix("vmlinuz-").unwrap_or_default();
     let tree = kernel.with_file_name("../lib/modules").join(version);
-    let load = |path: &str| {
+    let load = |path: &str, prefix: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         let bytes = host::read(&tree.join("kernel").join(path))?;
-        Ok((format!("lib/modules/{version}/{file}"), bytes))
+        Ok((format!("lib/modules/{version}/{prefix}{file}"), bytes))
     };
-    MODULES.into_iter().map(load).collect()
+    // The shell sorts names: a number says the order.
+    let virtio = VIRTIO_MODULES.into_iter().enumerate();
+    let virtio = virtio.map(|(i, path)| load(path, &format!("virtio/{i:02}-")));
+    let plain = MODULES.into_iter().map(|path| load(path, ""));
+    plain.chain(virtio).collect()
 }
 
 fn initramfs(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {

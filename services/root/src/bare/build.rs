@@ -42,7 +42,7 @@ pub struct Built {
     pub forwarders: Vec<Forwarder>,
     guest: Option<GuestSpace>,
     vcpus: Vec<Vcpu>,
-    /// Guest memory, and RAM of its own.
+    /// RAM of its own.
     ram: Vec<Block>,
 }
 
@@ -138,7 +138,7 @@ pub fn build(
             .map(va, pages.memory, rights, offset, len)
             .map_err(at("map stack, heap or start page"))?;
     }
-    build_guest(machine, plan, built, pool, space)?;
+    build_guest(machine, shared, plan, built, (pool, space))?;
     map_shared(machine, shared, plan, space)?;
     for (dest, grant) in plan.slots() {
         grant_cap(machine, shared, built, grant, space, (dest, id))?;
@@ -162,56 +162,35 @@ pub fn build(
         .map_err(at("start the thread"))
 }
 
-/// A VM's GuestSpace, memory and Vcpus.
+/// The guest's memory in a server of its VM; and, if that is the VMM, a GuestSpace and Vcpus.
 fn build_guest(
     machine: &mut Machine,
+    shared: &Shared,
     plan: &Plan,
     built: &mut Built,
-    pool: Pool,
-    space: Space,
+    (pool, space): (Pool, Space),
 ) -> Result<(), Error> {
     if plan.guest_memory == 0 {
         return Ok(());
     }
+    let ram = plan.role.vm().and_then(|vm| shared.guests.get(&vm));
+    let ram = ram.ok_or(Error::Text("the guest's memory is missing"))?;
+    for part in ram {
+        let va = layout::GUEST + part.gpa;
+        space
+            .map(va, part.block.memory, READ | WRITE, 0, part.block.run.len)
+            .map_err(at("map guest memory in a server"))?;
+    }
+    if !matches!(plan.role, plan::Role::Vmm(_)) {
+        return Ok(());
+    }
     let guest = machine.make("create a guest space", |dest| pool.create_guest_space(dest))?;
     built.guest = Some(guest);
-    // Low and high memory apart, so that no run lies across the hole.
-    let high = plan.guest_memory.saturating_sub(plan::LOW_RAM_END);
-    for (from, len) in [(0, plan.guest_memory - high), (plan::HIGH_RAM, high)] {
-        if len == 0 {
-            continue;
-        }
-        let runs = machine.ram.take_many(len).ok_or(Error::NoRam(len))?;
-        let mut gpa = from;
-        let mut failed = None;
-        for run in runs {
-            if failed.is_some() {
-                machine.ram.give(run);
-                continue;
-            }
-            let used = machine.ram.was_used(run);
-            let mut add = |machine: &mut Machine| {
-                let block = machine.block_of(run)?;
-                built.ram.push(block);
-                if used {
-                    // Another guest's secrets.
-                    machine.clear(block)?;
-                }
-                let all = READ | WRITE | EXEC;
-                guest
-                    .map(gpa, block.memory, all, 0, run.len)
-                    .map_err(at("map guest memory"))?;
-                let va = layout::GUEST + gpa;
-                space
-                    .map(va, block.memory, READ | WRITE, 0, run.len)
-                    .map_err(at("map guest memory in the VMM"))
-            };
-            failed = add(machine).err();
-            gpa += run.len;
-        }
-        if let Some(error) = failed {
-            return Err(error);
-        }
+    for part in ram {
+        let all = READ | WRITE | EXEC;
+        guest
+            .map(part.gpa, part.block.memory, all, 0, part.block.run.len)
+            .map_err(at("map guest memory"))?;
     }
     for m in &plan.mapped {
         if let From::Vcpu(_) = m.memory {

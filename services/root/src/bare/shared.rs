@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use ipc_schema::abi::layout::slot;
 use ipc_schema::abi::rights::SEND;
 use ipc_schema::proto::{PlatformRequest, PlatformResponse};
-use root::plan::{Object, Plan, device_bits};
+use root::plan::{self, Object, Plan, device_bits};
 use runtime::object::cpu::IrqTarget;
 use runtime::object::{Irq, Pool, Ports};
 use runtime::{Endpoint, Notification, time};
@@ -16,15 +16,52 @@ use super::machine::{Block, Error, Machine, POOL, at};
 use super::processors::{CPU, Forwarder, Processors};
 use super::{SPACE, complain};
 
+/// Adds `len` bytes of guest memory from guest-physical `gpa` on.
+fn take_runs(
+    machine: &mut Machine,
+    mut gpa: u64,
+    len: u64,
+    parts: &mut Vec<GuestRam>,
+) -> Result<(), Error> {
+    let runs = machine.ram.take_many(len).ok_or(Error::NoRam(len))?;
+    let mut failed = None;
+    for run in runs {
+        if failed.is_some() {
+            machine.ram.give(run);
+            continue;
+        }
+        let used = machine.ram.was_used(run);
+        let mut add = || {
+            let block = machine.block_of(run)?;
+            parts.push(GuestRam { gpa, block });
+            if used { machine.clear(block) } else { Ok(()) }
+        };
+        failed = add().err();
+        gpa += run.len;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
 /// Bytes of the Pool that further processors' Cpus are made from.
 const PROCESSORS_POOL: u64 = 1 << 20;
 /// How long platform may take for an answer, in microseconds. It may still be looking at the firmware's tables.
 const PLATFORM_MICROS: u64 = 10_000_000;
 
+/// A part of a guest's memory.
+#[derive(Clone, Copy)]
+pub struct GuestRam {
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// Where it is.
+    pub block: Block,
+}
+
 /// Objects by name.
 pub struct Shared {
     /// Root's own Endpoint: faults and requests.
     pub own: Endpoint,
+    /// The memory of VMs that run, by number: it outlives a VM's devices.
+    pub guests: BTreeMap<usize, Vec<GuestRam>>,
     /// By instance.
     pub endpoints: BTreeMap<String, Endpoint>,
     /// By instance.
@@ -49,6 +86,7 @@ impl Shared {
         let own = machine.make("create root's endpoint", |dest| POOL.create_endpoint(dest))?;
         Ok(Self {
             own,
+            guests: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             notifications: BTreeMap::new(),
             pages: BTreeMap::new(),
@@ -111,6 +149,31 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Takes `len` bytes for the guest of VM number `vm`, if that has none yet: low and high memory apart, so that no run lies across the
+    /// hole. Nothing of another guest is left in it.
+    pub fn take_guest(&mut self, machine: &mut Machine, vm: usize, len: u64) -> Result<(), Error> {
+        if self.guests.contains_key(&vm) {
+            return Ok(());
+        }
+        let mut parts = Vec::new();
+        let high = len.saturating_sub(plan::LOW_RAM_END);
+        let mut taken = Ok(());
+        for (from, len) in [(0, len - high), (plan::HIGH_RAM, high)] {
+            if len > 0 && taken.is_ok() {
+                taken = take_runs(machine, from, len, &mut parts);
+            }
+        }
+        self.guests.insert(vm, parts);
+        taken.inspect_err(|_| self.give_guest(machine, vm))
+    }
+
+    /// Gives the memory of a VM back. No server of it lives any more.
+    pub fn give_guest(&mut self, machine: &mut Machine, vm: usize) {
+        for part in self.guests.remove(&vm).into_iter().flatten() {
+            machine.give(part.block);
+        }
     }
 
     /// Lets an interrupt signal its driver.

@@ -96,15 +96,21 @@ impl Root {
         let restarts = server.restarts + u32::from(server.state == ServerState::Restarting);
         let mut built = Built::default();
         let group_at = role.vm().and_then(|vm| self.cpu_of_vm(vm));
-        let (machine, shared) = (&mut self.machine, &self.shared);
-        let done = build::build(
-            machine,
-            shared,
-            &server.plan,
-            (server.id, restarts),
-            (scheduler_runs, group_at),
-            &mut built,
-        );
+        let (machine, shared) = (&mut self.machine, &mut self.shared);
+        let guest = match (role.vm(), server.plan.guest_memory) {
+            (Some(vm), len @ 1..) => shared.take_guest(machine, vm, len),
+            _ => Ok(()),
+        };
+        let done = guest.and_then(|()| {
+            build::build(
+                machine,
+                shared,
+                &server.plan,
+                (server.id, restarts),
+                (scheduler_runs, group_at),
+                &mut built,
+            )
+        });
         if let Err(error) = done {
             complain!("{} cannot be started: {error}", server.plan.instance);
             build::take_down(machine, &mut built);
@@ -183,6 +189,7 @@ impl Root {
             self.take_down(index);
             self.registry.stopped(index);
         }
+        self.shared.give_guest(&mut self.machine, vm);
         defmt::info!("VM {=usize} is down: {}", vm, Free::of(&self.machine));
         if let Some(code) = self.registry.vm_ended(vm, end) {
             self.power_off

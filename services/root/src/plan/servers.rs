@@ -255,7 +255,34 @@ fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
         plan.shares("tx", page(&device.name, "up"), READ | WRITE);
         plan.shares("rx", page(&device.name, "down"), READ | WRITE);
     }
+    if device.kind.slot().is_some() {
+        plan.guest_memory = vm.memory;
+        plan.pool += tables(vm);
+        guest_ram(&mut plan, vm);
+    }
     plan.configured(device).map(Some)
+}
+
+/// Bytes of page tables that map a guest's memory once, even if only small pages fit: 8 bytes a page.
+fn tables(vm: &Vm) -> u64 {
+    (vm.memory / 4096 * 8).next_multiple_of(4096)
+}
+
+/// The guest's memory, for reading and writing: what lies below the hole of PCI, and what does not fit there.
+fn guest_ram(plan: &mut Plan, vm: &Vm) {
+    let parts = [
+        ("guest", 0, 0, vm.memory.min(LOW_RAM_END)),
+        ("guest-high", HIGH_RAM, LOW_RAM_END, vm.memory),
+    ];
+    for (name, at, from, to) in parts.into_iter().filter(|&(_, _, from, to)| to > from) {
+        plan.mapped.push(Mapped {
+            name: name.to_string(),
+            memory: Memory::GuestRam(from),
+            va: layout::GUEST + at,
+            len: to - from,
+            rights: READ | WRITE,
+        });
+    }
 }
 
 fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, PlanError> {
@@ -270,10 +297,9 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
     plan.heap = 1 << 20;
     plan.vcpus = vm.vcpus;
     plan.guest_memory = vm.memory;
-    // Page tables of the guest's memory, in the VMM and in the GuestSpace, even if only small pages fit: 8 bytes a
-    // page each; 64 KiB a Vcpu; and the rest.
-    let tables = vm.memory / 4096 * 16;
-    plan.pool = (tables + u64::from(vm.vcpus) * (64 << 10) + (512 << 10)).next_multiple_of(4096);
+    // Page tables of the guest's memory, in the VMM and in the GuestSpace; 64 KiB a Vcpu; and the rest.
+    plan.pool =
+        (2 * tables(vm) + u64::from(vm.vcpus) * (64 << 10) + (512 << 10)).next_multiple_of(4096);
     plan.named("guest", Object::GuestSpace, CONTROL, 0);
     // Root knows it by its badge and hears nothing from it but that a device of its own hangs.
     plan.named("root", Object::Root, SEND, 0);
@@ -292,25 +318,18 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
     for (i, device) in vm.devices.iter().enumerate() {
         let name = |what: &str| format!("{what}:{i}");
         plan.named(&name("dev"), Object::Endpoint(device.name.clone()), SEND, 1);
-        plan.signals(&name("doorbell"), &device.name, device_bits::BELL);
+        if device.kind.slot().is_none() {
+            plan.signals(&name("doorbell"), &device.name, device_bits::BELL);
+        }
+        for queue in 0..device.kind.queues() {
+            let bell = format!("queue:{i}:{queue}");
+            plan.signals(&bell, &device.name, device_bits::queue(queue));
+            plan.slots += 1;
+        }
         plan.shares(&name("irq"), page(&device.name, "irq"), READ | WRITE);
         plan.shares(&name("state"), page(&device.name, "state"), READ);
     }
-    let mut ram = |name: &str, at: u64, from: u64, to: u64| {
-        if to > from {
-            let (va, len) = (layout::GUEST + at, to - from);
-            let memory = Memory::GuestRam(from);
-            plan.mapped.push(Mapped {
-                name: name.to_string(),
-                memory,
-                va,
-                len,
-                rights: READ | WRITE,
-            });
-        }
-    };
-    ram("guest", 0, 0, vm.memory.min(LOW_RAM_END));
-    ram("guest-high", HIGH_RAM, LOW_RAM_END, vm.memory);
+    guest_ram(&mut plan, vm);
     let mut va = FILES;
     let files = [("kernel", Some(&vm.kernel)), ("initrd", vm.initrd.as_ref())];
     for (name, path) in files.into_iter().filter_map(|(n, p)| Some((n, p?))) {

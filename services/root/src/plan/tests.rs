@@ -290,6 +290,47 @@ fn a_vmm() {
     assert_eq!(volatile_pages(&sample().vms[0]).len(), 6);
 }
 
+/// A virtio device has its guest's memory, pages of its own and a doorbell a queue; and nothing of another VM.
+#[test]
+fn what_a_virtio_device_gets() {
+    let mut system = sample();
+    let kind = DeviceKind::VirtioRng { slot: 4 };
+    system.vms[1].devices.push(Device {
+        name: "two.rng0".into(),
+        kind,
+        binary: binary_file(kind.package()),
+        ports: PortRange::new(0, 0),
+        irq: 0,
+        doorbell: None,
+    });
+    let plans = plans_of(&system).unwrap();
+    let rng = find(&plans, "two.rng0");
+    let names: Vec<&str> = rng.mapped.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["irq", "state", "guest", "guest-high"]);
+    let vmm = find(&plans, "two.vmm");
+    let of = |plan: &Plan, name: &str| plan.mapped.iter().find(|m| m.name == name).cloned();
+    for name in ["guest", "guest-high"] {
+        assert_eq!(of(rng, name), of(vmm, name));
+    }
+    assert_eq!((rng.guest_memory, rng.vcpus), (5 << 30, 0));
+    assert!(rng.pool >= POOL + (5 << 30) / 512);
+    let foreign = |g: &&Grant| !matches!(g.place, Place::Fixed(_));
+    let own: Vec<&Grant> = rng.grants.iter().filter(foreign).collect();
+    assert_eq!(own.len(), 1, "the VMM's Notification");
+    assert_eq!(own[0].badge, vmm_bits::DEVICES);
+    let bell = grant(vmm, "queue:3:0");
+    assert_eq!(
+        (&bell.object, bell.rights, bell.badge),
+        (&Object::Notification("two.rng0".into()), SEND, 1)
+    );
+    assert!(
+        vmm.grants
+            .iter()
+            .all(|g| g.place != Place::Named("doorbell:3".into()))
+    );
+    assert_eq!(find(&plans, "one.rtc0").guest_memory, 0);
+}
+
 #[test]
 fn each_error() {
     let mut system = sample();

@@ -19,14 +19,24 @@ pub const IOAPIC_GSI_BASE: u32 = 0;
 /// the broadcast.
 pub const MAX_VCPUS: u32 = 254;
 
-/// Guest-physical memory from here up to [`PCI_MMIO_END`] is never RAM: a window for PCI memory BARs.
-pub const PCI_MMIO_BASE: u64 = 0xC000_0000;
-/// End (exclusive) of the window for PCI memory BARs: the IOAPIC follows.
-pub const PCI_MMIO_END: u64 = IOAPIC_BASE;
-/// First port of the window for PCI I/O BARs.
-pub const PCI_IO_BASE: u16 = 0xC000;
+/// Guest-physical memory from here up to [`PCI_END`] is never RAM: PCI has it, BARs first.
+pub const PCI_BASE: u64 = 0xC000_0000;
+/// End (exclusive) of PCI's memory: the IOAPIC follows.
+pub const PCI_END: u64 = IOAPIC_BASE;
+/// End (exclusive) of the window for memory BARs.
+pub const PCI_BARS_END: u64 = ECAM_BASE;
+/// Configuration space in memory (PCI Express Base 5.0, 7.2.2): that of bus 0.
+pub const ECAM_BASE: u64 = 0xE000_0000;
+/// Its size: 4 KiB a function.
+pub const ECAM_SIZE: u64 = 256 << 12;
+/// First port of the window for PCI I/O BARs: below is what ISA devices and the platform itself have.
+pub const PCI_IO_BASE: u16 = 0x1000;
 /// Last port (inclusive) of the window for PCI I/O BARs.
 pub const PCI_IO_LAST: u16 = 0xFFFF;
+/// Where the first I/O BAR is put.
+pub const PCI_IO_FIRST: u16 = 0xC000;
+/// The IOAPIC's first pin for PCI functions' own pins, four of them.
+pub const PIRQ_GSI: u32 = 16;
 
 /// The interrupt of PIT channel 0 on the 8259 pair.
 pub const PIT_IRQ: u8 = 0;

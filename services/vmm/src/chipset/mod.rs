@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bus;
+mod functions;
 mod ioapic;
 mod lapic;
 mod legacy;
@@ -26,6 +27,7 @@ mod tests;
 pub mod time;
 
 pub use bus::CpuSet;
+pub use functions::Configured;
 
 use bus::Bus;
 use ioapic::Ioapic;
@@ -67,6 +69,8 @@ pub enum Effect {
     Reset,
     /// A test guest ended with this value.
     DebugExit(u32),
+    /// A PCI function answers elsewhere now: [`Chipset::function_ports`].
+    Ranges,
     /// Start `cpu` in real mode at page `vector` (SIPI); it was waiting for this.
     StartCpu {
         /// The vCPU.
@@ -143,8 +147,13 @@ impl Chipset {
         }
     }
 
+    /// PCI bus 0.
+    pub fn pci(&self) -> &Pci {
+        &self.pci
+    }
+
     /// PCI bus 0, to plug functions in.
-    pub fn pci(&mut self) -> &mut Pci {
+    pub fn pci_mut(&mut self) -> &mut Pci {
         &mut self.pci
     }
 

@@ -1,6 +1,7 @@
 //! I/O space: which port is whose. Accesses of more than a byte are split as an ISA bus would, but for the few registers
 //! that are wider.
 
+use super::functions::Configured;
 use super::{Chipset, Effect, map, width_mask};
 
 impl Chipset {
@@ -10,7 +11,7 @@ impl Chipset {
             // In one piece: guests that keep time by it read it all the time.
             map::PM_TIMER if width == 4 => return self.pm.timer(now),
             map::PCI_CONFIG_ADDRESS if width == 4 => return self.pci.address(),
-            0xCFC..=0xCFF => return self.pci.read(port as u8 & 3, width),
+            0xCFC..=0xCFF => return self.configure_by_ports(port, width, None).0,
             _ => {}
         }
         let mut value = u32::MAX;
@@ -29,10 +30,7 @@ impl Chipset {
                 self.pci.set_address(value);
                 return Effect::None;
             }
-            0xCFC..=0xCFF => {
-                self.pci.write(port as u8 & 3, width, value);
-                return Effect::None;
-            }
+            0xCFC..=0xCFF => return self.configure_by_ports(port, width, Some(value)).1,
             map::DEBUG_EXIT if self.debug_exit => {
                 return Effect::DebugExit(value & width_mask(width));
             }
@@ -53,6 +51,15 @@ impl Chipset {
             self.next_effect()
         } else {
             effect
+        }
+    }
+
+    /// An access of CONFIG_DATA that whoever has the devices' servers has not taken: a window to their registers leads to nothing here.
+    fn configure_by_ports(&mut self, port: u16, width: u8, value: Option<u32>) -> (u32, Effect) {
+        let access = self.pci.by_ports(port as u8 & 3, width);
+        match self.configure(access, value) {
+            Configured::Done(value, effect) => (value, effect),
+            Configured::Through(..) => (width_mask(width), Effect::None),
         }
     }
 

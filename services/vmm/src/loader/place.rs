@@ -1,6 +1,7 @@
 //! The guest's memory map, and what is still free in it.
 
 use super::LoadError;
+use crate::chipset::map;
 use crate::memory::GuestMemory;
 use alloc::vec::Vec;
 
@@ -59,6 +60,12 @@ pub fn memory_map(memory: &GuestMemory) -> Vec<Entry> {
     map.push(Entry {
         base: BIOS_HOLE,
         len: HIGH_START - BIOS_HOLE,
+        kind: Kind::Reserved,
+    });
+    // What ACPI's MCFG tells of may be reserved here too (PCI Firmware Specification 3.3, 4.1.2): some kernels want to see it.
+    map.push(Entry {
+        base: map::ECAM_BASE,
+        len: map::ECAM_SIZE,
         kind: Kind::Reserved,
     });
     map.sort_by_key(|entry| entry.base);

@@ -77,7 +77,8 @@ fn linux_is_loaded_as_its_protocol_says() {
             (0, 0x9_FC00, 1),
             (0x9_FC00, 0x400, 2),
             (0xA_0000, 0x6_0000, 2),
-            (MIB, 63 * MIB, 1)
+            (MIB, 63 * MIB, 1),
+            (0xE000_0000, MIB, 2)
         ]
     );
 
@@ -216,7 +217,7 @@ fn pvh_gets_its_start_info() {
     assert_eq!(memory.read_u64(module).unwrap(), 32 * MIB - 0x3000);
     assert_eq!(memory.read_u64(module + 8).unwrap(), 0x2001);
     let (map, entries) = (u64_at(40), u64::from(u32_at(48)));
-    assert_eq!(entries, 4);
+    assert_eq!(entries, 5);
     let last = map + 24 * 3;
     assert_eq!(memory.read_u64(last).unwrap(), MIB);
     assert_eq!(memory.read_u64(last + 8).unwrap(), 31 * MIB);

@@ -2,41 +2,83 @@
 
 use super::CPU;
 use crate::chipset::Chipset;
+use alloc::vec::Vec;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::manifest::{self, DeviceKind, PortRange};
 use ipc_schema::state_page::{Access, Outcome, StatePage, kind};
 
+/// Where a device's interrupts go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interrupts {
+    /// To a line, by GSI.
+    Line(u32),
+    /// To a PCI function, by its number on the bus.
+    Function(usize),
+}
+
 /// One device server.
 pub struct Device<'a> {
+    /// What it answers; a PCI function, where its guest has put it, or nothing ([`NOWHERE`]).
     pub(super) ports: PortRange,
     pub(super) doorbell: Option<u16>,
-    gsi: u32,
-    kind: u64,
+    interrupts: Interrupts,
+    kind: DeviceKind,
     reader: InterruptReader<'a>,
     state: &'a StatePage,
     /// Its line's level, a bit of the page's, as the chipset last saw it.
     levels: u64,
+    /// The first ports of the routes that a PCI function has.
+    pub(super) routes: Vec<u16>,
 }
+
+/// No ports.
+pub(super) const NOWHERE: PortRange = PortRange::new(0, 0);
 
 impl<'a> Device<'a> {
     /// The device of the description, with its shared pages.
     #[must_use]
     pub fn new(device: &manifest::Device, irq: &'a InterruptPage, state: &'a StatePage) -> Self {
         let gsi = u32::from(device.irq);
+        let (interrupts, reader) = match device.kind.slot() {
+            // Until it is plugged in.
+            Some(_) => (
+                Interrupts::Function(usize::MAX),
+                InterruptReader::function(irq),
+            ),
+            None => (
+                Interrupts::Line(gsi),
+                InterruptReader::new(irq, 1u64.checked_shl(gsi).unwrap_or(0)),
+            ),
+        };
         Self {
             ports: device.ports,
             doorbell: device.doorbell,
-            gsi,
-            kind: match device.kind {
-                DeviceKind::Uart => kind::UART,
-                DeviceKind::Rtc => kind::RTC,
-                DeviceKind::TestDev => kind::TESTDEV,
-            },
-            reader: InterruptReader::new(irq, 1u64.checked_shl(gsi).unwrap_or(0)),
+            interrupts,
+            kind: device.kind,
+            reader,
             state,
             levels: 0,
+            routes: Vec::new(),
         }
+    }
+
+    /// Its number on the PCI bus, if it is a function there.
+    pub(super) fn function(&self) -> Option<usize> {
+        match self.interrupts {
+            Interrupts::Line(_) => None,
+            Interrupts::Function(number) => Some(number),
+        }
+    }
+
+    /// It has been plugged in under this number.
+    pub(super) fn plugged(&mut self, number: usize) {
+        self.interrupts = Interrupts::Function(number);
+    }
+
+    /// Its virtqueues.
+    pub(super) fn queues(&self) -> u16 {
+        self.kind.queues()
     }
 
     /// Number of commits so far.
@@ -46,7 +88,13 @@ impl<'a> Device<'a> {
 
     /// What became of an access that the server had taken.
     pub(super) fn outcome(&self, access: PortAccess, value: u32) -> Outcome {
-        self.state.outcome(self.kind, Access::of(access, value))
+        let kind = match self.kind {
+            DeviceKind::Uart => kind::UART,
+            DeviceKind::Rtc => kind::RTC,
+            DeviceKind::TestDev => kind::TESTDEV,
+            DeviceKind::VirtioRng { .. } => kind::VIRTIO_RNG,
+        };
+        self.state.outcome(kind, Access::of(access, value))
     }
 
     /// Whether all of `width` bytes from `port` on are its own.
@@ -72,7 +120,12 @@ pub(super) fn look(devices: &mut [Device<'_>], chipset: &mut Chipset) -> bool {
         let lines = device.reader.look();
         if lines.rises != 0 || lines.levels != device.levels {
             device.levels = lines.levels;
-            chipset.line(device.gsi, lines.rises != 0, lines.levels != 0);
+            match device.interrupts {
+                Interrupts::Line(gsi) => chipset.line(gsi, lines.rises != 0, lines.levels != 0),
+                Interrupts::Function(number) => {
+                    chipset.function_signals(number, lines.rises, lines.levels != 0);
+                }
+            }
             moved = true;
         }
     }

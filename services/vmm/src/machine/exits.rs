@@ -2,9 +2,9 @@
 
 use super::device::{Device, look_before_end};
 use super::{CPU, End, Fatal, Kernel, Machine, Note, Step};
-use crate::chipset::{Chipset, Effect};
+use crate::chipset::{Chipset, Effect, map};
 use crate::cpu::{Dynamic, xcr};
-use crate::emulate::{EmulateError, Exception, Expected, Why, mmio, retire};
+use crate::emulate::{EmulateError, Exception, Expected, Retired, Why, mmio, retire};
 use crate::memory::GuestMemory;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Exit, Groups, gpr};
@@ -20,7 +20,7 @@ const CPUID_APIC: u32 = 1 << 9;
 /// CPUID leaf whose sizes follow XCR0.
 const XSAVE_LEAF: u32 = 0xD;
 /// Offset of the local APIC's EOI register.
-const EOI: u64 = 0xB0;
+pub(super) const EOI: u64 = 0xB0;
 
 const DEBUG: u8 = 1;
 const PAGE_FAULT: u8 = 14;
@@ -145,6 +145,10 @@ impl<K: Kernel> Machine<'_, K> {
             return self.widen(Exit::NestedFault);
         }
         let wide = self.wide & 1 << Exit::NestedFault as u32 != 0;
+        // One comparison: below are PCI's memory and places where nothing is.
+        if gpa < map::PCI_END {
+            return self.pci_fault(gpa, error, wide);
+        }
         let mut bus = Mmio {
             now: self.kernel.now(),
             chipset: &mut self.chipset,
@@ -164,6 +168,18 @@ impl<K: Kernel> Machine<'_, K> {
         let Mmio {
             effect, unmapped, ..
         } = bus;
+        self.emulated(done, (effect, unmapped), gpa, wide)
+    }
+
+    /// What follows after an instruction that accessed a device in memory.
+    #[inline(always)]
+    pub(super) fn emulated(
+        &mut self,
+        done: Result<Retired, EmulateError>,
+        (effect, unmapped): (Effect, Option<Note>),
+        gpa: u64,
+        wide: bool,
+    ) -> Step {
         self.stale = true;
         if let Some(note) = unmapped {
             self.bounded_note(&note);

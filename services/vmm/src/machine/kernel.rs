@@ -34,11 +34,22 @@ pub trait Kernel {
     /// # Errors
     /// The kernel's refusal.
     fn route(&mut self, device: usize, first: u16, count: u16, limit: u64) -> Result<(), Status>;
-    /// Makes writes to `port` ring device `device`'s doorbell.
+    /// Makes writes to `count` ports from `first` on ring doorbell `bell` of device `device`.
     ///
     /// # Errors
     /// The kernel's refusal.
-    fn doorbell(&mut self, device: usize, port: u16) -> Result<(), Status>;
+    fn doorbell(
+        &mut self,
+        device: usize,
+        bell: usize,
+        first: u16,
+        count: u16,
+    ) -> Result<(), Status>;
+    /// Takes away the route or doorbell that begins at `first`.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn unroute(&mut self, first: u16) -> Result<(), Status>;
     /// Makes the call that a route would make, with `limit` cycles for the answer.
     ///
     /// # Errors
@@ -95,6 +106,13 @@ pub enum Note {
         device: usize,
         /// The access.
         access: PortAccess,
+    },
+    /// The ports that a guest has given a PCI function have no route of their own: the VMM forwards each access.
+    Unrouted {
+        /// Number of the device.
+        device: usize,
+        /// What the kernel said.
+        status: Status,
     },
     /// HLT with interrupts disabled.
     Halted,

@@ -14,6 +14,7 @@
 mod control;
 mod device;
 mod exits;
+mod functions;
 mod interrupts;
 mod kernel;
 mod msrs;
@@ -382,6 +383,7 @@ impl<K: Kernel> Machine<'_, K> {
                 // There is no firmware to begin at after INIT.
                 Effect::Reset | Effect::InitCpu { cpu: CPU } => return Err(End::Reset),
                 Effect::DebugExit(code) => return Err(End::DebugExit(code)),
+                Effect::Ranges => self.reroute(),
                 Effect::Nmi { cpu: CPU } => {
                     self.nmi = true;
                     self.stale = true;

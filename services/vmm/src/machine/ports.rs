@@ -2,7 +2,7 @@
 
 use super::device::{Device, look};
 use super::{Fatal, Kernel, Machine, Note, Step, signal};
-use crate::chipset::{Chipset, Effect, map};
+use crate::chipset::{Chipset, Configured, Effect, map, pci};
 use crate::emulate::port::{self, PortBus};
 use ipc_schema::abi::vm::{Exit, PortAccess};
 use ipc_schema::state_page::Outcome;
@@ -233,15 +233,15 @@ impl<'a, K: Kernel> Machine<'a, K> {
 }
 
 /// I/O space as the VMM answers it.
-struct Ports<'m, 'a, K: Kernel> {
-    kernel: &'m mut K,
-    chipset: &'m mut Chipset,
-    devices: &'m mut [Device<'a>],
-    limit: u64,
-    now: u64,
-    effect: Effect,
+pub(super) struct Ports<'m, 'a, K: Kernel> {
+    pub kernel: &'m mut K,
+    pub chipset: &'m mut Chipset,
+    pub devices: &'m mut [Device<'a>],
+    pub limit: u64,
+    pub now: u64,
+    pub effect: Effect,
     /// Notification bits that came while a device was waited for.
-    signals: u64,
+    pub signals: u64,
 }
 
 impl<K: Kernel> Ports<'_, '_, K> {
@@ -298,17 +298,57 @@ impl<K: Kernel> Ports<'_, '_, K> {
         u32::MAX
     }
 
+    /// An access of configuration space, a write if there is a value.
+    #[cold]
+    pub fn configure(&mut self, access: pci::Access, value: Option<u32>) -> u32 {
+        let (function, through) = match self.chipset.configure(access, value) {
+            Configured::Done(value, effect) => {
+                self.changes(effect);
+                return value;
+            }
+            Configured::Through(function, through) => (function, through),
+        };
+        let owner = |device: &Device<'_>| device.function() == Some(function);
+        let Some(index) = self.devices.iter().position(owner) else {
+            return u32::MAX;
+        };
+        // A BAR's base is a multiple of its size, whether or not the function answers there.
+        let base = self.chipset.pci().io_base(function, through.bar);
+        let port = base.wrapping_add(through.offset as u16);
+        let access = PortAccess::new(port, through.width, value.is_none());
+        self.call(index, access, value.unwrap_or(0))
+    }
+
+    /// Notes what the chipset asks for.
+    #[inline]
+    pub fn changes(&mut self, effect: Effect) {
+        if effect != Effect::None {
+            self.effect = effect;
+        }
+    }
+
     #[inline]
     fn write_chipset(&mut self, port: u16, width: u8, value: u32) {
         if matches!(port, map::PIC_MASTER | map::PIC_SLAVE) {
             // A level-triggered line that has fallen must be seen to have before its interrupt ends.
             look(self.devices, self.chipset);
         }
-        let effect = self.chipset.pio_write(port, width, value, self.now);
-        if effect != Effect::None {
-            self.effect = effect;
+        if is_config_data(port) {
+            self.configure(
+                self.chipset.pci().by_ports(port as u8 & 3, width),
+                Some(value),
+            );
+            return;
         }
+        let effect = self.chipset.pio_write(port, width, value, self.now);
+        self.changes(effect);
     }
+}
+
+/// Whether a port is one of configuration mechanism #1's data.
+#[inline(always)]
+const fn is_config_data(port: u16) -> bool {
+    port & !3 == map::PCI_CONFIG_DATA
 }
 
 impl<K: Kernel> PortBus for Ports<'_, '_, K> {
@@ -316,6 +356,9 @@ impl<K: Kernel> PortBus for Ports<'_, '_, K> {
     fn input(&mut self, port: u16, width: u8) -> u32 {
         if self.devices.iter().any(|d| d.touches(port, width)) {
             return self.device(PortAccess::new(port, width, true), 0);
+        }
+        if is_config_data(port) {
+            return self.configure(self.chipset.pci().by_ports(port as u8 & 3, width), None);
         }
         self.chipset.pio_read(port, width, self.now)
     }

@@ -3,7 +3,8 @@
 use super::ports::Losses;
 use super::{CPU, Device, Kernel, Machine, Note};
 use crate::acpi;
-use crate::chipset::{self, Chipset};
+use crate::chipset::pci::virtio;
+use crate::chipset::{self, Chipset, map};
 use crate::cpu::{Msrs, Policy};
 use crate::emulate::{Lengths, mmio};
 use crate::loader::{self, EntryState, LoadError};
@@ -13,7 +14,7 @@ use core::arch::x86_64::CpuidResult;
 use core::fmt;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Exit, Groups, Post};
-use ipc_schema::manifest::{DeviceKind, Vm};
+use ipc_schema::manifest::{DeviceKind, PortRange, Vm};
 
 /// Port ranges of COM1 to COM4, as guests expect them.
 const COM: [u16; 4] = [0x3F8, 0x2F8, 0x3E8, 0x2E8];
@@ -73,13 +74,14 @@ impl<'a, K: Kernel> Machine<'a, K> {
             vm,
             memory,
             tsc_hz,
-            devices,
+            mut devices,
             ..
         } = parts;
         if vm.vcpus != 1 {
             kernel.note(&Note::OneVcpu { asked: vm.vcpus });
         }
-        let rsdp = acpi::build(&memory, &describe(vm)).map_err(SetupError::Memory)?;
+        let irq = pci_irq(vm);
+        let rsdp = acpi::build(&memory, &describe(vm, irq)).map_err(SetupError::Memory)?;
         let request = loader::Request {
             kernel: parts.kernel_file,
             initrd: parts.initrd,
@@ -89,12 +91,13 @@ impl<'a, K: Kernel> Machine<'a, K> {
         let entry = loader::load(&memory, &request).map_err(SetupError::Load)?;
         // The APIC timers run at the TSC's rate: then their clock needs no division.
         let policy = Policy::new(parts.cpuid, 1, tsc_hz, tsc_hz);
-        let chipset = Chipset::new(&chipset::Config {
+        let mut chipset = Chipset::new(&chipset::Config {
             vcpus: 1,
             tsc_hz,
             apic_hz: tsc_hz,
             debug_exit: vm.debug_exit,
         });
+        plug(&mut chipset, vm, irq, &mut devices);
         let limit = tsc_hz / ANSWERS_A_SECOND;
         start_state(&mut kernel, &entry, vm.debug_exit);
         ask(&mut kernel)?;
@@ -128,18 +131,108 @@ impl<'a, K: Kernel> Machine<'a, K> {
             limit,
             notes: 0,
         };
+        machine.reroute();
         // Lines that were high before there was anyone to be signalled.
         super::device::look(&mut machine.devices, &mut machine.chipset);
         Ok(machine)
     }
 }
 
+/// The input of the 8259 pair that PCI functions' pins lead to: one that can be level-triggered and that no other device has.
+fn pci_irq(vm: &Vm) -> Option<u8> {
+    const USUAL: [u8; 10] = [11, 10, 5, 7, 12, 15, 14, 3, 6, 4];
+    let isa = |irq: u8| {
+        vm.devices
+            .iter()
+            .any(|d| d.kind.slot().is_none() && d.irq == irq)
+    };
+    USUAL.into_iter().find(|&irq| !isa(irq))
+}
+
+/// All ports of devices that are no PCI functions.
+fn isa_ports(vm: &Vm) -> impl Iterator<Item = PortRange> {
+    let isa = vm.devices.iter().filter(|d| d.kind.slot().is_none());
+    // A doorbell is a register of four bytes.
+    isa.flat_map(|d| {
+        [
+            Some(d.ports),
+            d.doorbell.map(|bell| PortRange::new(bell, 4)),
+        ]
+    })
+    .flatten()
+}
+
+/// Ports that PCI functions can be given: first and last of each window.
+fn pci_ports(vm: &Vm) -> Vec<(u16, u16)> {
+    let mut taken: Vec<_> = isa_ports(vm)
+        .map(|r| (u32::from(r.first), r.end()))
+        .collect();
+    taken.sort_unstable();
+    let end = u32::from(map::PCI_IO_LAST) + 1;
+    let mut from = u32::from(map::PCI_IO_BASE);
+    let mut windows = Vec::new();
+    for (first, next) in taken.into_iter().chain([(end, end)]) {
+        if first > from
+            && let (Ok(from), Ok(last)) = (u16::try_from(from), u16::try_from(first - 1))
+        {
+            windows.push((from, last));
+        }
+        from = from.max(next);
+    }
+    windows
+}
+
+/// Plugs the PCI functions in, with addresses such as firmware would have given them.
+fn plug(chipset: &mut Chipset, vm: &Vm, irq: Option<u8>, devices: &mut [Device<'_>]) {
+    if let Some(irq) = irq {
+        chipset.route_pirqs(irq);
+    }
+    for ports in isa_ports(vm) {
+        chipset.pci_mut().keep_out(ports);
+    }
+    let size = virtio::layout::SIZE;
+    let mut ports = (map::PCI_IO_FIRST..=map::PCI_IO_LAST)
+        .step_by(size.into())
+        .filter(|&first| isa_ports(vm).all(|r| !r.overlaps(PortRange::new(first, size))));
+    let mut memory = (map::PCI_BASE as u32..).step_by(0x1000);
+    for (device, described) in devices.iter_mut().zip(&vm.devices) {
+        let Some((slot, kind)) = described.kind.slot().zip(virtio_kind(described.kind)) else {
+            continue;
+        };
+        // There are more places than slots.
+        let (Some(io), Some(memory)) = (ports.next(), memory.next()) else {
+            continue;
+        };
+        let function = virtio::function(&kind, &virtio::Given { io, memory, irq });
+        if let Some(number) = chipset.pci_mut().add(slot, function) {
+            device.plugged(number);
+        }
+    }
+}
+
+/// What a virtio device is as a PCI function.
+fn virtio_kind(kind: DeviceKind) -> Option<virtio::Kind> {
+    let queues = kind.queues();
+    match kind {
+        DeviceKind::Uart | DeviceKind::Rtc | DeviceKind::TestDev => None,
+        // Class FF: nothing that PCI has a class for.
+        DeviceKind::VirtioRng { .. } => Some(virtio::Kind {
+            id: 4,
+            class: 0xFF_0000,
+            queues,
+            config: 0,
+        }),
+    }
+}
+
 /// What the ACPI tables say of the devices.
-fn describe(vm: &Vm) -> acpi::Config {
+fn describe(vm: &Vm, pci_irq: Option<u8>) -> acpi::Config {
     let mut config = acpi::Config {
         vcpus: 1,
         com: [None; 4],
         rtc: false,
+        pci_ports: pci_ports(vm),
+        pci_irq,
     };
     for device in &vm.devices {
         let first = device.ports.first;
@@ -155,7 +248,7 @@ fn describe(vm: &Vm) -> acpi::Config {
                 }
             }
             DeviceKind::Rtc => config.rtc |= first == RTC_PORT,
-            DeviceKind::TestDev => {}
+            DeviceKind::TestDev | DeviceKind::VirtioRng { .. } => {}
         }
     }
     config
@@ -186,9 +279,10 @@ fn ask<K: Kernel>(kernel: &mut K) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Exit routes: a device's ports to its server, but for its doorbell.
+/// Exit routes of devices that are no PCI functions: a device's ports to its server, but for its doorbell.
 fn routes<K: Kernel>(kernel: &mut K, devices: &[Device<'_>], limit: u64) -> Result<(), SetupError> {
-    for (i, device) in devices.iter().enumerate() {
+    let isa = |(_, device): &(usize, &Device<'_>)| device.function().is_none();
+    for (i, device) in devices.iter().enumerate().filter(isa) {
         let bell = device.doorbell.map(u32::from);
         let (first, end) = (u32::from(device.ports.first), device.ports.end());
         // Around the doorbell, a register of four bytes, if that is one of the ports.
@@ -207,7 +301,7 @@ fn routes<K: Kernel>(kernel: &mut K, devices: &[Device<'_>], limit: u64) -> Resu
         }
         if let Some(bell) = device.doorbell {
             kernel
-                .doorbell(i, bell)
+                .doorbell(i, 0, bell, 4)
                 .map_err(|status| SetupError::Kernel("a device's doorbell", status))?;
         }
     }

@@ -2,5 +2,6 @@
 
 mod exits;
 mod fake;
+mod functions;
 mod interrupts;
 mod ports;

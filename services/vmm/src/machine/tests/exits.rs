@@ -42,7 +42,7 @@ fn set_up_routes_around_the_doorbell_and_starts_the_guest() {
             (2, 0x5008, 8, limit)
         ]
     );
-    assert_eq!(m.kernel.bells, [(2, 0x5004)]);
+    assert_eq!(m.kernel.bells, [(2, 0, 0x5004, 4)]);
     assert_eq!(m.kernel.notes, [Note::OneVcpu { asked: 4 }]);
     assert_eq!(m.kernel.groups[Exit::Shutdown as usize], Groups::ALL);
     assert_eq!(m.kernel.groups[Exit::Signal as usize], 0);

@@ -51,7 +51,7 @@ pub struct Fake {
     pub waits: VecDeque<Wait>,
     pub waited: Vec<u64>,
     pub routes: Vec<(usize, u16, u16, u64)>,
-    pub bells: Vec<(usize, u16)>,
+    pub bells: Vec<(usize, usize, u16, u16)>,
     pub answers: VecDeque<Answer>,
     pub calls: Vec<(usize, PortAccess, u32)>,
     pub notes: Vec<Note>,
@@ -164,8 +164,26 @@ impl Kernel for Fake {
         Ok(())
     }
 
-    fn doorbell(&mut self, device: usize, port: u16) -> Result<(), Status> {
-        self.bells.push((device, port));
+    fn doorbell(
+        &mut self,
+        device: usize,
+        bell: usize,
+        first: u16,
+        count: u16,
+    ) -> Result<(), Status> {
+        self.bells.push((device, bell, first, count));
+        Ok(())
+    }
+
+    fn unroute(&mut self, first: u16) -> Result<(), Status> {
+        let all = self.routes.len() + self.bells.len();
+        self.routes.retain(|route| route.1 != first);
+        self.bells.retain(|bell| bell.2 != first);
+        assert_eq!(
+            self.routes.len() + self.bells.len() + 1,
+            all,
+            "no route at {first:#x}"
+        );
         Ok(())
     }
 

@@ -1,0 +1,134 @@
+//! A virtio device as a PCI function (virtio 1.2, 4.1).
+//!
+//! BAR 0, in I/O space, has all that the device's server answers; BAR 1, in memory, is the MSI-X table, which is the VMM's. A window from
+//! configuration space leads to both (4.1.4.9).
+
+use super::{Function, Identity};
+use layout::{COMMON, DEVICE, ISR, NOTIFY};
+
+/// Number of the BAR that is the device's registers.
+pub const REGISTERS: u8 = 0;
+/// Number of the BAR that is the MSI-X table.
+const TABLE: u8 = 1;
+
+/// Vendor-specific capability (PCI Local Bus 3.0, appendix H).
+const VENDOR_SPECIFIC: u32 = 0x09;
+
+/// Configuration structure types (4.1.4).
+mod structure {
+    pub const COMMON: u8 = 1;
+    pub const NOTIFY: u8 = 2;
+    pub const ISR: u8 = 3;
+    pub const DEVICE: u8 = 4;
+    pub const WINDOW: u8 = 5;
+}
+
+/// What tells one kind of virtio device from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Device ID (5).
+    pub id: u16,
+    /// PCI class, subclass and programming interface.
+    pub class: u32,
+    /// Virtqueues.
+    pub queues: u16,
+    /// Bytes of device-specific configuration, 0 if it has none.
+    pub config: u32,
+}
+
+impl Kind {
+    /// MSI-X vectors: one a queue, and one for changes of the configuration.
+    const fn vectors(&self) -> u16 {
+        self.queues.saturating_add(1)
+    }
+}
+
+/// What firmware would have given a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Its first port.
+    pub io: u16,
+    /// Address of its MSI-X table.
+    pub memory: u32,
+    /// The input of the 8259 pair that its pin leads to.
+    pub irq: Option<u8>,
+}
+
+/// Makes the function.
+pub fn function(kind: &Kind, given: &Given) -> Function {
+    /// Interrupt line: unknown, or no connection (PCI Local Bus 3.0, 6.2.4).
+    const NO_LINE: u8 = 0xFF;
+    /// 4.1.2: red hat's vendor number, 0x1040 + device ID, revision at least 1.
+    const VENDOR: u16 = 0x1AF4;
+    const DEVICE_0: u16 = 0x1040;
+    let mut function = Function::new(&Identity {
+        vendor: VENDOR,
+        device: DEVICE_0.saturating_add(kind.id),
+        revision: 1,
+        class: kind.class,
+        subsystem: (VENDOR, DEVICE_0.saturating_add(kind.id)),
+    });
+    function.space.interrupt(given.irq.unwrap_or(NO_LINE));
+    function.io_bar(REGISTERS, given.io.into(), layout::SIZE.into());
+    function.msix(kind.vectors(), TABLE, given.memory);
+    capability(&mut function, structure::COMMON, COMMON, &[]);
+    // Each queue has a doubleword's half of its own.
+    let multiplier = [(layout::NOTIFY_MULTIPLIER, 0)];
+    capability(&mut function, structure::NOTIFY, NOTIFY, &multiplier);
+    capability(&mut function, structure::ISR, ISR, &[]);
+    if kind.config != 0 {
+        let (at, room) = DEVICE;
+        let range = (at, room.min(kind.config as u16));
+        capability(&mut function, structure::DEVICE, range, &[]);
+    }
+    window(&mut function);
+    function
+}
+
+/// First doubleword of a capability of so many doublewords.
+fn head(doublewords: usize, kind: u8) -> u32 {
+    let len = (doublewords * 4) as u32;
+    VENDOR_SPECIFIC | len << 16 | u32::from(kind) << 24
+}
+
+/// A structure in the registers' BAR: offset and length; what follows in its capability.
+fn capability(function: &mut Function, kind: u8, (at, len): (u16, u16), more: &[(u32, u32)]) {
+    let common = [
+        (head(4 + more.len(), kind), 0),
+        (REGISTERS.into(), 0),
+        (at.into(), 0),
+        (len.into(), 0),
+    ];
+    let words: alloc::vec::Vec<_> = common.iter().chain(more).copied().collect();
+    let _ = function.space.capability(&words);
+}
+
+/// The window: BAR, offset and length can be written (4.1.4.9.1); its data is the BAR's.
+fn window(function: &mut Function) {
+    let words = [
+        (head(5, structure::WINDOW), 0),
+        (0, 0xFF),
+        (0, u32::MAX),
+        (0, u32::MAX),
+        (0, 0),
+    ];
+    if let Some(at) = function.space.capability(&words) {
+        function.window(at);
+    }
+}
+
+/// Where the structures are in the registers' BAR: offset and length in bytes.
+pub mod layout {
+    /// Bytes of the BAR.
+    pub const SIZE: u16 = 0x100;
+    /// Common configuration (4.1.4.3).
+    pub const COMMON: (u16, u16) = (0x00, 0x40);
+    /// ISR status (4.1.4.5).
+    pub const ISR: (u16, u16) = (0x40, 0x01);
+    /// Notifications (4.1.4.4).
+    pub const NOTIFY: (u16, u16) = (0x80, 0x40);
+    /// Device-specific configuration (4.1.4.6).
+    pub const DEVICE: (u16, u16) = (0xC0, 0x40);
+    /// Bytes from one queue's notification to the next one's.
+    pub const NOTIFY_MULTIPLIER: u32 = 2;
+}

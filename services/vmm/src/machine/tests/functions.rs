@@ -1,0 +1,254 @@
+//! PCI functions: routes that follow their BARs, configuration space in memory, messages.
+
+use super::fake::{ENTRY, Fake, Pages, description, machine_of};
+use crate::chipset::pci::virtio::layout;
+use crate::machine::{Exit, Machine, signal};
+use ipc_schema::abi::vm::{PortAccess, Post, gpr};
+use ipc_schema::interrupt_page::InterruptWriter;
+use ipc_schema::manifest::{Device, DeviceKind, PortRange, Vm};
+use std::boxed::Box;
+
+/// The test device makes room for a function.
+fn with_function() -> Vm {
+    let mut vm = description();
+    let kind = DeviceKind::VirtioRng { slot: 3 };
+    vm.devices[2] = Device {
+        kind,
+        ports: PortRange::new(0, 0),
+        irq: 0,
+        doorbell: None,
+        ..vm.devices[2].clone()
+    };
+    vm
+}
+
+/// Configuration space of the function in slot 3.
+const CONFIG: u64 = 0xE001_8000;
+/// Where its I/O BAR is at first.
+const BASE: u16 = 0xC000;
+
+/// The guest writes the doubleword at `gpa` by `mov [rbx], eax`.
+fn store(m: &mut Machine<'_, Fake>, gpa: u64, value: u64) {
+    m.code(&[0x89, 0x03]);
+    m.on(move |cpu| {
+        cpu.state.rip = ENTRY;
+        cpu.state.gpr[gpr::RAX] = value;
+        cpu.state.gpr[gpr::RBX] = gpa;
+        (Exit::NestedFault, [gpa, 1 << 32 | 4 | 2, 0])
+    });
+    m.run();
+    assert_eq!(m.cpu().rip, ENTRY + 2);
+}
+
+/// It reads it by `mov eax, [rbx]`.
+fn load(m: &mut Machine<'_, Fake>, gpa: u64) -> u32 {
+    m.code(&[0x8B, 0x03]);
+    m.on(move |cpu| {
+        cpu.state.rip = ENTRY;
+        cpu.state.gpr[gpr::RBX] = gpa;
+        (Exit::NestedFault, [gpa, 1 << 32 | 4, 0])
+    });
+    m.run();
+    assert_eq!(m.cpu().rip, ENTRY + 2);
+    m.cpu().gpr[gpr::RAX] as u32
+}
+
+fn out(m: &mut Machine<'_, Fake>, port: u16, value: u64) {
+    m.on(move |cpu| {
+        cpu.state.gpr[gpr::RAX] = value;
+        (Exit::Port, [PortAccess::new(port, 4, false).0, ENTRY, 0])
+    });
+    m.run();
+}
+
+/// Routes and doorbells of the function: first port and number.
+fn routed(m: &Machine<'_, Fake>) -> std::vec::Vec<(u16, u16)> {
+    let calls = m.kernel.routes.iter().filter(|r| r.0 == 2);
+    let bells = m.kernel.bells.iter().filter(|b| b.0 == 2);
+    calls
+        .map(|r| (r.1, r.2))
+        .chain(bells.map(|b| (b.2, b.3)))
+        .collect()
+}
+
+fn routes_at(base: u16) -> [(u16, u16); 3] {
+    [
+        (base, layout::NOTIFY.0),
+        (base + 0xC0, 0x40),
+        (base + 0x80, 2),
+    ]
+}
+
+#[test]
+fn routes_follow_the_bar_before_the_write_is_over() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    assert_eq!(routed(&m), routes_at(BASE));
+    // Decoding off, moved, on again, by mechanism #1.
+    for (register, value, wanted) in [
+        (0x04, 0, &[][..]),
+        (0x10, 0x2000, &[]),
+        (0x04, 1, &routes_at(0x2000)),
+        (0x10, 0x0C00, &[]),
+        (0x10, 0xFF00, &routes_at(0xFF00)),
+    ] {
+        out(&mut m, 0xCF8, 0x8000_1800 | register);
+        out(&mut m, 0xCFC, value);
+        assert_eq!(routed(&m), wanted, "{register:#x} {value:#x}");
+    }
+    // By ECAM it is the same.
+    store(&mut m, CONFIG + 0x10, 0x3000);
+    assert_eq!(routed(&m), routes_at(0x3000));
+    assert_eq!(load(&mut m, CONFIG + 0x10), 0x3001);
+    assert_eq!(load(&mut m, CONFIG), 0x1044_1AF4);
+    assert_eq!(m.kernel.routes.iter().filter(|r| r.0 != 2).count(), 2);
+}
+
+#[test]
+fn what_has_no_route_is_forwarded() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    m.kernel.answers.push_back(Box::new(|| Ok(0x55)));
+    m.on(|_| {
+        let access = PortAccess::new(BASE + 0x14, 1, true);
+        (Exit::Port, [access.0, ENTRY, 0])
+    });
+    m.run();
+    assert_eq!(m.cpu().gpr[gpr::RAX] & 0xFF, 0x55);
+    let read = PortAccess::new(BASE + 0x14, 1, true);
+    assert_eq!(m.kernel.calls, [(2, read, 0)]);
+    // Off: nobody is asked.
+    out(&mut m, 0xCF8, 0x8000_1804);
+    out(&mut m, 0xCFC, 0);
+    m.on(move |_| (Exit::Port, [read.0, ENTRY, 0]));
+    m.run();
+    assert_eq!(m.cpu().gpr[gpr::RAX] & 0xFF, 0xFF);
+    assert_eq!(m.kernel.calls.len(), 1);
+}
+
+/// Offset of the virtio capability of this type.
+fn capability(m: &mut Machine<'_, Fake>, id: u32, kind: Option<u32>) -> u64 {
+    let mut at = u64::from(load(m, CONFIG + 0x34) & 0xFF);
+    loop {
+        assert_ne!(at, 0);
+        let head = load(m, CONFIG + at);
+        if head & 0xFF == id && kind.is_none_or(|kind| head >> 24 == kind) {
+            return at;
+        }
+        at = u64::from(head >> 8 & 0xFF);
+    }
+}
+
+#[test]
+fn the_window_reaches_the_server_even_while_decoding_is_off() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    let at = CONFIG + capability(&mut m, 9, Some(5));
+    store(&mut m, CONFIG + 4, 0);
+    for (offset, value) in [(4, 0), (8, 0x20), (12, 4)] {
+        store(&mut m, at + offset, value);
+    }
+    m.kernel.answers.push_back(Box::new(|| Ok(0x1234_5678)));
+    assert_eq!(load(&mut m, at + 16), 0x1234_5678);
+    m.kernel.answers.push_back(Box::new(|| Ok(0)));
+    store(&mut m, at + 16, 0xAABB_CCDD);
+    let port = BASE + 0x20;
+    assert_eq!(
+        m.kernel.calls,
+        [
+            (2, PortAccess::new(port, 4, true), 0),
+            (2, PortAccess::new(port, 4, false), 0xAABB_CCDD),
+        ]
+    );
+    // The MSI-X table is the VMM's own.
+    for (offset, value) in [(4, 1), (8, 0x0C)] {
+        store(&mut m, at + offset, value);
+    }
+    assert_eq!(load(&mut m, at + 16), 1, "masked");
+    assert_eq!(m.kernel.calls.len(), 2);
+}
+
+#[test]
+fn a_vector_of_the_server_reaches_the_guest() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    // The APIC on; vector 0 of the table to it; MSI-X on, leave to write.
+    store(&mut m, 0xFEE0_00F0, 0x1FF);
+    store(&mut m, 0xC000_0000, 0xFEE0_0000);
+    store(&mut m, 0xC000_0008, 0x51);
+    store(&mut m, 0xC000_000C, 0);
+    let msix = CONFIG + capability(&mut m, 0x11, None);
+    store(&mut m, msix, 0x8000_0000);
+    store(&mut m, CONFIG + 4, 7);
+    let mut writer = InterruptWriter::new(&pages.irq[2]);
+    assert!(writer.set_msi(0));
+    m.exit(Exit::Signal, [signal::DEVICE, 0, 0]);
+    m.run();
+    assert_eq!(m.last().post, Post::vector(0x51, false));
+    assert_eq!(load(&mut m, 0xC000_0800), 0, "no longer pending");
+    // Masked, it waits, and comes when it no longer is.
+    store(&mut m, 0xC000_000C, 1);
+    assert!(writer.set_msi(0));
+    m.exit(Exit::Signal, [signal::DEVICE, 0, 0]);
+    m.run();
+    assert_eq!(load(&mut m, 0xC000_0800), 1);
+    store(&mut m, 0xC000_000C, 0);
+    assert_eq!(load(&mut m, 0xC000_0800), 0);
+}
+
+#[test]
+fn the_pin_reaches_the_ioapic_and_the_8259s() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    store(&mut m, 0xFEE0_00F0, 0x1FF);
+    // Slot 3 is wired to the fourth line, pin 19: level-triggered, vector 0x61.
+    for (index, value) in [(0x37, 0), (0x36, 0x8061)] {
+        store(&mut m, 0xFEC0_0000, index);
+        store(&mut m, 0xFEC0_0010, value);
+    }
+    let mut writer = InterruptWriter::new(&pages.irq[2]);
+    assert!(writer.set_intx(true));
+    m.exit(Exit::Signal, [signal::DEVICE, 0, 0]);
+    m.run();
+    assert_eq!(m.last().post, Post::vector(0x61, false));
+    assert_ne!(load(&mut m, CONFIG + 4) & 1 << 19, 0, "interrupt status");
+    // Input 11 of the 8259 pair, which is level-triggered (ELCR) and masked.
+    m.on(|_| (Exit::Port, [PortAccess::new(0x4D1, 1, true).0, ENTRY, 0]));
+    m.on(|cpu| {
+        assert_ne!(cpu.state.gpr[gpr::RAX] & 1 << 3, 0);
+        (Exit::Port, [PortAccess::new(0xA0, 1, true).0, ENTRY, 0])
+    });
+    m.run();
+    assert_ne!(m.cpu().gpr[gpr::RAX] & 1 << 3, 0, "requested");
+}
+
+#[test]
+fn nothing_is_at_the_rest_of_the_hole() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    for gpa in [0xC000_1000, 0xDFFF_FFFC, 0xE010_0000, 0xFEBF_FFFC] {
+        assert_eq!(load(&mut m, gpa), u32::MAX);
+        store(&mut m, gpa, 0);
+    }
+    assert_eq!(m.kernel.notes.len(), 8);
+}
+
+/// The local APIC is where the guest has put it, also where PCI is: the processor comes before the bus.
+#[test]
+fn an_apic_that_was_moved_into_the_hole_answers_there() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    m.code(&[0x0F, 0x30]);
+    m.on(|cpu| {
+        cpu.state.rip = ENTRY;
+        cpu.state.gpr[gpr::RCX] = 0x1B;
+        cpu.state.gpr[gpr::RAX] = 0xD000_0900;
+        cpu.state.gpr[gpr::RDX] = 0;
+        (Exit::Wrmsr, [0; 3])
+    });
+    m.run();
+    store(&mut m, 0xD000_00F0, 0x1FF);
+    assert_eq!(load(&mut m, 0xD000_00F0), 0x1FF);
+    store(&mut m, 0xD000_00B0, 0);
+    assert!(m.kernel.notes.is_empty(), "{:?}", m.kernel.notes);
+}

@@ -1,0 +1,73 @@
+//! Virtio devices under Debian's unmodified kernel, by its own drivers.
+
+use anyhow::Result;
+use system_tests::{Judged, System};
+
+/// How often a device's server dies while its device is in use.
+const KILLS: usize = 3;
+
+/// Has a server killed and sees it run again; from a VM's prompt and back to it.
+fn restart(s: &mut System, server: &str, vm: &str) -> Result<()> {
+    let log = s.log_position();
+    s.to_manager()?;
+    s.manager(&format!("restart {server}"))?;
+    let name = regex::escape(server);
+    s.log_after(log, &format!("root: .*{name} ends: Killed"))?;
+    s.log_after(log, &format!("root: .*{name} runs"))?;
+    s.log_after(log, &format!("{name}: .*goes on after a predecessor: true"))?;
+    s.attach(vm)
+}
+
+/// Interrupts of the entropy source's queue by MSI-X so far.
+fn interrupts(s: &mut System) -> Result<u64> {
+    let line = s.sh("grep virtio0-input /proc/interrupts")?;
+    s.check(&line, r"^ *\d+: +\d+ +PCI-MSI \d+-edge +virtio0-input$")?;
+    let count = line.split_whitespace().nth(1).unwrap_or_default();
+    Ok(count.parse()?)
+}
+
+/// The entropy source: found, driven by MSI-X, read, and read on while its server dies.
+#[test]
+fn virtio_rng() -> Judged {
+    let mut s = System::boot("guests/virtio.toml")?;
+    s.shell()?;
+    let name = s.sh("cat /sys/class/misc/hw_random/rng_current")?;
+    s.check(&name, r"^virtio_rng\.0$")?;
+    // Where the driver found it: registers in I/O space, the table of vectors in memory.
+    let resources = s.sh("head -2 /sys/bus/pci/devices/0000:00:01.0/resource")?;
+    s.check(
+        &resources,
+        r"(?s)^0x0+c000 0x0+c0ff 0x0+40101\r?\n0x0*c0000000 0x0*c0000fff 0x0+40200$",
+    )?;
+    let read = "dd if=/dev/hwrng bs=256 count=8 2>&1 >/tmp/a | tail -1; wc -c </tmp/a";
+    let before = interrupts(&mut s)?;
+    let one = s.sh(read)?;
+    s.check(&one, r"(?m)^2048$")?;
+    let after = interrupts(&mut s)?;
+    s.check(&format!("{before} {after} {}", after > before), "true$")?;
+    // Random: it does not pack, and no two are the same.
+    let packed = s.sh("gzip -c /tmp/a | wc -c; cp /tmp/a /tmp/b")?;
+    s.check(&packed, r"^(?:20[4-9]\d|21\d\d)$")?;
+
+    // Reading goes on while its server dies under it.
+    // No job of the shell's, of which it would tell at a prompt.
+    s.sh(
+        "( (until [ -e /tmp/enough ]; do dd if=/dev/hwrng bs=256 count=4 2>/dev/null | wc -c; done >/tmp/sizes; touch /tmp/over) & )",
+    )?;
+    for _ in 0..KILLS {
+        restart(&mut s, "linux.rng0", "linux")?;
+        let reads = s.sh("n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 2)) ]; do sleep 1; done; echo on")?;
+        s.check(&reads, "(?m)^on$")?;
+    }
+    let sizes = s.sh(
+        "touch /tmp/enough; until [ -e /tmp/over ]; do sleep 1; done; sort /tmp/sizes | uniq",
+    )?;
+    s.check(&sizes, "^1024$")?;
+    let again = s.sh(&format!("{read}; cmp /tmp/a /tmp/b | wc -l"))?;
+    s.check(&again, r"(?s)2048\r?\n1$")?;
+    let complaints = s.sh("dmesg -r | grep '^<[0-3]>' | grep -i -E 'virtio|pci|rng|irq' | cat")?;
+    s.check(&format!("[{complaints}]"), r"^\[\]$")?;
+    s.machine.send_line("poweroff -f")?;
+    s.expect(r"linux has stopped")?;
+    Ok(())
+}
