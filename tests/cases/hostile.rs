@@ -151,7 +151,6 @@ fn gone(s: &mut System, vm: &str) -> Result<()> {
 /// Guests attack, each with numbers of its own, end by a triple fault or by what they did to themselves, and are started again, for a
 /// while.
 #[test]
-#[ignore = "random bytes switch paging off in 64-bit mode once in about fifty lives, and QEMU 7.2 loses the host's CR0 then: run it by name"]
 fn hostile_guest() -> Judged {
     Ok(guests(&Options::default())?)
 }
