@@ -108,10 +108,12 @@ fn is_table(e: u64) -> bool {
     present(e) && e & Entry::LARGE.bits() == 0
 }
 
-/// The entry for `va` in the table of level `level` that `e` is for, if it is for one.
+/// The entry for `va` in the table of level `level` that `e` is for, if it is for one. Large pages are only made where tables of level 1
+/// are (`Table::fill`): what is present above is a table.
 #[inline(always)]
 fn way<'a>(e: &Cell<u64>, va: u64, level: u32) -> Option<&'a Cell<u64>> {
-    is_table(e.get()).then(|| &table(e.get()).0[index(va, level)])
+    let there = present(e.get()) && (level > 1 || is_table(e.get()));
+    there.then(|| &table(e.get()).0[index(va, level)])
 }
 
 /// `n` entries of a table are gone: `ways` are the entries that lead to it, nearest first. Tables without entries go back to `pool`.

@@ -169,16 +169,10 @@ impl Mapping {
         // The frequent case apart: no steps, no tables to be made.
         if run.len == PAGE && domain.table.fill_page(run.va, run.phys, access) {
             record.made.set(PAGE);
-            record.header.flags.set(state::LIVE);
             return Ok(());
         }
-        match domain.table.fill(pool, run, access, &record.made, step) {
-            Ok(()) => {
-                record.header.flags.set(state::LIVE);
-                Ok(())
-            }
-            Err(why) => record.get().interrupted(why, step, op),
-        }
+        let filled = domain.table.fill(pool, run, access, &record.made, step);
+        filled.or_else(|why| record.get().interrupted(why, step, op))
     }
 
     /// It could not be filled in one step, or not at all.
@@ -223,7 +217,11 @@ impl Mapping {
             && (self.run.phys, self.run.len, self.access.0) == (run.phys, run.len, access.0);
         match flags & 0xff {
             state::LIVE => Err(Status::Overlap),
-            state::MAKING if same => Ok(Obj::of(self)),
+            state::MAKING if same => {
+                // As one that is made anew: if it does not come to its end this time, `interrupted` says so.
+                self.header.flags.set(state::LIVE);
+                Ok(Obj::of(self))
+            }
             state::ENDING if same && flags >> 8 != 0 => {
                 let why = Status::from_raw(u64::from(flags >> 8));
                 op.stop_for(self.domain.cpus.get());
