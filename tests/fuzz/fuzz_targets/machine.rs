@@ -162,9 +162,8 @@ impl Kernel for Script<'_> {
                 info = [access.0, self.page.rip + 2, bytes.number()];
             }
             Exit::NestedFault => {
-                let device =
-                    bytes.pick(&[0xfee0_0000, 0xfec0_0000, 0xc000_0000, 0xe001_8000])
-                        + u64::from(bytes.u16() & 0xffc);
+                let device = bytes.pick(&[0xfee0_0000, 0xfec0_0000, 0xc000_0000, 0xe001_8000])
+                    + u64::from(bytes.u16() & 0xffc);
                 info = [
                     if info[0] & 3 == 0 { info[0] } else { device },
                     bytes.number(),
@@ -221,7 +220,10 @@ impl Kernel for Script<'_> {
     }
     fn route(&mut self, device: usize, first: u16, count: u16, limit: u64) -> Result<(), Status> {
         assert!(
-            device < DEVICES && count > 0 && limit > 0 && u32::from(first) + u32::from(count) <= 0x1_0000
+            device < DEVICES
+                && count > 0
+                && limit > 0
+                && u32::from(first) + u32::from(count) <= 0x1_0000
         );
         self.entered(first)
     }
