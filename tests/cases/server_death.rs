@@ -11,12 +11,8 @@ const KILLS: usize = 4;
 
 /// Has a server killed and sees it run again; from a VM's prompt and back to it.
 fn restart(s: &mut System, server: &str, vm: &str) -> Result<()> {
-    let log = s.log_position();
     s.to_manager()?;
-    s.manager(&format!("restart {server}"))?;
-    let name = regex::escape(server);
-    s.log_after(log, &format!("root: .*{name} ends: Killed"))?;
-    s.log_after(log, &format!("root: .*{name} runs"))?;
+    s.restart(server)?;
     s.attach(vm)
 }
 

@@ -125,16 +125,6 @@ fn smp_pin_without_its_processor() -> Judged {
     Ok(())
 }
 
-/// Waits for a server's end and for its successor.
-fn restart(s: &mut System, server: &str) -> Result<()> {
-    let log = s.log_position();
-    s.manager(&format!("restart {server}"))?;
-    let name = regex::escape(server);
-    s.log_after(log, &format!("root: .*{name} ends: Killed"))?;
-    s.log_after(log, &format!("root: .*{name} runs"))?;
-    Ok(())
-}
-
 /// Shared locks that the second processor has taken so far.
 fn locks(s: &mut System) -> Result<u64> {
     let table = s.manager("cpus")?;
@@ -165,7 +155,7 @@ fn life_elsewhere(options: Options) -> Result<()> {
     no_shared_lock(&mut s)?;
 
     // Its device dies there and comes back there; a device that hangs is found by its VMM, which tells root from there.
-    restart(&mut s, "b.uart0")?;
+    s.restart("b.uart0")?;
     let table = s.manager("servers")?;
     let found = place_of_server(&table, "b.uart0")?;
     s.check(&found, "^1$")?;
@@ -178,11 +168,11 @@ fn life_elsewhere(options: Options) -> Result<()> {
     counts(&mut s, "b")?;
 
     // The scheduler that comes anew finds everybody where they are.
-    restart(&mut s, "scheduler")?;
+    s.restart("scheduler")?;
     let place = place_of_vm(&mut s, "b")?;
     s.check(&place, "^1$")?;
     // So does a new platform server find the processors started.
-    restart(&mut s, "platform")?;
+    s.restart("platform")?;
     all_online(&mut s, 2)?;
 
     // Its end is its own.

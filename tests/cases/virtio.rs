@@ -8,12 +8,9 @@ const KILLS: usize = 3;
 
 /// Has a server killed and sees it run again; from a VM's prompt and back to it.
 fn restart(s: &mut System, server: &str, vm: &str) -> Result<()> {
-    let log = s.log_position();
     s.to_manager()?;
-    s.manager(&format!("restart {server}"))?;
+    let log = s.restart(server)?;
     let name = regex::escape(server);
-    s.log_after(log, &format!("root: .*{name} ends: Killed"))?;
-    s.log_after(log, &format!("root: .*{name} runs"))?;
     s.log_after(log, &format!("{name}: .*goes on after a predecessor: true"))?;
     s.attach(vm)
 }

@@ -254,6 +254,16 @@ impl System {
         Ok(answer.replace("\r\n", "\n"))
     }
 
+    /// At the manager's prompt: has a server killed and sees it run again. Gives the log's position from before.
+    pub fn restart(&mut self, server: &str) -> Result<usize> {
+        let log = self.log_position();
+        self.manager(&format!("restart {server}"))?;
+        let name = regex::escape(server);
+        self.log_after(log, &format!("root: .*{name} ends: Killed"))?;
+        self.log_after(log, &format!("root: .*{name} runs"))?;
+        Ok(log)
+    }
+
     /// From the manager's prompt to the console of a VM at its shell's prompt.
     pub fn attach(&mut self, vm: &str) -> Result<()> {
         self.machine.send_line(&format!("attach {vm}"))?;

@@ -146,7 +146,7 @@ pub struct Retired {
 /// RFLAGS.TF.
 const TF: u64 = 1 << 8;
 /// RFLAGS.RF.
-const RF: u64 = 1 << 16;
+pub(crate) const RF: u64 = 1 << 16;
 
 /// Moves rip behind an instruction of `len` bytes and ends what lasts for one instruction: the interrupt shadow and RF.
 /// For every exit whose instruction the VMM completes itself.

@@ -4,13 +4,11 @@ use super::device::{Device, look_before_end};
 use super::{CPU, End, Fatal, Kernel, Machine, Note, Step};
 use crate::chipset::{Chipset, Effect, map};
 use crate::cpu::{Dynamic, xcr};
-use crate::emulate::{EmulateError, Exception, Expected, Retired, Why, mmio, retire};
+use crate::emulate::{EmulateError, Exception, Expected, RF, Retired, Why, mmio, retire};
 use crate::memory::GuestMemory;
 use ipc_schema::abi::Status;
-use ipc_schema::abi::vm::{Event, Exit, Groups, gpr};
+use ipc_schema::abi::vm::{Event, Exit, Groups, VcpuState, gpr};
 
-/// RFLAGS.RF.
-const RF: u64 = 1 << 16;
 /// RFLAGS.IF.
 const IF: u64 = 1 << 9;
 /// DR6.BD, and DR7.GD: general detect.
@@ -43,10 +41,10 @@ impl<K: Kernel> Machine<'_, K> {
         };
         let state = self.kernel.state_mut();
         let (leaf, subleaf) = (state.gpr[gpr::RAX] as u32, state.gpr[gpr::RCX] as u32);
-        let Some(&[eax, ebx, ecx, edx]) = self.policy.constant(leaf, subleaf) else {
+        let Some(&registers) = self.policy.constant(leaf, subleaf) else {
             return self.cpuid_of_state(leaf, subleaf, len);
         };
-        self.answer_cpuid([eax, ebx, ecx, edx], len)
+        self.answer_cpuid(registers, len)
     }
 
     /// The processor has told the length: rip is all that there is to know of the place, unless the instruction ends where 32-bit code
@@ -62,16 +60,13 @@ impl<K: Kernel> Machine<'_, K> {
             return self.widen(Exit::Cpuid);
         }
         let (leaf, subleaf) = (state.gpr[gpr::RAX] as u32, state.gpr[gpr::RCX] as u32);
-        let Some(&[eax, ebx, ecx, edx]) = self.policy.constant(leaf, subleaf) else {
+        let Some(&registers) = self.policy.constant(leaf, subleaf) else {
             return self.cpuid_of_state(leaf, subleaf, length as u8);
         };
         if self.wide & 1 << Exit::Cpuid as u32 != 0 {
-            return self.answer_cpuid([eax, ebx, ecx, edx], length as u8);
+            return self.answer_cpuid(registers, length as u8);
         }
-        state.gpr[gpr::RAX] = eax.into();
-        state.gpr[gpr::RBX] = ebx.into();
-        state.gpr[gpr::RCX] = ecx.into();
-        state.gpr[gpr::RDX] = edx.into();
+        give_cpuid(state, registers);
         state.rip = next;
         state.rflags &= !RF;
         state.shadow = 0;
@@ -90,12 +85,9 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     #[inline(always)]
-    fn answer_cpuid(&mut self, [eax, ebx, ecx, edx]: [u32; 4], len: u8) -> Step {
+    fn answer_cpuid(&mut self, registers: [u32; 4], len: u8) -> Step {
         let state = self.kernel.state_mut();
-        state.gpr[gpr::RAX] = eax.into();
-        state.gpr[gpr::RBX] = ebx.into();
-        state.gpr[gpr::RCX] = ecx.into();
-        state.gpr[gpr::RDX] = edx.into();
+        give_cpuid(state, registers);
         let retired = retire(state, len);
         self.retired(retired);
         Ok(())
@@ -287,6 +279,15 @@ impl<K: Kernel> Machine<'_, K> {
         self.inject = Event::exception(vector, pushes.then_some(info[1] as u32));
         Ok(())
     }
+}
+
+/// CPUID's answer: eax, ebx, ecx, edx.
+#[inline(always)]
+fn give_cpuid(state: &mut VcpuState, [eax, ebx, ecx, edx]: [u32; 4]) {
+    state.gpr[gpr::RAX] = eax.into();
+    state.gpr[gpr::RBX] = ebx.into();
+    state.gpr[gpr::RCX] = ecx.into();
+    state.gpr[gpr::RDX] = edx.into();
 }
 
 /// What is at guest-physical addresses that are not mapped.
