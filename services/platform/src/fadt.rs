@@ -1,19 +1,13 @@
 //! Fixed ACPI Description Table: the registers of power management (ACPI 6.5, 5.2.9).
 
-use crate::hardware::{Register, bytes, u16_at, u32_at, u64_at};
+use acpi::AcpiError;
+use acpi::address::{AddressSpace, GenericAddress};
 
-/// Bit of the feature flags: the reset register works.
-const RESET_SUPPORTED: u32 = 1 << 10;
-/// Bit of the feature flags: there are no fixed registers.
-const HARDWARE_REDUCED: u32 = 1 << 20;
-/// Bytes of a Generic Address Structure.
-const GAS: usize = 12;
+use crate::hardware::Register;
 
 /// What of the table is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fadt {
-    /// Physical address of the DSDT; 0 if none.
-    pub dsdt: u64,
     /// ISA interrupt, or global system interrupt, of the SCI.
     pub sci: u16,
     /// SMI command port; 0 if the machine is always in ACPI mode.
@@ -30,55 +24,45 @@ pub struct Fadt {
     pub century: u8,
 }
 
-/// A Generic Address Structure; `None` when empty or in another address space.
-fn gas(table: &[u8], offset: usize) -> Option<Register> {
-    let [space, _width, bit_offset, _access] = bytes::<4>(table, offset)?;
-    let address = u64_at(table, offset + 4)?;
-    match (space, bit_offset, address) {
-        (_, _, 0) => None,
-        (0, 0, _) => Some(Register::Memory(address)),
-        (1, 0, _) => u16::try_from(address).ok().map(Register::Port),
+/// A register; `None` when there is none, or in an address space where no fixed register can be.
+fn register(found: Result<GenericAddress, AcpiError>) -> Option<Register> {
+    let found = found.ok().filter(|r| r.address != 0 && r.bit_offset == 0)?;
+    match found.address_space {
+        AddressSpace::SystemMemory => Some(Register::Memory(found.address)),
+        AddressSpace::SystemIo => u16::try_from(found.address).ok().map(Register::Port),
         _ => None,
     }
 }
 
-/// A register that has a 32-bit port field, and since ACPI 2.0 an extended one, which counts if it is not empty.
-fn block(table: &[u8], old: usize, extended: usize) -> Option<Register> {
-    let old = u32_at(table, old).filter(|&port| port != 0);
-    gas(table, extended).or_else(|| u16::try_from(old?).ok().map(Register::Port))
-}
-
 /// Reads the table, of any revision: fields beyond its end are empty.
 #[must_use]
-pub fn parse(table: &[u8]) -> Fadt {
-    let flags = u32_at(table, 112).unwrap_or(0);
-    let fixed = flags & HARDWARE_REDUCED == 0;
-    let dsdt = u32_at(table, 40).map_or(0, u64::from);
-    let reset = gas(table, 116).zip(table.get(116 + GAS).copied());
+pub fn parse(table: &acpi::fadt::Fadt) -> Fadt {
+    // The table is packed: its fields are copied.
+    let (flags, smi_command) = (table.flags, table.smi_cmd_port);
+    let fixed = !flags.system_is_hw_reduced_acpi();
+    let pm1b = table.pm1b_control_block().transpose();
+    let reset = register(table.reset_register()).map(|r| (r, table.reset_value));
     Fadt {
-        dsdt: u64_at(table, 140).filter(|&a| a != 0).unwrap_or(dsdt),
-        sci: u16_at(table, 46).unwrap_or(0),
-        smi_command: u32_at(table, 48)
-            .and_then(|p| u16::try_from(p).ok())
-            .unwrap_or(0),
-        acpi_enable: table.get(52).copied().unwrap_or(0),
-        pm1a_control: block(table, 64, 172).filter(|_| fixed),
-        pm1b_control: block(table, 68, 184).filter(|_| fixed),
-        reset: reset.filter(|_| flags & RESET_SUPPORTED != 0),
-        century: table.get(108).copied().unwrap_or(0),
+        sci: table.sci_interrupt,
+        smi_command: u16::try_from(smi_command).unwrap_or(0),
+        acpi_enable: table.acpi_enable,
+        pm1a_control: register(table.pm1a_control_block()).filter(|_| fixed),
+        pm1b_control: pm1b.and_then(register).filter(|_| fixed),
+        reset: reset.filter(|_| flags.supports_system_reset_via_fadt()),
+        century: table.century,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::qemu_fadt;
+    use crate::copies::HEADER;
+    use crate::testing::{fadt as parse, qemu_fadt, try_fadt};
     use proptest::prelude::*;
 
     #[test]
     fn qemu_q35() {
         let fadt = parse(&qemu_fadt());
-        assert_eq!(fadt.dsdt, 0x7fe_0040);
         assert_eq!((fadt.sci, fadt.smi_command, fadt.acpi_enable), (9, 0xb2, 2));
         assert_eq!(fadt.pm1a_control, Some(Register::Port(0x604)));
         assert_eq!(fadt.pm1b_control, None);
@@ -90,11 +74,12 @@ mod tests {
     fn revision_1_has_ports_only() {
         let mut old = qemu_fadt();
         old.truncate(116);
+        old[8] = 1;
         old[68..72].copy_from_slice(&0x704u32.to_le_bytes());
         let fadt = parse(&old);
         assert_eq!(fadt.pm1a_control, Some(Register::Port(0x604)));
         assert_eq!(fadt.pm1b_control, Some(Register::Port(0x704)));
-        assert_eq!((fadt.reset, fadt.dsdt), (None, 0x7fe_0040));
+        assert_eq!(fadt.reset, None);
     }
 
     #[test]
@@ -106,9 +91,19 @@ mod tests {
             parse(&table).pm1a_control,
             Some(Register::Memory(0xfed8_0804))
         );
-        // PCI configuration space: not for fixed registers; the old field stands.
-        table[172] = 2;
+        // PCI configuration space, and bits in the middle of a register: not for fixed registers.
+        for (at, value) in [(172, 2), (174, 1), (175, 9)] {
+            let mut odd = table.clone();
+            odd[at] = value;
+            assert_eq!(parse(&odd).pm1a_control, None, "byte {at}");
+        }
+        // An empty one: the old field counts.
+        table[172..184].fill(0);
         assert_eq!(parse(&table).pm1a_control, Some(Register::Port(0x604)));
+        // Registers of 32 bytes and more.
+        table[89] = 32;
+        assert_eq!(try_fadt(&table), None);
+        table[89] = 2;
         // No fixed hardware.
         table[114] |= 1 << 4;
         assert_eq!(parse(&table).pm1a_control, None);
@@ -120,8 +115,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes(table in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let fadt = parse(&table);
-            prop_assert!(table.len() >= 129 || fadt.reset.is_none());
+            let fadt = try_fadt(&[&[0; HEADER][..], &table].concat());
+            prop_assert!(table.len() + HEADER >= 129 || fadt.is_none_or(|f| f.reset.is_none()));
         }
     }
 }

@@ -73,11 +73,6 @@ pub(crate) fn bytes<const N: usize>(table: &[u8], offset: usize) -> Option<[u8; 
 }
 
 /// A little-endian field of a table.
-pub(crate) fn u16_at(table: &[u8], offset: usize) -> Option<u16> {
-    bytes(table, offset).map(u16::from_le_bytes)
-}
-
-/// A little-endian field of a table.
 pub(crate) fn u32_at(table: &[u8], offset: usize) -> Option<u32> {
     bytes(table, offset).map(u32::from_le_bytes)
 }

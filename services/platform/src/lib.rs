@@ -3,20 +3,19 @@
 //! Job: read the firmware's ACPI tables and the PCI configuration space; start the processors beside the first; program the
 //! I/O APICs for root; switch the machine off or start it again. Place: a server that alone holds the I/O APICs, the ACPI registers and the PCI
 //! configuration ports; root is its client, others may only ask what there is. Trust: clients are not believed (typed
-//! refusals), and neither is the firmware: its tables are copied, their checksums and lengths are checked, and nothing in
-//! them can make this server panic.
+//! refusals), and neither is the firmware: its tables are read by the crate `acpi` from copies, whose checksums and lengths
+//! are checked first, and nothing in them can make this server panic ([`copies`]).
 //!
-//! The crate `acpi` is not used: it needs an unstable feature of the compiler (6.1.1: `allocator_api`), and it believes the
-//! tables. The tables that are needed are few and simple. AML is not interpreted either: of it only `\_S5` is needed,
-//! which [`s5`] finds as the specification encodes it.
+//! AML is not interpreted: of it only `\_S5` is needed, which [`s5`] finds as the specification encodes it.
 //!
 //! Everything here works through the trait [`Hardware`]; the binary implements it with capabilities, tests with a machine of
 //! their own.
 #![cfg_attr(not(test), no_std)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 
+pub mod copies;
 pub mod fadt;
 pub mod hardware;
 pub mod ioapic;

@@ -1,12 +1,9 @@
 //! Multiple APIC Description Table: processors and interrupt controllers (ACPI 6.5, 5.2.12).
 
 use alloc::vec::Vec;
+use core::pin::Pin;
 
-use crate::hardware::{bytes, u16_at, u32_at};
-use crate::tables::HEADER;
-
-/// Local APIC address and flags come before the entries.
-const FIRST_ENTRY: usize = HEADER + 8;
+use acpi::madt::{EntryHeader, MadtEntry};
 
 /// Polarity and trigger mode of an interrupt input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,45 +78,53 @@ pub struct Madt {
     pub pics: bool,
 }
 
-/// Reads the table. What is damaged ends it; what came before stays.
+/// An entry, if it is as long as its kind has to be.
+fn whole<T>(entry: &T, header: EntryHeader) -> Option<&T> {
+    (usize::from(header.length) >= size_of::<T>()).then_some(entry)
+}
+
+/// Reads the table.
 #[must_use]
-pub fn parse(table: &[u8]) -> Madt {
+pub fn parse(table: Pin<&acpi::madt::Madt>) -> Madt {
     let mut madt = Madt {
-        pics: u32_at(table, HEADER + 4).is_some_and(|flags| flags & 1 != 0),
+        pics: table.supports_8259(),
         ..Madt::default()
     };
-    let mut rest = table.get(FIRST_ENTRY..).unwrap_or(&[]);
-    while let Some([kind, len]) = bytes(rest, 0) {
-        let len = usize::from(len);
-        let Some(entry) = rest.get(..len).filter(|_| len >= 2) else {
-            break;
-        };
+    for entry in table.entries() {
         // An entry that is too short for its kind says nothing.
-        let _ = take(&mut madt, kind, entry);
-        rest = rest.get(len..).unwrap_or(&[]);
+        let _ = take(&mut madt, &entry);
     }
     madt
 }
 
-fn take(madt: &mut Madt, kind: u8, entry: &[u8]) -> Option<()> {
+fn take(madt: &mut Madt, entry: &MadtEntry<'_>) -> Option<()> {
     const ENABLED: u32 = 1;
-    match kind {
-        // Processor Local APIC.
-        0 if u32_at(entry, 4)? & ENABLED != 0 => madt.processors.push(u32::from(*entry.get(3)?)),
-        // I/O APIC.
-        1 => madt.ioapics.push(IoApic {
-            id: *entry.get(2)?,
-            address: u64::from(u32_at(entry, 4)?),
-            gsi_base: u32_at(entry, 8)?,
-        }),
-        // Interrupt Source Override; bus 0 is ISA, the only one.
-        2 if *entry.get(2)? == 0 => madt.overrides.push(Override {
-            source: *entry.get(3)?,
-            gsi: u32_at(entry, 4)?,
-            mode: Mode::from_flags(u16_at(entry, 8)?, Mode::ISA),
-        }),
-        // Processor Local x2APIC.
-        9 if u32_at(entry, 8)? & ENABLED != 0 => madt.processors.push(u32_at(entry, 4)?),
+    match *entry {
+        MadtEntry::LocalApic(e) => {
+            let e = whole(e, e.header).filter(|e| e.flags & ENABLED != 0)?;
+            madt.processors.push(u32::from(e.apic_id));
+        }
+        MadtEntry::LocalX2Apic(e) => {
+            let e = whole(e, e.header).filter(|e| e.flags & ENABLED != 0)?;
+            madt.processors.push(e.x2apic_id);
+        }
+        MadtEntry::IoApic(e) => {
+            let e = whole(e, e.header)?;
+            madt.ioapics.push(IoApic {
+                id: e.io_apic_id,
+                address: u64::from(e.io_apic_address),
+                gsi_base: e.global_system_interrupt_base,
+            });
+        }
+        // Bus 0 is ISA, the only one.
+        MadtEntry::InterruptSourceOverride(e) => {
+            let e = whole(e, e.header).filter(|e| e.bus == 0)?;
+            madt.overrides.push(Override {
+                source: e.irq,
+                gsi: e.global_system_interrupt,
+                mode: Mode::from_flags(e.flags, Mode::ISA),
+            });
+        }
         _ => {}
     }
     Some(())
@@ -147,12 +152,12 @@ impl Madt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{QEMU_MADT, sealed};
+    use crate::testing::{QEMU_MADT, madt};
     use proptest::prelude::*;
 
     #[test]
     fn qemu_q35() {
-        let madt = parse(&sealed(b"APIC", &QEMU_MADT));
+        let madt = madt(&QEMU_MADT);
         assert_eq!(madt.processors, [0, 1]);
         let ioapic = IoApic {
             id: 0,
@@ -191,7 +196,7 @@ mod tests {
             &[9, 16, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         ];
         let body = [&[0u8; 8][..], &entries.concat()].concat();
-        let madt = parse(&sealed(b"APIC", &body));
+        let madt = madt(&body);
         assert_eq!(madt.processors, [256]);
         assert!(!madt.pics);
     }
@@ -199,13 +204,30 @@ mod tests {
     #[test]
     fn an_entry_of_no_length_ends_the_table() {
         let body = [&QEMU_MADT[..], &[1, 0], &[0, 8, 0, 9, 1, 0, 0, 0]].concat();
-        assert_eq!(parse(&sealed(b"APIC", &body)).processors, [0, 1]);
+        assert_eq!(madt(&body).processors, [0, 1]);
+    }
+
+    #[test]
+    fn an_entry_that_is_too_long_or_too_short_is_none() {
+        let entry = |len: u8, bytes: usize| {
+            let entry = [&[9, len, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0][..], &[0; 4]].concat();
+            let body = [&QEMU_MADT[..], &entry[..bytes]].concat();
+            madt(&body).processors
+        };
+        assert_eq!(entry(16, 16), [0, 1, 7]);
+        // Past the end of the table, by a byte and by many.
+        assert_eq!(entry(17, 16), [0, 1]);
+        assert_eq!(entry(255, 16), [0, 1]);
+        assert_eq!(entry(16, 12), [0, 1]);
+        // Of the kind's fields there are not all.
+        assert_eq!(entry(12, 12), [0, 1]);
+        assert_eq!(entry(2, 2), [0, 1]);
     }
 
     proptest! {
         #[test]
         fn any_bytes(table in proptest::collection::vec(any::<u8>(), 0..300), line in any::<u32>()) {
-            let madt = parse(&table);
+            let madt = madt(&table);
             prop_assert!(madt.ioapics.len() <= table.len() / 12);
             let _ = madt.input(line);
         }

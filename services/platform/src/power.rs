@@ -117,8 +117,7 @@ pub fn reset(machine: &mut impl Hardware, fadt: Option<&Fadt>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fadt::parse;
-    use crate::testing::{Machine, qemu_fadt};
+    use crate::testing::{Machine, fadt as parse, qemu_fadt};
 
     const S5: Option<SleepType> = Some(SleepType { a: 5, b: 6 });
 

@@ -8,13 +8,13 @@ use ipc_schema::proto::{
 use runtime::abi::{CapTransfer, rights};
 use runtime::{ReplyCaps, Service};
 
-use crate::fadt::{self, Fadt};
+use crate::fadt::Fadt;
 use crate::hardware::Hardware;
 use crate::ioapic::IoApic;
 use crate::madt::{self, Madt};
 use crate::processors::Processor;
-use crate::s5::{self, SleepType};
-use crate::tables::{self, HEADER, Tables, TablesError};
+use crate::s5::SleepType;
+use crate::tables::{self, Tables, TablesError};
 use crate::{pci, power};
 
 /// Vectors below are exceptions.
@@ -48,14 +48,6 @@ pub struct Platform<H> {
     pub processors: Vec<(Processor, u32)>,
 }
 
-/// Finds `\_S5` in the DSDT or in an SSDT.
-fn find_s5(hardware: &mut impl Hardware, fadt: &Fadt, tables: &Tables) -> Option<SleepType> {
-    let body = |table: &[u8]| table.get(HEADER..).and_then(s5::find);
-    let dsdt = tables::table(hardware, fadt.dsdt).filter(|t| t.signature() == *b"DSDT");
-    let found = dsdt.and_then(|t| body(&t.bytes));
-    found.or_else(|| tables.all(b"SSDT").find_map(body))
-}
-
 impl<H: Hardware> Platform<H> {
     /// Looks at the machine and masks all interrupts. A machine without tables has no I/O APIC that is known.
     pub fn new(mut hardware: H, rsdp: u64) -> Self {
@@ -63,21 +55,18 @@ impl<H: Hardware> Platform<H> {
             Ok(tables) => (tables, None),
             Err(error) => (Tables::default(), Some(error)),
         };
-        let madt = tables.find(b"APIC").map(madt::parse).unwrap_or_default();
         let start = |of| IoApic::start(&mut hardware, of);
-        let ioapics = madt.ioapics.iter().filter_map(start).collect();
-        let fadt = tables.find(b"FACP").map(fadt::parse);
-        let s5 = fadt.and_then(|f| find_s5(&mut hardware, &f, &tables));
+        let ioapics = tables.madt.ioapics.iter().filter_map(start).collect();
         let pci = pci::list(&mut hardware);
         Self {
             hardware,
-            signatures: tables.tables.iter().map(tables::Table::signature).collect(),
+            signatures: tables.signatures,
             error,
             skipped: tables.skipped,
-            madt,
+            madt: tables.madt,
             ioapics,
-            fadt,
-            s5,
+            fadt: tables.fadt,
+            s5: tables.s5,
             pci,
             processors: Vec::new(),
         }
@@ -212,6 +201,7 @@ impl<H: Hardware> Service for Platform<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::copies::HEADER;
     use crate::testing::{self, QEMU_MADT, qemu_fadt, rsdp, rsdt, sealed};
 
     fn machine() -> testing::Machine {

@@ -1,20 +1,17 @@
-//! From the RSDP to copies of the tables (ACPI 6.5, 5.2.5 to 5.2.8).
+//! From the RSDP to what the tables say (ACPI 6.5, 5.2.5 to 5.2.8).
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
-use crate::hardware::{Hardware, bytes, u32_at, u64_at};
+use acpi::AmlTable;
 
-/// Bytes of a table's header (ACPI 6.5, 5.2.6).
-pub const HEADER: usize = 36;
-/// Longest table that is copied; real DSDTs stay below half of it.
-const MAX_TABLE: usize = 1 << 20;
-/// Most tables that are copied: firmware has some dozens.
-const MAX_TABLES: usize = 128;
-/// All copies together; with one more for the DSDT they fit into this server's heap.
-const MAX_TOTAL: usize = 2 << 20;
-/// Tables that are copied whole; of others the header is enough.
-const WHOLE: [&[u8; 4]; 5] = [b"APIC", b"FACP", b"SSDT", b"RSDT", b"XSDT"];
+use crate::copies;
+use crate::fadt::{self, Fadt};
+use crate::hardware::{Hardware, u32_at, u64_at};
+use crate::madt::{self, Madt};
+use crate::s5::{self, SleepType};
+
 /// Where BIOS firmware puts the RSDP, on a boundary of 16 bytes (ACPI 6.5, 5.2.5.1).
 const BIOS_AREA: core::ops::Range<u64> = 0xe_0000..0x10_0000;
 /// Bytes of an RSDP of revision 0, and of one of revision 2.
@@ -30,72 +27,40 @@ pub enum TablesError {
     NoRoot,
 }
 
-/// A table, header included. If it is whole, its checksum is good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
-    /// Its physical address.
-    pub address: u64,
-    /// Its bytes, at least [`HEADER`].
-    pub bytes: Vec<u8>,
-}
-
-impl Table {
-    /// Its signature.
-    #[must_use]
-    pub fn signature(&self) -> [u8; 4] {
-        bytes(&self.bytes, 0).unwrap_or_default()
-    }
-}
-
-/// The tables that could be read.
+/// What the tables say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
-    /// In the order of the RSDT or XSDT.
-    pub tables: Vec<Table>,
-    /// Entries that were skipped: unreadable, damaged, or too many.
+    /// Signatures, in the order of the RSDT or XSDT.
+    pub signatures: Vec<[u8; 4]>,
+    /// Entries that were skipped: unreadable or damaged.
     pub skipped: usize,
+    /// The MADT; empty if there is none.
+    pub madt: Madt,
+    /// The FADT.
+    pub fadt: Option<Fadt>,
+    /// How to switch off.
+    pub s5: Option<SleepType>,
 }
 
-impl Tables {
-    /// The first table of this signature.
-    #[must_use]
-    pub fn find(&self, signature: &[u8; 4]) -> Option<&[u8]> {
-        self.all(signature).next()
-    }
-
-    /// All tables of this signature.
-    pub fn all<'a>(&'a self, signature: &[u8; 4]) -> impl Iterator<Item = &'a [u8]> {
-        let signature = *signature;
-        let same = self
-            .tables
-            .iter()
-            .filter(move |t| t.signature() == signature);
-        same.map(|t| t.bytes.as_slice())
-    }
-}
-
-fn checksum_good(bytes: &[u8]) -> bool {
-    bytes.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)) == 0
-}
-
-/// The root table that an RSDP names: address, and bytes of an entry.
-fn root_of(rsdp: &[u8]) -> Option<(u64, usize)> {
+/// The root table that an RSDP names: address, and whether it is an XSDT. This is not left to the crate, which sums up
+/// as many bytes as the RSDP says it has, of whatever looks like one.
+fn root_of(rsdp: &[u8]) -> Option<(u64, bool)> {
     let first = rsdp.get(..RSDP_V1)?;
-    if !first.starts_with(b"RSD PTR ") || !checksum_good(first) {
+    if !first.starts_with(b"RSD PTR ") || !copies::checksum_good(first) {
         return None;
     }
     let revision = *first.get(15)?;
     let whole = rsdp.get(..RSDP_V2)?;
     let xsdt = u64_at(whole, 24).filter(|&a| a != 0);
-    if let (true, true, Some(xsdt)) = (revision >= 2, checksum_good(whole), xsdt) {
-        return Some((xsdt, 8));
+    if let (true, true, Some(xsdt)) = (revision >= 2, copies::checksum_good(whole), xsdt) {
+        return Some((xsdt, true));
     }
     let rsdt = u32_at(first, 16).filter(|&a| a != 0)?;
-    Some((u64::from(rsdt), 4))
+    Some((u64::from(rsdt), false))
 }
 
 /// Finds the root table: through the RSDP at `rsdp`, or, if that is 0 or none, by a search where BIOS firmware puts it.
-fn root(machine: &mut impl Hardware, rsdp: u64) -> Option<(u64, usize)> {
+fn root(machine: &mut impl Hardware, rsdp: u64) -> Option<(u64, bool)> {
     let mut at = |address: u64| {
         let mut found = [0; RSDP_V2];
         machine.copy(address, &mut found)?;
@@ -116,68 +81,49 @@ fn root(machine: &mut impl Hardware, rsdp: u64) -> Option<(u64, usize)> {
         .find_map(|offset| root_of(area.get(offset..)?))
 }
 
-/// Copies the table at `address`, if it is whole.
-pub fn table(machine: &mut impl Hardware, address: u64) -> Option<Table> {
-    let mut header = [0; HEADER];
-    machine.copy(address, &mut header)?;
-    let len = usize::try_from(u32_at(&header, 4)?).ok()?;
-    if !(HEADER..=MAX_TABLE).contains(&len) {
-        return None;
-    }
-    let mut bytes = vec![0; len];
-    machine.copy(address, &mut bytes)?;
-    checksum_good(&bytes).then_some(Table { address, bytes })
-}
-
-/// Copies a table that the root table names, or its header if no more is needed.
-fn entry_of(machine: &mut impl Hardware, address: u64) -> Option<Table> {
-    let mut header = [0; HEADER];
-    machine.copy(address, &mut header)?;
-    if WHOLE.iter().any(|s| header.starts_with(*s)) {
-        return table(machine, address);
-    }
-    let bytes = header.to_vec();
-    Some(Table { address, bytes })
-}
-
-/// Copies all tables.
+/// Reads them.
 pub fn read(machine: &mut impl Hardware, rsdp: u64) -> Result<Tables, TablesError> {
-    let (address, entry) = root(machine, rsdp).ok_or(TablesError::NoRsdp)?;
-    let root = table(machine, address).ok_or(TablesError::NoRoot)?;
-    let expected = if entry == 8 { b"XSDT" } else { b"RSDT" };
-    if root.signature() != *expected {
-        return Err(TablesError::NoRoot);
-    }
-    let mut found = Tables::default();
-    let mut total = 0;
-    for chunk in root.bytes.get(HEADER..).unwrap_or(&[]).chunks_exact(entry) {
-        let address = match entry {
-            8 => u64_at(chunk, 0),
-            _ => u32_at(chunk, 0).map(u64::from),
-        };
-        let room = found.tables.len() < MAX_TABLES && total < MAX_TOTAL - MAX_TABLE;
-        let one = address.filter(|_| room).and_then(|a| entry_of(machine, a));
-        match one {
-            Some(table) => {
-                total += table.bytes.len();
-                found.tables.push(table);
-            }
-            None => found.skipped += 1,
-        }
-    }
-    Ok(found)
+    let (address, extended) = root(machine, rsdp).ok_or(TablesError::NoRsdp)?;
+    let machine = RefCell::new(machine);
+    let tables = copies::open(&machine, extended, address).ok_or(TablesError::NoRoot)?;
+    let (present, absent): (Vec<_>, Vec<_>) = tables
+        .headers()
+        .map(|header| copies::letters(&header))
+        .partition(|signature| *signature != [0; 4]);
+    let madt = tables.find_table::<acpi::madt::Madt>();
+    let fadt = tables.find_table::<acpi::fadt::Fadt>();
+    let find_s5 = |block: AmlTable| {
+        let mut aml = vec![0; usize::try_from(block.length).ok()?];
+        let address = u64::try_from(block.address).ok()?;
+        machine.borrow_mut().copy(address, &mut aml)?;
+        s5::find(&aml)
+    };
+    let s5 = tables.dsdt().ok().and_then(find_s5);
+    Ok(Tables {
+        signatures: present,
+        skipped: absent.len(),
+        madt: madt.map(|t| madt::parse(t.get())).unwrap_or_default(),
+        fadt: fadt.ok().map(|t| fadt::parse(&t)),
+        s5: s5.or_else(|| tables.ssdts().find_map(find_s5)),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Machine, rsdp, rsdt, sealed, xsdt};
+    use crate::copies::HEADER;
+    use crate::testing::{Machine, QEMU_MADT, qemu_fadt, rsdp, rsdt, sealed, xsdt};
+
+    /// Writes `\_S5` with these values.
+    fn s5(a: u8, b: u8) -> Vec<u8> {
+        vec![8, b'_', b'S', b'5', b'_', 0x12, 6, 2, 10, a, 10, b]
+    }
 
     fn machine() -> Machine {
         let mut m = Machine::default();
-        m.memory(0x1000, sealed(b"APIC", &[1, 2, 3]));
+        m.memory(0x1000, sealed(b"APIC", &QEMU_MADT));
         m.memory(0x2000, sealed(b"SSDT", &[4]));
-        m.memory(0x3000, sealed(b"SSDT", &[5]));
+        m.memory(0x3000, sealed(b"SSDT", &s5(3, 4)));
         m.memory(0x4000, rsdt(&[0x1000, 0x2000]));
         m.memory(0x5000, xsdt(&[0x1000, 0x2000, 0x7000, 0x3000, 0xdead_0000]));
         m.memory(0x7000, sealed(b"DMAR", &[6]));
@@ -190,10 +136,10 @@ mod tests {
         m.memory(0x6000, rsdp(2, 0x4000, 0x5000));
         let tables = read(&mut m, 0x6000).unwrap();
         assert_eq!(tables.skipped, 1);
-        assert_eq!(tables.all(b"SSDT").count(), 2);
-        assert_eq!(tables.find(b"APIC").unwrap()[HEADER..], [1, 2, 3]);
-        assert_eq!(tables.find(b"DMAR").unwrap().len(), HEADER);
-        assert_eq!(tables.find(b"MCFG"), None);
+        assert_eq!(tables.signatures, [*b"APIC", *b"SSDT", *b"DMAR", *b"SSDT"]);
+        assert_eq!(tables.madt.processors, [0, 1]);
+        assert_eq!(tables.fadt, None);
+        assert_eq!(tables.s5, Some(SleepType { a: 3, b: 4 }));
     }
 
     #[test]
@@ -205,7 +151,7 @@ mod tests {
         }] {
             let mut m = machine();
             m.memory(0x6000, rsdp);
-            assert_eq!(read(&mut m, 0x6000).unwrap().tables.len(), 2);
+            assert_eq!(read(&mut m, 0x6000).unwrap().signatures.len(), 2);
         }
     }
 
@@ -218,11 +164,28 @@ mod tests {
             area[(at - 0xe_0000) as usize..][..RSDP_V1].copy_from_slice(rsdp);
             let page = (at as usize - 0xe_0000) & !0xfff;
             m.memory(0xe_0000 + page as u64, area[page..page + 4096].to_vec());
-            assert_eq!(read(&mut m, 0).unwrap().tables.len(), 2, "{at:#x}");
+            let tables = read(&mut m, 0).unwrap();
+            assert_eq!(tables.signatures.len(), 2, "{at:#x}");
             // An address that was given and is wrong does not prevent the search.
-            assert_eq!(read(&mut m, 0x1000).unwrap().tables.len(), 2);
+            assert_eq!(read(&mut m, 0x1000), Ok(tables));
         }
         assert_eq!(read(&mut machine(), 0), Err(TablesError::NoRsdp));
+    }
+
+    #[test]
+    fn the_dsdt_comes_first() {
+        let mut m = Machine::default();
+        let mut fadt = qemu_fadt();
+        fadt[40..44].copy_from_slice(&0x2000u32.to_le_bytes());
+        fadt[140..148].fill(0);
+        m.memory(0x1000, sealed(b"FACP", &fadt[HEADER..]));
+        m.memory(0x2000, sealed(b"DSDT", &s5(1, 2)));
+        m.memory(0x3000, sealed(b"SSDT", &s5(3, 4)));
+        m.memory(0x4000, rsdt(&[0x3000, 0x1000]));
+        m.memory(0x6000, rsdp(0, 0x4000, 0));
+        let tables = read(&mut m, 0x6000).unwrap();
+        assert_eq!(tables.s5, Some(SleepType { a: 1, b: 2 }));
+        assert!(tables.fadt.is_some());
     }
 
     #[test]
@@ -237,12 +200,41 @@ mod tests {
         let mut long = sealed(b"APIC", &[]);
         long[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         m.memory(0x3000, long);
-        m.memory(0x4000, rsdt(&[0x1000, 0x2000, 0x3000, 0]));
+        // Too short for its kind, and no kind.
+        m.memory(0x8000, sealed(b"APIC", &[0; 7]));
+        m.memory(0x9000, sealed(&[0xff; 4], &[]));
+        m.memory(0x4000, rsdt(&[0x1000, 0x2000, 0x3000, 0, 0x8000, 0x9000]));
         m.memory(0x6000, rsdp(0, 0x4000, 0));
         let tables = read(&mut m, 0x6000).unwrap();
-        assert_eq!((tables.tables.len(), tables.skipped), (0, 4));
-        // A root of the wrong kind is none.
+        let skipped = 6;
+        assert_eq!(
+            tables,
+            Tables {
+                skipped,
+                ..Tables::default()
+            }
+        );
+        // A root of the wrong kind is none, nor is one that is too long.
         m.memory(0x7000, rsdp(0, 0x1000, 0));
         assert_eq!(read(&mut m, 0x7000), Err(TablesError::NoRoot));
+        m.memory(0x10_0000, rsdt(&[0; 513]));
+        m.memory(0x7000, rsdp(0, 0x10_0000, 0));
+        assert_eq!(read(&mut m, 0x7000), Err(TablesError::NoRoot));
+        // Three bytes behind the last entry are none.
+        m.memory(0x10_0000, sealed(b"RSDT", &[0x10, 0, 0]));
+        assert_eq!(read(&mut m, 0x7000).unwrap().signatures.len(), 0);
+    }
+
+    /// A maker's name that is no text is no damage.
+    #[test]
+    fn names_that_are_no_text() {
+        let mut m = machine();
+        let mut table = sealed(b"APIC", &QEMU_MADT);
+        table[10..24].fill(0xff);
+        table[9] = table[9].wrapping_add(14);
+        m.memory(0x1000, table);
+        m.memory(0x6000, rsdp(0, 0x4000, 0));
+        let tables = read(&mut m, 0x6000).unwrap();
+        assert_eq!((tables.madt.processors.len(), tables.skipped), (2, 0));
     }
 }

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::copies::HEADER;
+use crate::fadt::Fadt;
 use crate::hardware::{Hardware, Width};
-use crate::tables::HEADER;
+use crate::madt::Madt;
+use crate::tables::{self, Tables};
 
 /// Where the I/O APIC is.
 pub const IOAPIC: u64 = 0xfec0_0000;
@@ -63,9 +66,39 @@ pub fn rsdp(revision: u8, rsdt: u32, xsdt: u64) -> Vec<u8> {
     rsdp
 }
 
+/// What is read on a machine that has this table alone.
+fn alone(table: Vec<u8>) -> Tables {
+    let mut machine = Machine::default();
+    machine.memory(0x1000, table);
+    machine.memory(0x8000, rsdt(&[0x1000]));
+    machine.memory(0x9000, rsdp(0, 0x8000, 0));
+    tables::read(&mut machine, 0x9000).unwrap()
+}
+
+/// A MADT with this body as it is read.
+pub fn madt(body: &[u8]) -> Madt {
+    alone(sealed(b"APIC", body)).madt
+}
+
+/// A FADT as it is read: its length and checksum are made right.
+pub fn try_fadt(table: &[u8]) -> Option<Fadt> {
+    let mut table = table.to_vec();
+    table[..4].copy_from_slice(b"FACP");
+    let len = table.len() as u32;
+    table[4..8].copy_from_slice(&len.to_le_bytes());
+    seal(&mut table, 9);
+    alone(table).fadt
+}
+
+/// As [`try_fadt`], of one that is good.
+pub fn fadt(table: &[u8]) -> Fadt {
+    try_fadt(table).unwrap()
+}
+
 /// The FADT of a q35, revision 3.
 pub fn qemu_fadt() -> Vec<u8> {
     let mut fadt = sealed(b"FACP", &[0; 244 - HEADER]);
+    fadt[8] = 3;
     let mut put = |at: usize, bytes: &[u8]| fadt[at..at + bytes.len()].copy_from_slice(bytes);
     put(40, &0x7fe_0040u32.to_le_bytes());
     put(46, &[9, 0, 0xb2, 0, 0, 0, 2, 3]);

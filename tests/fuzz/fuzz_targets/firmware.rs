@@ -4,7 +4,7 @@
 use fuzz::{Bytes, target};
 use ipc_schema::proto::{MAX_MESSAGE, PlatformRequest, PlatformResponse, decode, encode};
 use platform::hardware::{Hardware, Width};
-use platform::{Platform, fadt, madt, s5, tables};
+use platform::{Platform, copies, fadt, madt, s5, tables};
 use runtime::serve::{ReplyCaps, Service};
 use std::collections::BTreeMap;
 use testing::{QEMU_MADT, qemu_fadt, rsdp, rsdt, sealed, xsdt};
@@ -24,7 +24,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let dsdt = b"\x10\x4d\x0a\\_S5_\x5b\x80\x08\\_S5_\x12\x4a\x00\x04\x0a\x07\x0a\x05\x00\x00\x10";
     let fadt = qemu_fadt();
     vec![
-        [&[0][..], &sealed(b"APIC", &QEMU_MADT)].concat(),
+        [&[0][..], &QEMU_MADT].concat(),
         [&[1][..], &fadt].concat(),
         [&[2][..], dsdt].concat(),
         [
@@ -89,7 +89,7 @@ fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
     match bytes.u8() % 4 {
         0 => {
-            let madt = madt::parse(bytes.0);
+            let madt = testing::madt(bytes.0);
             assert!(
                 madt.processors.len() + madt.ioapics.len() + madt.overrides.len() <= data.len()
             );
@@ -99,8 +99,9 @@ fn run(data: &[u8]) {
             }
         }
         1 => {
-            let fadt = fadt::parse(bytes.0);
-            let _ = fadt.dsdt;
+            if bytes.0.len() >= copies::HEADER {
+                let _ = testing::try_fadt(bytes.0);
+            }
         }
         2 => {
             if let Some(found) = s5::find(bytes.0) {
@@ -124,7 +125,7 @@ fn whole(mut bytes: Bytes<'_>) {
     if fadt.len() >= 44 {
         // It names the DSDT, whatever else it says.
         fadt[40..44].copy_from_slice(&0x4000u32.to_le_bytes());
-        fadt = sealed(b"FACP", &fadt[tables::HEADER..]);
+        fadt = sealed(b"FACP", &fadt[copies::HEADER..]);
     }
     let old = bytes.flag();
     let mut memory = BTreeMap::from([(0x2000, madt), (0x3000, fadt), (0x4000, dsdt)]);
