@@ -12,6 +12,7 @@ mod hostile;
 mod isolation;
 mod lifetimes;
 mod linux;
+mod others;
 mod secrets;
 mod server_death;
 mod smp;
