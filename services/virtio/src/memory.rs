@@ -38,7 +38,7 @@ unsafe impl Sync for Memory {}
 #[derive(Clone, Copy)]
 struct Unaligned(u64);
 
-/// A part of the guest's memory that was found once: a ring. Its start is aligned to 2 at least.
+/// A part of the guest's memory that was found once: a ring.
 #[derive(Clone, Copy)]
 pub struct Window<'m> {
     host: *mut u8,
@@ -119,7 +119,7 @@ impl Memory {
     /// Finds `len` bytes at `gpa`, which are to be aligned to `align`, once for many accesses.
     pub fn window(&self, gpa: u64, len: u32, align: u64) -> Result<Window<'_>, Error> {
         let host = self.host(gpa, len.into())?;
-        let align = align.max(2);
+        let align = align.max(1);
         if !gpa.is_multiple_of(align) || !(host as u64).is_multiple_of(align) {
             return Err(Error::Ring);
         }
@@ -147,13 +147,13 @@ impl Window<'_> {
     }
 
     fn half(&self, offset: u32) -> Result<&AtomicU16, Error> {
-        if offset & 1 != 0 {
+        let at = self.at(offset, 2)?.cast::<u16>();
+        if !at.is_aligned() {
             return Err(Error::Ring);
         }
-        let at = self.at(offset, 2)?;
-        // SAFETY: inside the window, aligned since the window's start and the offset are even; the guest's processors, like us, access
-        // it by single loads and stores. It lives as long as the memory, which the window borrows.
-        Ok(unsafe { AtomicU16::from_ptr(at.cast()) })
+        // SAFETY: inside the window and aligned; the guest's processors, like us, access it by single loads and stores. It lives as
+        // long as the memory, which the window borrows.
+        Ok(unsafe { AtomicU16::from_ptr(at) })
     }
 
     /// Loads a half that what it covers is read after.

@@ -310,7 +310,8 @@ impl Chain<'_> {
             return Err(Error::Indirect);
         }
         self.indirect = false;
-        self.table = self.memory.window(gpa, bytes, 2)?;
+        // Nothing is said of its alignment.
+        self.table = self.memory.window(gpa, bytes, 1)?;
         (self.len, self.left) = (len, len);
         Ok(())
     }
