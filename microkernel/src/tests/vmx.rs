@@ -525,3 +525,31 @@ fn a_window_that_opens_lets_the_vector_in() {
     crate::exit::enter::<BackEnd>(cpu, m.t);
     assert_eq!(peek(c::VMENTRY_INTERRUPTION_INFO_FIELD), 0x51 | 1 << 31);
 }
+
+#[test]
+fn an_event_for_a_guest_that_has_never_run_is_delivered() {
+    let m = Guest::new();
+    m.leaves(12, 0, 2);
+    m.run(0, Post::NONE, Event::NMI.0);
+    assert_eq!(peek(c::VMENTRY_INTERRUPTION_INFO_FIELD), Event::NMI.0);
+}
+
+#[test]
+fn a_run_that_ends_before_its_guest_is_entered_shows_nobody_elses_state() {
+    let m = Guest::new();
+    m.v.on_exit.iter().for_each(|e| e.set(Groups::ALL as u16));
+    m.state().cr3 = 0x5000;
+    m.leaves(12, 0x1234, 2);
+    m.run(Groups::ALL, Post::NONE, 0);
+    let other = Vcpu::create(m.m.pool, m.space, m.m.space, 0x6000_1000).unwrap();
+    crate::virt::vmx::extended::switch(m.m.cpu, other.get());
+    poke(g::CR3, 0x9_0000);
+    poke(g::RIP, 0x5ec2e7);
+    m.state().cr3 = 0;
+    m.t.expired.set(true);
+    m.t.resume.set(Resume::GuestVmx);
+    crate::exit::enter::<BackEnd>(m.m.run(m.t), m.t);
+    let exit = ExitWord(m.t.get().get(reg::RSI)).exit();
+    assert_eq!(exit, Exit::Timeout);
+    assert_eq!((m.state().cr3, m.state().rip), (0x5000, 0x1234));
+}

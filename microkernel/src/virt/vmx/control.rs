@@ -325,11 +325,11 @@ pub fn reset(v: &Vcpu) {
         write(field, 0);
     }
     Soft::of(v).controls.set(k.primary);
-    reset_guest(v);
+    reset_guest();
 }
 
 /// The guest's state after reset (SDM vol. 3, 10.1.1).
-pub fn reset_guest(v: &Vcpu) {
+pub fn reset_guest() {
     for n in 0..8 {
         let (selector, rights, base) = match n {
             1 => (0xf000, 0x9b, 0xffff_0000),
@@ -363,8 +363,6 @@ pub fn reset_guest(v: &Vcpu) {
         write(field, value);
     }
     set_cr(0x6000_0010, 0, 0);
-    Soft::of(v).reset_guest();
-    super::unusual(v);
 }
 
 /// Writes the guest's CR0, CR4 and EFER.

@@ -132,11 +132,14 @@ fn string(v: &Vcpu) -> Told {
 #[inline(never)]
 fn refused(v: &Vcpu, why: u64) -> [u64; 4] {
     let info = read(ro::EXIT_QUALIFICATION);
-    let event = Soft::of(v).event.get();
-    control::reset_guest(v);
+    let s = Soft::of(v);
+    let event = s.event.get();
+    control::reset_guest();
+    s.reset_guest();
+    unusual(v);
     // Only an exit takes it back.
     write(c::VMENTRY_INTERRUPTION_INFO_FIELD, 0);
-    Soft::of(v).event.set(event);
+    s.event.set(event);
     [why, info, 0, 0]
 }
 

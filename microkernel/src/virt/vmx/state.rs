@@ -239,6 +239,8 @@ pub fn save(v: &Vcpu, groups: u64) {
 
 #[inline(never)]
 fn save_slowly(v: &Vcpu, groups: u64) {
+    // `run` may end before its guest has been entered, with another's state in the processor.
+    super::need(v);
     let s = Soft::of(v);
     let set = |at: usize, value| v.state().0[at / 8].set(value);
     if groups & (Groups::RIP | Groups::IP) != 0 {
