@@ -289,7 +289,7 @@ pub fn reset(v: &Vcpu) {
         (c::PRIMARY_PROCBASED_EXEC_CONTROLS, k.primary.into()),
         (c::SECONDARY_PROCBASED_EXEC_CONTROLS, k.secondary.into()),
         (c::VMEXIT_CONTROLS, k.exit.into()),
-        (c::EXCEPTION_BITMAP, super::EXCEPTIONS),
+        (c::EXCEPTION_BITMAP, crate::virt::EXCEPTIONS),
         (c::MSR_BITMAPS_ADDR_FULL, BITMAP.get()),
         (c::VIRT_APIC_ADDR_FULL, v.control_phys),
         (c::EPTP_FULL, ept_pointer(v)),

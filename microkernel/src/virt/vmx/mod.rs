@@ -13,7 +13,7 @@ pub mod speculation;
 pub mod start;
 pub mod state;
 
-use super::{Then, Virt};
+use super::{Then, Virt, unusual};
 use crate::arch::{Cpu, measure};
 use crate::mem;
 use crate::object::Vcpu;
@@ -35,9 +35,6 @@ std::thread_local! {
     /// Whether it is this test's.
     pub static HERE: Cell<bool> = const { Cell::new(false) };
 }
-
-/// #DB, #AC and #MC, as on SVM.
-pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// What the kernel keeps of a vCPU beside its VMCS: in the page of the extended state, behind what the processor uses of that as the
 /// virtual-APIC page. That is the page that a vCPU has for its control structure: the VMCS, which is not memory to software, is in the
@@ -187,14 +184,6 @@ impl Soft {
         }
         self.marks.set(0x707);
     }
-}
-
-/// Bit of [`Vcpu::flushes`]: the next entry takes [`enter::enter_prepared`], which looks at what is rare.
-const UNUSUAL: u64 = 1 << 63;
-
-/// Has the next entry look at everything.
-fn unusual(v: &Vcpu) {
-    v.flushes.set(v.flushes.get() | UNUSUAL);
 }
 
 /// Makes the VMCS of `v` current, if it is not.
