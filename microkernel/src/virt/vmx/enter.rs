@@ -195,6 +195,19 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
     left
 }
 
+/// Sets the preemption timer for the processor's next deadline, not before it: the guest leaves then even if the machine's interrupt
+/// does not make it (Bochs 2.7: one whose IF has never been set). What the exits take is not counted, but in them, and at entries, the
+/// interrupt comes.
+#[inline(never)]
+pub fn bound(cpu: &Cpu, s: &Soft) {
+    let (k, until) = (control::controls(), cpu.programmed.get());
+    s.until.set(until);
+    if k.pin & control::TIMER != 0 {
+        let left = until.saturating_sub(crate::arch::now()) >> k.rate;
+        write(g::VMX_PREEMPTION_TIMER_VALUE, left.min(0xffff_fffe) + 1);
+    }
+}
+
 /// Prepares what is to be delivered at the entry: the event, then the posted vector; opens a window for what has to wait. Answers what
 /// is delivered if the entry succeeds.
 fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {

@@ -35,6 +35,7 @@ mod reason {
     pub const TPR: u64 = 43;
     pub const EPT_VIOLATION: u64 = 48;
     pub const INVEPT: u64 = 50;
+    pub const PREEMPTION_TIMER: u64 = 52;
     pub const INVVPID: u64 = 53;
     pub const WBINVD: u64 = 54;
     pub const XSETBV: u64 = 55;
@@ -290,6 +291,11 @@ fn other(v: &Vcpu, exit: u64) -> Told {
         reason::EPT_VIOLATION => nested_fault(v),
         reason::INTERRUPT_WINDOW | reason::NMI_WINDOW | reason::TPR => {
             unusual(v);
+            None
+        }
+        reason::PREEMPTION_TIMER => {
+            // It may have been set for less than the whole time: again for the rest.
+            Soft::of(v).until.set(0);
             None
         }
         reason::CR => control_register(v),

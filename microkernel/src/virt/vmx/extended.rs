@@ -89,6 +89,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     }
     let dr = v.dr.each_ref().map(|d| d.get());
     hw::restore(v.control_phys + AREA, v.xcr0.get(), dr);
+    s.until.set(0);
     control::set_dr6(s.dr6.get());
     control::set_syscall_msrs(s.syscall.each_ref().map(|m| m.get()));
     super::unusual(v);

@@ -20,7 +20,7 @@ use crate::object::Vcpu;
 use crate::object::thread::Resume;
 use control::{read, write};
 use core::cell::Cell;
-use enter::{enter_prepared, launch};
+use enter::{bound, enter_prepared, launch};
 use ipc_schema::abi::vm::ExitWord;
 use x86::vmx::vmcs::guest as g;
 
@@ -63,6 +63,8 @@ pub struct Soft {
     host: Cell<u64>,
     /// The host's CR3 that it has.
     root: Cell<u64>,
+    /// The deadline that its preemption timer has been set for; 0: it is to be set anew.
+    until: Cell<u64>,
     /// STAR, LSTAR, CSTAR, SFMASK while another vCPU has the processor's.
     syscall: [Cell<u64>; 4],
     /// The same of DR6.
@@ -232,6 +234,9 @@ impl Virt for BackEnd {
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         let s = Soft::of(v);
         measure::end(cpu);
+        if s.until.get() != cpu.programmed.get() {
+            bound(cpu, s);
+        }
         let (who, failed) = if v.flushes.get() != v.guest.flushes.get() {
             enter_prepared(cpu, v)
         } else {
