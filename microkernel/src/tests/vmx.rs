@@ -545,7 +545,7 @@ fn the_preemption_timer_is_set_for_the_next_deadline_once() {
     let until = at(640_000);
     run(until);
     let left = timer();
-    assert!(left > 0 && left <= (640_000 >> 5) + 1, "{left}");
+    assert!(left > 0 && left <= 640_000 >> 5, "{left}");
     // The same: what the processor has counted down to stays.
     poke(g::VMX_PREEMPTION_TIMER_VALUE, 7);
     run(until);
@@ -553,23 +553,37 @@ fn the_preemption_timer_is_set_for_the_next_deadline_once() {
     assert_eq!(timer(), 7);
     // A sooner one.
     run(at(32_000));
-    assert!(timer() > 7 && timer() <= 1001);
-    // A time that is past: at once, not never.
-    m.m.cpu.programmed.set(1);
+    assert!(timer() > 7 && timer() <= 1000);
+    // Not before it.
+    m.m.cpu.programmed.set(at(33));
     run(NEVER);
     assert_eq!(timer(), 1);
-    // None: as far as it counts, and then again.
-    for _ in 0..2 {
-        m.m.cpu.programmed.set(NEVER);
-        run(NEVER);
-        assert_eq!(timer(), 0xffff_ffff);
-        poke(g::VMX_PREEMPTION_TIMER_VALUE, 0);
-        m.leaves(52, 0, 2);
-        m.m.cpu.reschedule.set(true);
-        crate::exit::enter::<OneExit>(m.m.run(m.t), m.t);
-        m.leaves(12, 0, 2);
-        m.m.cpu.reschedule.set(false);
-    }
+    // A time that is past: at once.
+    m.m.cpu.programmed.set(1);
+    run(NEVER);
+    assert_eq!(timer(), 0);
+    // Farther than it counts, and then again.
+    m.m.cpu.programmed.set(at(32 * 0x1_0000_1000));
+    run(NEVER);
+    assert_eq!(timer() as u32, 0x1000);
+    poke(g::VMX_PREEMPTION_TIMER_VALUE, 0);
+    m.leaves(52, 0, 2);
+    m.m.cpu.reschedule.set(true);
+    crate::exit::enter::<OneExit>(m.m.run(m.t), m.t);
+    m.leaves(12, 0, 2);
+    m.m.cpu.reschedule.set(false);
+    crate::arch::advance(32 * 0x1000);
+    run(NEVER);
+    assert_eq!(timer() as u32, 0);
+    // What was set for it before the machine's interrupt came is not what is left now.
+    let until = at(640_000);
+    m.m.cpu.programmed.set(until);
+    run(NEVER);
+    crate::arch::advance(320_000);
+    crate::sched::retime(m.m.cpu);
+    m.m.cpu.programmed.set(until);
+    run(NEVER);
+    assert!(timer() <= 10_000);
 }
 
 #[test]
@@ -583,6 +597,7 @@ fn a_processor_without_preemption_timer_does_without() {
         let m_guest = Guest::new();
         // SAFETY: a page of its own.
         unsafe { init(choose(m).unwrap(), m_guest.m.pool.take_page().unwrap()) };
+        m_guest.m.cpu.programmed.set(1 << 20);
         m_guest.leaves(12, 0, 2);
         m_guest.run(Groups::ALL, Post::NONE, 0);
         let on = peek(c::PINBASED_EXEC_CONTROLS) >> 6 & 1;

@@ -131,11 +131,6 @@ fn load_extended(v: &Vcpu, groups: u64) {
     v.tsc_aux.set(v.tsc_aux.get() & 0xffff_ffff);
 }
 
-/// vCPU to state page.
-fn save_extended(v: &Vcpu, groups: u64) {
-    each_extended(v, groups, |kept, page| page.set(kept.get()));
-}
-
 /// Carries out an expression with `v` as the module of this machine's back end.
 macro_rules! with_virt {
     ($v:ident => $what:expr) => {

@@ -7,7 +7,7 @@ pub use crate::arch::extended::{arm_breakpoints, disarm_breakpoints, set_cr2, se
 use crate::arch::{Cpu, extended as hw};
 use crate::mem::Obj;
 use crate::object::Vcpu;
-use crate::virt::{load_extended, save_extended, unusual};
+use crate::virt::{each_extended, load_extended, unusual};
 
 /// State page to vCPU, whose next entry brings it to the processor.
 pub fn load(v: &Vcpu, groups: u64) {
@@ -24,7 +24,7 @@ pub fn save(v: &Vcpu, groups: u64) {
     if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
         keep(v);
     }
-    save_extended(v, groups);
+    each_extended(v, groups, |kept, page| page.set(kept.get()));
 }
 
 /// Keeps what the owner can have changed without an exit: debug registers, and XCR0 on a processor that does not intercept XSETBV

@@ -196,15 +196,17 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
 }
 
 /// Sets the preemption timer for the processor's next deadline, not before it: the guest leaves then even if the machine's interrupt
-/// does not make it (Bochs 2.7: one whose IF has never been set). What the exits take is not counted, but in them, and at entries, the
-/// interrupt comes.
+/// does not make it (Bochs 2.7: one whose IF has never been set), and executes nothing if it is past. What the exits take is not
+/// counted, but in them, and at entries, the interrupt comes.
 #[inline(never)]
-pub fn bound(cpu: &Cpu, s: &Soft) {
+pub fn bound(cpu: &Cpu) {
     let (k, until) = (control::controls(), cpu.programmed.get());
-    s.until.set(until);
+    cpu.until.set(until);
     if k.pin & control::TIMER != 0 {
-        let left = until.saturating_sub(crate::arch::now()) >> k.rate;
-        write(g::VMX_PREEMPTION_TIMER_VALUE, left.min(0xffff_fffe) + 1);
+        let left = until.saturating_sub(crate::arch::now());
+        // Rounded up. The processor takes the lower half: a far deadline has it fire early, and be set again.
+        let less = left.wrapping_neg() as i64 >> k.rate;
+        write(g::VMX_PREEMPTION_TIMER_VALUE, less.wrapping_neg() as u64);
     }
 }
 

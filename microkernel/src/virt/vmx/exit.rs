@@ -295,7 +295,7 @@ fn other(v: &Vcpu, exit: u64) -> Told {
         }
         reason::PREEMPTION_TIMER => {
             // It may have been set for less than the whole time: again for the rest.
-            Soft::of(v).until.set(0);
+            Cpu::current().until.set(0);
             None
         }
         reason::CR => control_register(v),

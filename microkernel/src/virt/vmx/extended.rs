@@ -5,7 +5,7 @@ use super::{Soft, control};
 use crate::arch::{Cpu, extended as hw};
 use crate::mem::Obj;
 use crate::object::Vcpu;
-use crate::virt::{load_extended, save_extended};
+use crate::virt::{each_extended, load_extended};
 use core::mem::offset_of;
 use ipc_schema::abi::vm::{Groups, VcpuState as S};
 
@@ -40,7 +40,7 @@ pub fn save(v: &Vcpu, groups: u64) {
     keep(v);
     let set = |at: usize, value| v.state().0[at / 8].set(value);
     let s = Soft::of(v);
-    save_extended(v, groups);
+    each_extended(v, groups, |kept, page| page.set(kept.get()));
     if groups & Groups::DR != 0 {
         set(offset_of!(S, dr6), s.dr6.get());
     }
@@ -89,7 +89,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     }
     let dr = v.dr.each_ref().map(|d| d.get());
     hw::restore(v.control_phys + AREA, v.xcr0.get(), dr);
-    s.until.set(0);
+    cpu.until.set(0);
     control::set_dr6(s.dr6.get());
     control::set_syscall_msrs(s.syscall.each_ref().map(|m| m.get()));
     super::unusual(v);

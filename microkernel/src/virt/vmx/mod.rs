@@ -63,8 +63,6 @@ pub struct Soft {
     host: Cell<u64>,
     /// The host's CR3 that it has.
     root: Cell<u64>,
-    /// The deadline that its preemption timer has been set for; 0: it is to be set anew.
-    until: Cell<u64>,
     /// STAR, LSTAR, CSTAR, SFMASK while another vCPU has the processor's.
     syscall: [Cell<u64>; 4],
     /// The same of DR6.
@@ -234,8 +232,8 @@ impl Virt for BackEnd {
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         let s = Soft::of(v);
         measure::end(cpu);
-        if s.until.get() != cpu.programmed.get() {
-            bound(cpu, s);
+        if cpu.until.get() != cpu.programmed.get() {
+            bound(cpu);
         }
         let (who, failed) = if v.flushes.get() != v.guest.flushes.get() {
             enter_prepared(cpu, v)
