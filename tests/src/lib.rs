@@ -144,6 +144,7 @@ fn elsewhere(options: &Options) -> Options {
     Options {
         cpus: options.cpus,
         memory: options.memory,
+        icount: options.icount,
         ..Options::bochs(&model)
     }
 }
