@@ -41,7 +41,10 @@ fn bochs_exerciser_vmx() -> Judged {
 
 fn exerciser(model: &str) -> Judged {
     let mut s = boot(model, "guests/exerciser.toml", |description| {
+        // Enough for a page of 1 GiB in the guest's memory.
+        description.system.memory = 3 << 30;
         for vm in &mut description.system.vms {
+            vm.memory = 3 << 29;
             vm.append = "vireo emulator=bochs".to_owned();
         }
     })?;
