@@ -41,10 +41,14 @@ fn bochs_exerciser_vmx() -> Judged {
 
 fn exerciser(model: &str) -> Judged {
     let mut s = boot(model, "guests/exerciser.toml", |description| {
-        // Enough for a page of 1 GiB in the guest's memory.
-        description.system.memory = 3 << 30;
+        if model == VMX {
+            // Enough for a page of 1 GiB in the guest's memory.
+            description.system.memory = 9 << 28;
+        }
         for vm in &mut description.system.vms {
-            vm.memory = 3 << 29;
+            if model == VMX {
+                vm.memory = 1 << 30;
+            }
             vm.append = "vireo emulator=bochs".to_owned();
         }
     })?;
