@@ -41,7 +41,14 @@ fn bochs_exerciser_vmx() -> Judged {
 
 fn exerciser(model: &str) -> Judged {
     let mut s = boot(model, "guests/exerciser.toml", |description| {
+        if model == VMX {
+            // Enough for a page of 1 GiB in the guest's memory.
+            description.system.memory = 9 << 28;
+        }
         for vm in &mut description.system.vms {
+            if model == VMX {
+                vm.memory = 1 << 30;
+            }
             vm.append = "vireo emulator=bochs".to_owned();
         }
     })?;

@@ -2,7 +2,7 @@
 //! 29.3.2), whose entries for tables are the same (READ, WRITE and EXECUTE where the others have PRESENT, WRITE and USER), and whose
 //! pages are [`EXTENDED`].
 
-use crate::mem::{self, PAGE, Words};
+use crate::mem::{self, Global, PAGE, Words};
 use crate::object::{Pool, step::Step};
 use core::cell::Cell;
 use ipc_schema::abi::{Status, rights};
@@ -19,7 +19,7 @@ bitflags::bitflags! {
         const USER = 4;
         /// Cache disable: uncached device registers.
         const UNCACHED = 1 << 4 | 1 << 3;
-        /// A 2 MiB page in the third level.
+        /// A page of 2 MiB or 1 GiB above the lowest level.
         const LARGE = 1 << 7;
         /// Not executable.
         const NO_EXECUTE = 1 << 63;
@@ -28,8 +28,8 @@ bitflags::bitflags! {
 
 /// Bits of the physical address.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Bytes of a large page.
-pub const LARGE: u64 = 2 << 20;
+/// The highest level that has pages: 2 (2 MiB), or 3 (1 GiB) where there are such in host and nested tables (boot).
+pub static PAGES_TO: Global<Cell<u32>> = Global(Cell::new(2));
 
 /// Access that a mapping gives.
 #[derive(Clone, Copy)]
@@ -84,12 +84,26 @@ pub struct Run {
     pub len: u64,
 }
 
+/// An entry.
+type Word = Cell<u64>;
+/// Where there is a place for an entry, or why not.
+type Place<'a> = Result<&'a Word, Status>;
+/// Whether it is done, or why not.
+type Done = Result<(), Status>;
+
 /// A page-table page.
 #[inline(always)]
 fn table<'a>(phys: u64) -> &'a Words {
     // SAFETY: only called for roots that a Pool gave and for entries that `make` wrote itself: pages of the table's Pool; and at boot for
     // the loader's.
     unsafe { mem::page(phys & ADDRESS) }
+}
+
+/// Bytes of a page of level `level`.
+#[inline(always)]
+#[must_use]
+pub const fn size(level: u32) -> u64 {
+    1 << (3 + 9 * level)
 }
 
 #[inline(always)]
@@ -108,12 +122,10 @@ fn is_table(e: u64) -> bool {
     present(e) && e & Entry::LARGE.bits() == 0
 }
 
-/// The entry for `va` in the table of level `level` that `e` is for, if it is for one. Large pages are only made where tables of level 1
-/// are (`Table::fill`): what is present above is a table.
+/// The entry for `va` in the table of level `level` that `e` is for, if it is for one, with something in it: pages have no count.
 #[inline(always)]
 fn way<'a>(e: &Cell<u64>, va: u64, level: u32) -> Option<&'a Cell<u64>> {
-    let there = present(e.get()) && (level > 1 || is_table(e.get()));
-    there.then(|| &table(e.get()).0[index(va, level)])
+    (e.get() & COUNT != 0).then(|| &table(e.get()).0[index(va, level)])
 }
 
 /// `n` entries of a table are gone: `ways` are the entries that lead to it, nearest first. Tables without entries go back to `pool`.
@@ -163,28 +175,24 @@ impl Table {
             let e = &table(at).0[index(va, level)];
             at = e.get();
             if !is_table(at) || level == 1 {
-                return present(at).then_some((e, PAGE << (9 * (level - 1))));
+                return present(at).then_some((e, size(level)));
             }
         }
         None
     }
 
-    /// The entry for `va` in the table of level 2, or the one in level 3 if pages of that size are wanted: it leads to the table for `va`,
-    /// which is made if it is not there.
+    /// The entry that leads to the table of level `level` for `va`, which is made if it is not there.
     ///
     /// # Errors
-    /// `Overlap`: a large page is there; `NoMemory`: no empty table stays.
-    fn make<'a>(
-        &self,
-        pool: &Pool,
-        va: u64,
-        large: bool,
-        step: &Step,
-    ) -> Result<&'a Cell<u64>, Status> {
+    /// `Overlap`: a page is there; `NoMemory`: no empty table stays.
+    fn make<'a>(&self, pool: &Pool, va: u64, level: u32, step: &Step) -> Place<'a> {
         let e4 = &table(self.root).0[index(va, 4)];
         let e3 = Self::next(pool, e4, va, 3, &[], step)?;
+        if level == 3 {
+            return Ok(e4);
+        }
         let e2 = Self::next(pool, e3, va, 2, &[e4], step)?;
-        if large {
+        if level == 2 {
             return Ok(e3);
         }
         Self::next(pool, e2, va, 1, &[e3, e4], step)?;
@@ -195,12 +203,12 @@ impl Table {
     /// those that are empty go.
     fn next<'a>(
         pool: &Pool,
-        e: &Cell<u64>,
+        e: &Word,
         va: u64,
         level: u32,
-        ways: &[&Cell<u64>],
+        ways: &[&Word],
         step: &Step,
-    ) -> Result<&'a Cell<u64>, Status> {
+    ) -> Place<'a> {
         if !present(e.get()) {
             step.spent(NEW_TABLE);
             let new = pool.take_page().inspect_err(|_| {
@@ -213,7 +221,10 @@ impl Table {
                 w.set(w.get() + ONE);
             }
         }
-        way(e, va, level).ok_or(Status::Overlap)
+        if !is_table(e.get()) {
+            return Err(Status::Overlap);
+        }
+        Ok(&table(e.get()).0[index(va, level)])
     }
 
     /// Maps one small page, if its place is free and the tables above it are there; answers whether it did.
@@ -236,31 +247,26 @@ impl Table {
     /// # Errors
     /// `Again`: there is more to do. `Overlap`, `NoMemory`: it can't go on; what is mapped so far is the caller's to clear.
     #[inline(never)]
-    pub fn fill(
-        &self,
-        pool: &Pool,
-        run: Run,
-        access: Access,
-        done: &Cell<u64>,
-        step: &Step,
-    ) -> Result<(), Status> {
+    pub fn fill(&self, pool: &Pool, run: Run, access: Access, done: &Word, step: &Step) -> Done {
         while done.get() < run.len {
             let at = done.get();
             let (va, phys, rest) = (run.va + at, run.phys + at, run.len - at);
-            let large = (va | phys) & (LARGE - 1) == 0 && rest >= LARGE;
-            let (level, shift, kind) = if large {
-                (2, 21, Entry::LARGE)
-            } else {
-                (1, 12, Entry::empty())
-            };
+            let fits = |&l: &u32| (va | phys) & (size(l) - 1) == 0 && rest >= size(l);
+            let level = (2..=PAGES_TO.get()).rev().find(fits).unwrap_or(1);
+            let shift = size(level).ilog2();
             let first = index(va, level);
-            // A table of small pages ends where a large page may begin.
+            // A table of smaller pages ends where a larger page may begin.
             let n = step.spend_pieces(80, (rest >> shift).min(512 - first as u64))?;
-            let parent = self.make(pool, va, large, step)?;
+            let parent = self.make(pool, va, level, step)?;
             let entries = some(table(parent.get()), first, n);
             if entries.iter().any(|e| present(e.get())) {
                 return Err(Status::Overlap);
             }
+            let kind = if level > 1 {
+                Entry::LARGE
+            } else {
+                Entry::empty()
+            };
             let mut entry = phys | (access.0 | kind).bits();
             for e in entries {
                 e.set(entry);
@@ -291,42 +297,34 @@ impl Table {
     /// # Errors
     /// `Again`: there is more to do.
     #[inline(always)]
-    pub fn clear(
-        &self,
-        pool: &Pool,
-        va: u64,
-        len: u64,
-        done: &Cell<u64>,
-        step: &Step,
-    ) -> Result<(), Status> {
+    pub fn clear(&self, pool: &Pool, va: u64, len: u64, done: &Word, step: &Step) -> Done {
         while done.get() < len {
             let (at, rest) = (va + done.get(), len - done.get());
-            let pieces = |level: u32| {
-                let most = 512 - index(at, level) as u64;
-                step.spend_pieces(80, (rest >> (3 + 9 * level)).clamp(1, most))
+            // Clears entries of level `level` that have all of `bits`: the bytes that are done. `ways` lead to them.
+            let clear = |level: u32, bits, from: &Cell<u64>, ways: &[&Cell<u64>]| {
+                let first = index(at, level);
+                let most = 512 - first as u64;
+                let n = step.spend_pieces(80, (rest / size(level)).clamp(1, most))?;
+                let gone = clear_some(table(from.get()), first, n, bits);
+                release(pool, ways, gone);
+                Ok(size(level) * if bits == 0 { n } else { gone })
             };
             let e4 = &table(self.root).0[index(at, 4)];
             let e3 = way(e4, at, 3);
             let e2 = e3.and_then(|e3| way(e3, at, 2));
-            let (cleared, shift) = match (e3, e2, e2.and_then(|e2| way(e2, at, 1))) {
-                (Some(e3), Some(e2), Some(_)) => {
-                    let n = pieces(1)?;
-                    let gone = clear_some(table(e2.get()), index(at, 1), n, 0);
-                    release(pool, &[e2, e3, e4], gone);
-                    (n, 12)
-                }
+            let cleared = match (e3, e2, e2.and_then(|e2| way(e2, at, 1))) {
+                (Some(e3), Some(e2), Some(_)) => clear(1, 0, e2, &[e2, e3, e4])?,
+                // What follows may be in smaller pages.
                 (Some(e3), Some(e2), None) if present(e2.get()) => {
-                    // What follows may be in small pages.
-                    let n = clear_some(table(e3.get()), index(at, 2), pieces(2)?, LARGE_PAGE);
-                    release(pool, &[e3, e4], n);
-                    (n, 21)
+                    clear(2, LARGE_PAGE, e3, &[e3, e4])?
                 }
+                (Some(e3), None, _) if present(e3.get()) => clear(3, LARGE_PAGE, e4, &[e4])?,
                 _ => {
                     step.spend(80)?;
-                    (1, 12)
+                    PAGE
                 }
             };
-            done.set(done.get() + (cleared << shift));
+            done.set(done.get() + cleared);
         }
         Ok(())
     }

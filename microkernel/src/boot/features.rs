@@ -1,6 +1,6 @@
 //! What the processor must offer, what is switched on, and what to tell the person if something is missing.
 
-use crate::arch::{Cpu, console, cpuid, extended, machine_check, speculation};
+use crate::arch::{Cpu, console, cpuid, extended, machine_check, paging, speculation};
 use crate::virt::{vmx, with_virt};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 
@@ -15,6 +15,12 @@ fn check() -> Result<(), &'static str> {
     with_virt!(v => v::start::check())
 }
 
+/// The highest level of pages in all tables: of 1 GiB if host (and nested) tables have them, and extended ones.
+fn pages_to() -> u32 {
+    let large = cpuid(0x8000_0001).edx & 1 << 26 != 0;
+    2 + u32::from(large && (!vmx::HERE.get() || vmx::start::gigabyte()))
+}
+
 /// Stops with a message unless this processor, the first, can do the work; switches on its protections.
 pub fn require() {
     vmx::HERE.set(vmx::start::intel());
@@ -23,6 +29,7 @@ pub fn require() {
     }
     protect();
     extended::init(true);
+    paging::PAGES_TO.set(pages_to());
 }
 
 /// Switches protections on: SMEP, SMAP, UMIP where they are, NX, write protection in the kernel; SVM; and has an FPU instruction at
@@ -57,7 +64,7 @@ fn protect() {
 
 /// Another processor than the first: the same on it. False: it lacks something, or differs in what guests can use.
 pub fn join(cpu: &Cpu) -> bool {
-    if check().is_err() {
+    if check().is_err() || pages_to() != paging::PAGES_TO.get() {
         return false;
     }
     protect();

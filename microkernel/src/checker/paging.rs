@@ -1,8 +1,7 @@
 //! Page tables: tables that belong to the Pool, leaves of user level only, none writable and executable at once.
 
-use super::{ADDRESS, COUNT, Entry, LARGE, ONE, Table, present, table};
+use super::{ADDRESS, COUNT, Entry, ONE, PAGES_TO, Table, present, size, table};
 use crate::checker::{Checked, ensure};
-use crate::mem::PAGE;
 use crate::object::Pool;
 use crate::object::pool::check as pool_check;
 
@@ -67,14 +66,25 @@ fn level(
             )?;
             continue;
         }
-        ensure(n <= 2, "a large page is of 2 MiB", at, v)?;
+        ensure(
+            n <= PAGES_TO.get(),
+            "a page is of a size that there is",
+            at,
+            v,
+        )?;
+        ensure(
+            n == 1 || v & ADDRESS & (size(n) - 1) == 0,
+            "a page is aligned",
+            at,
+            v,
+        )?;
         ensure(
             !strict || !bits.contains(Entry::WRITE) || bits.contains(Entry::NO_EXECUTE),
             "no page is writable and executable",
             at,
             v,
         )?;
-        leaves.bytes += if n == 2 { LARGE } else { PAGE };
+        leaves.bytes += size(n);
     }
     Ok(pages)
 }

@@ -4,7 +4,7 @@
 //! then held against it, and the kernel's own checker ([`crate::checker`]) looks at the links.
 
 use super::*;
-use crate::arch::paging::Entry;
+use crate::arch::paging::{Entry, size};
 use crate::mem::{PAGE, Words, page};
 use crate::object::pool::check as pages;
 use crate::object::thread::Resume;
@@ -328,7 +328,7 @@ fn walk(phys: u64, level: u32, at: u64, top: usize, leaves: &mut Vec<(u64, u64, 
         if level == 1 {
             leaves.push((here, target, entry));
         } else if entry.contains(Entry::LARGE) {
-            for p in 0..512 {
+            for p in 0..size(level) / PAGE {
                 leaves.push((here + p * PAGE, target + p * PAGE, entry));
             }
         } else {

@@ -1,7 +1,8 @@
 //! Pools, capabilities that outlive their objects, Memory and page tables.
 
 use super::*;
-use crate::arch::paging::Entry;
+use crate::arch::paging::{Entry, size};
+use crate::object::GuestSpace;
 use crate::object::pool::Pool;
 use crate::object::step::Step;
 use ipc_schema::abi::{op, rights};
@@ -181,6 +182,74 @@ fn maps_large_pages_where_aligned_and_revokes_them_everywhere() {
         ),
         Status::Ok
     );
+}
+
+#[test]
+fn maps_the_largest_pages_that_there_are() {
+    let m = Machine::new();
+    let t = m.thread(5);
+    let (gib, mib2) = (size(3), size(2));
+    // RAM that is not there: only its addresses are used.
+    let phys = 64 * gib;
+    let (_, slot) = m.memory(phys, 8 * gib);
+    let guest = GuestSpace::create(m.pool).unwrap();
+    let map = |at, va, off, len| m.operate(t, at, op::space::MAP, [va, slot | RW << 32, off, len]);
+    for (at, table) in [
+        (m.name(m.space), &m.space.table),
+        (m.name(guest), &guest.table),
+    ] {
+        let sizes = |va: u64, len| {
+            let mut at = va;
+            let mut all = Vec::new();
+            while at < va + len {
+                let (_, size) = table.leaf(at).unwrap();
+                if all.last().is_none_or(|&(s, _)| s != size) {
+                    all.push((size, 0));
+                }
+                all.last_mut().unwrap().1 += 1;
+                at += size;
+            }
+            all
+        };
+        let before = m.pool.stat();
+        let va = 16 * gib - mib2 - 4096;
+        let len = 2 * gib + 2 * (mib2 + 4096);
+        let off = gib - mib2 - 4096;
+        assert_eq!(map(at, va, off, len), Status::Ok);
+        let all = [(4096, 1), (mib2, 1), (gib, 2), (mib2, 1), (4096, 1)];
+        assert_eq!(sizes(va, len), all);
+        for o in [0, 4096, mib2 + 4096, gib + 0x1234_5678, len - 1] {
+            assert_eq!(table.translate(va + o).unwrap().0, phys + off + o);
+        }
+        // Nothing fits into one.
+        for (o, l) in [(mib2 + 4096, 4096), (gib, mib2), (0x1000_0000, gib)] {
+            assert_eq!(map(at, (va + o) & !(l - 1), 0, l), Status::Overlap);
+        }
+        assert_eq!(
+            m.operate(t, at, op::space::UNMAP, [va, 0, 0, 0]),
+            Status::Ok
+        );
+        assert!(
+            [0, 4096, gib, 2 * gib]
+                .iter()
+                .all(|o| table.leaf(va + o).is_none())
+        );
+        assert_eq!(m.pool.stat(), before);
+        // Not aligned to each other.
+        assert_eq!(map(at, 16 * gib, mib2, gib), Status::Ok);
+        assert_eq!(sizes(16 * gib, gib), [(mib2, 512)]);
+        assert_eq!(m.operate(t, slot, op::memory::REVOKE, [0; 4]), Status::Ok);
+        // A page where tables were; and where there are none of that size.
+        assert_eq!(map(at, 16 * gib, 0, gib), Status::Ok);
+        assert_eq!(sizes(16 * gib, gib), [(gib, 1)]);
+        assert_eq!(m.operate(t, slot, op::memory::REVOKE, [0; 4]), Status::Ok);
+        crate::arch::paging::PAGES_TO.set(2);
+        assert_eq!(map(at, 16 * gib, 0, gib), Status::Ok);
+        assert_eq!(sizes(16 * gib, gib), [(mib2, 512)]);
+        assert_eq!(m.operate(t, slot, op::memory::REVOKE, [0; 4]), Status::Ok);
+        crate::arch::paging::PAGES_TO.set(3);
+        assert_eq!(m.pool.stat(), before);
+    }
 }
 
 #[test]

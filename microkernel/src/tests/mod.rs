@@ -72,6 +72,7 @@ impl Machine {
         }
         crate::object::pool::check::end_all();
         Cpu::renew();
+        crate::arch::paging::PAGES_TO.set(3);
         let cpu = Cpu::current();
         // SAFETY: inside the buffer; the Pools of earlier tests are dead.
         let pool_cap = unsafe { Pool::create(1 << 20, PAGES, Cap::EMPTY, 400) }.unwrap();

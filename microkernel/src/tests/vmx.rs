@@ -461,6 +461,11 @@ fn what_a_processor_lacks_is_named() {
     };
     assert!(choose(&strict).is_ok());
     assert_ne!(choose(&strict), choose(&RICH));
+    let small = Capabilities {
+        ept: !(1 << 17),
+        ..RICH
+    };
+    assert!(choose(&RICH).unwrap().gigabyte && !choose(&small).unwrap().gigabyte);
     // What is optional is left out.
     assert!(choose(&secondary(12)).is_ok() && choose(&secondary(3)).is_ok());
 }

@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 pub const PAGE: u64 = 4096;
 /// Bytes of a large page; runs for guests begin at multiples of it, so that the kernel can map them with large pages.
 pub const LARGE: u64 = 2 << 20;
+/// The same of one that is larger still.
+pub const HUGE: u64 = 1 << 30;
 /// Most runs that [`Ram::take_many`] makes a whole of.
 pub const MAX_RUNS: usize = 16;
 
@@ -79,18 +81,16 @@ impl Ram {
         Some(Run { phys: start, len })
     }
 
-    /// Takes `len` bytes (rounded up to pages) in at most [`MAX_RUNS`] runs, each at a multiple of [`LARGE`] when it is
-    /// that long: for guests, whose memory need not be in one piece. Nothing is taken on failure.
+    /// Takes `len` bytes (rounded up to pages) in at most [`MAX_RUNS`] runs, each at a multiple of [`HUGE`] or [`LARGE`] when it is
+    /// that long, if there is one: for guests, whose memory need not be in one piece. Nothing is taken on failure.
     pub fn take_many(&mut self, len: u64) -> Option<Vec<Run>> {
         let mut left = len.max(1).checked_next_multiple_of(PAGE)?;
         let mut runs = Vec::new();
         while left > 0 {
-            let want = if left < LARGE {
-                left
-            } else {
-                self.largest().min(left)
-            };
-            let align = if want < LARGE { PAGE } else { LARGE };
+            let whole = [HUGE, LARGE].map(|size| (self.largest(size).min(left), size));
+            let fits = |&(want, size): &(u64, u64)| left >= size && want > 0;
+            let small = (left, if left < LARGE { PAGE } else { LARGE });
+            let (want, align) = whole.into_iter().find(fits).unwrap_or(small);
             match self.take(want, align).filter(|_| runs.len() < MAX_RUNS) {
                 Some(run) => {
                     left -= run.len;
@@ -107,18 +107,13 @@ impl Ram {
         Some(runs)
     }
 
-    /// Bytes of the largest free run of whole large pages; one large page if there is none, so that `take` fails.
-    fn largest(&self) -> u64 {
+    /// Bytes of the largest free run of whole pages of this size.
+    fn largest(&self, page: u64) -> u64 {
         let whole = |(&at, &size): (&u64, &u64)| {
-            let start = at.checked_next_multiple_of(LARGE)?;
-            Some((at + size).checked_sub(start)? / LARGE * LARGE)
+            let start = at.checked_next_multiple_of(page)?;
+            Some((at + size).checked_sub(start)? / page * page)
         };
-        self.free
-            .iter()
-            .filter_map(whole)
-            .max()
-            .unwrap_or(0)
-            .max(LARGE)
+        self.free.iter().filter_map(whole).max().unwrap_or(0)
     }
 
     /// Gives a run back; whoever gets it next must clear it.
@@ -278,6 +273,23 @@ mod tests {
         let before = r.free_bytes();
         assert_eq!(r.take_many(64 << 20), None);
         assert_eq!(r.free_bytes(), before);
+    }
+
+    #[test]
+    fn a_large_guest_begins_where_its_largest_pages_do() {
+        let mut r = Ram::default();
+        r.add(0x10_0000, (3 << 30) - 0x20_0000, 1);
+        r.add(4 << 30, 1 << 30, 2);
+        let lens = |runs: &[Run]| runs.iter().map(|r| (r.phys, r.len)).collect::<Vec<_>>();
+        // The whole of what is aligned first, then the rest, in smaller pages.
+        let runs = r.take_many(0x6000_0000).unwrap();
+        assert_eq!(lens(&runs), [(4 << 30, 1 << 30), (0x20_0000, 0x2000_0000)]);
+        let runs = r.take_many(0x4020_0000).unwrap();
+        assert_eq!(lens(&runs), [(1 << 30, 1 << 30), (0x2020_0000, 0x20_0000)]);
+        // There is none: in pages of 2 MiB.
+        let runs = r.take_many(0x5000_0000).unwrap();
+        assert!(runs.iter().all(|r| r.phys % LARGE == 0));
+        assert_eq!(runs.iter().map(|r| r.len).sum::<u64>(), 0x5000_0000);
     }
 
     proptest! {

@@ -26,6 +26,8 @@ pub struct Controls {
     ept: u64,
     /// CR4 bits that guests may set.
     cr4: u64,
+    /// EPT has pages of 1 GiB.
+    pub gigabyte: bool,
     /// The preemption timer counts once in two to the power of this cycles of the TSC (25.5.1).
     pub rate: u32,
 }
@@ -53,6 +55,7 @@ static CONTROLS: Global<Cell<Controls>> = Global(Cell::new(Controls {
     entry: 0,
     ept: 0,
     cr4: 0,
+    gigabyte: false,
     rate: 0,
 }));
 /// Physical address of the MSR bitmap, the same for every VM; written at boot alone.
@@ -105,6 +108,8 @@ pub struct Capabilities {
 pub const TRUE_CONTROLS: u64 = 1 << 55;
 /// IA32_VMX_EPT_VPID_CAP: 4-level tables, write-back tables, 2 MiB pages, INVEPT of one context, INVVPID of one context and of all.
 const EPT: u64 = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 20 | 1 << 25 | 1 << 32 | 1 << 41 | 1 << 42;
+/// 1 GiB pages.
+const EPT_GIGABYTE: u64 = 1 << 17;
 /// Accessed and dirty flags.
 const EPT_ACCESSED: u64 = 1 << 21;
 
@@ -272,6 +277,7 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
         )?,
         ept: 3 << 3 | 6 | accessed,
         cr4: m.cr4 & CR4_GUEST,
+        gigabyte: m.ept & EPT_GIGABYTE != 0,
         rate: m.misc as u32 & 31,
     })
 }

@@ -39,6 +39,11 @@ fn find() -> Result<Controls, &'static str> {
     usable([cpuid(1).ecx, cpuid(7).ebx], read)
 }
 
+/// Whether extended tables have pages of 1 GiB.
+pub fn gigabyte() -> bool {
+    find().is_ok_and(|c| c.gigabyte)
+}
+
 /// Boot: what all VMCSs have in common, with the page `msr` as MSR bitmap. There is no I/O bitmap: all ports exit.
 ///
 /// # Safety

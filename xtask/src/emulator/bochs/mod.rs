@@ -136,6 +136,8 @@ fn configuration(options: &Options, memory: u64, disk: &Path, port: u16) -> Resu
     let (model, cpus) = (model(options), options.cpus);
     let ips = IPS[usize::from(options.icount)];
     let megabytes = memory.div_ceil(1 << 20);
+    // More it does not take of the host: what is touched goes to a file then.
+    let taken = megabytes.min(2048);
     let disk = disk.to_str().context("the run's folder is not UTF-8")?;
     // Nothing there can quote.
     if disk.contains(['"', ',', '\n']) {
@@ -149,7 +151,7 @@ fn configuration(options: &Options, memory: u64, disk: &Path, port: u16) -> Resu
         format!(
             "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1"
         ),
-        format!("memory: guest={megabytes}, host={megabytes}"),
+        format!("memory: guest={megabytes}, host={taken}"),
         format!("romimage: file={BIOS}"),
         format!("vgaromimage: file={VGA_BIOS}"),
         "vga: extension=cirrus, realtime=0".to_owned(),
