@@ -64,6 +64,16 @@ impl Guest {
         Ok(Self { space, vcpu, page })
     }
 
+    /// Has another vCPU in the place of its own, as after reset.
+    pub fn renew(&self) -> Result<()> {
+        // SAFETY: it takes nothing away but its state page, into which no reference exists.
+        unsafe { SPACE.destroy_object(self.vcpu.0) }?;
+        SPACE.drop_cap(self.vcpu.0)?;
+        let state = STATES + self.page * 4096;
+        POOL.create_vcpu(self.vcpu.0, self.space, SPACE, state)
+            .map(|_| ())
+    }
+
     /// What [`super::workers::guest`] takes.
     pub fn argument(&self) -> u64 {
         u64::from(self.vcpu.0) | self.page << 32

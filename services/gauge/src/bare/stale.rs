@@ -17,6 +17,8 @@ use super::lab::{LOAD, Lab, READ_WRITE, Result, SPACE, wait_until};
 
 /// Their state pages come behind those of the other guests.
 const FIRST_PAGE: u64 = 32;
+/// Rounds of remapping. With SVM each of them takes an identifier, too.
+const REMAPPED: u64 = 2000;
 /// Guests beside the one whose page is remapped.
 const OTHERS: u64 = 4;
 /// Guest-physical page of what is read and written.
@@ -48,6 +50,8 @@ const WINDOW: u64 = layout::SHARED + 0x4000_0000;
 /// is watched that should not write, in microseconds.
 const LIMIT: u64 = 5_000_000;
 const WATCHED: u64 = 300;
+/// CPUID 8000_0001, ECX: SVM.
+const SVM: u32 = 1 << 2;
 /// RFLAGS.IF, and the bit that is always 1.
 const IF: u64 = 1 << 9 | 2;
 
@@ -151,6 +155,27 @@ fn remapped(lab: &mut Lab, rounds: u64, verdict: &mut Verdict) -> Result<()> {
             let gone = word.exit() == Exit::NestedFault && address == DATA;
             verdict.check(gone, "unmapped", round, word.0);
         }
+    }
+    Ok(())
+}
+
+/// Two VMs whose vCPUs are new in each round: each takes an identifier, which may have been the other's once.
+fn renewed(lab: &mut Lab, rounds: u64, verdict: &mut Verdict) -> Result<()> {
+    let mut pair = Vec::new();
+    for n in 0..2 {
+        let g = guest(lab, OTHERS + 5 + n, LOAD_WORD)?;
+        g.space.map(DATA, lab.ram, READ, OFFSET + n * 4096, 4096)?;
+        pair.push(g);
+    }
+    // Of three: with an even number of identifiers each VM would get its own again.
+    for (round, n) in (0..rounds).zip([0, 1, 1].into_iter().cycle()) {
+        let Some(g) = pair.get(n) else {
+            return Err(Status::OutOfRange);
+        };
+        g.renew()?;
+        let (word, _, a) = run(g, BEGIN, 2, 0, Post::NONE)?;
+        let read = word.exit() == Exit::Hlt && a == peek(n as u64) as u32 as u64;
+        verdict.check(read, "renewed", round, a);
     }
     Ok(())
 }
@@ -279,23 +304,30 @@ fn beside(lab: &mut Lab, rounds: u64, verdict: &mut Verdict) -> Result<()> {
     Ok(())
 }
 
-/// All of it; `rounds` of remapping, each of which takes an address space identifier.
+/// All of it; `rounds` of new vCPUs, each of which takes an address space identifier.
 pub fn all(lab: &mut Lab, rounds: u32) -> Result<()> {
     SPACE.map(WINDOW, lab.ram, READ_WRITE, OFFSET, FRAMES * 4096)?;
     for n in 0..FRAMES {
         poke(n, 0, 0x57a1_e000 + n);
     }
     let mut verdict = Verdict::default();
-    remapped(lab, rounds.into(), &mut verdict)?;
+    renewed(lab, rounds.into(), &mut verdict)?;
+    remapped(lab, REMAPPED, &mut verdict)?;
     rights(lab, 200, &mut verdict)?;
     routes(lab, 200, &mut verdict)?;
     windows(lab, 100, &mut verdict)?;
     beside(lab, 100, &mut verdict)?;
-    // A processor has fewer than these rounds take, if its CPUID tells how many.
-    let identifiers = core::arch::x86_64::__cpuid(0x8000_000a).ebx;
+    let cpuid = core::arch::x86_64::__cpuid;
+    let identifiers = match cpuid(0x8000_0001).ecx & SVM {
+        // VPIDs have 16 bits.
+        0 => 1 << 16,
+        _ => cpuid(0x8000_000a).ebx,
+    };
+    let ended = u64::from(rounds) + REMAPPED > u64::from(identifiers);
     defmt::info!(
-        "STALE done: {=u32} rounds, {=u32} identifiers, {=usize} processors, {=u64} wrong",
+        "STALE done: {=u32} rounds, {=str} than {=u32} identifiers, {=usize} processors, {=u64} wrong",
         rounds,
+        if ended { "more" } else { "fewer" },
         identifiers,
         lab.cpus.len(),
         verdict.0
