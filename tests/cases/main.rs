@@ -16,6 +16,7 @@ mod others;
 mod secrets;
 mod server_death;
 mod smp;
+mod stale;
 mod time;
 mod two_vms;
 mod virtio;

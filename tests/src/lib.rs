@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use regex::Regex;
 use xtask::build::image::{self, Image};
 use xtask::description::Description;
-use xtask::emulator::{Exit, Machine, Options};
+use xtask::emulator::{Emulator, Exit, Machine, Options};
 use xtask::host;
 use xtask::setup::image_maker::Firmware;
 
@@ -129,10 +129,14 @@ pub fn turn(processors: usize) -> Turn {
     }
 }
 
-/// How many processors of the host an emulator takes: one that counts instructions plays its own in turn.
+/// How many processors of the host an emulator takes: Bochs, and QEMU when it counts instructions, play their own in turn.
 fn processors(options: &Options) -> usize {
     let counts = options.icount || options.extra.iter().any(|word| word == "-icount");
-    if counts { 1 } else { options.cpus as usize }
+    if counts || options.emulator == Emulator::Bochs {
+        1
+    } else {
+        options.cpus as usize
+    }
 }
 
 /// The machine that a test asks for; with `VIREO_BOCHS=corei7_skylake_x` in the environment, as far as that can be, the same in Bochs:

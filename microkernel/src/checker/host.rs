@@ -47,6 +47,8 @@ impl Cpu {
         CPUS.with(|c| c.set(new_cpus()));
         Self::play(0);
         crate::sync::check::renew();
+        #[cfg(any(test, feature = "checker"))]
+        crate::checker::tlb::renew();
     }
 }
 

@@ -10,6 +10,8 @@
 //! are shared on purpose. The parts that need private fields are child modules of what they look into (files beside this one).
 
 pub mod refuse;
+#[cfg(not(target_os = "none"))]
+pub mod tlb;
 
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::mail::Mail;

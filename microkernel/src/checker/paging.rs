@@ -88,3 +88,19 @@ fn level(
     }
     Ok(pages)
 }
+
+/// All leaves: `f(address, entry)`.
+#[cfg(not(target_os = "none"))]
+pub fn each_leaf(t: &Table, f: &mut impl FnMut(u64, u64)) {
+    fn level(phys: u64, n: u32, at: u64, f: &mut impl FnMut(u64, u64)) {
+        for (i, e) in (0..).zip(&table(phys).0) {
+            let (v, at) = (e.get(), at | i << (12 + 9 * (n - 1)));
+            if n > 1 && super::is_table(v) {
+                level(v & ADDRESS, n - 1, at, f);
+            } else if present(v) {
+                f(at, v);
+            }
+        }
+    }
+    level(t.root, 4, 0, f);
+}

@@ -34,3 +34,29 @@ pub fn vmcb(v: Obj<Vcpu>) -> Checked {
         control,
     )
 }
+
+#[cfg(not(target_os = "none"))]
+std::thread_local! {
+    /// The host tests' processor refuses to enter guests.
+    pub static REFUSES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The host tests' processor enters a guest.
+#[cfg(not(target_os = "none"))]
+pub fn enters(v: &Vcpu) {
+    use crate::checker::tlb;
+    let c = Vmcb::of(v);
+    if REFUSES.get() {
+        return c.word(f::EXITCODE).set(u64::MAX);
+    }
+    let identifier = c.word(f::ASID_TLB).get();
+    match identifier >> 32 & 0xff {
+        0 => {}
+        1 => tlb::forget_all(),
+        other => panic!("TLB_CONTROL {other} is not everywhere"),
+    }
+    // What is said to be as it was at the last exit is nothing.
+    assert_eq!(c.word(f::CLEAN).get(), 0);
+    let linear = [f::CR0, f::CR3, f::CR4, f::EFER].map(|at| c.word(at).get());
+    tlb::enters(v, identifier as u32, None, linear);
+}

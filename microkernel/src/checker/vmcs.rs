@@ -4,6 +4,8 @@
 use crate::arch::Cpu;
 use crate::mem;
 use std::cell::Cell;
+#[cfg(any(test, feature = "checker"))]
+use x86::vmx::vmcs::{control as c, guest as g};
 
 std::thread_local! {
     /// VMREADs and VMWRITEs so far; invalidations of EPT and VPID contexts.
@@ -27,6 +29,11 @@ pub fn peek(field: u32) -> u64 {
 }
 /// A field, uncounted.
 pub fn poke(field: u32, value: u64) {
+    // As the guest would: its processor forgets what it had made by the old one.
+    #[cfg(any(test, feature = "checker"))]
+    if [g::CR0, g::CR3, g::CR4, g::IA32_EFER_FULL].contains(&field) {
+        crate::checker::tlb::forget_identifier(Some(peek(c::VPID) as u32));
+    }
     word(field, |w| w.set(value));
 }
 pub fn read(field: u32) -> u64 {
@@ -35,15 +42,19 @@ pub fn read(field: u32) -> u64 {
 }
 pub fn write(field: u32, value: u64) {
     count(1);
-    poke(field, value);
+    word(field, |w| w.set(value));
 }
 pub fn clear(_: u64) {}
 pub fn make_current(_: u64) {}
-pub fn invalidate_ept(_: u64) {
+pub fn invalidate_ept(_pointer: u64) {
     count(2);
+    #[cfg(any(test, feature = "checker"))]
+    crate::checker::tlb::forget_table(_pointer);
 }
-pub fn invalidate_vpid(_: u64, _: u32) {
+pub fn invalidate_vpid(_kind: u64, _vpid: u32) {
     count(3);
+    #[cfg(any(test, feature = "checker"))]
+    crate::checker::tlb::forget_identifier((_kind == 1).then_some(_vpid));
 }
 pub fn set_dr6(value: u64) {
     DR6.set(value);

@@ -28,6 +28,8 @@ mod sched;
 #[cfg(test)]
 mod smp;
 #[cfg(test)]
+mod stale;
+#[cfg(test)]
 mod vmx;
 
 use crate::arch::Cpu;

@@ -6,7 +6,7 @@ use crate::object::{GuestSpace, Vcpu};
 use crate::virt::vmx::control::{
     ACCESSES, Capabilities, TRUE_CONTROLS, choose, init, peek, poke, usable,
 };
-use crate::virt::vmx::exit::check::NEXT;
+pub use crate::virt::vmx::exit::check::NEXT;
 use ipc_schema::abi::op;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post, Segment, VcpuState};
 use x86::vmx::vmcs::{control as c, guest as g, ro};
@@ -16,7 +16,7 @@ const WINDOW: u64 = 7;
 const IF: u64 = 1 << 9;
 const ALL: u64 = 0xffff_ffff << 32;
 /// A processor that has everything.
-const RICH: Capabilities = Capabilities {
+pub const RICH: Capabilities = Capabilities {
     basic: TRUE_CONTROLS | 0x1234,
     sets: [ALL; 4],
     secondary: ALL,

@@ -13,6 +13,8 @@ pub struct Args<'a> {
     pub kills: u32,
     /// How many rounds vCPUs go from processor to processor.
     pub roam: u32,
+    /// How often to remap a page under a guest, and so on.
+    pub stale: u32,
     /// Have the machine switched off at the end.
     pub power_off: bool,
 }
@@ -29,6 +31,7 @@ pub fn parse(text: &str) -> Result<Args<'_>, &str> {
             ("accounts", Ok(n)) => args.accounts = n,
             ("kills", Ok(n)) => args.kills = n,
             ("roam", Ok(n)) => args.roam = n,
+            ("stale", Ok(n)) => args.stale = n,
             ("reap", _) if !value.is_empty() => args.reap = Some(value),
             _ => return Err(word),
         }
@@ -42,13 +45,14 @@ mod tests {
 
     #[test]
     fn words() {
-        let all = parse("shares accounts=3 reap=a.uart0 kills=20 roam=7 poweroff");
+        let all = parse("shares accounts=3 reap=a.uart0 kills=20 roam=7 stale=9 poweroff");
         let expected = Args {
             shares: true,
             accounts: 3,
             reap: Some("a.uart0"),
             kills: 20,
             roam: 7,
+            stale: 9,
             power_off: true,
         };
         assert_eq!(all, Ok(expected));

@@ -98,10 +98,12 @@ pub(super) const INTERCEPTS_2: u64 = 0x7e7f;
 /// it is kept for the VMM to see: the vCPU is as after reset.
 #[cold]
 pub fn entry_failed(v: &Vcpu) {
-    for at in (field::ES..=field::G_PAT).step_by(8) {
-        Vmcb::of(v).word(at).set(0);
-    }
+    let words = (field::ES..=field::G_PAT).step_by(8);
+    words.for_each(|at| Vmcb::of(v).word(at).set(0));
     create(v);
+    // Nor does anything say whether it has flushed: a round begins with whoever is entered next, and not with the identifier that this has.
+    v.flushes.set(0);
+    crate::arch::Cpu::current().next_asid.set(u32::MAX);
 }
 
 /// The state after reset (APM vol. 2, 14.1.3), and the intercepts that every guest has.

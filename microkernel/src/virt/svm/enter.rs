@@ -100,6 +100,8 @@ macro_rules! vmrun {
     ($cpu:expr, $v:expr, $sti:literal) => {{
         let _ = $sti;
         Vmcb::of($v).word(f::EXITCODE).set(0x78);
+        #[cfg(any(test, feature = "checker"))]
+        crate::virt::svm::check::enters($v);
         let t = $cpu.current.get().expect("a guest has a thread");
         ($cpu, t.get(), $v)
     }};

@@ -141,6 +141,13 @@ pub fn launch<'a>(_: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
 }
 #[cfg(not(target_os = "none"))]
 pub fn launch<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
+    #[cfg(any(test, feature = "checker"))]
+    crate::checker::tlb::enters(
+        v,
+        control::peek(c::VPID) as u32,
+        Some(control::peek(c::EPTP_FULL)),
+        [g::CR0, g::CR3, g::CR4, g::IA32_EFER_FULL].map(control::peek),
+    );
     exit::check::exits();
     let t = cpu.current.get().expect("a guest has a thread");
     ((cpu, t.get(), v), false)

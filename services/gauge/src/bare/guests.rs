@@ -27,6 +27,11 @@ pub const BELL: &[u8] = &[0xba, 0x00, 0x40, 0xee, 0xeb, 0xfd];
 /// Its port.
 pub const PORT: u16 = 0x4000;
 
+/// Where the page of number `page` is in the RAM.
+pub fn offset(page: u64) -> u64 {
+    OFFSET + page * 4096
+}
+
 /// A word of a state page.
 pub fn word(page: u64, n: usize) -> *mut u64 {
     core::ptr::with_exposed_provenance_mut::<u64>((STATES + page * 4096) as usize).wrapping_add(n)
@@ -45,7 +50,7 @@ pub struct Guest {
 impl Guest {
     /// Number `page` of all, with at most 16 bytes of code.
     pub fn new(lab: &mut Lab, page: u64, code: &[u8]) -> Result<Self> {
-        let (at, offset) = (WINDOWS + page * 4096, OFFSET + page * 4096);
+        let (at, offset) = (WINDOWS + page * 4096, offset(page));
         SPACE.map(at, lab.ram, READ_WRITE, offset, 4096)?;
         let bytes = core::ptr::with_exposed_provenance_mut::<u8>(at as usize + VECTOR);
         for (i, byte) in code.iter().take(4096 - VECTOR).enumerate() {
@@ -57,6 +62,16 @@ impl Guest {
         let dest = lab.slot()?;
         let vcpu = POOL.create_vcpu(dest, space, SPACE, STATES + page * 4096)?;
         Ok(Self { space, vcpu, page })
+    }
+
+    /// Has another vCPU in the place of its own, as after reset.
+    pub fn renew(&self) -> Result<()> {
+        // SAFETY: it takes nothing away but its state page, into which no reference exists.
+        unsafe { SPACE.destroy_object(self.vcpu.0) }?;
+        SPACE.drop_cap(self.vcpu.0)?;
+        let state = STATES + self.page * 4096;
+        POOL.create_vcpu(self.vcpu.0, self.space, SPACE, state)
+            .map(|_| ())
     }
 
     /// What [`super::workers::guest`] takes.

@@ -9,6 +9,7 @@ mod reaper;
 mod roam;
 mod roamer;
 mod shares;
+mod stale;
 mod workers;
 
 use gauge::args;
@@ -45,6 +46,9 @@ fn work(start: &'static StartInfo, args: &args::Args<'_>) -> Result<(), Status> 
     }
     if args.roam > 0 {
         roam::all(&mut lab, args.roam)?;
+    }
+    if args.stale > 0 {
+        stale::all(&mut lab, args.stale)?;
     }
     if let Some(name) = args.reap {
         reaper::all(&lab, name, args.kills);
