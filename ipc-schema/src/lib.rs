@@ -21,3 +21,4 @@ pub mod proto;
 pub mod ring;
 #[cfg(feature = "protocols")]
 pub mod state_page;
+pub mod virtio;

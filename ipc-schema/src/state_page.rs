@@ -28,7 +28,7 @@ pub mod kind {
     /// `device-testdev`.
     pub const TESTDEV: u64 = u64::from_le_bytes(*b"testdev\x01");
     /// `device-virtio-rng`.
-    pub const VIRTIO_RNG: u64 = u64::from_le_bytes(*b"vio-rng\x01");
+    pub const VIRTIO_RNG: u64 = u64::from_le_bytes(*b"vio-rng\x02");
 }
 
 /// Most words of state that a record holds.

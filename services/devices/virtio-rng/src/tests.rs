@@ -1,32 +1,14 @@
 //! The whole device against a driver's side, written out by hand.
 
-use crate::Memory;
-use crate::registers::{NO_VECTOR, Registers, status};
 use crate::server::Server;
-use core::cell::RefCell;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader, Lines};
 use ipc_schema::state_page::StatePage;
+use ipc_schema::virtio::{NO_VECTOR, status};
+use virtio::Memory;
 
 /// Memory that both sides have.
-struct Ram(RefCell<Vec<u8>>);
-
-impl Memory for &Ram {
-    fn read(&self, gpa: u64, to: &mut [u8]) -> Option<()> {
-        let gpa = usize::try_from(gpa).ok()?;
-        to.copy_from_slice(self.0.borrow().get(gpa..gpa.checked_add(to.len())?)?);
-        Some(())
-    }
-    fn write(&self, gpa: u64, from: &[u8]) -> Option<()> {
-        let gpa = usize::try_from(gpa).ok()?;
-        let mut bytes = self.0.borrow_mut();
-        bytes
-            .get_mut(gpa..gpa.checked_add(from.len())?)?
-            .copy_from_slice(from);
-        Some(())
-    }
-    fn fence(&self) {}
-}
+struct Ram(Memory);
 
 const SIZE: u16 = 8;
 const DESCRIPTORS: u64 = 0x1000;
@@ -35,18 +17,20 @@ const USED: u64 = 0x3000;
 
 impl Ram {
     fn new() -> Self {
-        Self(RefCell::new(vec![0; 0x1_0000]))
+        Self(Memory::owned(&[(0, 0x1_0000)]))
     }
     fn put(&self, gpa: u64, bytes: &[u8]) {
-        (&self).write(gpa, bytes).unwrap();
+        self.0.write(gpa, bytes).unwrap();
     }
     fn half(&self, gpa: u64) -> u16 {
         let mut bytes = [0; 2];
-        (&self).read(gpa, &mut bytes).unwrap();
+        self.0.read(gpa, &mut bytes).unwrap();
         u16::from_le_bytes(bytes)
     }
     fn bytes(&self, gpa: usize, len: usize) -> Vec<u8> {
-        self.0.borrow()[gpa..gpa + len].to_vec()
+        let mut bytes = vec![0; len];
+        self.0.read(gpa as u64, &mut bytes).unwrap();
+        bytes
     }
     fn descriptor(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
         let at = DESCRIPTORS + 16 * u64::from(index);
@@ -65,20 +49,20 @@ impl Ram {
     }
 }
 
-fn out(server: &mut Server<'_, &Ram>, offset: u16, width: u8, value: u32) -> bool {
+fn out(server: &mut Server<'_>, offset: u16, width: u8, value: u32) -> bool {
     server
         .access(PortAccess::new(0xC000 + offset, width, false), value)
         .1
 }
 
-fn get(server: &mut Server<'_, &Ram>, offset: u16, width: u8) -> u32 {
+fn get(server: &mut Server<'_>, offset: u16, width: u8) -> u32 {
     server
         .access(PortAccess::new(0xC000 + offset, width, true), 0)
         .0
 }
 
 /// As a driver begins (virtio 1.2, 3.1.1).
-fn start(server: &mut Server<'_, &Ram>, vector: u16) {
+fn start(server: &mut Server<'_>, vector: u16) {
     for (offset, width, value) in [
         (0x14, 1, 0),
         (0x14, 1, 3),
@@ -103,7 +87,7 @@ fn start(server: &mut Server<'_, &Ram>, vector: u16) {
 fn a_request_is_filled_and_told_by_its_vector() {
     let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
     let vmm = InterruptReader::function(&irq);
-    let (mut server, was) = Server::new(&ram, &irq, &state);
+    let (mut server, was) = Server::new(&ram.0, &irq, &state);
     assert!(!was);
     start(&mut server, 1);
     ram.descriptor(3, 0x8000, 16, 1 | 2, 5);
@@ -134,7 +118,7 @@ fn a_request_is_filled_and_told_by_its_vector() {
 fn without_a_vector_the_pin_asserts_until_isr_is_read() {
     let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
     let vmm = InterruptReader::function(&irq);
-    let (mut server, _) = Server::new(&ram, &irq, &state);
+    let (mut server, _) = Server::new(&ram.0, &irq, &state);
     start(&mut server, NO_VECTOR);
     ram.descriptor(0, 0x8000, 64, 2, 0);
     ram.offer(0);
@@ -158,7 +142,7 @@ fn without_a_vector_the_pin_asserts_until_isr_is_read() {
 fn a_successor_goes_on_where_its_predecessor_was() {
     let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
     let vmm = InterruptReader::function(&irq);
-    let (mut server, _) = Server::new(&ram, &irq, &state);
+    let (mut server, _) = Server::new(&ram.0, &irq, &state);
     start(&mut server, 1);
     ram.descriptor(0, 0x8000, 8, 2, 0);
     ram.offer(0);
@@ -166,7 +150,7 @@ fn a_successor_goes_on_where_its_predecessor_was() {
     let _ = vmm.look();
     // Dead before it heard the next doorbell.
     ram.offer(0);
-    let (mut server, was) = Server::new(&ram, &irq, &state);
+    let (mut server, was) = Server::new(&ram.0, &irq, &state);
     assert!(was);
     assert_eq!(vmm.look().rises, 2, "an interrupt that may have been lost");
     assert!(server.wake());
@@ -188,7 +172,7 @@ fn what_makes_no_sense_needs_a_reset() {
     ];
     for spoil in ways {
         let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
-        let (mut server, _) = Server::new(&ram, &irq, &state);
+        let (mut server, _) = Server::new(&ram.0, &irq, &state);
         start(&mut server, NO_VECTOR);
         ram.descriptor(0, 0x8000, 8, 2, 0);
         ram.offer(0);
@@ -208,31 +192,4 @@ fn what_makes_no_sense_needs_a_reset() {
         let _ = out(&mut server, 0x14, 1, 0);
         assert_eq!(get(&mut server, 0x14, 1), 0);
     }
-}
-
-#[test]
-fn registers_follow_their_rules() {
-    let mut r = Registers::default();
-    let _ = r.write(0x14, 1, 11);
-    assert_eq!(r.read(0x14, 1), 3, "no features, no agreement");
-    let _ = r.write(0x1A, 2, 5);
-    assert_eq!(r.read(0x1A, 2), 0xFFFF, "no such vector");
-    let _ = r.write(0x16, 2, 1);
-    assert_eq!(r.read(0x18, 2), 0, "no such queue");
-    let _ = r.write(0x1C, 2, 1);
-    let _ = r.write(0x16, 2, 0);
-    assert_eq!(
-        (r.read(0x18, 2), r.read(0x1C, 2), r.read(0x12, 2)),
-        (64, 0, 1)
-    );
-    let _ = r.write(0x24, 4, 0xAABB_CCDD);
-    assert_eq!((r.read(0x20, 4), r.read(0x24, 4)), (0, 0xAABB_CCDD));
-    let _ = r.write(0x1C, 2, 1);
-    let _ = r.write(0x20, 4, 0x1000);
-    assert_eq!(r.read(0x20, 4), 0, "it is on");
-    assert_eq!((r.read(0xF0, 4), r.read(0x3E, 4)), (0, 0));
-    let mut words = r.state().to_vec();
-    words.push(r.more_state());
-    assert_eq!(Registers::restore(&words), Some(r));
-    assert_eq!(Registers::restore(&words[1..]), None);
 }

@@ -1,0 +1,471 @@
+//! The queue against a driver's side of its own, which knows the specification and nothing of the device's side.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, VecDeque};
+
+const TABLE: u64 = 0x1000;
+const AVAILABLE: u64 = 0x2000;
+const USED: u64 = 0x3000;
+const TABLES: u64 = 0x8000;
+const DATA: u64 = 1 << 32;
+
+fn memory() -> Memory {
+    Memory::owned(&[(0, 0x1_0000), (DATA, 0x1_0000)])
+}
+
+fn place(size: u16) -> Place {
+    Place {
+        size,
+        descriptors: TABLE,
+        driver: AVAILABLE,
+        device: USED,
+    }
+}
+
+/// The driver.
+struct Driver<'m> {
+    memory: &'m Memory,
+    size: u16,
+    event_idx: bool,
+    free: Vec<u16>,
+    available: u16,
+    used: u16,
+    /// By head: number, descriptors that it holds.
+    out: BTreeMap<u16, (u32, Vec<u16>)>,
+    order: VecDeque<u32>,
+}
+
+impl<'m> Driver<'m> {
+    fn new(memory: &'m Memory, size: u16, event_idx: bool) -> Self {
+        let (free, out, order) = ((0..size).collect(), BTreeMap::new(), VecDeque::new());
+        let (available, used) = (0, 0);
+        Self {
+            memory,
+            size,
+            event_idx,
+            free,
+            available,
+            used,
+            out,
+            order,
+        }
+    }
+
+    fn half(&self, gpa: u64) -> u16 {
+        let mut bytes = [0; 2];
+        self.memory.read(gpa, &mut bytes).unwrap();
+        u16::from_le_bytes(bytes)
+    }
+
+    fn put(&self, gpa: u64, value: u16) {
+        self.memory.write(gpa, &value.to_le_bytes()).unwrap();
+    }
+
+    fn descriptor(&self, table: u64, index: u16, (gpa, len): (u64, u32), flags: u16, next: u16) {
+        let mut bytes = gpa.to_le_bytes().to_vec();
+        bytes.extend(len.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(next.to_le_bytes());
+        self.memory
+            .write(table + 16 * u64::from(index), &bytes)
+            .unwrap();
+    }
+
+    /// Makes a buffer available; false if there is no room.
+    fn offer(&mut self, number: u32, parts: &[Part], indirect: bool) -> bool {
+        let need = if indirect { 1 } else { parts.len() };
+        if self.free.len() < need {
+            return false;
+        }
+        let own: Vec<u16> = self.free.drain(..need).collect();
+        let inner = TABLES + 0x100 * u64::from(own[0]);
+        for (i, part) in parts.iter().enumerate() {
+            let last = i + 1 == parts.len();
+            let flags = u16::from(!last) | u16::from(part.writable) << 1;
+            let (table, index, next) = if indirect {
+                (inner, i as u16, if last { 0 } else { i as u16 + 1 })
+            } else {
+                let next = own.get(i + 1).copied().unwrap_or(0);
+                (TABLE, own[i], next)
+            };
+            self.descriptor(table, index, (part.gpa, part.len), flags, next);
+        }
+        if indirect {
+            self.descriptor(TABLE, own[0], (inner, 16 * parts.len() as u32), 4, 0);
+        }
+        let slot = u64::from(self.available % self.size);
+        self.put(AVAILABLE + 4 + 2 * slot, own[0]);
+        self.available = self.available.wrapping_add(1);
+        self.put(AVAILABLE + 2, self.available);
+        self.out.insert(own[0], (number, own));
+        self.order.push_back(number);
+        true
+    }
+
+    /// What was used: numbers and lengths.
+    fn reap(&mut self) -> Vec<(u32, u32)> {
+        let mut all = Vec::new();
+        while self.half(USED + 2) != self.used {
+            let mut bytes = [0; 8];
+            let slot = u64::from(self.used % self.size);
+            self.memory.read(USED + 4 + 8 * slot, &mut bytes).unwrap();
+            let word = u64::from_le_bytes(bytes);
+            let (number, own) = self.out.remove(&(word as u16)).expect("a buffer of ours");
+            assert_eq!(self.order.pop_front(), Some(number), "in order");
+            self.free.extend(own);
+            self.used = self.used.wrapping_add(1);
+            all.push((number, (word >> 32) as u32));
+        }
+        if self.event_idx {
+            self.put(AVAILABLE + 4 + 2 * u64::from(self.size), self.used);
+        }
+        all
+    }
+}
+
+fn parts(number: u32, shape: u8) -> Vec<Part> {
+    let (read, write) = (u32::from(shape & 3), u32::from(shape >> 2 & 3));
+    let count = (read + write).max(1);
+    (0..count)
+        .map(|i| Part {
+            gpa: DATA + u64::from((number * 8 + i) % 0x1000),
+            len: number % 97 + i,
+            writable: i >= read,
+        })
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Offer(u8, bool),
+    Pop,
+    Complete(u8),
+    Publish,
+    Reap,
+    Die,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (any::<u8>(), any::<bool>()).prop_map(|(s, i)| Step::Offer(s, i)),
+        4 => Just(Step::Pop),
+        4 => any::<u8>().prop_map(Step::Complete),
+        2 => Just(Step::Publish),
+        1 => Just(Step::Reap),
+        1 => Just(Step::Die),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order, deaths at any moment included: each buffer comes as it was given, is used once and in order,
+    /// and the driver is interrupted for it whenever it has asked to be.
+    #[test]
+    fn every_buffer_is_used_once(
+        size in 0u32..6, event_idx: bool, steps in prop::collection::vec(step(), 0..400)
+    ) {
+        let (memory, size) = (memory(), 1u16 << size);
+        let features = feature::INDIRECT_DESC | if event_idx { feature::EVENT_IDX } else { 0 };
+        let mut queue = Split::new(&memory, &place(size), features).unwrap();
+        let mut driver = Driver::new(&memory, size, event_idx);
+        let mut given: BTreeMap<u32, Vec<Part>> = BTreeMap::new();
+        let mut flying: Vec<(u32, Token)> = Vec::new();
+        // The number of the next to be offered, and of the next to be taken.
+        let (mut number, mut taken, mut told, mut seen) = (0u32, 0u32, 0u32, 0u32);
+        // The last look of the driver came before `told` went on, and no interrupt since.
+        let mut interrupted = false;
+        let end = [Step::Pop, Step::Complete(0), Step::Publish].repeat(70);
+        for step in steps.into_iter().chain(end) {
+            match step {
+                Step::Offer(shape, indirect) => {
+                    let parts = parts(number, shape);
+                    if driver.offer(number, &parts, indirect) {
+                        given.insert(number, parts);
+                        number += 1;
+                    }
+                }
+                Step::Pop => match queue.pop().unwrap() {
+                    Some(chain) => {
+                        let got: Vec<_> = chain.clone().map(Result::unwrap).collect();
+                        prop_assert_eq!(&got, &given[&taken]);
+                        flying.push((taken, chain.token()));
+                        taken += 1;
+                    }
+                    None => {
+                        prop_assert_eq!(taken, number);
+                        prop_assert!(!queue.arm().unwrap());
+                    }
+                },
+                Step::Complete(which) if !flying.is_empty() => {
+                    let (number, token) = flying.remove(usize::from(which) % flying.len());
+                    queue.complete(token, number * 3).unwrap();
+                    prop_assert_eq!(queue.complete(token, 0), Err(Error::Token));
+                }
+                Step::Complete(_) => {}
+                Step::Publish => {
+                    let old = told;
+                    let wanted = queue.publish().unwrap();
+                    told = flying.iter().map(|f| f.0).min().unwrap_or(taken);
+                    prop_assert_eq!(u32::from(driver.half(USED + 2)), told & 0xFFFF);
+                    interrupted |= wanted;
+                    prop_assert!(told != old || !wanted);
+                    prop_assert!(interrupted || told == seen, "sleeps on");
+                }
+                Step::Reap => {
+                    for (n, written) in driver.reap() {
+                        prop_assert_eq!((n, written), (seen, n * 3));
+                        seen += 1;
+                    }
+                    prop_assert_eq!(seen, told);
+                    interrupted = false;
+                }
+                Step::Die => {
+                    queue = Split::restore(&memory, &place(size), features).unwrap();
+                    interrupted |= told != seen;
+                    flying.clear();
+                    taken = told;
+                }
+            }
+        }
+        for (n, written) in driver.reap() {
+            prop_assert_eq!((n, written), (seen, n * 3));
+            seen += 1;
+        }
+        prop_assert_eq!(seen, number, "none is lost");
+    }
+
+    /// Memory full of anything: every buffer ends, and what it gives is inside.
+    #[test]
+    fn whatever_is_in_memory(
+        size in 0u32..8, indirect: bool, event_idx: bool, seed in prop::collection::vec(any::<u64>(), 64),
+        small in prop::collection::vec(0u16..16, 256), index: u16
+    ) {
+        let memory = memory();
+        for at in 0..0x2000u64 {
+            let word = seed[(at as usize * 7) % 64].rotate_left(at as u32) ^ (at << 17);
+            memory.write(at * 8, &word.to_le_bytes()).unwrap();
+        }
+        // Most descriptors lead somewhere.
+        for (i, pair) in small.chunks_exact(2).enumerate() {
+            let at = TABLE + 16 * i as u64;
+            memory.write(at, &(u64::from(pair[0]) * 0x1010).to_le_bytes()).unwrap();
+            memory.write(at + 8, &(u32::from(pair[1]) * 16).to_le_bytes()).unwrap();
+            let flags = [pair[0] % 8, pair[1]];
+            memory.write(at + 12, &flags.map(u16::to_le_bytes).concat()).unwrap();
+            memory.write(AVAILABLE + 4 + 2 * i as u64, &pair[0].to_le_bytes()).unwrap();
+        }
+        memory.write(AVAILABLE + 2, &(index % 300).to_le_bytes()).unwrap();
+        let features = if indirect { feature::INDIRECT_DESC } else { 0 }
+            | if event_idx { feature::EVENT_IDX } else { 0 };
+        let mut queue = Split::new(&memory, &place(1 << size), features).unwrap();
+        while let Ok(Some(chain)) = queue.pop() {
+            let mut count = 0;
+            let mut written = false;
+            for part in chain.clone() {
+                count += 1;
+                prop_assert!(count <= 1024 + 256, "it ends");
+                let Ok(part) = part else { continue };
+                prop_assert!(memory.check(part.gpa, part.len.into()).is_ok());
+                prop_assert!(part.writable || !written);
+                written = part.writable;
+            }
+            prop_assert!(queue.complete(chain.token(), 1).is_ok());
+            let _ = queue.publish().unwrap();
+        }
+    }
+}
+
+fn first_error(features: u64, spoil: impl FnOnce(&Driver<'_>)) -> Option<Error> {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 8, false);
+    let part = |len, writable| Part {
+        gpa: DATA,
+        len,
+        writable,
+    };
+    assert!(driver.offer(0, &[part(16, false), part(32, true)], false));
+    spoil(&driver);
+    let mut queue = Split::new(&memory, &place(8), features).unwrap();
+    match queue.pop() {
+        Ok(chain) => chain?.find_map(Result::err),
+        Err(error) => Some(error),
+    }
+}
+
+#[test]
+fn each_lie_has_its_name() {
+    let indirect = feature::INDIRECT_DESC;
+    let odd = |d: &Driver<'_>| {
+        d.descriptor(TABLE, 0, (TABLES + 1, 16), 4, 0);
+        d.descriptor(TABLES + 1, 0, (DATA, 16), 0, 0);
+    };
+    assert_eq!(
+        first_error(indirect, odd),
+        None,
+        "an indirect table may be anywhere"
+    );
+    assert_eq!(first_error(indirect, |_| {}), None);
+    type Spoil = fn(&Driver<'_>);
+    let lies: [(u64, Spoil, Error); 14] = [
+        (0, |d| d.put(AVAILABLE + 2, 9), Error::Index),
+        (0, |d| d.put(AVAILABLE + 2, 0xFFFF), Error::Index),
+        (0, |d| d.put(AVAILABLE + 4, 8), Error::Descriptor),
+        (
+            0,
+            |d| d.descriptor(TABLE, 0, (DATA, 1), 1, 8),
+            Error::Descriptor,
+        ),
+        (
+            0,
+            |d| d.descriptor(TABLE, 0, (DATA, 1), 1, 0),
+            Error::Length,
+        ),
+        (
+            0,
+            |d| d.descriptor(TABLE, 0, (DATA, 1), 3, 0),
+            Error::Length,
+        ),
+        (
+            0,
+            |d| d.descriptor(TABLE, 0, (DATA - 1, 1), 0, 0),
+            Error::Memory,
+        ),
+        (
+            0,
+            |d| d.descriptor(TABLE, 0, (u64::MAX, 1), 2, 0),
+            Error::Memory,
+        ),
+        (
+            0,
+            |d| d.descriptor(TABLE, 1, (DATA + 0xFFFF, 2), 2, 0),
+            Error::Memory,
+        ),
+        (
+            0,
+            |d| {
+                d.descriptor(TABLE, 0, (DATA, 1), 3, 1);
+                d.descriptor(TABLE, 1, (DATA, 1), 0, 0);
+            },
+            Error::Order,
+        ),
+        (
+            0,
+            |d| d.descriptor(TABLE, 0, (TABLES, 16), 4, 0),
+            Error::Indirect,
+        ),
+        (
+            indirect,
+            |d| d.descriptor(TABLE, 0, (TABLES, 24), 4, 0),
+            Error::Indirect,
+        ),
+        (
+            indirect,
+            |d| d.descriptor(TABLE, 0, (TABLES, 16), 5, 0),
+            Error::Indirect,
+        ),
+        (
+            indirect,
+            |d| {
+                d.descriptor(TABLE, 0, (TABLES, 16), 4, 0);
+                d.descriptor(TABLES, 0, (TABLES, 16), 4, 0);
+            },
+            Error::Indirect,
+        ),
+    ];
+    for (i, (features, spoil, error)) in lies.into_iter().enumerate() {
+        assert_eq!(first_error(features, spoil), Some(error), "lie {i}");
+    }
+}
+
+#[test]
+fn rings_must_be_where_they_may_be() {
+    let memory = memory();
+    let new = |place| Split::new(&memory, &place, 0).err();
+    assert_eq!(new(place(8)), None);
+    for size in [0, 3, 2048, 0x8000] {
+        assert_eq!(new(place(size)), Some(Error::Ring));
+    }
+    let p = place(8);
+    assert_eq!(
+        new(Place {
+            descriptors: 8,
+            ..p
+        }),
+        Some(Error::Ring)
+    );
+    assert_eq!(new(Place { driver: 1, ..p }), Some(Error::Ring));
+    assert_eq!(new(Place { device: 2, ..p }), Some(Error::Ring));
+    // The last byte of each counts.
+    assert_eq!(
+        new(Place {
+            descriptors: 0x1_0000 - 128,
+            ..p
+        }),
+        None
+    );
+    assert_eq!(
+        new(Place {
+            descriptors: 0x1_0000 - 112,
+            ..p
+        }),
+        Some(Error::Memory)
+    );
+    assert_eq!(
+        new(Place {
+            driver: 0x1_0000 - 22,
+            ..p
+        }),
+        None
+    );
+    assert_eq!(
+        new(Place {
+            driver: 0x1_0000 - 20,
+            ..p
+        }),
+        Some(Error::Memory)
+    );
+    assert_eq!(
+        new(Place {
+            device: 0x1_0000 - 72,
+            ..p
+        }),
+        None
+    );
+    assert_eq!(
+        new(Place {
+            device: 0x1_0000 - 68,
+            ..p
+        }),
+        Some(Error::Memory)
+    );
+    assert_eq!(
+        new(Place {
+            device: u64::MAX - 3,
+            ..p
+        }),
+        Some(Error::Memory)
+    );
+}
+
+#[test]
+fn a_driver_that_asks_for_quiet_has_it() {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 8, false);
+    let mut queue = Split::new(&memory, &place(8), 0).unwrap();
+    for (flags, wanted) in [(0, true), (1, false), (0, true)] {
+        driver.put(AVAILABLE, flags);
+        assert!(driver.offer(0, &parts(0, 1), false));
+        let chain = queue.pop().unwrap().unwrap();
+        queue.complete(chain.token(), 0).unwrap();
+        assert_eq!(queue.publish(), Ok(wanted));
+        assert_eq!(queue.publish(), Ok(false), "nothing new");
+        assert_eq!(driver.reap().len(), 1);
+    }
+    queue.disarm().unwrap();
+    assert_eq!(driver.half(USED), 1);
+    assert_eq!((queue.arm(), driver.half(USED)), (Ok(false), 0));
+    assert!(driver.offer(1, &parts(1, 1), false));
+    assert_eq!(queue.arm(), Ok(true), "it came before it was asked for");
+}
