@@ -12,6 +12,8 @@ pub mod abi;
 #[cfg(feature = "protocols")]
 pub mod archive;
 #[cfg(feature = "protocols")]
+pub mod disk;
+#[cfg(feature = "protocols")]
 pub mod interrupt_page;
 #[cfg(feature = "protocols")]
 pub mod manifest;

@@ -10,6 +10,9 @@
 use alloc::{format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{BLOCK, MAX_BLOCKS};
+pub use crate::virtio::MAX_QUEUES;
+
 /// The archive file that holds the encoded [`System`].
 pub const MANIFEST_FILE: &str = "manifest";
 /// Longest name of a system, device, driver or server in bytes.
@@ -22,6 +25,8 @@ pub const MACHINE_OVERHEAD: u64 = 64 << 20;
 pub const MIN_VM_MEMORY: u64 = 1 << 20;
 /// Device numbers on PCI bus 0 below this; number 0 is the host bridge.
 pub const PCI_SLOTS: u8 = 32;
+/// Longest serial of a disk in bytes (virtio 1.2, 5.2.6).
+pub const MAX_SERIAL: usize = 20;
 /// Most virtual processors of a VM.
 pub const MAX_VCPUS: u32 = 64;
 /// Most processors of the machine that Vireo uses.
@@ -57,6 +62,8 @@ pub struct System {
     pub drivers: Vec<Driver>,
     /// Servers beside the core ones.
     pub servers: Vec<Server>,
+    /// Disks that `store` serves.
+    pub disks: Vec<Disk>,
 }
 
 /// What the machine does when the last VM has ended.
@@ -148,6 +155,15 @@ pub enum DeviceKind {
         /// Its device number on PCI bus 0.
         slot: u8,
     },
+    /// Virtio block device.
+    VirtioBlk {
+        /// Its device number on PCI bus 0.
+        slot: u8,
+        /// The number of its disk in [`System::disks`].
+        disk: u32,
+        /// Its virtqueues, at most [`MAX_QUEUES`].
+        queues: u16,
+    },
 }
 
 impl DeviceKind {
@@ -157,7 +173,7 @@ impl DeviceKind {
             Self::Uart => 8,
             Self::Rtc => 2,
             Self::TestDev => 16,
-            Self::VirtioRng { .. } => 0,
+            Self::VirtioRng { .. } | Self::VirtioBlk { .. } => 0,
         }
     }
 
@@ -165,7 +181,7 @@ impl DeviceKind {
     pub const fn slot(self) -> Option<u8> {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => None,
-            Self::VirtioRng { slot } => Some(slot),
+            Self::VirtioRng { slot } | Self::VirtioBlk { slot, .. } => Some(slot),
         }
     }
 
@@ -174,6 +190,15 @@ impl DeviceKind {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => 0,
             Self::VirtioRng { .. } => 1,
+            Self::VirtioBlk { queues, .. } => queues,
+        }
+    }
+
+    /// The number of its disk in [`System::disks`], if it has one.
+    pub const fn disk(self) -> Option<u32> {
+        match self {
+            Self::VirtioBlk { disk, .. } => Some(disk),
+            _ => None,
         }
     }
 
@@ -184,6 +209,7 @@ impl DeviceKind {
             Self::Rtc => "device-rtc",
             Self::TestDev => "device-testdev",
             Self::VirtioRng { .. } => "device-virtio-rng",
+            Self::VirtioBlk { .. } => "device-virtio-blk",
         }
     }
 }
@@ -203,6 +229,21 @@ pub struct Device {
     pub irq: u8,
     /// Guest port whose writes only ring its doorbell.
     pub doorbell: Option<u16>,
+}
+
+/// A disk that `store` serves: RAM over an image, which is copied as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Unique name, also a part of archive file names.
+    pub name: String,
+    /// Its size in bytes, a multiple of [`BLOCK`]; 0: as large as its image.
+    pub size: u64,
+    /// Archive file of its image; without one it begins as zeroes.
+    pub image: Option<String>,
+    /// Memory in bytes for what is written, a multiple of [`BLOCK`]; 0: the disk is read-only.
+    pub memory: u64,
+    /// What guests know it by, at most [`MAX_SERIAL`] bytes.
+    pub serial: String,
 }
 
 /// What a driver drives.
@@ -264,6 +305,11 @@ pub fn kernel_file(vm: &str) -> String {
     format!("vm/{vm}/kernel")
 }
 
+/// Archive file name of a disk's image.
+pub fn disk_file(disk: &str) -> String {
+    format!("disk/{disk}")
+}
+
 /// Archive file name of a VM's initial RAM disk.
 pub fn initrd_file(vm: &str) -> String {
     format!("vm/{vm}/initrd")
@@ -282,6 +328,8 @@ pub enum Place {
     Driver(usize),
     /// A further server.
     Server(usize),
+    /// A disk.
+    Disk(usize),
 }
 
 /// What is wrong with a description.
@@ -321,6 +369,17 @@ pub enum Fault {
     BadSlot,
     /// The other place has the same one.
     SlotTaken(Place),
+    /// A disk's size is no multiple of [`BLOCK`], is none without an image, or is more than [`MAX_BLOCKS`] blocks; or its memory is no
+    /// multiple of [`BLOCK`] or larger than it.
+    BadDiskSize,
+    /// A serial that is too long or has unprintable characters.
+    BadSerial,
+    /// There is no such disk.
+    UnknownDisk,
+    /// The other place has the same disk, and it is not read-only.
+    DiskTaken(Place),
+    /// No virtqueue, or more than [`MAX_QUEUES`].
+    BadQueues,
 }
 
 /// The first problem found in a description.
@@ -367,6 +426,18 @@ impl System {
                 return fail(Place::Vm(i), fault);
             }
         }
+        for (i, disk) in self.disks.iter().enumerate() {
+            disk.check(i)?;
+            if let Some(j) = self.disks.iter().take(i).position(|d| d.name == disk.name) {
+                return fail(Place::Disk(i), Fault::DuplicateName(Place::Disk(j)));
+            }
+            needed = needed.saturating_add(disk.takes());
+            if needed > available {
+                let fault = Fault::MemoryDoesNotFit { needed, available };
+                return fail(Place::Disk(i), fault);
+            }
+        }
+        self.check_disks_of_devices()?;
         for (i, driver) in self.drivers.iter().enumerate() {
             let place = Place::Driver(i);
             check_ports(place, driver.ports, driver.kind.ports())?;
@@ -381,6 +452,32 @@ impl System {
             }
         }
         self.check_instance_names()
+    }
+
+    /// Every block device has a disk, and one that can be written has one device.
+    fn check_disks_of_devices(&self) -> Result<(), CheckError> {
+        let mut taken: Vec<Option<Place>> = self.disks.iter().map(|_| None).collect();
+        for (v, vm) in self.vms.iter().enumerate() {
+            for (d, device) in vm.devices.iter().enumerate() {
+                let Some(disk) = device.kind.disk() else {
+                    continue;
+                };
+                let place = Place::Device(v, d);
+                let there = self
+                    .disks
+                    .get(disk as usize)
+                    .zip(taken.get_mut(disk as usize));
+                let fault = match there {
+                    None => Fault::UnknownDisk,
+                    Some((disk, before)) => match before.replace(place) {
+                        Some(other) if disk.memory > 0 => Fault::DiskTaken(other),
+                        _ => continue,
+                    },
+                };
+                return Err(CheckError { place, fault });
+            }
+        }
+        Ok(())
     }
 
     /// Every server instance has a name of its own: devices, drivers and further servers.
@@ -447,6 +544,9 @@ impl Vm {
                 .zip(&self.devices)
                 .take(i)
         };
+        if device.kind.disk().is_some() && !(1..=MAX_QUEUES).contains(&device.kind.queues()) {
+            return fail(Fault::BadQueues);
+        }
         if let Some(slot) = device.kind.slot() {
             if slot == 0 || slot >= PCI_SLOTS || device.doorbell.is_some() {
                 return fail(Fault::BadSlot);
@@ -480,6 +580,37 @@ impl Vm {
             .then_some(PortRange::new(DEBUG_EXIT_PORT, 4));
         let mut all = VMM_PORTS.into_iter().chain(debug_exit);
         all.find(|r| r.overlaps(range))
+    }
+}
+
+impl Disk {
+    /// Checks everything that can be told without its image. `index` is only for the error.
+    fn check(&self, index: usize) -> Result<(), CheckError> {
+        let fault = if !name_ok(&self.name) {
+            Fault::BadName
+        } else if self.serial.len() > MAX_SERIAL
+            || !self.serial.bytes().all(|b| b.is_ascii_graphic())
+        {
+            Fault::BadSerial
+        } else if self.size == 0 && self.image.is_none()
+            || !self.size.is_multiple_of(BLOCK)
+            || !self.memory.is_multiple_of(BLOCK)
+            || self.size / BLOCK > MAX_BLOCKS
+            || self.size != 0 && self.memory > self.size
+            || self.memory / BLOCK > MAX_BLOCKS
+        {
+            Fault::BadDiskSize
+        } else {
+            return Ok(());
+        };
+        let place = Place::Disk(index);
+        Err(CheckError { place, fault })
+    }
+
+    /// Bytes of the machine's memory that it takes beside its image: for what is written, and for `store` to know where that is, twice
+    /// eight bytes a block.
+    pub const fn takes(&self) -> u64 {
+        self.memory.saturating_add(self.size / BLOCK * 16)
     }
 }
 
