@@ -42,6 +42,15 @@ pub const SPAN: usize = 16;
 /// Blocks of the largest disk.
 pub const MAX_BLOCKS: u64 = 1 << 28;
 
+/// Words of a disk's map before those of its blocks.
+pub const MAP_HEADER: usize = 16;
+
+/// Words of the map of a disk of so many blocks, which `store` keeps twice.
+#[must_use]
+pub const fn map_words(blocks: u32) -> u64 {
+    MAP_HEADER as u64 + 2 * blocks as u64
+}
+
 /// What a disk is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Geometry {
@@ -461,7 +470,7 @@ impl<'a> Provider<'a> {
 
     /// The next request that is not answered yet.
     #[must_use]
-    pub fn next(&mut self) -> Option<Request> {
+    pub fn peek(&mut self) -> Option<Request> {
         if self.distance() == 0 {
             return None;
         }

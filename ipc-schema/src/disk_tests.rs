@@ -55,7 +55,7 @@ proptest! {
                     let _ = client.publish();
                 }
                 Step::Serve => {
-                    if let Some(request) = store.next() {
+                    if let Some(request) = store.peek() {
                         store.answer(Status::Ok, Some((7, &[request.first])));
                     }
                 }
@@ -72,7 +72,7 @@ proptest! {
                 Step::NewStore => store = Provider::new(&channel),
                 Step::HalfAnswer => {
                     let tail = channel.tail.load(Ordering::Relaxed);
-                    if store.next().is_some() {
+                    if store.peek().is_some() {
                         store.answer(Status::Full, Some((9, &[!0])));
                         channel.tail.store(tail, Ordering::Relaxed);
                         store = Provider::new(&channel);
@@ -82,7 +82,7 @@ proptest! {
         }
         // All that is left comes.
         let _ = client.publish();
-        while let Some(request) = store.next() {
+        while let Some(request) = store.peek() {
             store.answer(Status::Ok, Some((7, &[request.first])));
         }
         while let Some(answer) = client.answer(1) {
@@ -109,7 +109,7 @@ proptest! {
                 slot.count.store(words[3], Ordering::Relaxed);
             }
             let mut served = 0;
-            while store.next().is_some() {
+            while store.peek().is_some() {
                 store.answer(Status::Ok, None);
                 served += 1;
             }
@@ -120,11 +120,11 @@ proptest! {
             prop_assert!(client.answer(1).is_none());
         }
         let mut client = Client::new(&channel);
-        let _ = store.next();
+        let _ = store.peek();
         prop_assert_eq!(client.room(), DEPTH);
         prop_assert!(client.ask(&read(5)));
         let _ = client.publish();
-        prop_assert_eq!(store.next(), Some(read(5)));
+        prop_assert_eq!(store.peek(), Some(read(5)));
         store.answer(Status::Ok, None);
         prop_assert_eq!(client.answer(0).map(|a| a.status), Some(Status::Ok));
     }
@@ -153,7 +153,7 @@ fn what_a_dead_store_passed_over_is_stale() {
     channel.tail.store(4000, Ordering::Relaxed);
     assert_eq!(client.answer(1), None, "more than were asked");
     let mut store = Provider::new(&channel);
-    assert_eq!(store.next(), None);
+    assert_eq!(store.peek(), None);
     let status = |client: &mut Client<'_>| client.answer(1).map(|a| a.status);
     assert_eq!(
         [
@@ -173,7 +173,7 @@ fn sleeping_is_refused_when_there_is_work() {
     assert!(client.ask(&read(3)));
     assert!(client.publish(), "it sleeps");
     assert!(!store.prepare_sleep(), "there is a request");
-    assert_eq!(store.next(), Some(read(3)));
+    assert_eq!(store.peek(), Some(read(3)));
     store.answer(Status::Ok, None);
     assert!(store.needs_signal() && !store.needs_signal());
     assert!(!client.prepare_sleep(), "there is an answer");

@@ -5,6 +5,7 @@
 
 mod bochs;
 mod conformance;
+mod disks;
 mod errors;
 mod exerciser;
 mod hardening;

@@ -1,6 +1,6 @@
 use super::*;
-use crate::map::words;
 use ipc_schema::disk::Base;
+use ipc_schema::disk::map_words as words;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 

@@ -6,19 +6,12 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use ipc_schema::disk::{Base, Geometry, Place};
+use ipc_schema::disk::{Base, Geometry, MAP_HEADER as HEADER, Place};
 
-/// Words before the places: a header, twice, in a cache line each.
-const HEADER: usize = 16;
-const COPY: usize = 8;
+/// Words of a copy of the header: a cache line.
+const COPY: usize = HEADER / 2;
 /// Marks a map that has been begun.
 const MAGIC: u64 = u64::from_le_bytes(*b"diskmap\x01");
-
-/// Words of the map of a disk of so many blocks.
-#[must_use]
-pub const fn words(blocks: u32) -> u64 {
-    HEADER as u64 + 2 * blocks as u64
-}
 
 /// What a map was like when it was taken over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 use super::*;
+use ipc_schema::disk::map_words as words;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 

@@ -64,7 +64,7 @@ impl<'a> Store<'a> {
                     continue;
                 };
                 let mut answered = false;
-                while let Some(request) = client.channel.next() {
+                while let Some(request) = client.channel.peek() {
                     let reply = disk.handle(&request);
                     if reply.status == Status::Full {
                         self.full = Some(client.disk);

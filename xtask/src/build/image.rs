@@ -45,10 +45,13 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         .flat_map(|vm| vm.devices.iter().map(|d| &d.binary));
     let driver_bins = system.drivers.iter().map(|d| &d.binary);
     let server_bins = system.servers.iter().map(|s| &s.binary);
+    // It serves nobody when there are no disks.
+    let store = (!system.disks.is_empty()).then_some("store");
     let packages: Vec<&str> = device_bins
         .chain(driver_bins)
         .chain(server_bins)
         .map(|file| file.strip_prefix("bin/").unwrap_or(file))
+        .chain(store)
         .collect();
     let dir = host::target().join("systems").join(&description.stem);
     host::make_dir(&dir)?;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use ipc_schema::disk::BLOCK;
 use ipc_schema::manifest::{
-    CheckError, CpuShare, Device, DeviceKind, Driver, DriverKind, Fault, Idle, MACHINE_OVERHEAD,
-    MAX_CPUS, MAX_VM_NAME, PCI_SLOTS, Place, PortRange, Server, System, Vm, binary_file,
-    initrd_file, kernel_file, vm_name_ok,
+    CheckError, CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Fault, Idle,
+    MACHINE_OVERHEAD, MAX_CPUS, MAX_QUEUES, MAX_SERIAL, MAX_VM_NAME, PCI_SLOTS, Place, PortRange,
+    Server, System, Vm, binary_file, disk_file, initrd_file, kernel_file, vm_name_ok,
 };
 use toml::Spanned;
 
@@ -113,9 +114,10 @@ pub fn lower(
     let cx = Context { text, path };
     let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let mut files = Vec::new();
+    let disks = lower_disks(&cx, raw, &mut files)?;
     let mut vms = Vec::new();
     for vm in &raw.vm {
-        vms.push(lower_vm(&cx, vm.get_ref(), &mut files)?);
+        vms.push(lower_vm(&cx, vm.get_ref(), &disks, &mut files)?);
     }
     let system = System {
         name: raw.name.get_ref().clone(),
@@ -127,6 +129,7 @@ pub fn lower(
         vms,
         drivers: lower_drivers(raw),
         servers: lower_servers(&cx, raw)?,
+        disks,
     };
     system
         .check()
@@ -143,6 +146,7 @@ pub fn lower(
 fn lower_vm(
     cx: &Context<'_>,
     vm: &raw::Vm,
+    disks: &[Disk],
     files: &mut Vec<(String, Source)>,
 ) -> Result<Vm, Mistake> {
     let name = vm.name.get_ref();
@@ -160,10 +164,11 @@ fn lower_vm(
         Some(list) => {
             for device in list {
                 only_what_it_has(cx, device)?;
+                known_disk(cx, device, disks)?;
             }
-            lower_devices(name, list.iter().map(Spanned::get_ref))
+            lower_devices(name, list.iter().map(Spanned::get_ref), disks)
         }
-        None => lower_devices(name, DEFAULT_DEVICES.iter()),
+        None => lower_devices(name, DEFAULT_DEVICES.iter(), disks),
     };
     Ok(Vm {
         name: name.clone(),
@@ -192,6 +197,8 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         irq: None,
         doorbell: None,
         slot: None,
+        disk: None,
+        queues: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
@@ -199,6 +206,8 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         irq: None,
         doorbell: None,
         slot: None,
+        disk: None,
+        queues: None,
     },
 ];
 
@@ -227,7 +236,7 @@ impl raw::DeviceKind {
     fn function(self) -> bool {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => false,
-            Self::VirtioRng => true,
+            Self::VirtioRng | Self::VirtioBlk => true,
         }
     }
 }
@@ -246,7 +255,11 @@ fn slots<'a>(list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<u8> {
     .collect()
 }
 
-fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<Device> {
+fn lower_devices<'a>(
+    vm: &str,
+    list: impl Iterator<Item = &'a raw::Device> + Clone,
+    disks: &[Disk],
+) -> Vec<Device> {
     let slots = slots(list.clone());
     let lower = |(i, (device, slot)): (usize, (&raw::Device, u8))| {
         let (kind, short, port, irq, bell) = match device.kind {
@@ -254,6 +267,15 @@ fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clo
             raw::DeviceKind::Rtc => (DeviceKind::Rtc, "rtc", 0x70, 8, None),
             raw::DeviceKind::TestDev => (DeviceKind::TestDev, "testdev", 0x5000, 5, Some(0x5010)),
             raw::DeviceKind::VirtioRng => (DeviceKind::VirtioRng { slot }, "rng", 0, 0, None),
+            raw::DeviceKind::VirtioBlk => {
+                let queues = device.queues.as_ref().map_or(1, |q| *q.get_ref());
+                let named = device.disk.as_ref().map(Spanned::get_ref);
+                let disk = disks.iter().position(|d| Some(&d.name) == named);
+                // One that is not there is refused by the check.
+                let disk = disk.and_then(|d| u32::try_from(d).ok()).unwrap_or(u32::MAX);
+                let kind = DeviceKind::VirtioBlk { slot, disk, queues };
+                (kind, "blk", 0, 0, None)
+            }
         };
         let earlier = list
             .clone()
@@ -270,6 +292,97 @@ fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clo
         }
     };
     list.clone().zip(slots).enumerate().map(lower).collect()
+}
+
+/// A block device names one of the disks; no other device does.
+fn known_disk(
+    cx: &Context<'_>,
+    spanned: &Spanned<raw::Device>,
+    disks: &[Disk],
+) -> Result<(), Mistake> {
+    let device = spanned.get_ref();
+    let all: Vec<&str> = disks.iter().map(|d| d.name.as_str()).collect();
+    let remedy = if all.is_empty() {
+        "describe one: [[disk]] with name and size, or image".to_owned()
+    } else {
+        format!("use one of: {}", all.join(", "))
+    };
+    let other = device.disk.as_ref().map(Spanned::span);
+    let other = other.or(device.queues.as_ref().map(Spanned::span));
+    match (&device.disk, device.kind) {
+        (None, raw::DeviceKind::VirtioBlk) => {
+            let what = "this device has no `disk`".to_owned();
+            Err(cx.mistake(spanned.span().start, what, remedy))
+        }
+        (Some(disk), raw::DeviceKind::VirtioBlk) if !all.contains(&disk.get_ref().as_str()) => {
+            let what = format!("there is no disk `{}`", disk.get_ref());
+            Err(cx.mistake(disk.span().start, what, remedy))
+        }
+        (_, raw::DeviceKind::VirtioBlk) => Ok(()),
+        _ => match other {
+            Some(span) => {
+                let what = "`disk` and `queues` are of virtio-blk, and this device is none";
+                Err(cx.mistake(span.start, what.to_owned(), "leave them out"))
+            }
+            None => Ok(()),
+        },
+    }
+}
+
+fn lower_disks(
+    cx: &Context<'_>,
+    raw: &raw::System,
+    files: &mut Vec<(String, Source)>,
+) -> Result<Vec<Disk>, Mistake> {
+    let mut disks = Vec::new();
+    for disk in &raw.disk {
+        let (at, disk) = (disk.span().start, disk.get_ref());
+        let name = disk.name.get_ref();
+        let size = |value: &Option<Spanned<String>>| value.as_ref().map(|v| cx.size(v)).transpose();
+        let mut bytes = size(&disk.size)?.unwrap_or(0);
+        if let Some(image) = &disk.image {
+            let source = cx.source(image)?;
+            // Of what xtask makes itself the length is not known yet; root compares it again.
+            if let Source::File(path) = &source {
+                let len = std::fs::metadata(path).map_or(0, |m| m.len());
+                if bytes == 0 {
+                    bytes = len.next_multiple_of(BLOCK);
+                } else if len > bytes {
+                    let what = format!("disk `{name}` is smaller than its image of {len} bytes");
+                    return Err(cx.mistake(at, what, "give it a larger `size`, or none"));
+                }
+            } else if bytes == 0 {
+                let what =
+                    format!("disk `{name}` has no `size`, and that of its image is not known");
+                return Err(cx.mistake(at, what, "write for example size = \"64M\""));
+            }
+            files.push((disk_file(name), source));
+        }
+        let memory = match (size(&disk.memory)?, disk.read_only) {
+            (None, true) => 0,
+            (None, false) => bytes,
+            (Some(memory), false) if memory > 0 => memory,
+            _ => {
+                let what = format!(
+                    "disk `{name}`: memory is for what is written, and there is none, or nothing is written"
+                );
+                let remedy = "leave `memory` out, or `read_only`";
+                return Err(cx.mistake(at, what, remedy));
+            }
+        };
+        let serial = disk.serial.as_ref().map(Spanned::get_ref).unwrap_or(name);
+        disks.push(Disk {
+            name: name.clone(),
+            size: bytes,
+            image: disk.image.as_ref().map(|_| disk_file(name)),
+            memory,
+            serial: match disk.serial {
+                Some(_) => serial.clone(),
+                None => serial.chars().take(MAX_SERIAL).collect(),
+            },
+        });
+    }
+    Ok(disks)
 }
 
 fn lower_drivers(raw: &raw::System) -> Vec<Driver> {
@@ -331,6 +444,7 @@ fn offset(raw: &raw::System, place: Place) -> usize {
             .and_then(|l| l.get(i))
             .map(Spanned::span),
         Place::Server(i) => raw.server.get(i).map(Spanned::span),
+        Place::Disk(i) => raw.disk.get(i).map(Spanned::span),
     };
     found.map_or(0, |span| span.start)
 }
@@ -352,6 +466,7 @@ fn called(system: &System, place: Place) -> String {
             .servers
             .get(i)
             .map(|s| format!("server `{}`", s.name)),
+        Place::Disk(i) => system.disks.get(i).map(|d| format!("disk `{}`", d.name)),
     };
     name.unwrap_or_default()
 }
@@ -464,6 +579,34 @@ fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: CheckErr
                 line(other)
             ),
             "give one of them another `slot`, or leave it out".into(),
+        ),
+        Fault::BadDiskSize => (
+            format!(
+                "{who}: its size and its memory must be multiples of 4K, the memory no larger than the size"
+            ),
+            "write for example size = \"64M\", memory = \"16M\"".into(),
+        ),
+        Fault::BadSerial => (
+            format!(
+                "{who}: its serial must be at most {MAX_SERIAL} printable characters without spaces"
+            ),
+            "choose another `serial`, or leave it out".into(),
+        ),
+        Fault::UnknownDisk => (
+            format!("{who} has a disk that is not described"),
+            "describe it: [[disk]] with name and size, or image".into(),
+        ),
+        Fault::DiskTaken(other) => (
+            format!(
+                "{who} has the disk that {} has, at {}, and it can be written: two writers would not know of each other",
+                called(system, other),
+                line(other)
+            ),
+            "give each a disk of its own, or make it read_only = true".into(),
+        ),
+        Fault::BadQueues => (
+            format!("{who}: it must have 1 to {MAX_QUEUES} queues"),
+            "write queues = 1, or leave it out".into(),
         ),
     };
     cx.mistake(at, what, remedy)

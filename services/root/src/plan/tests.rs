@@ -57,6 +57,7 @@ fn sample() -> System {
             binary: "bin/bench".into(),
             args: String::new(),
         }],
+        disks: vec![],
     }
 }
 

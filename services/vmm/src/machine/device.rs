@@ -93,6 +93,7 @@ impl<'a> Device<'a> {
             DeviceKind::Rtc => kind::RTC,
             DeviceKind::TestDev => kind::TESTDEV,
             DeviceKind::VirtioRng { .. } => kind::VIRTIO_RNG,
+            DeviceKind::VirtioBlk { .. } => kind::VIRTIO_BLK,
         };
         self.state.outcome(kind, Access::of(access, value))
     }

@@ -15,6 +15,7 @@ use core::fmt;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Exit, Groups, Post};
 use ipc_schema::manifest::{DeviceKind, PortRange, Vm};
+use ipc_schema::virtio::BLOCK;
 
 /// Port ranges of COM1 to COM4, as guests expect them.
 const COM: [u16; 4] = [0x3F8, 0x2F8, 0x3E8, 0x2E8];
@@ -222,6 +223,12 @@ fn virtio_kind(kind: DeviceKind) -> Option<virtio::Kind> {
             queues,
             config: 0,
         }),
+        DeviceKind::VirtioBlk { .. } => Some(virtio::Kind {
+            id: BLOCK.id,
+            class: BLOCK.class,
+            queues,
+            config: BLOCK.config_len.into(),
+        }),
     }
 }
 
@@ -248,7 +255,7 @@ fn describe(vm: &Vm, pci_irq: Option<u8>) -> acpi::Config {
                 }
             }
             DeviceKind::Rtc => config.rtc |= first == RTC_PORT,
-            DeviceKind::TestDev | DeviceKind::VirtioRng { .. } => {}
+            DeviceKind::TestDev | DeviceKind::VirtioRng { .. } | DeviceKind::VirtioBlk { .. } => {}
         }
     }
     config
