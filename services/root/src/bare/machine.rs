@@ -212,15 +212,12 @@ impl Machine {
         self.block_of(run)
     }
 
-    /// Takes RAM that is all zeroes: what was never used is so. A large piece begins where a large page can.
+    /// Takes RAM and fills it with zeroes. A large piece begins where a large page can.
     pub fn clean_block(&mut self, len: u64) -> Result<Block, Error> {
         let align = if len < LARGE { PAGE } else { LARGE };
         let run = self.ram.take(len, align).ok_or(Error::NoRam(len))?;
-        let used = self.ram.was_used(run);
         let block = self.block_of(run)?;
-        if used {
-            self.clear(block)?;
-        }
+        self.clear(block)?;
         Ok(block)
     }
 
