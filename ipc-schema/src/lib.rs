@@ -16,6 +16,8 @@ pub mod disk;
 #[cfg(feature = "protocols")]
 pub mod interrupt_page;
 #[cfg(feature = "protocols")]
+pub mod link;
+#[cfg(feature = "protocols")]
 pub mod manifest;
 #[cfg(feature = "protocols")]
 pub mod proto;

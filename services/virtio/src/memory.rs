@@ -116,6 +116,15 @@ impl Memory {
         Ok(())
     }
 
+    /// Copies into other memory, which may be the same one; where both overlap, anything may be left.
+    pub fn transfer(&self, gpa: u64, to: &Memory, at: u64, len: u32) -> Result<(), Error> {
+        let from = self.host(gpa, len.into())?;
+        let to = to.host(at, len.into())?;
+        // SAFETY: both are good for so many bytes, no Rust object lies there, and each word is copied by itself.
+        unsafe { copy(to, from, len as usize) };
+        Ok(())
+    }
+
     /// Finds `len` bytes at `gpa`, which are to be aligned to `align`, once for many accesses.
     pub fn window(&self, gpa: u64, len: u32, align: u64) -> Result<Window<'_>, Error> {
         let host = self.host(gpa, len.into())?;
