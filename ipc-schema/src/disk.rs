@@ -265,6 +265,7 @@ struct Slot {
     _pad: AtomicU32,
     epoch: AtomicU64,
     places: [AtomicU32; SPAN],
+    _rest: [AtomicU64; 4],
 }
 
 /// The layout of the shared memory. Zeroes are a valid, empty channel.
@@ -281,11 +282,14 @@ pub struct Channel {
     store_waits: AtomicU32,
     _store_line: [AtomicU32; 30],
     slots: [Slot; DEPTH as usize],
+    _unused: [AtomicU64; UNUSED],
 }
+
+const UNUSED: usize = (3 * 4096 - 256 - 128 * DEPTH as usize) / 8;
 
 /// Bytes of a channel.
 pub const CHANNEL_BYTES: u64 = size_of::<Channel>() as u64;
-const _: () = assert!(size_of::<Slot>() == 128 && CHANNEL_BYTES <= 0x1_0000);
+const _: () = assert!(size_of::<Slot>() == 128 && CHANNEL_BYTES == 3 * 4096);
 
 impl Channel {
     /// An empty channel; the same as zeroes.
@@ -301,6 +305,7 @@ impl Channel {
                 _pad: AtomicU32::new(0),
                 epoch: AtomicU64::new(0),
                 places: [const { AtomicU32::new(0) }; SPAN],
+                _rest: [const { AtomicU64::new(0) }; 4],
             }
         }
         Self {
@@ -311,6 +316,7 @@ impl Channel {
             store_waits: AtomicU32::new(0),
             _store_line: [const { AtomicU32::new(0) }; 30],
             slots: [const { slot() }; DEPTH as usize],
+            _unused: [const { AtomicU64::new(0) }; UNUSED],
         }
     }
 

@@ -63,7 +63,7 @@ fn entropy(s: &mut System) -> Result<()> {
         "( (until [ -e /tmp/enough ]; do dd if=/dev/hwrng bs=256 count=4 2>/dev/null | wc -c; done >/tmp/sizes; touch /tmp/over) & )",
     )?;
     for _ in 0..KILLS {
-        restart(&mut s, "linux.rng0", "linux")?;
+        restart(s, "linux.rng0", "linux")?;
         let reads = s.sh("n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 2)) ]; do sleep 1; done; echo on")?;
         s.check(&reads, "(?m)^on$")?;
     }

@@ -23,7 +23,7 @@ unsafe impl SharedPage for RingPage {}
 unsafe impl SharedPage for InterruptPage {}
 // SAFETY: all fields are atomics.
 unsafe impl SharedPage for StatePage {}
-// SAFETY: all fields are atomics; its padding is never read.
+// SAFETY: all fields are atomics.
 unsafe impl SharedPage for Channel {}
 
 impl StartInfo {
