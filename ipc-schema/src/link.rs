@@ -100,7 +100,10 @@ impl Offload {
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 10] {
         let (h, g) = (self.hdr_len.to_le_bytes(), self.gso_size.to_le_bytes());
-        let (s, o) = (self.csum_start.to_le_bytes(), self.csum_offset.to_le_bytes());
+        let (s, o) = (
+            self.csum_start.to_le_bytes(),
+            self.csum_offset.to_le_bytes(),
+        );
         [
             self.flags,
             self.gso_type,
@@ -382,7 +385,10 @@ mod tests {
             assert!(from.tail.is_multiple_of(ALIGN));
             let to = Sender::new(&page, Way::ToDevice);
             assert!(to.room() <= LANE && to.head.is_multiple_of(ALIGN));
-            page.to_device.tail.value.store(head ^ 77, Ordering::Relaxed);
+            page.to_device
+                .tail
+                .value
+                .store(head ^ 77, Ordering::Relaxed);
             assert!(to.room() <= LANE);
         }
     }

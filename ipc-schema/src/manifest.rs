@@ -7,7 +7,7 @@
 //!
 //! Enums are append-only and fields are never reordered; a golden-bytes test pins the encoding.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{BLOCK, MAX_BLOCKS};
@@ -164,6 +164,17 @@ pub enum DeviceKind {
         /// Its virtqueues, at most [`MAX_QUEUES`].
         queues: u16,
     },
+    /// Virtio network card.
+    VirtioNet {
+        /// Its device number on PCI bus 0.
+        slot: u8,
+        /// Cards of one number reach each other.
+        network: u32,
+        /// Its Ethernet address.
+        mac: [u8; 6],
+        /// Bytes per second that its guest may send; 0: no limit.
+        rate: u64,
+    },
 }
 
 impl DeviceKind {
@@ -173,7 +184,7 @@ impl DeviceKind {
             Self::Uart => 8,
             Self::Rtc => 2,
             Self::TestDev => 16,
-            Self::VirtioRng { .. } | Self::VirtioBlk { .. } => 0,
+            Self::VirtioRng { .. } | Self::VirtioBlk { .. } | Self::VirtioNet { .. } => 0,
         }
     }
 
@@ -181,7 +192,9 @@ impl DeviceKind {
     pub const fn slot(self) -> Option<u8> {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => None,
-            Self::VirtioRng { slot } | Self::VirtioBlk { slot, .. } => Some(slot),
+            Self::VirtioRng { slot }
+            | Self::VirtioBlk { slot, .. }
+            | Self::VirtioNet { slot, .. } => Some(slot),
         }
     }
 
@@ -191,6 +204,7 @@ impl DeviceKind {
             Self::Uart | Self::Rtc | Self::TestDev => 0,
             Self::VirtioRng { .. } => 1,
             Self::VirtioBlk { queues, .. } => queues,
+            Self::VirtioNet { .. } => 2,
         }
     }
 
@@ -198,6 +212,14 @@ impl DeviceKind {
     pub const fn disk(self) -> Option<u32> {
         match self {
             Self::VirtioBlk { disk, .. } => Some(disk),
+            _ => None,
+        }
+    }
+
+    /// The number of its network, if it is a network card.
+    pub const fn network(self) -> Option<u32> {
+        match self {
+            Self::VirtioNet { network, .. } => Some(network),
             _ => None,
         }
     }
@@ -210,6 +232,7 @@ impl DeviceKind {
             Self::TestDev => "device-testdev",
             Self::VirtioRng { .. } => "device-virtio-rng",
             Self::VirtioBlk { .. } => "device-virtio-blk",
+            Self::VirtioNet { .. } => "device-virtio-net",
         }
     }
 }
@@ -380,6 +403,10 @@ pub enum Fault {
     DiskTaken(Place),
     /// No virtqueue, or more than [`MAX_QUEUES`].
     BadQueues,
+    /// An Ethernet address that is a group's, or none.
+    BadMac,
+    /// The other place has the same Ethernet address in the same network.
+    MacTaken(Place),
 }
 
 /// The first problem found in a description.
@@ -438,6 +465,7 @@ impl System {
             }
         }
         self.check_disks_of_devices()?;
+        self.check_addresses()?;
         for (i, driver) in self.drivers.iter().enumerate() {
             let place = Place::Driver(i);
             check_ports(place, driver.ports, driver.kind.ports())?;
@@ -473,6 +501,29 @@ impl System {
                         Some(other) if disk.memory > 0 => Fault::DiskTaken(other),
                         _ => continue,
                     },
+                };
+                return Err(CheckError { place, fault });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every network card has an address of its own in its network.
+    fn check_addresses(&self) -> Result<(), CheckError> {
+        let mut taken = BTreeMap::new();
+        for (v, vm) in self.vms.iter().enumerate() {
+            for (d, device) in vm.devices.iter().enumerate() {
+                let DeviceKind::VirtioNet { network, mac, .. } = device.kind else {
+                    continue;
+                };
+                let place = Place::Device(v, d);
+                let fault = if mac[0] & 1 != 0 || mac == [0; 6] {
+                    Fault::BadMac
+                } else {
+                    match taken.insert((network, mac), place) {
+                        Some(other) => Fault::MacTaken(other),
+                        None => continue,
+                    }
                 };
                 return Err(CheckError { place, fault });
             }

@@ -21,6 +21,7 @@ use runtime::start::Region;
 use runtime::time::WallClock;
 
 mod disks;
+mod nets;
 mod servers;
 pub use servers::system;
 
@@ -75,8 +76,8 @@ pub mod device_bits {
     /// Doorbell of a device, interrupt of a driver.
     pub const BELL: u64 = 2;
 
-    /// `store` has answered.
-    pub const STORE: u64 = 1 << 63;
+    /// `store` has answered, or the switch has sent or taken frames.
+    pub const BACK: u64 = 1 << 63;
 
     /// A virtio device's queue: such a device's low bits are its queues'.
     #[must_use]
@@ -185,6 +186,8 @@ pub enum Role {
     Manager,
     /// The server of the disks.
     Store,
+    /// The switch between network cards.
+    Switch,
     /// A driver, by number.
     Driver(usize),
     /// A VM's VMM, by the VM's number.

@@ -6,6 +6,7 @@ use core::sync::atomic::AtomicU64;
 use ipc_schema::abi::vm::VcpuState;
 use ipc_schema::disk::Channel;
 use ipc_schema::interrupt_page::InterruptPage;
+use ipc_schema::link::LinkPage;
 use ipc_schema::ring::RingPage;
 use ipc_schema::state_page::StatePage;
 
@@ -25,6 +26,9 @@ unsafe impl SharedPage for InterruptPage {}
 unsafe impl SharedPage for StatePage {}
 // SAFETY: all fields are atomics.
 unsafe impl SharedPage for Channel {}
+
+// SAFETY: all fields are atomics.
+unsafe impl SharedPage for LinkPage {}
 
 impl StartInfo {
     fn page<T: SharedPage>(&self, name: &str) -> Result<&'static T, StartError> {
@@ -61,6 +65,11 @@ impl StartInfo {
 
     /// A channel between `store` and a device model.
     pub fn disk_channel(&self, name: &str) -> Result<&'static Channel, StartError> {
+        self.page(name)
+    }
+
+    /// The indices of a link between the switch and a device model.
+    pub fn link(&self, name: &str) -> Result<&'static LinkPage, StartError> {
         self.page(name)
     }
 

@@ -54,7 +54,8 @@ impl Limit {
     fn when(&self, frame: u32, second: u64) -> u64 {
         let missing = u128::from(u64::from(frame).saturating_sub(self.left));
         let wait = (missing * u128::from(second)).div_ceil(u128::from(self.rate.max(1)));
-        self.at.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX))
+        self.at
+            .saturating_add(u64::try_from(wait).unwrap_or(u64::MAX))
     }
 }
 

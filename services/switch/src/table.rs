@@ -56,12 +56,19 @@ mod tests {
         let mac = |n: u16| [2, 0, 0, 0, (n >> 8) as u8, n as u8];
         table.learn(1, mac(1), 0);
         table.learn(2, mac(1), 1);
-        assert_eq!((table.find(1, mac(1)), table.find(2, mac(1))), (Some(0), Some(1)));
+        assert_eq!(
+            (table.find(1, mac(1)), table.find(2, mac(1))),
+            (Some(0), Some(1))
+        );
         assert_eq!(table.find(3, mac(1)), None);
         table.learn(1, mac(1), 2);
         assert_eq!(table.find(1, mac(1)), Some(2));
         table.learn(1, [1, 0, 0, 0, 0, 1], 2);
-        assert_eq!(table.find(1, [1, 0, 0, 0, 0, 1]), None, "a group is nowhere");
+        assert_eq!(
+            table.find(1, [1, 0, 0, 0, 0, 1]),
+            None,
+            "a group is nowhere"
+        );
         for n in 0..1000 {
             table.learn(1, mac(n), 3);
         }

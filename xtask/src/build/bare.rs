@@ -23,7 +23,7 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 17] = [
+pub const SERVERS: [&str; 19] = [
     ROOT,
     "platform",
     "scheduler",
@@ -39,7 +39,9 @@ pub const SERVERS: [&str; 17] = [
     "device-testdev",
     "device-virtio-rng",
     "device-virtio-blk",
+    "device-virtio-net",
     "store",
+    "switch",
     "driver-uart",
 ];
 /// Our own guests.

@@ -11,8 +11,11 @@ use ipc_schema::manifest::{
 use toml::Spanned;
 
 use super::{Description, Mistake, Source, parse_size, raw};
+
 use crate::build::bare::{GUESTS, SERVERS};
 use crate::setup::guests;
+
+mod net;
 
 const DEFAULT_MEMORY: u64 = 1 << 30;
 const DEFAULT_VM_MEMORY: u64 = 256 << 20;
@@ -119,9 +122,15 @@ pub fn lower(
     let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let mut files = Vec::new();
     let disks = lower_disks(&cx, raw, &mut files)?;
+    let networks = net::networks(raw);
     let mut vms = Vec::new();
     for vm in &raw.vm {
-        vms.push(lower_vm(&cx, vm.get_ref(), &disks, &mut files)?);
+        vms.push(lower_vm(
+            &cx,
+            vm.get_ref(),
+            (&disks, &networks),
+            &mut files,
+        )?);
     }
     let system = System {
         name: raw.name.get_ref().clone(),
@@ -150,7 +159,7 @@ pub fn lower(
 fn lower_vm(
     cx: &Context<'_>,
     vm: &raw::Vm,
-    disks: &[Disk],
+    backs: (&[Disk], &[&str]),
     files: &mut Vec<(String, Source)>,
 ) -> Result<Vm, Mistake> {
     let name = vm.name.get_ref();
@@ -168,11 +177,12 @@ fn lower_vm(
         Some(list) => {
             for device in list {
                 only_what_it_has(cx, device)?;
-                known_disk(cx, device, disks)?;
+                known_disk(cx, device, backs.0)?;
+                net::check(cx, device)?;
             }
-            lower_devices(name, list.iter().map(Spanned::get_ref), disks)
+            lower_devices(name, list.iter().map(Spanned::get_ref), backs)
         }
-        None => lower_devices(name, DEFAULT_DEVICES.iter(), disks),
+        None => lower_devices(name, DEFAULT_DEVICES.iter(), backs),
     };
     Ok(Vm {
         name: name.clone(),
@@ -203,6 +213,9 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         slot: None,
         disk: None,
         queues: None,
+        network: None,
+        mac: None,
+        limit: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
@@ -212,6 +225,9 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         slot: None,
         disk: None,
         queues: None,
+        network: None,
+        mac: None,
+        limit: None,
     },
 ];
 
@@ -240,7 +256,7 @@ impl raw::DeviceKind {
     fn function(self) -> bool {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => false,
-            Self::VirtioRng | Self::VirtioBlk => true,
+            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet => true,
         }
     }
 }
@@ -262,7 +278,7 @@ fn slots<'a>(list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<u8> {
 fn lower_devices<'a>(
     vm: &str,
     list: impl Iterator<Item = &'a raw::Device> + Clone,
-    disks: &[Disk],
+    (disks, networks): (&[Disk], &[&str]),
 ) -> Vec<Device> {
     let slots = slots(list.clone());
     let lower = |(i, (device, slot)): (usize, (&raw::Device, u8))| {
@@ -279,6 +295,11 @@ fn lower_devices<'a>(
                 let disk = disk.and_then(|d| u32::try_from(d).ok()).unwrap_or(u32::MAX);
                 let kind = DeviceKind::VirtioBlk { slot, disk, queues };
                 (kind, "blk", 0, 0, None)
+            }
+            raw::DeviceKind::VirtioNet => {
+                let before = list.clone().take(i).filter(|d| d.kind == device.kind);
+                let card = format!("{vm}.net{}", before.count());
+                (net::kind(device, slot, &card, networks), "net", 0, 0, None)
             }
         };
         let earlier = list
@@ -607,6 +628,19 @@ fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: CheckErr
                 line(other)
             ),
             "give each a disk of its own, or make it read_only = true".into(),
+        ),
+        Fault::BadMac => (
+            format!("{who}: its `mac` is a group's address, or none"),
+            "write one whose first byte is even, as mac = \"02:00:00:00:00:01\", or leave it out"
+                .into(),
+        ),
+        Fault::MacTaken(other) => (
+            format!(
+                "{who} has the Ethernet address of {}, at {}, in the same network",
+                called(system, other),
+                line(other)
+            ),
+            "give one of them another `mac`, or leave it out".into(),
         ),
         Fault::BadQueues => (
             format!("{who}: it must have 1 to {MAX_QUEUES} queues"),

@@ -73,6 +73,8 @@ pub enum DeviceKind {
     VirtioRng,
     #[serde(rename = "virtio-blk")]
     VirtioBlk,
+    #[serde(rename = "virtio-net")]
+    VirtioNet,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +87,9 @@ pub struct Device {
     pub slot: Option<Spanned<u8>>,
     pub disk: Option<Spanned<String>>,
     pub queues: Option<Spanned<u16>>,
+    pub network: Option<Spanned<String>>,
+    pub mac: Option<Spanned<String>>,
+    pub limit: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -236,7 +236,7 @@ fn disks() {
     assert_eq!((disks[1].memory, &*disks[1].serial), (0, "0123"));
     assert!(
         d.files
-            .contains(&("disk/install".into(), Source::DebianBusybox))
+            .contains(&("disk/install".into(), Source::Debian(guests::File::Busybox)))
     );
     let kinds: Vec<DeviceKind> = d.system.vms[2].devices.iter().map(|d| d.kind).collect();
     let blk = |slot, disk, queues| DeviceKind::VirtioBlk { slot, disk, queues };

@@ -13,9 +13,9 @@ extern crate alloc;
 pub mod offload;
 pub mod receive;
 pub mod server;
-pub mod transmit;
 #[cfg(test)]
 mod tests;
+pub mod transmit;
 
 /// Bytes of a network header (5.1.6): there is a number of buffers with `VERSION_1`, merged or not.
 pub const NET_HEADER: u32 = 12;

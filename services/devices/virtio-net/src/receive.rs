@@ -45,7 +45,7 @@ enum Frame<'f> {
 impl<'a> Inlet<'a> {
     /// Receives by this lane.
     #[must_use]
-    pub const fn new(memory: &'a Memory, link: &'a Memory, from: Receiver<'a>) -> Self {
+    pub fn new(memory: &'a Memory, link: &'a Memory, from: Receiver<'a>) -> Self {
         let (buffers, made) = (VecDeque::new(), VecDeque::new());
         Self {
             memory,

@@ -45,19 +45,18 @@ impl<'a> Transmitter<'a> {
     pub fn serve(&mut self, queue: &mut Queue<'_>, features: u64) -> Result<Round, Error> {
         let mut round = Round::default();
         loop {
-            let mut full = false;
-            loop {
+            let full = loop {
                 // What is taken from the queue is sent.
-                full = self.to.room() < MAX_PACKET && self.to.prepare_sleep(MAX_PACKET);
+                let full = self.to.room() < MAX_PACKET && self.to.prepare_sleep(MAX_PACKET);
                 if full {
-                    break;
+                    break true;
                 }
                 let Some(mut chain) = queue.pop()? else {
-                    break;
+                    break false;
                 };
                 round.switch |= self.send(&mut chain, features)?;
                 queue.complete(chain.token(), 0)?;
-            }
+            };
             round.guest |= queue.publish()?;
             if full || !queue.arm()? {
                 return Ok(round);

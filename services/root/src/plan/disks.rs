@@ -76,11 +76,7 @@ pub fn store(system: &System, disks: &[Geometry]) -> Result<Option<Plan>, PlanEr
             continue;
         };
         let number = clients.len();
-        plan.signals(
-            &format!("client:{number}"),
-            &device.name,
-            device_bits::STORE,
-        );
+        plan.signals(&format!("client:{number}"), &device.name, device_bits::BACK);
         plan.slots += 1;
         channel(&mut plan, &format!("channel:{number}"), device);
         clients.push(disk);

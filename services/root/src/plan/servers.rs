@@ -13,8 +13,8 @@ use runtime::start::PlatformConfig;
 
 use super::{
     EXTRA_RAM, FILES, HIGH_RAM, LOW_RAM_END, MAX_SERVERS, Machine, Mapped, Memory, Object, Plan,
-    PlanError, Role, Share, console, device_bits, disks, manager_bits, page, tables, vmm_bits,
-    vmm_instance,
+    PlanError, Role, Share, console, device_bits, disks, manager_bits, nets, page, tables,
+    vmm_bits, vmm_instance,
 };
 
 /// Plans for all servers, those of VMs that are not started at once included. Platform, scheduler, drivers and manager
@@ -28,6 +28,7 @@ pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
     plans.push(manager(s)?);
     let disks = disks::geometries(s, machine.file)?;
     plans.extend(disks::store(s, &disks)?);
+    plans.extend(nets::switch(s)?);
     for (i, extra) in s.servers.iter().enumerate() {
         plans.push(self::extra(machine, i, extra)?);
     }
@@ -270,6 +271,9 @@ fn device(
     }
     if let Some(disk) = device.kind.disk() {
         return disks::uses(plan, (machine, disks), device, disk).map(Some);
+    }
+    if let DeviceKind::VirtioNet { mac, .. } = device.kind {
+        return nets::uses(plan, device, mac).map(Some);
     }
     plan.configured(device).map(Some)
 }

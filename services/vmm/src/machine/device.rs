@@ -94,6 +94,7 @@ impl<'a> Device<'a> {
             DeviceKind::TestDev => kind::TESTDEV,
             DeviceKind::VirtioRng { .. } => kind::VIRTIO_RNG,
             DeviceKind::VirtioBlk { .. } => kind::VIRTIO_BLK,
+            DeviceKind::VirtioNet { .. } => kind::VIRTIO_NET,
         };
         self.state.outcome(kind, Access::of(access, value))
     }
