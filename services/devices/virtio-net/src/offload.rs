@@ -145,7 +145,9 @@ fn cut(frame: &[u8], offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
         let len = one.len();
         let packet = one.get_mut(network..)?;
         let addresses: (IpAddress, IpAddress) = if four {
-            let mut ip = Ipv4Packet::new_checked(packet).ok()?;
+            // The whole's length, which it still says, is not its own.
+            packet.get(..smoltcp::wire::IPV4_HEADER_LEN)?;
+            let mut ip = Ipv4Packet::new_unchecked(packet);
             if ip.next_header() != IpProtocol::Tcp
                 || network + usize::from(ip.header_len()) != transport
             {
@@ -156,8 +158,8 @@ fn cut(frame: &[u8], offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
             ip.fill_checksum();
             (ip.src_addr().into(), ip.dst_addr().into())
         } else {
+            packet.get(..smoltcp::wire::IPV6_HEADER_LEN)?;
             let mut ip = Ipv6Packet::new_unchecked(packet);
-            ip.check_len().ok()?;
             if ip.next_header() != IpProtocol::Tcp || network + ip.header_len() != transport {
                 return None;
             }
