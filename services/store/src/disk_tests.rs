@@ -266,4 +266,11 @@ fn two_parts_of_one_block() {
         (disk.free(), disk.handle(&commit).status),
         (PAGES, Status::Stale)
     );
+    // Nor is what a client was given that of its successor, though it is the same page for the same block.
+    let (epoch, place) = place(&mut disk);
+    assert_eq!(place, Place::Fresh(0, Base::Hole));
+    commit.epoch = epoch - 1;
+    assert_eq!(disk.handle(&commit).status, Status::Stale);
+    commit.epoch = epoch;
+    assert_eq!(disk.handle(&commit).status, Status::Ok);
 }

@@ -129,7 +129,11 @@ fn a_reset_in_the_middle() {
     let _ = w.server().wake();
     w.store.serve(|_| ());
     w.drive();
+    // Answers to what is forgotten are none to what follows.
+    w.submit((0, 0), IN, 0, &[], 3 * 4096);
     w.run();
+    let (_, status, bytes) = w.done(0, 3 * 4096).unwrap();
+    assert!(status == 0 && bytes == begins()[..3 * 4096]);
     assert_eq!((w.done(0, 0), w.done(1, 0)), (None, None));
     assert_eq!(w.store.free(0), 8);
     // The same block, in part, by another: what is not written is what it was.
