@@ -47,7 +47,7 @@ fn sum(path: &std::path::Path) -> Result<String> {
 fn contents(s: &mut System) -> Result<()> {
     let image = guests::busybox_initramfs()?;
     let len = std::fs::metadata(&image)?.len();
-    let (wanted, after) = (sum(&image)?, len.next_multiple_of(4096) / 4096);
+    let (wanted, after) = (sum(&image)?, len.div_ceil(4096));
     // The image is there, and after it are zeroes.
     for disk in ["vda", "vdb"] {
         let is = s.sh(&format!(
