@@ -13,6 +13,7 @@ mod hostile;
 mod isolation;
 mod lifetimes;
 mod linux;
+mod others;
 mod secrets;
 mod server_death;
 mod smp;

@@ -13,7 +13,6 @@ use crate::{
     description::{Description, Source},
     host,
     setup::{
-        guests,
         image_maker::{Firmware, ImageMaker},
         toolchain::Toolchain,
     },
@@ -121,8 +120,7 @@ pub fn pack(
 
 fn fetch(tc: &Toolchain, source: &Source) -> Result<Vec<u8>> {
     let path = match source {
-        Source::DebianCloudKernel => guests::cloud_kernel()?,
-        Source::DebianBusybox => guests::busybox_initramfs()?,
+        Source::Debian(file) => file.get()?,
         Source::Build(package) => bare::stripped(tc, &bare::guest(tc, package)?)?,
         Source::File(path) => path.clone(),
     };

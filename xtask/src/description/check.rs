@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::{Description, Mistake, Source, parse_size, raw};
 use crate::build::bare::{GUESTS, SERVERS};
+use crate::setup::guests;
 
 const DEFAULT_MEMORY: u64 = 1 << 30;
 const DEFAULT_VM_MEMORY: u64 = 256 << 20;
@@ -45,18 +46,12 @@ impl Context<'_> {
         let text = value.get_ref().as_str();
         let at = value.span().start;
         if let Some(name) = text.strip_prefix("debian:") {
-            return match name {
-                "cloud-kernel" => Ok(Source::DebianCloudKernel),
-                "busybox" => Ok(Source::DebianBusybox),
-                _ => {
-                    let what = format!("nothing is known as `{text}`");
-                    Err(self.mistake(
-                        at,
-                        what,
-                        "use debian:cloud-kernel, debian:busybox or a path",
-                    ))
-                }
-            };
+            if let Some(file) = guests::File::named(name) {
+                return Ok(Source::Debian(file));
+            }
+            let what = format!("nothing is known as `{text}`");
+            let remedy = format!("use {} or a path", debian_names());
+            return Err(self.mistake(at, what, remedy));
         }
         if let Some(package) = text.strip_prefix("build:") {
             if GUESTS.contains(&package) {
@@ -69,7 +64,10 @@ impl Context<'_> {
         let file: PathBuf = folder.join(text);
         if !file.is_file() {
             let what = format!("there is no file {}", file.display());
-            let remedy = "give a path relative to this TOML, debian:cloud-kernel, debian:busybox or build:PACKAGE";
+            let remedy = format!(
+                "give a path relative to this TOML, {} or build:PACKAGE",
+                debian_names()
+            );
             return Err(self.mistake(at, what, remedy));
         }
         Ok(Source::File(file))
@@ -92,6 +90,12 @@ impl Context<'_> {
             "give a kernel's file, as Debian's /boot/vmlinuz-*",
         ))
     }
+}
+
+/// All that a TOML may name of Debian's.
+fn debian_names() -> String {
+    let names = guests::File::ALL.map(|(name, _)| format!("debian:{name}"));
+    names.join(", ")
 }
 
 /// Whether a file has one of the marks that the VMM's loaders look for: `HdrS` (Linux boot protocol 2.00), an ELF's, or a

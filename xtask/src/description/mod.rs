@@ -17,13 +17,13 @@ use std::{
 use anyhow::{Result, anyhow, bail};
 use ipc_schema::manifest::System;
 
+use crate::setup::guests;
+
 /// Where a file that goes into the boot archive comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Debian's cloud kernel.
-    DebianCloudKernel,
-    /// The initramfs around Debian's busybox.
-    DebianBusybox,
+    /// From Debian's packages (`debian:NAME`).
+    Debian(guests::File),
     /// One of our own guests, by package.
     Build(String),
     /// A file.

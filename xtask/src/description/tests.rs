@@ -64,8 +64,14 @@ fn a_good_description() {
     assert_eq!(
         d.files,
         [
-            ("vm/a/kernel".to_owned(), Source::DebianCloudKernel),
-            ("vm/a/initrd".to_owned(), Source::DebianBusybox),
+            (
+                "vm/a/kernel".to_owned(),
+                Source::Debian(guests::File::CloudKernel)
+            ),
+            (
+                "vm/a/initrd".to_owned(),
+                Source::Debian(guests::File::Busybox)
+            ),
             (
                 "vm/b/kernel".to_owned(),
                 Source::Build("exerciser".to_owned())

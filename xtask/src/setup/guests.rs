@@ -1,13 +1,14 @@
-//! Guest files from Debian's packages: the cloud kernel, and an initramfs made around busybox.
+//! Guest files from Debian's packages: the cloud kernel, an initramfs made around busybox, and kernels that are not Linux.
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::apt;
+use super::debian::Part;
 use crate::{build::cpio::Cpio, host};
 
 /// What busybox's init does: a shell on the console, started anew when it ends. `poweroff` and `reboot` ask init, which
@@ -52,6 +53,74 @@ const VIRTIO_MODULES: [&str; 7] = [
     "drivers/char/hw_random/virtio-rng.ko",
     "drivers/block/virtio_blk.ko",
 ];
+
+/// A file that a TOML may name, as `debian:NAME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum File {
+    /// The cloud kernel.
+    CloudKernel,
+    /// The initramfs around busybox.
+    Busybox,
+    /// Memtest86+, a bzImage.
+    Memtest,
+    /// GNU Mach, a Multiboot kernel.
+    Gnumach,
+    /// A part of an installed system.
+    System(Part),
+}
+
+impl File {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("cloud-kernel", Self::CloudKernel),
+        ("busybox", Self::Busybox),
+        ("memtest86+", Self::Memtest),
+        ("gnumach", Self::Gnumach),
+        ("system-disk", Self::System(Part::Disk)),
+        ("system-kernel", Self::System(Part::Kernel)),
+        ("system-initramfs", Self::System(Part::Initramfs)),
+    ];
+
+    /// The file of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|(n, _)| *n == name).map(|(_, file)| file)
+    }
+
+    /// Gets it, if it is not there yet; answers where it is.
+    pub fn get(self) -> Result<PathBuf> {
+        match self {
+            Self::CloudKernel => cloud_kernel(),
+            Self::Busybox => busybox_initramfs(),
+            Self::Memtest => memtest(),
+            Self::Gnumach => gnumach(),
+            Self::System(part) => part.get(),
+        }
+    }
+}
+
+/// Memtest86+ for 64-bit processors.
+fn memtest() -> Result<PathBuf> {
+    let dir = apt::unpacked("memtest86+", |name| name == "memtest86+")?;
+    let file = dir.join("boot/memtest86+x64.bin");
+    ensure!(file.is_file(), "no {} in memtest86+", file.display());
+    Ok(file)
+}
+
+/// GNU Mach, unpacked as a boot loader would have done it.
+fn gnumach() -> Result<PathBuf> {
+    const PACKAGE: &str = "gnumach-image-1.8-486";
+    let boot = apt::unpacked(PACKAGE, |name| name == PACKAGE)?.join("boot");
+    let out = boot.join("gnumach");
+    if !out.exists() {
+        let packed = host::read(&boot.join("gnumach-1.8-486.gz"))?;
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut bytes)?;
+        host::write_whole(&out, &bytes)?;
+    }
+    Ok(out)
+}
 
 /// Debian's cloud kernel: its `vmlinuz`.
 pub fn cloud_kernel() -> Result<PathBuf> {

@@ -20,8 +20,9 @@ impl Task for Setup {
         qemu::program()?;
         bochs::program()?;
         ImageMaker::get()?;
-        guests::cloud_kernel()?;
-        guests::busybox_initramfs()?;
+        for (_, file) in guests::File::ALL {
+            file.get()?;
+        }
         host::step("this machine is ready");
         Ok(0)
     }

@@ -116,8 +116,9 @@ fn prepare() -> Result<()> {
         host::step(format!("the tests in Bochs will fail: {error:#}"));
     }
     ImageMaker::get()?;
-    guests::cloud_kernel()?;
-    guests::busybox_initramfs()?;
+    for file in [guests::File::CloudKernel, guests::File::Busybox] {
+        file.get()?;
+    }
     bare::system(&tc, &bare::SERVERS)?;
     for guest in bare::GUESTS {
         bare::guest(&tc, guest)?;
