@@ -1,4 +1,5 @@
 use super::*;
+use crate::disk::{BLOCK, MAX_BLOCKS};
 use alloc::vec;
 use proptest::prelude::*;
 

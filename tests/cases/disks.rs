@@ -105,11 +105,25 @@ fn deaths(s: &mut System) -> Result<()> {
             s.check(&on, "(?m)^on$")?;
         }
     }
+    hang(s)?;
+    let on = s.sh(go_on)?;
+    s.check(&on, "(?m)^on$")?;
     let all = s.sh(concat!(
         "touch /tmp/full; until [ -e /tmp/last ]; do sleep 1; done; cat /tmp/bad 2>/dev/null; cat /tmp/n; echo 3 >/proc/sys/vm/drop_caches; ",
         "for f in /tmp/j/*; do dd if=/dev/vda bs=4k skip=${f##*/} count=16 2>/dev/null | sha256sum | cmp - $f; done; echo checked"
     ))?;
     s.check(&all, "^\\d+\nchecked$")
+}
+
+/// `store` hangs: its clients notice, and root, which looks for itself, starts it again.
+fn hang(s: &mut System) -> Result<()> {
+    s.to_manager()?;
+    let log = s.log_position();
+    let hung = s.manager("hang store")?;
+    s.check(&hung, "store is suspended")?;
+    s.log_after(log, "root: .*store ends: Hung")?;
+    s.log_after(log, "store: .*disk data: .*taken over: true")?;
+    s.attach("linux")
 }
 
 /// More is written than there is memory for: an error for the guest and a word for the operator; the rest of the disk is well.

@@ -5,6 +5,7 @@
 //! executed, and paths in it are read only.
 
 mod check;
+mod disks;
 mod raw;
 #[cfg(test)]
 mod tests;

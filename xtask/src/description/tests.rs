@@ -234,10 +234,10 @@ fn disks() {
         (None, "data")
     );
     assert_eq!((disks[1].memory, &*disks[1].serial), (0, "0123"));
-    assert!(
-        d.files
-            .contains(&("disk/install".into(), Source::DebianBusybox))
-    );
+    assert!(d.files.contains(&(
+        "disk/install".into(),
+        Source::Debian(crate::setup::guests::File::Busybox)
+    )));
     let kinds: Vec<DeviceKind> = d.system.vms[2].devices.iter().map(|d| d.kind).collect();
     let blk = |slot, disk, queues| DeviceKind::VirtioBlk { slot, disk, queues };
     assert_eq!(kinds, [blk(1, 1, 4), blk(2, 0, 1), blk(3, 1, 1)]);

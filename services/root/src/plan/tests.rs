@@ -399,6 +399,8 @@ fn what_disks_take() {
         .iter()
         .filter(|p| key(p).contains(&"disk/w/pages".into()));
     assert_eq!(users.count(), 1);
+    let asks = |p: &Plan| p.grants.iter().any(|g| g.object == Object::Root);
+    assert!(asks(writer) && !asks(store) && !asks(find(&plans, "one.rtc0")));
     // Both ways are signals.
     let client = grant(store, "client:2");
     assert_eq!(
