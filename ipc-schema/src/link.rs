@@ -288,14 +288,19 @@ impl<'a> Receiver<'a> {
         Self { lane, base, tail }
     }
 
+    /// The sender's index; packets begin aligned, whatever it says.
+    fn head(&self) -> u32 {
+        self.lane.head.value.load(Ordering::Acquire) & !(ALIGN - 1)
+    }
+
     /// Bytes that are there: 0, or a header's at least.
     #[must_use]
     pub fn available(&mut self) -> u32 {
-        let head = self.lane.head.value.load(Ordering::Acquire);
+        let head = self.head();
         let there = head.wrapping_sub(self.tail);
-        if there > LANE || there & (ALIGN - 1) != 0 {
+        if there > LANE {
             // No sender of ours: what is there is lost.
-            self.skip(head & !(ALIGN - 1));
+            self.skip(head);
             return 0;
         }
         there
@@ -329,11 +334,8 @@ impl<'a> Receiver<'a> {
 
     /// Announces that packets are waited for; false: there are some.
     #[must_use]
-    pub fn prepare_sleep(&mut self) -> bool {
-        let (lane, tail) = (self.lane, self.tail);
-        announce(&lane.tail.waits, || {
-            lane.head.value.load(Ordering::Acquire) == tail
-        })
+    pub fn prepare_sleep(&self) -> bool {
+        announce(&self.lane.tail.waits, || self.head() == self.tail)
     }
 }
 
@@ -382,7 +384,7 @@ mod tests {
             let mut from = Receiver::new(&page, Way::ToDevice);
             page.to_device.head.value.store(head, Ordering::Relaxed);
             assert_eq!(from.available(), 0, "{head}");
-            assert!(from.tail.is_multiple_of(ALIGN));
+            assert!(from.tail.is_multiple_of(ALIGN) && from.prepare_sleep());
             let to = Sender::new(&page, Way::ToDevice);
             assert!(to.room() <= LANE && to.head.is_multiple_of(ALIGN));
             page.to_device

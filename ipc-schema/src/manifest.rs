@@ -7,11 +7,16 @@
 //!
 //! Enums are append-only and fields are never reordered; a golden-bytes test pins the encoding.
 
-use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+mod disks;
+mod nets;
+
+#[cfg(doc)]
 use crate::disk::{BLOCK, MAX_BLOCKS};
 pub use crate::virtio::MAX_QUEUES;
+pub use disks::{Disk, MAX_SERIAL, disk_file};
 
 /// The archive file that holds the encoded [`System`].
 pub const MANIFEST_FILE: &str = "manifest";
@@ -25,8 +30,6 @@ pub const MACHINE_OVERHEAD: u64 = 64 << 20;
 pub const MIN_VM_MEMORY: u64 = 1 << 20;
 /// Device numbers on PCI bus 0 below this; number 0 is the host bridge.
 pub const PCI_SLOTS: u8 = 32;
-/// Longest serial of a disk in bytes (virtio 1.2, 5.2.6).
-pub const MAX_SERIAL: usize = 20;
 /// Most virtual processors of a VM.
 pub const MAX_VCPUS: u32 = 64;
 /// Most processors of the machine that Vireo uses.
@@ -254,21 +257,6 @@ pub struct Device {
     pub doorbell: Option<u16>,
 }
 
-/// A disk that `store` serves: RAM over an image, which is copied as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disk {
-    /// Unique name, also a part of archive file names.
-    pub name: String,
-    /// Its size in bytes, a multiple of [`BLOCK`]; 0: as large as its image.
-    pub size: u64,
-    /// Archive file of its image; without one it begins as zeroes.
-    pub image: Option<String>,
-    /// Memory in bytes for what is written, a multiple of [`BLOCK`]; 0: the disk is read-only.
-    pub memory: u64,
-    /// What guests know it by, at most [`MAX_SERIAL`] bytes.
-    pub serial: String,
-}
-
 /// What a driver drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DriverKind {
@@ -326,11 +314,6 @@ pub fn binary_file(package: &str) -> String {
 /// Archive file name of a VM's kernel image.
 pub fn kernel_file(vm: &str) -> String {
     format!("vm/{vm}/kernel")
-}
-
-/// Archive file name of a disk's image.
-pub fn disk_file(disk: &str) -> String {
-    format!("disk/{disk}")
 }
 
 /// Archive file name of a VM's initial RAM disk.
@@ -453,17 +436,7 @@ impl System {
                 return fail(Place::Vm(i), fault);
             }
         }
-        for (i, disk) in self.disks.iter().enumerate() {
-            disk.check(i)?;
-            if let Some(j) = self.disks.iter().take(i).position(|d| d.name == disk.name) {
-                return fail(Place::Disk(i), Fault::DuplicateName(Place::Disk(j)));
-            }
-            needed = needed.saturating_add(disk.takes());
-            if needed > available {
-                let fault = Fault::MemoryDoesNotFit { needed, available };
-                return fail(Place::Disk(i), fault);
-            }
-        }
+        self.check_disks(needed, available)?;
         self.check_disks_of_devices()?;
         self.check_addresses()?;
         for (i, driver) in self.drivers.iter().enumerate() {
@@ -480,55 +453,6 @@ impl System {
             }
         }
         self.check_instance_names()
-    }
-
-    /// Every block device has a disk, and one that can be written has one device.
-    fn check_disks_of_devices(&self) -> Result<(), CheckError> {
-        let mut taken: Vec<Option<Place>> = self.disks.iter().map(|_| None).collect();
-        for (v, vm) in self.vms.iter().enumerate() {
-            for (d, device) in vm.devices.iter().enumerate() {
-                let Some(disk) = device.kind.disk() else {
-                    continue;
-                };
-                let place = Place::Device(v, d);
-                let there = self
-                    .disks
-                    .get(disk as usize)
-                    .zip(taken.get_mut(disk as usize));
-                let fault = match there {
-                    None => Fault::UnknownDisk,
-                    Some((disk, before)) => match before.replace(place) {
-                        Some(other) if disk.memory > 0 => Fault::DiskTaken(other),
-                        _ => continue,
-                    },
-                };
-                return Err(CheckError { place, fault });
-            }
-        }
-        Ok(())
-    }
-
-    /// Every network card has an address of its own in its network.
-    fn check_addresses(&self) -> Result<(), CheckError> {
-        let mut taken = BTreeMap::new();
-        for (v, vm) in self.vms.iter().enumerate() {
-            for (d, device) in vm.devices.iter().enumerate() {
-                let DeviceKind::VirtioNet { network, mac, .. } = device.kind else {
-                    continue;
-                };
-                let place = Place::Device(v, d);
-                let fault = if mac[0] & 1 != 0 || mac == [0; 6] {
-                    Fault::BadMac
-                } else {
-                    match taken.insert((network, mac), place) {
-                        Some(other) => Fault::MacTaken(other),
-                        None => continue,
-                    }
-                };
-                return Err(CheckError { place, fault });
-            }
-        }
-        Ok(())
     }
 
     /// Every server instance has a name of its own: devices, drivers and further servers.
@@ -631,37 +555,6 @@ impl Vm {
             .then_some(PortRange::new(DEBUG_EXIT_PORT, 4));
         let mut all = VMM_PORTS.into_iter().chain(debug_exit);
         all.find(|r| r.overlaps(range))
-    }
-}
-
-impl Disk {
-    /// Checks everything that can be told without its image. `index` is only for the error.
-    fn check(&self, index: usize) -> Result<(), CheckError> {
-        let fault = if !name_ok(&self.name) {
-            Fault::BadName
-        } else if self.serial.len() > MAX_SERIAL
-            || !self.serial.bytes().all(|b| b.is_ascii_graphic())
-        {
-            Fault::BadSerial
-        } else if self.size == 0 && self.image.is_none()
-            || !self.size.is_multiple_of(BLOCK)
-            || !self.memory.is_multiple_of(BLOCK)
-            || self.size / BLOCK > MAX_BLOCKS
-            || self.size != 0 && self.memory > self.size
-            || self.memory / BLOCK > MAX_BLOCKS
-        {
-            Fault::BadDiskSize
-        } else {
-            return Ok(());
-        };
-        let place = Place::Disk(index);
-        Err(CheckError { place, fault })
-    }
-
-    /// Bytes of the machine's memory that it takes beside its image: for what is written, and for `store` to know where that is, twice
-    /// eight bytes a block.
-    pub const fn takes(&self) -> u64 {
-        self.memory.saturating_add(self.size / BLOCK * 16)
     }
 }
 

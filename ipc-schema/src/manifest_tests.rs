@@ -1,4 +1,5 @@
 use super::*;
+use crate::disk::{BLOCK, MAX_BLOCKS};
 use alloc::vec;
 use proptest::prelude::*;
 
@@ -340,5 +341,37 @@ proptest! {
         if let Ok(system) = System::decode(&bytes) {
             let _ = system.check();
         }
+    }
+}
+
+/// Two VMs' network cards.
+#[test]
+fn addresses_are_one_cards_in_a_network() {
+    let check = |macs: [[u8; 6]; 2], networks: [u32; 2]| {
+        let mut system = system();
+        system.vms = [("x", 0), ("y", 1)]
+            .map(|(name, i)| {
+                let kind = DeviceKind::VirtioNet {
+                    slot: 9,
+                    network: networks[i],
+                    mac: macs[i],
+                    rate: 0,
+                };
+                let mut vm = vm(name);
+                vm.devices = vec![device(&format!("{name}.net0"), kind, 0, 0)];
+                vm
+            })
+            .into();
+        system.check().err()
+    };
+    let (one, two) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    assert_eq!(check([one, two], [0, 0]), None);
+    assert_eq!(check([one, one], [0, 1]), None);
+    let fault = |place, fault| Some(CheckError { place, fault });
+    let taken = Fault::MacTaken(Place::Device(0, 0));
+    assert_eq!(check([one, one], [3, 3]), fault(Place::Device(1, 0), taken));
+    for bad in [[0; 6], [1, 0, 0, 0, 0, 1], [0xff; 6]] {
+        let is = check([bad, two], [0, 0]);
+        assert_eq!(is, fault(Place::Device(0, 0), Fault::BadMac));
     }
 }

@@ -9,11 +9,12 @@
 
 use std::fmt;
 use std::fs;
+use std::io::Write as _;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use regex::Regex;
@@ -87,12 +88,24 @@ static LEFT: Condvar = Condvar::new();
 static BUILD: Mutex<()> = Mutex::new(());
 
 /// Processors of the host, for as long as this lives.
-pub struct Turn(usize);
+pub struct Turn {
+    processors: usize,
+    began: Instant,
+}
 
 impl Drop for Turn {
+    /// Says what it cost: a suite that has to stay short is watched test by test.
     fn drop(&mut self) {
-        *idle() += self.0;
+        *idle() += self.processors;
         LEFT.notify_all();
+        let test = std::thread::current();
+        let test = test.name().unwrap_or("a test");
+        let (seconds, processors) = (self.began.elapsed().as_secs(), self.processors);
+        // Not by a macro: those are heard of failures only.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{test}: {seconds} s on {processors} of the host's processors"
+        );
     }
 }
 
@@ -109,7 +122,11 @@ pub fn turn(processors: usize) -> Turn {
         .wait_while(idle(), |idle| *idle < wanted)
         .unwrap_or_else(PoisonError::into_inner);
     *idle -= wanted;
-    Turn(wanted)
+    let began = Instant::now();
+    Turn {
+        processors: wanted,
+        began,
+    }
 }
 
 /// How many processors of the host an emulator takes: one that counts instructions plays its own in turn.
@@ -127,6 +144,7 @@ fn elsewhere(options: &Options) -> Options {
     Options {
         cpus: options.cpus,
         memory: options.memory,
+        icount: options.icount,
         ..Options::bochs(&model)
     }
 }

@@ -44,6 +44,8 @@ crate::mem::begins! {
         pub own_cycles: Cell<u64> = Cell::new(0),
         /// When the hardware timer comes.
         pub programmed: Cell<u64> = Cell::new(NEVER),
+        /// VMX: the deadline that the preemption timer of the VMCS that is current has been set for; 0: it is to be set anew.
+        pub until: Cell<u64> = Cell::new(0),
         /// Budgets that could run.
         pub ready: Ready = Ready::new(),
         /// Deadlines.

@@ -1,9 +1,10 @@
 //! VMCBs: what confines the guest is as it was made.
 
-use super::control::{EXCEPTIONS, INTERCEPTS_1, INTERCEPTS_2, SVME, Vmcb, field as f};
+use super::control::{INTERCEPTS_1, INTERCEPTS_2, SVME, Vmcb, field as f};
 use crate::checker::{Checked, ensure};
 use crate::mem::Obj;
 use crate::object::Vcpu;
+use crate::virt::EXCEPTIONS;
 
 /// Checks a vCPU's control block.
 pub fn vmcb(v: Obj<Vcpu>) -> Checked {

@@ -277,6 +277,7 @@ fn begin(cpu: &Cpu, b: Obj<Budget>, t: Obj<Thread>) -> Obj<Thread> {
 #[inline(never)]
 fn idle(cpu: &Cpu) {
     cpu.current.set(None);
+    cpu.budget_end.set(NEVER);
     arch::timer_at_most(cpu, cpu.timers.next());
     charge(cpu);
     arch::idle(cpu);
@@ -351,11 +352,12 @@ pub fn current_or_better(cpu: &Cpu, t: Obj<Thread>) -> Obj<Thread> {
     if cpu.reschedule.get() { pick(cpu) } else { t }
 }
 
-/// The hardware timer is set anew: another processor has changed what it depends on.
+/// The hardware timer is set anew: it has come, or another processor has changed what it depends on. The end of a Budget that has just
+/// been lost makes it come once more.
 pub fn retime(cpu: &Cpu) {
-    let end = cpu.budget.get().map_or(NEVER, |_| cpu.budget_end.get());
+    cpu.until.set(0);
     cpu.programmed.set(NEVER);
-    arch::timer_at_most(cpu, end.min(cpu.timers.next()));
+    arch::timer_at_most(cpu, cpu.budget_end.get().min(cpu.timers.next()));
 }
 
 /// The timer interrupt: brings about what is due, the soonest first. If that is much it comes again at once for the rest: behind all
@@ -389,7 +391,7 @@ pub fn tick(cpu: &Cpu) {
     }
     // A Budget that ends now is `pick`'s to follow up. A timer set for a time that is past would come again before the interrupted
     // code has closed its window for interrupts, and again, for ever.
-    if cpu.budget.get().is_none() || cpu.budget_end.get() <= now {
+    if cpu.budget_end.get() <= now {
         cpu.budget_end.set(NEVER);
         cpu.reschedule.set(true);
     }

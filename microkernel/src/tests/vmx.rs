@@ -22,6 +22,7 @@ const RICH: Capabilities = Capabilities {
     secondary: ALL,
     ept: !0,
     cr4: !0,
+    misc: 5,
 };
 
 /// A vCPU and the thread that runs it.
@@ -470,6 +471,7 @@ fn what_firmware_has_switched_off_is_named() {
         move |msr| match msr {
             0x3a => control,
             0x480 => RICH.basic,
+            0x485 => RICH.misc,
             0x489 => RICH.cr4,
             0x48b => RICH.secondary,
             0x48c => RICH.ept,
@@ -524,4 +526,115 @@ fn a_window_that_opens_lets_the_vector_in() {
     m.m.run(m.t);
     crate::exit::enter::<BackEnd>(cpu, m.t);
     assert_eq!(peek(c::VMENTRY_INTERRUPTION_INFO_FIELD), 0x51 | 1 << 31);
+}
+
+#[test]
+fn the_preemption_timer_is_set_for_the_next_deadline_once() {
+    let m = Guest::new();
+    let timer = || peek(g::VMX_PREEMPTION_TIMER_VALUE);
+    let run = |deadline| {
+        m.m.sys(m.t, 4, m.slot, 0, [0; 4], deadline);
+        assert_eq!(status(m.t), Status::Ok);
+    };
+    m.leaves(12, 0, 2);
+    m.run(Groups::ALL, Post::NONE, 0);
+    assert_eq!(peek(c::PINBASED_EXEC_CONTROLS) >> 6 & 1, 1);
+    assert_eq!(peek(c::VMEXIT_CONTROLS) >> 22 & 1, 1);
+    // Far from now, but before the end of the Budget.
+    let at = |cycles| crate::arch::now() + cycles;
+    let until = at(640_000);
+    run(until);
+    let left = timer();
+    assert!(left > 0 && left <= 640_000 >> 5, "{left}");
+    // The same: what the processor has counted down to stays.
+    poke(g::VMX_PREEMPTION_TIMER_VALUE, 7);
+    run(until);
+    run(NEVER);
+    assert_eq!(timer(), 7);
+    // A sooner one.
+    run(at(32_000));
+    assert!(timer() > 7 && timer() <= 1000);
+    // Not before it.
+    m.m.cpu.programmed.set(at(33));
+    run(NEVER);
+    assert_eq!(timer(), 1);
+    // A time that is past: at once.
+    m.m.cpu.programmed.set(1);
+    run(NEVER);
+    assert_eq!(timer(), 0);
+    // Farther than it counts, and then again.
+    m.m.cpu.programmed.set(at(32 * 0x1_0000_1000));
+    run(NEVER);
+    assert_eq!(timer() as u32, 0x1000);
+    poke(g::VMX_PREEMPTION_TIMER_VALUE, 0);
+    m.leaves(52, 0, 2);
+    m.m.cpu.reschedule.set(true);
+    crate::exit::enter::<OneExit>(m.m.run(m.t), m.t);
+    m.leaves(12, 0, 2);
+    m.m.cpu.reschedule.set(false);
+    crate::arch::advance(32 * 0x1000);
+    run(NEVER);
+    assert_eq!(timer() as u32, 0);
+    // What was set for it before the machine's interrupt came is not what is left now.
+    let until = at(640_000);
+    m.m.cpu.programmed.set(until);
+    run(NEVER);
+    crate::arch::advance(320_000);
+    crate::sched::retime(m.m.cpu);
+    m.m.cpu.programmed.set(until);
+    run(NEVER);
+    assert!(timer() <= 10_000);
+}
+
+#[test]
+fn a_processor_without_preemption_timer_does_without() {
+    let without = |set: usize, bit: u64| {
+        let mut sets = RICH.sets;
+        sets[set] &= !(1 << (32 + bit));
+        Capabilities { sets, ..RICH }
+    };
+    let has = |m: &Capabilities| {
+        let m_guest = Guest::new();
+        // SAFETY: a page of its own.
+        unsafe { init(choose(m).unwrap(), m_guest.m.pool.take_page().unwrap()) };
+        m_guest.m.cpu.programmed.set(1 << 20);
+        m_guest.leaves(12, 0, 2);
+        m_guest.run(Groups::ALL, Post::NONE, 0);
+        let on = peek(c::PINBASED_EXEC_CONTROLS) >> 6 & 1;
+        let saved = peek(c::VMEXIT_CONTROLS) >> 22 & 1;
+        (on, saved, peek(g::VMX_PREEMPTION_TIMER_VALUE) != 0)
+    };
+    assert_eq!(has(&RICH), (1, 1, true));
+    // One that is not saved begins anew at each entry.
+    assert_eq!(has(&without(2, 22)), (1, 0, true));
+    // Its value is not saved where there is none (27.2.1.2).
+    assert_eq!(has(&without(0, 6)), (0, 0, false));
+}
+
+#[test]
+fn an_event_for_a_guest_that_has_never_run_is_delivered() {
+    let m = Guest::new();
+    m.leaves(12, 0, 2);
+    m.run(0, Post::NONE, Event::NMI.0);
+    assert_eq!(peek(c::VMENTRY_INTERRUPTION_INFO_FIELD), Event::NMI.0);
+}
+
+#[test]
+fn a_run_that_ends_before_its_guest_is_entered_shows_nobody_elses_state() {
+    let m = Guest::new();
+    m.v.on_exit.iter().for_each(|e| e.set(Groups::ALL as u16));
+    m.state().cr3 = 0x5000;
+    m.leaves(12, 0x1234, 2);
+    m.run(Groups::ALL, Post::NONE, 0);
+    let other = Vcpu::create(m.m.pool, m.space, m.m.space, 0x6000_1000).unwrap();
+    crate::virt::vmx::extended::switch(m.m.cpu, other.get());
+    poke(g::CR3, 0x9_0000);
+    poke(g::RIP, 0x5ec2e7);
+    m.state().cr3 = 0;
+    m.t.expired.set(true);
+    m.t.resume.set(Resume::GuestVmx);
+    crate::exit::enter::<BackEnd>(m.m.run(m.t), m.t);
+    let exit = ExitWord(m.t.get().get(reg::RSI)).exit();
+    assert_eq!(exit, Exit::Timeout);
+    assert_eq!((m.state().cr3, m.state().rip), (0x5000, 0x1234));
 }

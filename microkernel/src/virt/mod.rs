@@ -9,7 +9,9 @@ pub mod vmx;
 use crate::arch::Cpu;
 use crate::object::thread::Resume;
 use crate::object::{Thread, Vcpu};
-use ipc_schema::abi::vm::{Exit, PortAccess};
+use core::cell::Cell;
+use core::mem::offset_of;
+use ipc_schema::abi::vm::{Exit, Groups, PortAccess, VcpuState as S};
 
 /// Why the processor left the guest, before policy.
 pub enum Left {
@@ -79,6 +81,55 @@ const PASSED: [u32; 10] = [
     0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0x174,
     0x175, 0x176,
 ];
+
+/// #DB, #AC and #MC make an exit: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
+const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
+/// Debug control bits of DR7 that do something; bit 10 is always 1, the upper half must be 0.
+const DR7_ALLOWED: u64 = 0xffff_2bff;
+
+/// Bit of [`Vcpu::flushes`]: the next entry takes `enter_prepared`, which looks at what is rare.
+const UNUSUAL: u64 = 1 << 63;
+
+/// Has the next entry look at everything.
+pub fn unusual(v: &Vcpu) {
+    v.flushes.set(v.flushes.get() | UNUSUAL);
+}
+
+/// Gives `v` an address space identifier of this round; answers whether a round begins, with translations cached under all of them.
+/// Otherwise each is given once.
+fn identify(cpu: &Cpu, v: &Vcpu) -> bool {
+    let next = cpu.next_asid.get();
+    let begins = next >= cpu.asids.get();
+    if begins {
+        cpu.asid_round.set(cpu.asid_round.get() + 1);
+    }
+    let asid = if begins { 1 } else { next };
+    cpu.next_asid.set(asid + 1);
+    v.asid.set(asid);
+    v.asid_round.set(cpu.asid_round.get());
+    begins
+}
+
+/// What neither entry nor exit switches and the vCPU keeps: `copy(kept, in the state page)`.
+fn each_extended(v: &Vcpu, groups: u64, copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
+    let word = |at: usize| &v.state().0[at / 8 % 512];
+    if groups & Groups::XCR != 0 {
+        copy(&v.xcr0, word(offset_of!(S, xcr0)));
+        copy(&v.tsc_aux, word(offset_of!(S, tsc_aux)));
+    }
+    if groups & Groups::DR != 0 {
+        for (i, d) in v.dr.iter().enumerate() {
+            copy(d, word(offset_of!(S, dr) + 8 * i));
+        }
+    }
+}
+
+/// State page to vCPU.
+fn load_extended(v: &Vcpu, groups: u64) {
+    each_extended(v, groups, |kept, page| kept.set(page.get()));
+    v.xcr0.set(valid_xcr0(v.xcr0.get()));
+    v.tsc_aux.set(v.tsc_aux.get() & 0xffff_ffff);
+}
 
 /// Carries out an expression with `v` as the module of this machine's back end.
 macro_rules! with_virt {

@@ -75,6 +75,8 @@ pub struct Partner {
     pub utcb: u64,
     bell: u64,
     page: Page,
+    /// Where its stack begins.
+    pub stack: u64,
     begun: u64,
 }
 
@@ -150,6 +152,7 @@ impl Partner {
             utcb,
             bell,
             page,
+            stack,
             begun: 0,
         })
     }

@@ -259,11 +259,19 @@ fn two_parts_of_one_block() {
     // A successor gives the same page to somebody else: the old commit must not take it.
     assert_eq!(disk.handle(&request(Op::Discard, 3, 1)).status, Status::Ok);
     let (mut disk, _) = Disk::new(&words, &geometry(PAGES), 6).unwrap();
-    assert_eq!(place(&mut disk).1, Place::Fresh(0, Base::Hole));
+    let (before, fresh) = place(&mut disk);
+    assert_eq!(fresh, Place::Fresh(0, Base::Hole));
     assert_eq!(disk.handle(&commit).status, Status::Stale);
     assert_eq!(disk.handle(&request(Op::Begin, 0, 0)).status, Status::Ok);
     assert_eq!(
         (disk.free(), disk.handle(&commit).status),
         (PAGES, Status::Stale)
     );
+    // Nor is what a client was given that of its successor, though it is the same page for the same block.
+    let (epoch, place) = place(&mut disk);
+    assert_eq!(place, Place::Fresh(0, Base::Hole));
+    commit.epoch = before;
+    assert_eq!(disk.handle(&commit).status, Status::Stale);
+    commit.epoch = epoch;
+    assert_eq!(disk.handle(&commit).status, Status::Ok);
 }

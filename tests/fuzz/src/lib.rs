@@ -135,6 +135,8 @@ unsafe impl SharedPage for ipc_schema::ring::RingPage {}
 unsafe impl SharedPage for ipc_schema::interrupt_page::InterruptPage {}
 // SAFETY: as above.
 unsafe impl SharedPage for ipc_schema::state_page::StatePage {}
+// SAFETY: as above.
+unsafe impl SharedPage for ipc_schema::link::LinkPage {}
 // SAFETY: as above; it is longer.
 unsafe impl SharedPage for ipc_schema::disk::Channel {}
 

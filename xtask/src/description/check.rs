@@ -2,31 +2,32 @@
 
 use std::path::{Path, PathBuf};
 
-use ipc_schema::disk::BLOCK;
 use ipc_schema::manifest::{
     CheckError, CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Fault, Idle,
     MACHINE_OVERHEAD, MAX_CPUS, MAX_QUEUES, MAX_SERIAL, MAX_VM_NAME, PCI_SLOTS, Place, PortRange,
-    Server, System, Vm, binary_file, disk_file, initrd_file, kernel_file, vm_name_ok,
+    Server, System, Vm, binary_file, initrd_file, kernel_file, vm_name_ok,
 };
 use toml::Spanned;
 
-use super::{Description, Mistake, Source, parse_size, raw};
-
+use super::{Description, Mistake, Source, disks, nets, parse_size, raw};
 use crate::build::bare::{GUESTS, SERVERS};
 use crate::setup::guests;
-
-mod net;
 
 const DEFAULT_MEMORY: u64 = 1 << 30;
 const DEFAULT_VM_MEMORY: u64 = 256 << 20;
 
-struct Context<'a> {
+pub(super) struct Context<'a> {
     text: &'a str,
     path: &'a Path,
 }
 
 impl Context<'_> {
-    fn mistake(&self, offset: usize, what: String, remedy: impl Into<String>) -> Mistake {
+    pub(super) fn mistake(
+        &self,
+        offset: usize,
+        what: String,
+        remedy: impl Into<String>,
+    ) -> Mistake {
         Mistake {
             at: raw::place(self.text, self.path, offset),
             what,
@@ -34,7 +35,7 @@ impl Context<'_> {
         }
     }
 
-    fn size(&self, value: &Spanned<String>) -> Result<u64, Mistake> {
+    pub(super) fn size(&self, value: &Spanned<String>) -> Result<u64, Mistake> {
         parse_size(value.get_ref()).ok_or_else(|| {
             let what = format!("`{}` is not a size", value.get_ref());
             self.mistake(
@@ -45,7 +46,7 @@ impl Context<'_> {
         })
     }
 
-    fn source(&self, value: &Spanned<String>) -> Result<Source, Mistake> {
+    pub(super) fn source(&self, value: &Spanned<String>) -> Result<Source, Mistake> {
         let text = value.get_ref().as_str();
         let at = value.span().start;
         if let Some(name) = text.strip_prefix("debian:") {
@@ -121,8 +122,8 @@ pub fn lower(
     let cx = Context { text, path };
     let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let mut files = Vec::new();
-    let disks = lower_disks(&cx, raw, &mut files)?;
-    let networks = net::networks(raw);
+    let disks = disks::lower(&cx, raw, &mut files)?;
+    let networks = nets::networks(raw);
     let mut vms = Vec::new();
     for vm in &raw.vm {
         vms.push(lower_vm(
@@ -177,8 +178,8 @@ fn lower_vm(
         Some(list) => {
             for device in list {
                 only_what_it_has(cx, device)?;
-                known_disk(cx, device, backs.0)?;
-                net::check(cx, device)?;
+                disks::known(cx, device, backs.0)?;
+                nets::check(cx, device)?;
             }
             lower_devices(name, list.iter().map(Spanned::get_ref), backs)
         }
@@ -299,7 +300,7 @@ fn lower_devices<'a>(
             raw::DeviceKind::VirtioNet => {
                 let before = list.clone().take(i).filter(|d| d.kind == device.kind);
                 let card = format!("{vm}.net{}", before.count());
-                (net::kind(device, slot, &card, networks), "net", 0, 0, None)
+                (nets::kind(device, slot, &card, networks), "net", 0, 0, None)
             }
         };
         let earlier = list
@@ -317,97 +318,6 @@ fn lower_devices<'a>(
         }
     };
     list.clone().zip(slots).enumerate().map(lower).collect()
-}
-
-/// A block device names one of the disks; no other device does.
-fn known_disk(
-    cx: &Context<'_>,
-    spanned: &Spanned<raw::Device>,
-    disks: &[Disk],
-) -> Result<(), Mistake> {
-    let device = spanned.get_ref();
-    let all: Vec<&str> = disks.iter().map(|d| d.name.as_str()).collect();
-    let remedy = if all.is_empty() {
-        "describe one: [[disk]] with name and size, or image".to_owned()
-    } else {
-        format!("use one of: {}", all.join(", "))
-    };
-    let other = device.disk.as_ref().map(Spanned::span);
-    let other = other.or(device.queues.as_ref().map(Spanned::span));
-    match (&device.disk, device.kind) {
-        (None, raw::DeviceKind::VirtioBlk) => {
-            let what = "this device has no `disk`".to_owned();
-            Err(cx.mistake(spanned.span().start, what, remedy))
-        }
-        (Some(disk), raw::DeviceKind::VirtioBlk) if !all.contains(&disk.get_ref().as_str()) => {
-            let what = format!("there is no disk `{}`", disk.get_ref());
-            Err(cx.mistake(disk.span().start, what, remedy))
-        }
-        (_, raw::DeviceKind::VirtioBlk) => Ok(()),
-        _ => match other {
-            Some(span) => {
-                let what = "`disk` and `queues` are of virtio-blk, and this device is none";
-                Err(cx.mistake(span.start, what.to_owned(), "leave them out"))
-            }
-            None => Ok(()),
-        },
-    }
-}
-
-fn lower_disks(
-    cx: &Context<'_>,
-    raw: &raw::System,
-    files: &mut Vec<(String, Source)>,
-) -> Result<Vec<Disk>, Mistake> {
-    let mut disks = Vec::new();
-    for disk in &raw.disk {
-        let (at, disk) = (disk.span().start, disk.get_ref());
-        let name = disk.name.get_ref();
-        let size = |value: &Option<Spanned<String>>| value.as_ref().map(|v| cx.size(v)).transpose();
-        let mut bytes = size(&disk.size)?.unwrap_or(0);
-        if let Some(image) = &disk.image {
-            let source = cx.source(image)?;
-            // Of what xtask makes itself the length is not known yet; root compares it again.
-            if let Source::File(path) = &source {
-                let len = std::fs::metadata(path).map_or(0, |m| m.len());
-                if bytes == 0 {
-                    bytes = len.next_multiple_of(BLOCK);
-                } else if len > bytes {
-                    let what = format!("disk `{name}` is smaller than its image of {len} bytes");
-                    return Err(cx.mistake(at, what, "give it a larger `size`, or none"));
-                }
-            } else if bytes == 0 {
-                let what =
-                    format!("disk `{name}` has no `size`, and that of its image is not known");
-                return Err(cx.mistake(at, what, "write for example size = \"64M\""));
-            }
-            files.push((disk_file(name), source));
-        }
-        let memory = match (size(&disk.memory)?, disk.read_only) {
-            (None, true) => 0,
-            (None, false) => bytes,
-            (Some(memory), false) if memory > 0 => memory,
-            _ => {
-                let what = format!(
-                    "disk `{name}`: memory is for what is written, and there is none, or nothing is written"
-                );
-                let remedy = "leave `memory` out, or `read_only`";
-                return Err(cx.mistake(at, what, remedy));
-            }
-        };
-        let serial = disk.serial.as_ref().map(Spanned::get_ref).unwrap_or(name);
-        disks.push(Disk {
-            name: name.clone(),
-            size: bytes,
-            image: disk.image.as_ref().map(|_| disk_file(name)),
-            memory,
-            serial: match disk.serial {
-                Some(_) => serial.clone(),
-                None => serial.chars().take(MAX_SERIAL).collect(),
-            },
-        });
-    }
-    Ok(disks)
 }
 
 fn lower_drivers(raw: &raw::System) -> Vec<Driver> {

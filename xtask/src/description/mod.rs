@@ -5,6 +5,8 @@
 //! executed, and paths in it are read only.
 
 mod check;
+mod disks;
+mod nets;
 mod raw;
 #[cfg(test)]
 mod tests;

@@ -199,7 +199,8 @@ fn update() -> Result<()> {
     host::run(apt_get().args(["update", "-q"]))
 }
 
-fn am_root() -> bool {
+/// Whether the person is root.
+pub fn am_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

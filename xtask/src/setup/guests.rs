@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::apt;
+use super::debian::Part;
 use crate::{build::cpio::Cpio, host};
 
 /// What busybox's init does: a shell on the console, started anew when it ends. `poweroff` and `reboot` ask init, which
@@ -67,15 +68,20 @@ pub enum File {
     Memtest,
     /// GNU Mach, a Multiboot kernel.
     Gnumach,
+    /// A part of an installed system.
+    System(Part),
 }
 
 impl File {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("cloud-kernel", Self::CloudKernel),
         ("busybox", Self::Busybox),
         ("memtest86+", Self::Memtest),
         ("gnumach", Self::Gnumach),
+        ("system-disk", Self::System(Part::Disk)),
+        ("system-kernel", Self::System(Part::Kernel)),
+        ("system-initramfs", Self::System(Part::Initramfs)),
     ];
 
     /// The file of this name.
@@ -92,6 +98,7 @@ impl File {
             Self::Busybox => busybox_initramfs(),
             Self::Memtest => memtest(),
             Self::Gnumach => gnumach(),
+            Self::System(part) => part.get(),
         }
     }
 }

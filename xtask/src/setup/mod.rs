@@ -5,6 +5,7 @@
 //! ordinary clients; has rustup install nothing.
 
 pub mod apt;
+pub mod debian;
 pub mod fuzzing;
 pub mod guests;
 pub mod image_maker;

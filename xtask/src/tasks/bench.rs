@@ -110,7 +110,7 @@ impl Bench {
     fn options(&self) -> Options {
         let mut options = Options {
             emulator: self.emulator,
-            icount: true,
+            icount: self.emulator == Emulator::Qemu,
             cpus: self.cpus,
             cpu: self.cpu.clone(),
             ..Options::default()

@@ -7,9 +7,7 @@ use core::cell::Cell;
 /// Offsets of fields in bytes. Control area below 0x400, state save area from there on.
 #[allow(missing_docs, reason = "they are the manual's names")]
 pub mod field {
-    pub const INTERCEPT_DR: usize = 0x004;
     pub const INTERCEPT_EXCEPTIONS: usize = 0x008;
-    pub const INTERCEPT_1: usize = 0x00c;
     pub const INTERCEPT_2: usize = 0x010;
     pub const IOPM_BASE: usize = 0x040;
     pub const MSRPM_BASE: usize = 0x048;
@@ -54,9 +52,6 @@ pub mod field {
     pub const LSTAR: usize = 0x608;
     pub const CSTAR: usize = 0x610;
     pub const SFMASK: usize = 0x618;
-    pub const KERNEL_GS_BASE: usize = 0x620;
-    pub const SYSENTER_CS: usize = 0x628;
-    pub const SYSENTER_ESP: usize = 0x630;
     pub const SYSENTER_EIP: usize = 0x638;
     pub const CR2: usize = 0x640;
     pub const G_PAT: usize = 0x668;
@@ -98,8 +93,6 @@ pub(super) const INTERCEPTS_1: u64 = 0xbd44_802f;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT (bits 0 to 6 of intercept vector 4), WBINVD, MONITOR, MWAIT, conditional MWAIT,
 /// XSETBV, RDPRU (9 to 14).
 pub(super) const INTERCEPTS_2: u64 = 0x7e7f;
-/// #DB, #AC and #MC: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
-pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// The processor refused to enter. What it leaves in the state save area is undefined (QEMU 7.2: the host's own state), so nothing of
 /// it is kept for the VMM to see: the vCPU is as after reset.
@@ -116,7 +109,10 @@ pub fn create(v: &Vcpu) {
     use field::*;
     let c = Vmcb::of(v);
     let set = |at, value| c.word(at).set(value);
-    set(INTERCEPT_EXCEPTIONS, EXCEPTIONS | INTERCEPTS_1 << 32);
+    set(
+        INTERCEPT_EXCEPTIONS,
+        crate::virt::EXCEPTIONS | INTERCEPTS_1 << 32,
+    );
     set(INTERCEPT_2, INTERCEPTS_2);
     let (io, msr) = MAPS.get();
     set(IOPM_BASE, io);

@@ -1,9 +1,10 @@
 //! VMRUN, and what is prepared for it when something is rare.
 
 use super::control::{BY_HAND, Vmcb, field as f};
-use super::{UNUSUAL, V_IRQ, armed, extended, unusual};
+use super::{V_IRQ, armed, extended};
 use crate::arch::Cpu;
 use crate::object::{Thread, Vcpu};
+use crate::virt::{UNUSUAL, identify, unusual};
 
 /// What [`BY_HAND`] says: a virtual interrupt that can be taken (APM vol. 2, 15.21.4) becomes the event to inject.
 #[cold]
@@ -113,7 +114,11 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
     let c = Vmcb::of(v);
     v.flushes.set(v.flushes.get() & !UNUSUAL);
     if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-        new_asid(cpu, v);
+        // TLB_CONTROL 1 (flush all) is all that every processor knows.
+        let flush = u64::from(identify(cpu, v));
+        v.flushes.set(v.guest.flushes.get());
+        c.word(f::ASID_TLB)
+            .set(u64::from(v.asid.get()) | flush << 32);
     }
     if armed(c) {
         extended::arm_breakpoints(c.word(f::DR7).get());
@@ -142,23 +147,4 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
     // Flush only once.
     c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
     (t, v)
-}
-
-/// Gives `v` an address space identifier of this round with nothing cached under it. TLB_CONTROL 1 (flush all) is all that every
-/// processor knows; it is only needed when the round begins, since each identifier is given once in a round.
-fn new_asid(cpu: &Cpu, v: &Vcpu) {
-    let mut asid = cpu.next_asid.get();
-    let mut flush = 0;
-    if asid >= cpu.asids.get() {
-        cpu.asid_round.set(cpu.asid_round.get() + 1);
-        asid = 1;
-        flush = 1;
-    }
-    cpu.next_asid.set(asid + 1);
-    v.asid.set(asid);
-    v.asid_round.set(cpu.asid_round.get());
-    v.flushes.set(v.guest.flushes.get());
-    Vmcb::of(v)
-        .word(f::ASID_TLB)
-        .set(u64::from(asid) | flush << 32);
 }

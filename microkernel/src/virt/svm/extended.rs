@@ -7,10 +7,7 @@ pub use crate::arch::extended::{arm_breakpoints, disarm_breakpoints, set_cr2, se
 use crate::arch::{Cpu, extended as hw};
 use crate::mem::Obj;
 use crate::object::Vcpu;
-use core::mem::offset_of;
-use ipc_schema::abi::vm::{Groups, VcpuState as S};
-
-const DR_OFFSET: usize = offset_of!(S, dr);
+use crate::virt::{each_extended, load_extended, unusual};
 
 /// State page to vCPU, whose next entry brings it to the processor.
 pub fn load(v: &Vcpu, groups: u64) {
@@ -18,18 +15,8 @@ pub fn load(v: &Vcpu, groups: u64) {
     if cpu.fpu_owner.get() == Some(Obj::of(v)) {
         release(cpu);
     }
-    if groups & Groups::XCR != 0 {
-        let wanted = v.state().0[offset_of!(S, xcr0) / 8].get();
-        v.xcr0.set(crate::virt::valid_xcr0(wanted));
-        v.tsc_aux
-            .set(v.state().0[offset_of!(S, tsc_aux) / 8].get() & 0xffff_ffff);
-        super::unusual(v);
-    }
-    if groups & Groups::DR != 0 {
-        for (d, word) in v.dr.iter().zip(&v.state().0[DR_OFFSET / 8..]) {
-            d.set(word.get());
-        }
-    }
+    load_extended(v, groups);
+    unusual(v);
 }
 
 /// vCPU to state page.
@@ -37,15 +24,7 @@ pub fn save(v: &Vcpu, groups: u64) {
     if Cpu::current().fpu_owner.get() == Some(Obj::of(v)) {
         keep(v);
     }
-    if groups & Groups::XCR != 0 {
-        v.state().0[offset_of!(S, xcr0) / 8].set(v.xcr0.get());
-        v.state().0[offset_of!(S, tsc_aux) / 8].set(v.tsc_aux.get());
-    }
-    if groups & Groups::DR != 0 {
-        for (d, word) in v.dr.iter().zip(&v.state().0[DR_OFFSET / 8..]) {
-            word.set(d.get());
-        }
-    }
+    each_extended(v, groups, |kept, page| page.set(kept.get()));
 }
 
 /// Keeps what the owner can have changed without an exit: debug registers, and XCR0 on a processor that does not intercept XSETBV
@@ -67,7 +46,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     let dr = v.dr.each_ref().map(|d| d.get());
     hw::restore(v.extended_phys, v.xcr0.get(), dr);
     cpu.fpu_owner.set(Some(Obj::of(v)));
-    super::unusual(v);
+    unusual(v);
 }
 
 /// Saves the state of the owner, which then has none here.

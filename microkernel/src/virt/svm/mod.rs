@@ -9,7 +9,7 @@ pub mod speculation;
 pub mod start;
 pub mod state;
 
-use super::{Then, Virt};
+use super::{Then, Virt, unusual};
 use crate::arch::{Cpu, measure};
 use crate::object::Vcpu;
 use crate::object::thread::Resume;
@@ -111,14 +111,6 @@ impl Virt for BackEnd {
             }
         }
     }
-}
-
-/// Bit of [`Vcpu::flushes`]: the next entry takes [`enter::enter_prepared`], which looks at what is rare.
-const UNUSUAL: u64 = 1 << 63;
-
-/// Has the next entry look at the address space identifier, breakpoints, the interrupt shadow and TSC_AUX.
-pub fn unusual(v: &Vcpu) {
-    v.flushes.set(v.flushes.get() | UNUSUAL);
 }
 
 /// Whether the guest has breakpoints that are enabled (L0 to G3).

@@ -3,6 +3,7 @@
 use super::control::{SVME, Vmcb, field as f};
 use crate::mem::Words;
 use crate::object::Vcpu;
+use crate::virt::{DR7_ALLOWED, unusual};
 use core::cell::Cell;
 use core::mem::offset_of;
 use ipc_schema::abi::vm::{Groups, VcpuState as S};
@@ -12,9 +13,6 @@ const EFER_ALLOWED: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 14;
 /// It counts when paging is switched on, which makes an exit: until then the processor need not know it. QEMU 7.2 does not get the host's
 /// CR0 back from a guest with LME, but without PG and CR4.PAE.
 const LME: u64 = 1 << 8;
-/// Debug control bits of DR7 that do something; bit 10 is always 1, the upper half must be 0.
-const DR7_ALLOWED: u64 = 0xffff_2bff;
-
 /// Words that the state page and the VMCB have in common: first in the page, first in the VMCB, how many.
 type Run = (usize, usize, usize);
 
@@ -109,7 +107,7 @@ fn load_rare(v: &Vcpu, groups: u64) {
         c.word(f::EFER).set(efer | SVME);
         // What was translated by other registers is not to be found any more (APM vol. 2, 15.16.1): as by MOV to one of them.
         v.asid_round.set(0);
-        super::unusual(v);
+        unusual(v);
     }
     if groups & Groups::SEG != 0 {
         each(page, c, &SEG, copy);
@@ -123,7 +121,7 @@ fn load_rare(v: &Vcpu, groups: u64) {
     if groups & Groups::DR != 0 {
         limit(f::DR6, 0xffff_ffff, 0);
         limit(f::DR7, DR7_ALLOWED, 0x400);
-        super::unusual(v);
+        unusual(v);
     }
     if groups & (Groups::DR | Groups::XCR) != 0 {
         super::extended::load(v, groups);

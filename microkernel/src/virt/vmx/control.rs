@@ -26,7 +26,14 @@ pub struct Controls {
     ept: u64,
     /// CR4 bits that guests may set.
     cr4: u64,
+    /// The preemption timer counts once in two to the power of this cycles of the TSC (25.5.1).
+    pub rate: u32,
 }
+
+/// Of the pin-based controls: activate VMX-preemption timer.
+pub const TIMER: u32 = PinbasedControls::VMX_PREEMPTION_TIMER.bits();
+/// To the bit of the exit controls that saves its value.
+const SAVE_TIMER: u32 = ExitControls::SAVE_VMX_PREEMPTION_TIMER.bits() / TIMER;
 
 impl Controls {
     /// The primary controls without a window.
@@ -46,6 +53,7 @@ static CONTROLS: Global<Cell<Controls>> = Global(Cell::new(Controls {
     entry: 0,
     ept: 0,
     cr4: 0,
+    rate: 0,
 }));
 /// Physical address of the MSR bitmap, the same for every VM; written at boot alone.
 static BITMAP: Global<Cell<u64>> = Global(Cell::new(0));
@@ -89,6 +97,8 @@ pub struct Capabilities {
     pub ept: u64,
     /// IA32_VMX_CR4_FIXED1.
     pub cr4: u64,
+    /// IA32_VMX_MISC.
+    pub misc: u64,
 }
 
 /// IA32_VMX_BASIC: the true capability MSRs are there.
@@ -162,6 +172,7 @@ pub fn usable(
         secondary,
         ept: if there { read(0x48c) } else { 0 },
         cr4: read(0x489),
+        misc: read(0x485),
     })
 }
 
@@ -197,7 +208,8 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
     type S = SecondaryControls;
     type X = ExitControls;
     type E = EntryControls;
-    let optional = (S::ENABLE_RDTSCP | S::ENABLE_INVPCID).bits() & (m.secondary >> 32) as u32;
+    let optional = |capability: u64, wanted: u32| (capability >> 32) as u32 & wanted;
+    let timer = optional(pin, TIMER);
     for (bit, name) in [
         (S::ENABLE_EPT, lacks!("extended page tables (EPT)")),
         (S::UNRESTRICTED_GUEST, lacks!("unrestricted guests")),
@@ -218,7 +230,7 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
         revision: m.basic as u32 & 0x7fff_ffff,
         pin: set(
             pin,
-            (P::EXTERNAL_INTERRUPT_EXITING | P::NMI_EXITING | P::VIRTUAL_NMIS).bits(),
+            timer | (P::EXTERNAL_INTERRUPT_EXITING | P::NMI_EXITING | P::VIRTUAL_NMIS).bits(),
             lacks!("virtual NMIs"),
         )?,
         primary: set(
@@ -237,19 +249,20 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
         )?,
         secondary: set(
             m.secondary,
-            optional
+            optional(m.secondary, (S::ENABLE_RDTSCP | S::ENABLE_INVPCID).bits())
                 | (S::ENABLE_EPT | S::ENABLE_VPID | S::WBINVD_EXITING | S::UNRESTRICTED_GUEST)
                     .bits(),
             lacks!("WBINVD exits"),
         )?,
         exit: set(
             exit,
-            (X::SAVE_DEBUG_CONTROLS
-                | X::HOST_ADDRESS_SPACE_SIZE
-                | X::LOAD_IA32_PAT
-                | X::SAVE_IA32_EFER
-                | X::LOAD_IA32_EFER)
-                .bits(),
+            optional(exit, timer * SAVE_TIMER)
+                | (X::SAVE_DEBUG_CONTROLS
+                    | X::HOST_ADDRESS_SPACE_SIZE
+                    | X::LOAD_IA32_PAT
+                    | X::SAVE_IA32_EFER
+                    | X::LOAD_IA32_EFER)
+                    .bits(),
             lacks!("switching of PAT and EFER"),
         )?,
         entry: set(
@@ -259,6 +272,7 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
         )?,
         ept: 3 << 3 | 6 | accessed,
         cr4: m.cr4 & CR4_GUEST,
+        rate: m.misc as u32 & 31,
     })
 }
 
@@ -289,7 +303,7 @@ pub fn reset(v: &Vcpu) {
         (c::PRIMARY_PROCBASED_EXEC_CONTROLS, k.primary.into()),
         (c::SECONDARY_PROCBASED_EXEC_CONTROLS, k.secondary.into()),
         (c::VMEXIT_CONTROLS, k.exit.into()),
-        (c::EXCEPTION_BITMAP, super::EXCEPTIONS),
+        (c::EXCEPTION_BITMAP, crate::virt::EXCEPTIONS),
         (c::MSR_BITMAPS_ADDR_FULL, BITMAP.get()),
         (c::VIRT_APIC_ADDR_FULL, v.control_phys),
         (c::EPTP_FULL, ept_pointer(v)),
@@ -325,11 +339,11 @@ pub fn reset(v: &Vcpu) {
         write(field, 0);
     }
     Soft::of(v).controls.set(k.primary);
-    reset_guest(v);
+    reset_guest();
 }
 
 /// The guest's state after reset (SDM vol. 3, 10.1.1).
-pub fn reset_guest(v: &Vcpu) {
+pub fn reset_guest() {
     for n in 0..8 {
         let (selector, rights, base) = match n {
             1 => (0xf000, 0x9b, 0xffff_0000),
@@ -363,8 +377,6 @@ pub fn reset_guest(v: &Vcpu) {
         write(field, value);
     }
     set_cr(0x6000_0010, 0, 0);
-    Soft::of(v).reset_guest();
-    super::unusual(v);
 }
 
 /// Writes the guest's CR0, CR4 and EFER.

@@ -1,11 +1,11 @@
 //! VMLAUNCH and VMRESUME, and what is prepared for them when something is rare.
 
 use super::control::{self, read, write};
-use super::{BLOCKING, HOT, IF, KIND, NMI, NMI_BLOCKED, RFLAGS, SHADOW, Soft, TF, UNUSUAL, VALID};
-use super::{dirty, exit, tpr, unusual};
+use super::{BLOCKING, HOT, IF, KIND, NMI, NMI_BLOCKED, RFLAGS, SHADOW, Soft, TF, VALID};
+use super::{dirty, exit, tpr};
 use crate::arch::Cpu;
 use crate::object::Vcpu;
-use crate::virt::Who;
+use crate::virt::{UNUSUAL, Who, identify, unusual};
 use core::cell::Cell;
 use x86::vmx::vmcs::control::{self as c, PrimaryControls};
 use x86::vmx::vmcs::{guest as g, host as h, ro};
@@ -152,7 +152,10 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
     let s = Soft::of(v);
     v.flushes.set(v.flushes.get() & !UNUSUAL);
     if v.asid_round.get() != cpu.asid_round.get() {
-        new_vpid(cpu, v);
+        if identify(cpu, v) {
+            control::invalidate_vpid(2, 0);
+        }
+        write(c::VPID, v.asid.get().into());
     }
     if v.flushes.get() != v.guest.flushes.get() {
         // Of all vCPUs of the VM that have run here.
@@ -192,18 +195,19 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
     left
 }
 
-/// Gives `v` an identifier of this round, under which nothing is cached.
-fn new_vpid(cpu: &Cpu, v: &Vcpu) {
-    let mut vpid = cpu.next_asid.get();
-    if vpid >= cpu.asids.get() {
-        cpu.asid_round.set(cpu.asid_round.get() + 1);
-        vpid = 1;
-        control::invalidate_vpid(2, 0);
+/// Sets the preemption timer for the processor's next deadline, not before it: the guest leaves then even if the machine's interrupt
+/// does not make it (Bochs 2.7: one whose IF has never been set), and executes nothing if it is past. What the exits take is not
+/// counted, but in them, and at entries, the interrupt comes.
+#[inline(never)]
+pub fn bound(cpu: &Cpu) {
+    let (k, until) = (control::controls(), cpu.programmed.get());
+    cpu.until.set(until);
+    if k.pin & control::TIMER != 0 {
+        let left = until.saturating_sub(crate::arch::now());
+        // Rounded up. The processor takes the lower half: a far deadline has it fire early, and be set again.
+        let less = left.wrapping_neg() as i64 >> k.rate;
+        write(g::VMX_PREEMPTION_TIMER_VALUE, less.wrapping_neg() as u64);
     }
-    cpu.next_asid.set(vpid + 1);
-    v.asid.set(vpid);
-    v.asid_round.set(cpu.asid_round.get());
-    write(c::VPID, vpid.into());
 }
 
 /// Prepares what is to be delivered at the entry: the event, then the posted vector; opens a window for what has to wait. Answers what

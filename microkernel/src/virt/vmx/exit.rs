@@ -35,6 +35,7 @@ mod reason {
     pub const TPR: u64 = 43;
     pub const EPT_VIOLATION: u64 = 48;
     pub const INVEPT: u64 = 50;
+    pub const PREEMPTION_TIMER: u64 = 52;
     pub const INVVPID: u64 = 53;
     pub const WBINVD: u64 = 54;
     pub const XSETBV: u64 = 55;
@@ -132,11 +133,14 @@ fn string(v: &Vcpu) -> Told {
 #[inline(never)]
 fn refused(v: &Vcpu, why: u64) -> [u64; 4] {
     let info = read(ro::EXIT_QUALIFICATION);
-    let event = Soft::of(v).event.get();
-    control::reset_guest(v);
+    let s = Soft::of(v);
+    let event = s.event.get();
+    control::reset_guest();
+    s.reset_guest();
+    unusual(v);
     // Only an exit takes it back.
     write(c::VMENTRY_INTERRUPTION_INFO_FIELD, 0);
-    Soft::of(v).event.set(event);
+    s.event.set(event);
     [why, info, 0, 0]
 }
 
@@ -287,6 +291,11 @@ fn other(v: &Vcpu, exit: u64) -> Told {
         reason::EPT_VIOLATION => nested_fault(v),
         reason::INTERRUPT_WINDOW | reason::NMI_WINDOW | reason::TPR => {
             unusual(v);
+            None
+        }
+        reason::PREEMPTION_TIMER => {
+            // It may have been set for less than the whole time: again for the rest.
+            Cpu::current().until.set(0);
             None
         }
         reason::CR => control_register(v),

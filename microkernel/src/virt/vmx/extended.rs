@@ -5,27 +5,18 @@ use super::{Soft, control};
 use crate::arch::{Cpu, extended as hw};
 use crate::mem::Obj;
 use crate::object::Vcpu;
+use crate::virt::{each_extended, load_extended};
 use core::mem::offset_of;
 use ipc_schema::abi::vm::{Groups, VcpuState as S};
 
 /// Where in its page the area for XSAVE begins.
 pub const AREA: u64 = 1024;
-const DR_OFFSET: usize = offset_of!(S, dr);
 
 /// State page to vCPU, whose next entry brings it to the processor.
 pub fn load(v: &Vcpu, groups: u64) {
     release(Cpu::current());
-    if groups & Groups::XCR != 0 {
-        v.xcr0.set(crate::virt::valid_xcr0(
-            v.state().0[offset_of!(S, xcr0) / 8].get(),
-        ));
-        v.tsc_aux
-            .set(v.state().0[offset_of!(S, tsc_aux) / 8].get() & 0xffff_ffff);
-    }
+    load_extended(v, groups);
     if groups & Groups::DR != 0 {
-        for (d, word) in v.dr.iter().zip(&v.state().0[DR_OFFSET / 8..]) {
-            d.set(word.get());
-        }
         let dr6 = v.state().0[offset_of!(S, dr6) / 8].get();
         Soft::of(v).dr6.set(dr6 & 0xffff_ffff);
     }
@@ -49,14 +40,8 @@ pub fn save(v: &Vcpu, groups: u64) {
     keep(v);
     let set = |at: usize, value| v.state().0[at / 8].set(value);
     let s = Soft::of(v);
-    if groups & Groups::XCR != 0 {
-        set(offset_of!(S, xcr0), v.xcr0.get());
-        set(offset_of!(S, tsc_aux), v.tsc_aux.get());
-    }
+    each_extended(v, groups, |kept, page| page.set(kept.get()));
     if groups & Groups::DR != 0 {
-        for (d, word) in v.dr.iter().zip(&v.state().0[DR_OFFSET / 8..]) {
-            word.set(d.get());
-        }
         set(offset_of!(S, dr6), s.dr6.get());
     }
     if groups & Groups::SYSCALL != 0 {
@@ -104,6 +89,7 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     }
     let dr = v.dr.each_ref().map(|d| d.get());
     hw::restore(v.control_phys + AREA, v.xcr0.get(), dr);
+    cpu.until.set(0);
     control::set_dr6(s.dr6.get());
     control::set_syscall_msrs(s.syscall.each_ref().map(|m| m.get()));
     super::unusual(v);

@@ -13,14 +13,14 @@ pub mod speculation;
 pub mod start;
 pub mod state;
 
-use super::{Then, Virt};
+use super::{Then, Virt, unusual};
 use crate::arch::{Cpu, measure};
 use crate::mem;
 use crate::object::Vcpu;
 use crate::object::thread::Resume;
 use control::{read, write};
 use core::cell::Cell;
-use enter::{enter_prepared, launch};
+use enter::{bound, enter_prepared, launch};
 use ipc_schema::abi::vm::ExitWord;
 use x86::vmx::vmcs::guest as g;
 
@@ -35,9 +35,6 @@ std::thread_local! {
     /// Whether it is this test's.
     pub static HERE: Cell<bool> = const { Cell::new(false) };
 }
-
-/// #DB, #AC and #MC, as on SVM.
-pub(super) const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// What the kernel keeps of a vCPU beside its VMCS: in the page of the extended state, behind what the processor uses of that as the
 /// virtual-APIC page. That is the page that a vCPU has for its control structure: the VMCS, which is not memory to software, is in the
@@ -189,14 +186,6 @@ impl Soft {
     }
 }
 
-/// Bit of [`Vcpu::flushes`]: the next entry takes [`enter::enter_prepared`], which looks at what is rare.
-const UNUSUAL: u64 = 1 << 63;
-
-/// Has the next entry look at everything.
-fn unusual(v: &Vcpu) {
-    v.flushes.set(v.flushes.get() | UNUSUAL);
-}
-
 /// Makes the VMCS of `v` current, if it is not.
 #[inline(always)]
 pub fn need(v: &Vcpu) {
@@ -243,6 +232,9 @@ impl Virt for BackEnd {
     fn enter<T: Then>(cpu: &Cpu, v: &Vcpu, then: T) -> T::Answer {
         let s = Soft::of(v);
         measure::end(cpu);
+        if cpu.until.get() != cpu.programmed.get() {
+            bound(cpu);
+        }
         let (who, failed) = if v.flushes.get() != v.guest.flushes.get() {
             enter_prepared(cpu, v)
         } else {

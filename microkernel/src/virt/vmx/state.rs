@@ -10,8 +10,6 @@ use x86::vmx::vmcs::{control as c, guest as g};
 
 /// Bits that a guest's EFER may have: SCE, LME, LMA, NXE.
 const EFER_ALLOWED: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11;
-/// Debug control bits of DR7 that do something; bit 10 is always 1, the upper half must be 0.
-const DR7_ALLOWED: u64 = 0xffff_2bff;
 /// RFLAGS bits that there are, but for bit 1, which is always 1 (27.3.1.4).
 const FLAGS: u64 = 0x3f_7fd5;
 
@@ -194,7 +192,7 @@ fn load_rare(v: &Vcpu, groups: u64) {
             write(
                 field,
                 if field == g::DR7 {
-                    value & DR7_ALLOWED | 0x400
+                    value & crate::virt::DR7_ALLOWED | 0x400
                 } else {
                     value
                 },
@@ -239,6 +237,8 @@ pub fn save(v: &Vcpu, groups: u64) {
 
 #[inline(never)]
 fn save_slowly(v: &Vcpu, groups: u64) {
+    // `run` may end before its guest has been entered, with another's state in the processor.
+    super::need(v);
     let s = Soft::of(v);
     let set = |at: usize, value| v.state().0[at / 8].set(value);
     if groups & (Groups::RIP | Groups::IP) != 0 {

@@ -66,6 +66,8 @@ pub struct Flight<'a> {
     first: VecDeque<Piece>,
     /// What was asked, in that order.
     asked: VecDeque<Piece>,
+    /// Answers so far.
+    answers: u32,
 }
 
 impl<'a> Flight<'a> {
@@ -81,6 +83,7 @@ impl<'a> Flight<'a> {
             next: VecDeque::new(),
             first: VecDeque::new(),
             asked: VecDeque::new(),
+            answers: 0,
         };
         flight.begin_anew();
         flight
@@ -101,6 +104,12 @@ impl<'a> Flight<'a> {
     #[must_use]
     pub fn requests(&self) -> usize {
         self.open.len() - self.free.len()
+    }
+
+    /// Whether `store` owes an answer, and how many it has given, modulo 2^32.
+    #[must_use]
+    pub fn waits(&self) -> (bool, u32) {
+        (!self.asked.is_empty(), self.answers)
     }
 
     /// Runs of guest memory that they have.
@@ -211,6 +220,7 @@ impl<'a> Flight<'a> {
             let blocks = piece.what.request().count;
             let answer = self.client.answer(blocks)?;
             let piece = self.asked.pop_front()?;
+            self.answers = self.answers.wrapping_add(1);
             if let Some(done) = self.follow(piece, &answer, memory) {
                 return Some(done);
             }

@@ -12,9 +12,10 @@ mod bare {
     use alloc::vec::Vec;
     use device_virtio_blk::server::{Parts, Server, Signals};
     use ipc_schema::disk::BlkConfig;
+    use ipc_schema::proto::{RootRequest, RootResponse};
     use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
     use runtime::start::{Region, StartError};
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, reply_recv, rpc};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc, time};
     use virtio::Memory;
     use virtio::memory::Range;
 
@@ -23,7 +24,49 @@ mod bare {
     /// Guest-physical address of the memory that did not fit below PCI's.
     const HIGH_RAM: u64 = 1 << 32;
 
+    /// How long `store` may take for an answer, in microseconds, and root.
+    const PATIENCE: u64 = 1_000_000;
+    const ROOT_PATIENCE: u64 = 100_000;
+
     type Made = (Server<'static>, Notification, Notification);
+
+    /// Sees whether `store` answers.
+    struct Watch {
+        store: Notification,
+        root: Endpoint,
+        patience: u64,
+        answers: u32,
+        /// When there is to be an answer.
+        due: u64,
+    }
+
+    impl Watch {
+        /// Until when to wait.
+        fn deadline(&mut self, (waits, answers): (bool, u32)) -> u64 {
+            if !waits {
+                self.due = NEVER;
+            } else if self.due == NEVER || self.answers != answers {
+                (self.due, self.answers) = (now().saturating_add(self.patience), answers);
+            }
+            self.due
+        }
+
+        /// Whether it has not even answered by now.
+        const fn late(&self, (waits, answers): (bool, u32)) -> bool {
+            waits && answers == self.answers
+        }
+
+        /// It has not answered in time: it is signalled again, and root looks for itself.
+        fn complain(&mut self) {
+            self.due = NEVER;
+            let _ = self.store.signal();
+            let until = time::after(ROOT_PATIENCE);
+            let request = RootRequest::Unanswered;
+            let _ = self
+                .root
+                .call_postcard_with::<_, RootResponse>(&request, &[], until);
+        }
+    }
 
     fn set_up(start: &'static StartInfo) -> Result<Made, StartError> {
         let low = start.region("guest")?;
@@ -82,9 +125,17 @@ mod bare {
             vmm: true,
             store: true,
         });
+        let mut watch = Watch {
+            store,
+            root: start.endpoint("root").unwrap_or_else(|e| panic!("{e}")),
+            patience: time::cycles(PATIENCE),
+            answers: 0,
+            due: NEVER,
+        };
         let mut reply = Message::default();
         loop {
-            reply = match reply_recv(Endpoint(slot::ENDPOINT), reply, NEVER) {
+            let deadline = watch.deadline(server.waits());
+            reply = match reply_recv(Endpoint(slot::ENDPOINT), reply, deadline) {
                 Ok(Event::Call { message, .. }) if message.tag.label() == Tag::PORT => {
                     let [port, value, ..] = message.words;
                     let (value, signals) = server.access(PortAccess(port), value as u32);
@@ -92,8 +143,11 @@ mod bare {
                     Message::new(0, [u64::from(value), 0, 0, 0])
                 }
                 Ok(Event::Call { .. }) => Message::new(rpc::BAD_REQUEST, [0; 4]),
-                Ok(Event::Signal(_) | Event::Timeout) => {
+                Ok(event) => {
                     signal(server.wake());
+                    if event == Event::Timeout && watch.late(server.waits()) {
+                        watch.complain();
+                    }
                     Message::default()
                 }
                 Err(status) => panic!("reply_recv: {}", status as u64),

@@ -98,6 +98,12 @@ impl<'a> Server<'a> {
         (server, was)
     }
 
+    /// Whether `store` owes an answer, and how many it has given, modulo 2^32.
+    #[must_use]
+    pub fn waits(&self) -> (bool, u32) {
+        self.flight.waits()
+    }
+
     /// Dies, and leaves the disk's pages to a successor.
     #[must_use]
     pub fn into_pages(self) -> &'a mut [u8] {

@@ -123,19 +123,30 @@ fn zeroes_with_and_without_a_place() {
 /// A reset forgets what was under way; nothing of it is lost that was told, and the pages come back.
 #[test]
 fn a_reset_in_the_middle() {
-    let mut w = World::new(8);
-    w.submit((0, 0), OUT, 80, &[7; 2 * 4096], 0);
-    w.submit((1, 1), OUT, 160, &[8; 4096], 0);
-    let _ = w.server().wake();
-    w.store.serve(|_| ());
-    w.drive();
-    w.run();
-    assert_eq!((w.done(0, 0), w.done(1, 0)), (None, None));
-    assert_eq!(w.store.free(0), 8);
-    // The same block, in part, by another: what is not written is what it was.
-    assert_eq!(w.one(OUT, 81, &[9; 512], 0).0, 0);
-    let (_, bytes) = w.one(IN, 80, &[], 4096);
-    assert!(bytes[..512].iter().all(|&b| b == 0) && bytes[1024..].iter().all(|&b| b == 0));
+    for answered in [false, true] {
+        let mut w = World::new(8);
+        w.submit((0, 0), OUT, 80, &[7; 2 * 4096], 0);
+        w.submit((1, 1), OUT, 160, &[8; 4096], 0);
+        let _ = w.server().wake();
+        if answered {
+            w.store.serve(|_| ());
+        }
+        w.drive();
+        // Answers to what is forgotten are none to what follows.
+        w.submit((0, 0), IN, 0, &[], 3 * 4096);
+        w.submit((0, 1), IN, 0, &[], 3 * 4096);
+        w.run();
+        for _ in 0..2 {
+            let (_, status, bytes) = w.done(0, 3 * 4096).unwrap();
+            assert!(status == 0 && bytes == begins()[..3 * 4096]);
+        }
+        assert_eq!((w.done(0, 0), w.done(1, 0)), (None, None));
+        assert_eq!(w.store.free(0), 8);
+        // The same block, in part, by another: what is not written is what it was.
+        assert_eq!(w.one(OUT, 81, &[9; 512], 0).0, 0);
+        let (_, bytes) = w.one(IN, 80, &[], 4096);
+        assert!(bytes[..512].iter().all(|&b| b == 0) && bytes[1024..].iter().all(|&b| b == 0));
+    }
 }
 
 /// A request in flight, and what the disk is to be when it is done.

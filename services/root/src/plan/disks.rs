@@ -6,14 +6,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use ipc_schema::abi::layout;
-use ipc_schema::abi::rights::{READ, WRITE};
+use ipc_schema::abi::rights::{READ, SEND, WRITE};
 use ipc_schema::disk::{BLOCK, BlkConfig, CHANNEL_BYTES, Geometry, StoreConfig, map_words};
 use ipc_schema::manifest::{Device, System};
 use ipc_schema::proto::Class;
 
 use super::{
-    DISK_STEP, DISKS, MAP_STEP, Machine, Mapped, Memory, Plan, PlanError, Role, SHARED_STEP,
-    device_bits, page, tables,
+    DISK_STEP, DISKS, MAP_STEP, Machine, Mapped, Memory, Object, Plan, PlanError, Role,
+    SHARED_STEP, device_bits, page, tables,
 };
 
 /// The instance of the disks' server, and its package.
@@ -108,6 +108,8 @@ pub fn uses(
         .zip(machine.system.disks.get(disk as usize));
     let (geometry, described) = there.ok_or_else(|| PlanError::Disk(device.name.clone()))?;
     plan.signals("store", STORE, device_bits::BELL);
+    // Root hears nothing from it but that it gets no answer.
+    plan.named("root", Object::Root, SEND, 0);
     channel(&mut plan, "channel", device);
     let pages = u64::from(geometry.pages) * BLOCK;
     if pages > 0 {

@@ -32,8 +32,8 @@ use crate::{host, setup::apt};
 pub const DEFAULT_MODEL: &str = "ryzen";
 /// Models with hardware virtualisation and nested paging that are known to do.
 const KNOWN: [&str; 2] = [DEFAULT_MODEL, "corei7_skylake_x"];
-/// Emulated instructions in an emulated second.
-const IPS: u32 = 50_000_000;
+/// Emulated instructions in an emulated second; where time counts them (`icount`), as many as in QEMU.
+const IPS: [u32; 2] = [50_000_000, 1_000_000_000];
 /// Bytes of a cylinder: the disk must consist of whole ones.
 const CYLINDER: u64 = 16 * 63 * 512;
 /// Bound of Bochs' own start.
@@ -134,6 +134,7 @@ pub fn start(boot: &Boot<'_>) -> Result<Process> {
 /// What Bochs is told.
 fn configuration(options: &Options, memory: u64, disk: &Path, port: u16) -> Result<String> {
     let (model, cpus) = (model(options), options.cpus);
+    let ips = IPS[usize::from(options.icount)];
     let megabytes = memory.div_ceil(1 << 20);
     let disk = disk.to_str().context("the run's folder is not UTF-8")?;
     // Nothing there can quote.
@@ -146,7 +147,7 @@ fn configuration(options: &Options, memory: u64, disk: &Path, port: u16) -> Resu
         "config_interface: textconfig".to_owned(),
         "display_library: rfb, options=\"timeout=0\"".to_owned(),
         format!(
-            "cpu: model={model}, count={cpus}, ips={IPS}, reset_on_triple_fault=0, ignore_bad_msrs=1"
+            "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1"
         ),
         format!("memory: guest={megabytes}, host={megabytes}"),
         format!("romimage: file={BIOS}"),

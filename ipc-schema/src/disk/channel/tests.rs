@@ -1,4 +1,5 @@
 use super::*;
+use crate::disk::{Base, BlkConfig, Geometry, MAX_BLOCKS, Place, StoreConfig};
 use proptest::prelude::*;
 use std::boxed::Box;
 use std::collections::VecDeque;

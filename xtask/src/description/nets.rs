@@ -3,7 +3,8 @@
 use ipc_schema::manifest::DeviceKind;
 use toml::Spanned;
 
-use super::{Context, Mistake, parse_size, raw};
+use super::check::Context;
+use super::{Mistake, parse_size, raw};
 
 /// The network of a card that names none.
 const DEFAULT: &str = "lan";
