@@ -8,7 +8,6 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 
 use ipc_schema::abi::ABI_VERSION;
 use ipc_schema::abi::layout::{self, slot};
@@ -21,8 +20,10 @@ use runtime::start::Region;
 use runtime::time::WallClock;
 
 mod disks;
+mod error;
 mod nets;
 mod servers;
+pub use error::PlanError;
 pub use servers::system;
 
 /// End (exclusive) of guest memory below 4 GiB; the rest begins at [`HIGH_RAM`]. The hole is for PCI and APICs, as the
@@ -258,35 +259,6 @@ pub struct Plan {
     /// Its configuration in postcard.
     pub config: Vec<u8>,
 }
-
-/// Why a system cannot be planned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlanError {
-    /// Two servers of one instance name.
-    Name(String),
-    /// A file that the boot archive does not have.
-    NoFile(String),
-    /// A configuration does not fit its encoding.
-    Config(String),
-    /// A disk's image is larger than the disk.
-    Disk(String),
-    /// More servers than there are numbers for.
-    TooMany(usize),
-}
-
-impl fmt::Display for PlanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => write!(f, "two servers are called `{name}`"),
-            Self::NoFile(file) => write!(f, "the boot archive has no `{file}`"),
-            Self::Config(name) => write!(f, "the configuration of `{name}` cannot be encoded"),
-            Self::Disk(name) => write!(f, "disk `{name}` is smaller than its image"),
-            Self::TooMany(n) => write!(f, "{n} servers, at most {MAX_SERVERS}"),
-        }
-    }
-}
-
-impl core::error::Error for PlanError {}
 
 /// Most servers: numbers 2 to 0xfe are theirs (0 is the kernel, 1 root, 0xff announces names in the log).
 pub const MAX_SERVERS: usize = 253;

@@ -6,6 +6,7 @@
 
 mod check;
 mod disks;
+mod explain;
 mod nets;
 mod raw;
 #[cfg(test)]

@@ -98,7 +98,7 @@ impl Raw {
     ///
     /// # Errors
     /// The chain is broken, or too short for header and status: no answer is possible.
-    pub fn new(memory: &Memory, chain: Chain<'_>) -> Result<Self, Error> {
+    pub fn new(memory: &Memory, chain: &mut Chain<'_>) -> Result<Self, Error> {
         let (mut output, mut input) = (Vec::new(), Vec::new());
         for part in chain {
             let part = part?;

@@ -231,11 +231,11 @@ impl<'a> Server<'a> {
                 let Some(queue) = self.queue(number) else {
                     break;
                 };
-                let Some(chain) = queue.pop()? else {
+                let Some(mut chain) = queue.pop()? else {
                     break;
                 };
+                let raw = Raw::new(self.memory, &mut chain)?;
                 let token = chain.token();
-                let raw = Raw::new(self.memory, chain)?;
                 let asked = raw.asked(self.memory, self.config)?;
                 let mut done = Done {
                     queue: number,

@@ -3,9 +3,7 @@
 use super::servers::other_ports;
 use super::*;
 use ipc_schema::abi::rights::{GRANT, READ};
-use ipc_schema::disk::{BlkConfig, StoreConfig};
-use ipc_schema::link::{NetConfig, SwitchConfig};
-use ipc_schema::manifest::{CpuShare, Device, Disk, Driver, DriverKind, Idle, PortRange, Server};
+use ipc_schema::manifest::{CpuShare, Device, Driver, DriverKind, Idle, PortRange, Server};
 use runtime::start::PlatformConfig;
 use std::collections::BTreeSet;
 
@@ -334,162 +332,6 @@ fn what_a_virtio_device_gets() {
     assert_eq!(find(&plans, "one.rtc0").guest_memory, 0);
 }
 
-/// Who has what of a disk: `store` its map, the device model its contents, both the channel; nobody else anything.
-#[test]
-fn what_disks_take() {
-    let mut system = sample();
-    let disk = |name: &str, memory, image: Option<&str>| Disk {
-        name: name.into(),
-        size: 64 << 20,
-        image: image.map(Into::into),
-        memory,
-        serial: "s".into(),
-    };
-    system.disks = vec![disk("w", 1 << 20, None), disk("r", 0, Some("disk/r"))];
-    for (v, slot, number) in [(0, 1, 0), (0, 2, 1), (1, 1, 1)] {
-        let kind = DeviceKind::VirtioBlk {
-            slot,
-            disk: number,
-            queues: 2,
-        };
-        let vm = &mut system.vms[v];
-        let name = format!("{}.blk{}", vm.name, slot - 1);
-        let (ports, binary) = (PortRange::new(0, 0), binary_file(kind.package()));
-        vm.devices.push(Device {
-            name,
-            kind,
-            binary,
-            ports,
-            irq: 0,
-            doorbell: None,
-        });
-    }
-    let plans = plans_of(&system).unwrap();
-    let names = |plan: &Plan| -> Vec<String> {
-        let runs = plan
-            .mapped
-            .iter()
-            .filter(|m| matches!(m.memory, Memory::Run(_)));
-        runs.map(|m| m.name.clone()).collect()
-    };
-    let store = find(&plans, "store");
-    assert_eq!(
-        names(store),
-        ["map:0", "map:1", "channel:0", "channel:1", "channel:2"]
-    );
-    assert_eq!(store.mapped.len(), 5, "no contents, no guest");
-    let config: StoreConfig = postcard::from_bytes(&store.config).unwrap();
-    assert_eq!(config.clients, [0, 1, 1]);
-    assert_eq!(
-        (config.disks[0].blocks, config.disks[0].pages),
-        (16384, 256)
-    );
-    assert_eq!((config.disks[1].image, config.disks[1].pages), (1221, 0));
-    let writer = find(&plans, "one.blk0");
-    assert_eq!(names(writer), ["channel", "pages"]);
-    let reader = find(&plans, "two.blk0");
-    assert_eq!(names(reader), ["channel"]);
-    let image = reader.mapped.iter().find(|m| m.name == "image").unwrap();
-    assert_eq!((image.len, image.rights), (5_000_001, READ));
-    let blk: BlkConfig = postcard::from_bytes(&reader.config).unwrap();
-    assert_eq!((blk.disk, blk.queues), (config.disks[1].clone(), 2));
-    // Each piece of contents is one server's alone.
-    let key = |plan: &Plan| -> Vec<String> { plan.runs().map(|(key, _)| key.clone()).collect() };
-    assert_eq!(key(writer), ["one.blk0/channel", "disk/w/pages"]);
-    let users = plans
-        .iter()
-        .filter(|p| key(p).contains(&"disk/w/pages".into()));
-    assert_eq!(users.count(), 1);
-    let asks = |p: &Plan| p.grants.iter().any(|g| g.object == Object::Root);
-    assert!(asks(writer) && !asks(store) && !asks(find(&plans, "one.rtc0")));
-    // Both ways are signals.
-    let client = grant(store, "client:2");
-    assert_eq!(
-        (&client.object, client.badge),
-        (&Object::Notification("two.blk0".into()), device_bits::BACK)
-    );
-    assert_eq!(
-        grant(reader, "store").object,
-        Object::Notification("store".into())
-    );
-    // Every address is its own.
-    for plan in [store, writer, reader] {
-        let mut ends: Vec<_> = plan.mapped.iter().map(|m| (m.va, m.va + m.len)).collect();
-        ends.sort_unstable();
-        assert!(ends.windows(2).all(|w| w[0].1 <= w[1].0), "{ends:?}");
-    }
-    assert!(
-        plans_of(&sample())
-            .unwrap()
-            .iter()
-            .all(|p| p.instance != "store")
-    );
-    system.disks[1].size = 4096;
-    assert_eq!(plans_of(&system), Err(PlanError::Disk("r".into())));
-}
-
-/// Who has what of a network: the switch all links, each card its own; no contents of anybody else's.
-#[test]
-fn what_networks_take() {
-    let mut system = sample();
-    for (v, network) in [(0, 0), (1, 0), (1, 1)] {
-        let vm = &mut system.vms[v];
-        let slot = 5 + network as u8;
-        let kind = DeviceKind::VirtioNet {
-            slot,
-            network,
-            mac: [2, 0, 0, 0, v as u8, network as u8],
-            rate: 7,
-        };
-        vm.devices.push(Device {
-            name: format!("{}.net{network}", vm.name),
-            kind,
-            binary: binary_file(kind.package()),
-            ports: PortRange::new(0, 0),
-            irq: 0,
-            doorbell: None,
-        });
-    }
-    let plans = plans_of(&system).unwrap();
-    let switch = find(&plans, "switch");
-    let config: SwitchConfig = postcard::from_bytes(&switch.config).unwrap();
-    let ports: Vec<_> = config
-        .ports
-        .iter()
-        .map(|p| (&*p.name, p.network, p.rate))
-        .collect();
-    assert_eq!(
-        ports,
-        [("one.net0", 0, 7), ("two.net0", 0, 7), ("two.net1", 1, 7)]
-    );
-    let keys: Vec<_> = switch.runs().map(|(key, _)| key.as_str()).collect();
-    assert_eq!(keys, ["one.net0/link", "two.net0/link", "two.net1/link"]);
-    assert_eq!(switch.mapped.len(), 3, "no guest");
-    let card = find(&plans, "two.net1");
-    let keys: Vec<_> = card.runs().map(|(key, _)| key.as_str()).collect();
-    assert_eq!(keys, ["two.net1/link"]);
-    let net: NetConfig = postcard::from_bytes(&card.config).unwrap();
-    assert_eq!(net.mac, [2, 0, 0, 0, 1, 1]);
-    assert_eq!(
-        grant(card, "switch").object,
-        Object::Notification("switch".into())
-    );
-    let port = grant(switch, "port:2");
-    let to = Object::Notification("two.net1".into());
-    assert_eq!((&port.object, port.badge), (&to, device_bits::BACK));
-    for plan in [switch, card] {
-        let mut ends: Vec<_> = plan.mapped.iter().map(|m| (m.va, m.va + m.len)).collect();
-        ends.sort_unstable();
-        assert!(ends.windows(2).all(|w| w[0].1 <= w[1].0), "{ends:?}");
-    }
-    assert!(
-        plans_of(&sample())
-            .unwrap()
-            .iter()
-            .all(|p| p.instance != "switch")
-    );
-}
-
 #[test]
 fn each_error() {
     let mut system = sample();
@@ -615,3 +457,9 @@ fn platform_starts_processors() {
             .all(|g| g.object != Object::Processors)
     );
 }
+
+#[path = "disks_tests.rs"]
+mod of_disks;
+
+#[path = "nets_tests.rs"]
+mod of_nets;
