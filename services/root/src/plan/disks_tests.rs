@@ -74,7 +74,7 @@ fn what_disks_take() {
     let client = grant(store, "client:2");
     assert_eq!(
         (&client.object, client.badge),
-        (&Object::Notification("two.blk0".into()), device_bits::STORE)
+        (&Object::Notification("two.blk0".into()), device_bits::BACK)
     );
     assert_eq!(
         grant(reader, "store").object,
