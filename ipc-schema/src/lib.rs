@@ -12,7 +12,11 @@ pub mod abi;
 #[cfg(feature = "protocols")]
 pub mod archive;
 #[cfg(feature = "protocols")]
+pub mod disk;
+#[cfg(feature = "protocols")]
 pub mod interrupt_page;
+#[cfg(feature = "protocols")]
+pub mod link;
 #[cfg(feature = "protocols")]
 pub mod manifest;
 #[cfg(feature = "protocols")]

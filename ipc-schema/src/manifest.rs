@@ -10,6 +10,14 @@
 use alloc::{format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+mod disks;
+mod faults;
+mod nets;
+
+pub use crate::virtio::MAX_QUEUES;
+pub use disks::{Disk, MAX_SERIAL, disk_file};
+pub use faults::{CheckError, Fault, Place};
+
 /// The archive file that holds the encoded [`System`].
 pub const MANIFEST_FILE: &str = "manifest";
 /// Longest name of a system, device, driver or server in bytes.
@@ -57,6 +65,8 @@ pub struct System {
     pub drivers: Vec<Driver>,
     /// Servers beside the core ones.
     pub servers: Vec<Server>,
+    /// Disks that `store` serves.
+    pub disks: Vec<Disk>,
 }
 
 /// What the machine does when the last VM has ended.
@@ -148,6 +158,26 @@ pub enum DeviceKind {
         /// Its device number on PCI bus 0.
         slot: u8,
     },
+    /// Virtio block device.
+    VirtioBlk {
+        /// Its device number on PCI bus 0.
+        slot: u8,
+        /// The number of its disk in [`System::disks`].
+        disk: u32,
+        /// Its virtqueues, at most [`MAX_QUEUES`].
+        queues: u16,
+    },
+    /// Virtio network card.
+    VirtioNet {
+        /// Its device number on PCI bus 0.
+        slot: u8,
+        /// Cards of one number reach each other.
+        network: u32,
+        /// Its Ethernet address.
+        mac: [u8; 6],
+        /// Bytes per second that its guest may send; 0: no limit.
+        rate: u64,
+    },
 }
 
 impl DeviceKind {
@@ -157,7 +187,7 @@ impl DeviceKind {
             Self::Uart => 8,
             Self::Rtc => 2,
             Self::TestDev => 16,
-            Self::VirtioRng { .. } => 0,
+            Self::VirtioRng { .. } | Self::VirtioBlk { .. } | Self::VirtioNet { .. } => 0,
         }
     }
 
@@ -165,7 +195,9 @@ impl DeviceKind {
     pub const fn slot(self) -> Option<u8> {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => None,
-            Self::VirtioRng { slot } => Some(slot),
+            Self::VirtioRng { slot }
+            | Self::VirtioBlk { slot, .. }
+            | Self::VirtioNet { slot, .. } => Some(slot),
         }
     }
 
@@ -174,6 +206,24 @@ impl DeviceKind {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => 0,
             Self::VirtioRng { .. } => 1,
+            Self::VirtioBlk { queues, .. } => queues,
+            Self::VirtioNet { .. } => 2,
+        }
+    }
+
+    /// The number of its disk in [`System::disks`], if it has one.
+    pub const fn disk(self) -> Option<u32> {
+        match self {
+            Self::VirtioBlk { disk, .. } => Some(disk),
+            _ => None,
+        }
+    }
+
+    /// The number of its network, if it is a network card.
+    pub const fn network(self) -> Option<u32> {
+        match self {
+            Self::VirtioNet { network, .. } => Some(network),
+            _ => None,
         }
     }
 
@@ -184,6 +234,8 @@ impl DeviceKind {
             Self::Rtc => "device-rtc",
             Self::TestDev => "device-testdev",
             Self::VirtioRng { .. } => "device-virtio-rng",
+            Self::VirtioBlk { .. } => "device-virtio-blk",
+            Self::VirtioNet { .. } => "device-virtio-net",
         }
     }
 }
@@ -269,69 +321,6 @@ pub fn initrd_file(vm: &str) -> String {
     format!("vm/{vm}/initrd")
 }
 
-/// What of a [`System`] a problem is about; indices count from 0 in the order of the vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// The system as a whole.
-    System,
-    /// A VM.
-    Vm(usize),
-    /// A device of a VM.
-    Device(usize, usize),
-    /// A driver.
-    Driver(usize),
-    /// A further server.
-    Server(usize),
-}
-
-/// What is wrong with a description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A name is empty, longer than [`MAX_NAME`], or holds more than `a-z A-Z 0-9 - _ .` (a VM's:
-    /// [`MAX_VM_NAME`] and no dot).
-    BadName,
-    /// The other place has the same name.
-    DuplicateName(Place),
-    /// VM memory below [`MIN_VM_MEMORY`] or no multiple of 4096.
-    BadMemory,
-    /// All VMs together need more than the machine has beside [`MACHINE_OVERHEAD`]: both in bytes.
-    MemoryDoesNotFit {
-        /// What the VMs up to this one need.
-        needed: u64,
-        /// What there is for VMs.
-        available: u64,
-    },
-    /// No virtual processor, or more than [`MAX_VCPUS`].
-    BadVcpus,
-    /// A port range that is empty or ends past 0xffff, or not of the device's size.
-    BadPorts,
-    /// The other place has some of the same ports.
-    PortTaken(Place),
-    /// The VMM itself serves some of these ports, or the debug-exit port.
-    PortOfVmm(PortRange),
-    /// An interrupt line above 15, or the cascade line 2.
-    BadIrq,
-    /// The other place has the same interrupt line.
-    IrqTaken(Place),
-    /// Zero shares, a reservation above the limit or above 100 % a vCPU, or a limit of 0.
-    BadShare,
-    /// A processor that Vireo never uses: [`MAX_CPUS`] or above.
-    BadCpu,
-    /// A place on the PCI bus that is the host bridge's, or not below [`PCI_SLOTS`].
-    BadSlot,
-    /// The other place has the same one.
-    SlotTaken(Place),
-}
-
-/// The first problem found in a description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckError {
-    /// What it is about.
-    pub place: Place,
-    /// What is wrong there.
-    pub fault: Fault,
-}
-
 impl System {
     /// Encodes for the archive.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
@@ -367,6 +356,9 @@ impl System {
                 return fail(Place::Vm(i), fault);
             }
         }
+        self.check_disks(needed, available)?;
+        self.check_disks_of_devices()?;
+        self.check_addresses()?;
         for (i, driver) in self.drivers.iter().enumerate() {
             let place = Place::Driver(i);
             check_ports(place, driver.ports, driver.kind.ports())?;
@@ -447,6 +439,9 @@ impl Vm {
                 .zip(&self.devices)
                 .take(i)
         };
+        if device.kind.disk().is_some() && !(1..=MAX_QUEUES).contains(&device.kind.queues()) {
+            return fail(Fault::BadQueues);
+        }
         if let Some(slot) = device.kind.slot() {
             if slot == 0 || slot >= PCI_SLOTS || device.doorbell.is_some() {
                 return fail(Fault::BadSlot);

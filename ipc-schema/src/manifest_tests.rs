@@ -1,4 +1,5 @@
 use super::*;
+use crate::disk::{BLOCK, MAX_BLOCKS};
 use alloc::vec;
 use proptest::prelude::*;
 
@@ -20,6 +21,17 @@ fn system() -> System {
             binary: binary_file("bench"),
             args: "x".into(),
         }],
+        disks: vec![],
+    }
+}
+
+fn disk(name: &str, memory: u64) -> Disk {
+    Disk {
+        name: name.into(),
+        size: 64 << 20,
+        image: None,
+        memory,
+        serial: name.into(),
     }
 }
 
@@ -73,7 +85,7 @@ fn golden_bytes() {
     want.extend(b"\x64\x00\x00\x00\x00\x01"); // shares, reservation, no limit, no processor, no debug exit, one device
     want.extend(b"\x0aa.testdev0\x02\x12bin/device-testdev\x80\xa0\x01\x10\x05\x01\x90\xa0\x01");
     want.extend(b"\x01\x05uart0\x00\x0fbin/driver-uart\xf8\x07\x08\x04");
-    want.extend(b"\x01\x05bench\x09bin/bench\x01x");
+    want.extend(b"\x01\x05bench\x09bin/bench\x01x\x00"); // no disk
     assert_eq!(s.encode().unwrap(), want);
 }
 
@@ -83,6 +95,90 @@ fn golden_bytes_of_functions() {
     let rng = device("a.rng0", DeviceKind::VirtioRng { slot: 5 }, 0, 0);
     let want = b"\x06a.rng0\x03\x05\x15bin/device-virtio-rng\x00\x00\x00\x00";
     assert_eq!(postcard::to_allocvec(&rng).unwrap(), want);
+}
+
+#[test]
+fn golden_bytes_of_disks() {
+    let kind = DeviceKind::VirtioBlk {
+        slot: 5,
+        disk: 1,
+        queues: 2,
+    };
+    let blk = device("a.blk0", kind, 0, 0);
+    let want = b"\x06a.blk0\x04\x05\x01\x02\x15bin/device-virtio-blk\x00\x00\x00\x00";
+    assert_eq!(postcard::to_allocvec(&blk).unwrap(), want);
+    let mut disk = disk("d", 4096);
+    disk.image = Some(disk_file("d"));
+    let want = b"\x01d\x80\x80\x80\x20\x01\x06disk/d\x80\x20\x01d";
+    assert_eq!(postcard::to_allocvec(&disk).unwrap(), want);
+}
+
+#[test]
+fn disks() {
+    let blk = |i: usize, disk, queues| {
+        let slot = i as u8 + 1;
+        device(
+            &format!("a.blk{i}"),
+            DeviceKind::VirtioBlk { slot, disk, queues },
+            0,
+            0,
+        )
+    };
+    let with = |disks: &[Disk], devices: &[(u32, u16)]| {
+        let mut s = system();
+        s.disks = disks.to_vec();
+        let devices = devices.iter().enumerate();
+        s.vms[0]
+            .devices
+            .extend(devices.map(|(i, &(disk, queues))| blk(i, disk, queues)));
+        s.check().map_err(|e| (e.place, e.fault))
+    };
+    let (writable, read_only) = (disk("w", 1 << 20), disk("r", 0));
+    let both = [writable.clone(), read_only.clone()];
+    assert_eq!(with(&both, &[(0, 1), (1, MAX_QUEUES), (1, 1)]), Ok(()));
+    let dev = |d| Place::Device(0, d);
+    assert_eq!(with(&both, &[(2, 1)]), Err((dev(2), Fault::UnknownDisk)));
+    assert_eq!(
+        with(&both, &[(0, 1), (1, 1), (0, 1)]),
+        Err((dev(4), Fault::DiskTaken(dev(2))))
+    );
+    assert_eq!(with(&both, &[(0, 0)]), Err((dev(2), Fault::BadQueues)));
+    assert_eq!(
+        with(&both, &[(0, MAX_QUEUES + 1)]),
+        Err((dev(2), Fault::BadQueues))
+    );
+    let twice = [read_only.clone(), read_only.clone()];
+    let d1 = Place::Disk(1);
+    assert_eq!(
+        with(&twice, &[]),
+        Err((d1, Fault::DuplicateName(Place::Disk(0))))
+    );
+    let bad = |change: &dyn Fn(&mut Disk)| {
+        let mut disk = disk("w", 1 << 20);
+        change(&mut disk);
+        match with(&[read_only.clone(), disk], &[]) {
+            Err((place, fault)) if place == d1 => Some(fault),
+            _ => None,
+        }
+    };
+    assert_eq!(bad(&|d| d.name = "a/b".into()), Some(Fault::BadName));
+    assert_eq!(bad(&|d| d.serial = "x".repeat(21)), Some(Fault::BadSerial));
+    assert_eq!(bad(&|d| d.serial = "a b".into()), Some(Fault::BadSerial));
+    assert_eq!(bad(&|d| d.size = 0), Some(Fault::BadDiskSize));
+    assert_eq!(bad(&|d| d.size = 4097), Some(Fault::BadDiskSize));
+    assert_eq!(
+        bad(&|d| d.size = (MAX_BLOCKS + 1) * BLOCK),
+        Some(Fault::BadDiskSize)
+    );
+    assert_eq!(bad(&|d| d.memory = 512), Some(Fault::BadDiskSize));
+    assert_eq!(
+        bad(&|d| d.memory = d.size + BLOCK),
+        Some(Fault::BadDiskSize)
+    );
+    assert!(matches!(
+        bad(&|d| (d.size, d.memory) = (2 << 30, 1 << 30)),
+        Some(Fault::MemoryDoesNotFit { .. })
+    ));
 }
 
 #[test]
@@ -245,5 +341,37 @@ proptest! {
         if let Ok(system) = System::decode(&bytes) {
             let _ = system.check();
         }
+    }
+}
+
+/// Two VMs' network cards.
+#[test]
+fn addresses_are_one_cards_in_a_network() {
+    let check = |macs: [[u8; 6]; 2], networks: [u32; 2]| {
+        let mut system = system();
+        system.vms = [("x", 0), ("y", 1)]
+            .map(|(name, i)| {
+                let kind = DeviceKind::VirtioNet {
+                    slot: 9,
+                    network: networks[i],
+                    mac: macs[i],
+                    rate: 0,
+                };
+                let mut vm = vm(name);
+                vm.devices = vec![device(&format!("{name}.net0"), kind, 0, 0)];
+                vm
+            })
+            .into();
+        system.check().err()
+    };
+    let (one, two) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    assert_eq!(check([one, two], [0, 0]), None);
+    assert_eq!(check([one, one], [0, 1]), None);
+    let fault = |place, fault| Some(CheckError { place, fault });
+    let taken = Fault::MacTaken(Place::Device(0, 0));
+    assert_eq!(check([one, one], [3, 3]), fault(Place::Device(1, 0), taken));
+    for bad in [[0; 6], [1, 0, 0, 0, 0, 1], [0xff; 6]] {
+        let is = check([bad, two], [0, 0]);
+        assert_eq!(is, fault(Place::Device(0, 0), Fault::BadMac));
     }
 }

@@ -41,6 +41,7 @@ fn root_requests() {
     golden(RootRequest::Hang { server: name() }, b"\x0d\x02ab");
     golden(RootRequest::Cpus, &[14]);
     golden(RootRequest::Accounts, &[15]);
+    golden(RootRequest::Unanswered, &[16]);
 }
 
 #[test]

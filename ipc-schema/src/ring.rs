@@ -68,7 +68,7 @@ impl Default for RingPage {
 }
 
 /// Announces that one is about to sleep and tells whether one may: `false` means that the condition came true.
-fn announce(flag: &AtomicU32, must_wait: impl Fn() -> bool) -> bool {
+pub(crate) fn announce(flag: &AtomicU32, must_wait: impl Fn() -> bool) -> bool {
     flag.store(1, Ordering::Relaxed);
     // Orders the announcement before the look at the peer's index. Pairs with the fence in `take_announcement`: at
     // least one side sees the other's store, so no wake-up is lost.
@@ -81,7 +81,7 @@ fn announce(flag: &AtomicU32, must_wait: impl Fn() -> bool) -> bool {
 }
 
 /// Takes the peer's announcement, if there is one: the caller then owes it a signal.
-fn take_announcement(flag: &AtomicU32) -> bool {
+pub(crate) fn take_announcement(flag: &AtomicU32) -> bool {
     fence(Ordering::SeqCst);
     flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::Relaxed) != 0
 }

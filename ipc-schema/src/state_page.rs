@@ -29,6 +29,10 @@ pub mod kind {
     pub const TESTDEV: u64 = u64::from_le_bytes(*b"testdev\x01");
     /// `device-virtio-rng`.
     pub const VIRTIO_RNG: u64 = u64::from_le_bytes(*b"vio-rng\x02");
+    /// `device-virtio-blk`.
+    pub const VIRTIO_BLK: u64 = u64::from_le_bytes(*b"vio-blk\x01");
+    /// `device-virtio-net`.
+    pub const VIRTIO_NET: u64 = u64::from_le_bytes(*b"vio-net\x01");
 }
 
 /// Most words of state that a record holds.

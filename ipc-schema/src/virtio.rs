@@ -11,11 +11,13 @@ pub const COMMON: u16 = 0x00;
 pub const COMMON_LEN: u16 = 0x40;
 /// ISR status (4.1.4.5).
 pub const ISR: u16 = 0x40;
+/// Bytes of it.
+pub const ISR_LEN: u16 = 1;
 /// Notifications (4.1.4.4): queue n's are at `NOTIFY + NOTIFY_MULTIPLIER * n`.
 pub const NOTIFY: u16 = 0x80;
 /// Bytes of notifications.
 pub const NOTIFY_LEN: u16 = 0x40;
-/// `notify_off_multiplier` (4.1.4.4).
+/// `notify_off_multiplier` (4.1.4.4): each queue has a half of its own, which a doorbell covers.
 pub const NOTIFY_MULTIPLIER: u16 = 2;
 /// Most queues of a device.
 pub const MAX_QUEUES: u16 = NOTIFY_LEN / NOTIFY_MULTIPLIER;

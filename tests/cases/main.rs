@@ -5,6 +5,7 @@
 
 mod bochs;
 mod conformance;
+mod disks;
 mod errors;
 mod exerciser;
 mod hardening;
@@ -12,6 +13,7 @@ mod hostile;
 mod isolation;
 mod lifetimes;
 mod linux;
+mod net;
 mod others;
 mod secrets;
 mod server_death;

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use system_tests::{Judged, System};
 
+use crate::disks::disks;
+
 /// How often a device's server dies while its device is in use.
 const KILLS: usize = 3;
 
@@ -23,11 +25,20 @@ fn interrupts(s: &mut System) -> Result<u64> {
     Ok(count.parse()?)
 }
 
-/// The entropy source: found, driven by MSI-X, read, and read on while its server dies.
+/// All kinds of virtio devices in one VM.
 #[test]
-fn virtio_rng() -> Judged {
+fn virtio() -> Judged {
     let mut s = System::boot("guests/virtio.toml")?;
     s.shell()?;
+    entropy(&mut s)?;
+    disks(&mut s)?;
+    s.machine.send_line("poweroff -f")?;
+    s.expect(r"linux has stopped")?;
+    Ok(())
+}
+
+/// The entropy source: found, driven by MSI-X, read, and read on while its server dies.
+fn entropy(s: &mut System) -> Result<()> {
     let name = s.sh("cat /sys/class/misc/hw_random/rng_current")?;
     s.check(&name, r"^virtio_rng\.0$")?;
     // Where the driver found it: registers in I/O space, the table of vectors in memory.
@@ -37,10 +48,10 @@ fn virtio_rng() -> Judged {
         r"(?s)^0x0+c000 0x0+c0ff 0x0+40101\r?\n0x0*c0000000 0x0*c0000fff 0x0+40200$",
     )?;
     let read = "dd if=/dev/hwrng bs=256 count=8 2>&1 >/tmp/a | tail -1; wc -c </tmp/a";
-    let before = interrupts(&mut s)?;
+    let before = interrupts(s)?;
     let one = s.sh(read)?;
     s.check(&one, r"(?m)^2048$")?;
-    let after = interrupts(&mut s)?;
+    let after = interrupts(s)?;
     s.check(&format!("{before} {after} {}", after > before), "true$")?;
     // Random: it does not pack, and no two are the same.
     let packed = s.sh("gzip -c /tmp/a | wc -c; cp /tmp/a /tmp/b")?;
@@ -52,7 +63,7 @@ fn virtio_rng() -> Judged {
         "( (until [ -e /tmp/enough ]; do dd if=/dev/hwrng bs=256 count=4 2>/dev/null | wc -c; done >/tmp/sizes; touch /tmp/over) & )",
     )?;
     for _ in 0..KILLS {
-        restart(&mut s, "linux.rng0", "linux")?;
+        restart(s, "linux.rng0", "linux")?;
         let reads = s.sh("n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 2)) ]; do sleep 1; done; echo on")?;
         s.check(&reads, "(?m)^on$")?;
     }
@@ -63,8 +74,5 @@ fn virtio_rng() -> Judged {
     let again = s.sh(&format!("{read}; cmp /tmp/a /tmp/b | wc -l"))?;
     s.check(&again, r"(?s)2048\r?\n1$")?;
     let complaints = s.sh("dmesg -r | grep '^<[0-3]>' | grep -i -E 'virtio|pci|rng|irq' | cat")?;
-    s.check(&format!("[{complaints}]"), r"^\[\]$")?;
-    s.machine.send_line("poweroff -f")?;
-    s.expect(r"linux has stopped")?;
-    Ok(())
+    s.check(&format!("[{complaints}]"), r"^\[\]$")
 }

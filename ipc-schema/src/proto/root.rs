@@ -89,6 +89,9 @@ pub enum RootRequest {
     Cpus,
     /// Where the processors' time has gone. Answer: [`RootResponse::Accounts`].
     Accounts,
+    /// A device with a disk only: `store` has not answered it for a second. Root looks for itself, and when the same is said a second later
+    /// again, ends one that neither waits nor gets on, and starts it again. Answer: [`RootResponse::Done`]; `Busy`: it seems well.
+    Unanswered,
 }
 
 /// What root answers.

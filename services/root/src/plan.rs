@@ -8,7 +8,6 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 
 use ipc_schema::abi::ABI_VERSION;
 use ipc_schema::abi::layout::{self, slot};
@@ -20,7 +19,11 @@ use runtime::forward::Grants;
 use runtime::start::Region;
 use runtime::time::WallClock;
 
+mod disks;
+mod error;
+mod nets;
 mod servers;
+pub use error::PlanError;
 pub use servers::system;
 
 /// End (exclusive) of guest memory below 4 GiB; the rest begins at [`HIGH_RAM`]. The hole is for PCI and APICs, as the
@@ -38,6 +41,10 @@ pub const SLOTS: u32 = 256;
 pub const EXTRA_RAM: u64 = 8 << 20;
 /// First VA of files of the boot archive in a VMM.
 const FILES: u64 = 0x10_0000_0000;
+/// First VA of a disk's memory, the distance of its parts in its device model, and that of two disks' maps.
+const DISKS: u64 = 0x20_0000_0000;
+const DISK_STEP: u64 = ipc_schema::disk::MAX_BLOCKS * ipc_schema::disk::BLOCK;
+const MAP_STEP: u64 = 2 * 8 * ipc_schema::disk::MAX_BLOCKS + DISKS;
 /// Distance of shared pages: a stray access hits a hole.
 const SHARED_STEP: u64 = 0x1_0000;
 
@@ -69,6 +76,9 @@ pub mod device_bits {
     pub const CONSOLE: u64 = 1;
     /// Doorbell of a device, interrupt of a driver.
     pub const BELL: u64 = 2;
+
+    /// `store` has answered, or the switch has sent or taken frames.
+    pub const BACK: u64 = 1 << 63;
 
     /// A virtio device's queue: such a device's low bits are its queues'.
     #[must_use]
@@ -141,6 +151,8 @@ pub struct Grant {
 pub enum Memory {
     /// A shared page of root's, by key: lives as long as the system.
     Page(String),
+    /// Memory of root's, by key, of as many bytes as it is mapped: lives as long as the system, too.
+    Run(String),
     /// A file of the boot archive.
     File(String),
     /// The VM's RAM from this offset on.
@@ -173,6 +185,10 @@ pub enum Role {
     Scheduler,
     /// The manager.
     Manager,
+    /// The server of the disks.
+    Store,
+    /// The switch between network cards.
+    Switch,
     /// A driver, by number.
     Driver(usize),
     /// A VM's VMM, by the VM's number.
@@ -244,32 +260,6 @@ pub struct Plan {
     pub config: Vec<u8>,
 }
 
-/// Why a system cannot be planned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlanError {
-    /// Two servers of one instance name.
-    Name(String),
-    /// A file that the boot archive does not have.
-    NoFile(String),
-    /// A configuration does not fit its encoding.
-    Config(String),
-    /// More servers than there are numbers for.
-    TooMany(usize),
-}
-
-impl fmt::Display for PlanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => write!(f, "two servers are called `{name}`"),
-            Self::NoFile(file) => write!(f, "the boot archive has no `{file}`"),
-            Self::Config(name) => write!(f, "the configuration of `{name}` cannot be encoded"),
-            Self::TooMany(n) => write!(f, "{n} servers, at most {MAX_SERVERS}"),
-        }
-    }
-}
-
-impl core::error::Error for PlanError {}
-
 /// Most servers: numbers 2 to 0xfe are theirs (0 is the kernel, 1 root, 0xff announces names in the log).
 pub const MAX_SERVERS: usize = 253;
 
@@ -289,6 +279,14 @@ pub struct Machine<'a> {
 #[must_use]
 pub fn vmm_instance(vm: &str) -> String {
     format!("{vm}.vmm")
+}
+
+/// Bytes of page tables that map so many bytes once, even if only small pages fit: 8 bytes a page.
+fn tables(bytes: u64) -> u64 {
+    bytes
+        .div_ceil(4096)
+        .saturating_mul(8)
+        .next_multiple_of(4096)
 }
 
 /// Key of a shared page.
@@ -383,6 +381,18 @@ impl Plan {
         });
     }
 
+    /// Memory by key at `va`, with the page tables that it takes.
+    fn maps_run(&mut self, name: &str, key: String, va: u64, len: u64, rights: u32) {
+        self.pool += tables(len);
+        self.mapped.push(Mapped {
+            name: name.to_string(),
+            memory: Memory::Run(key),
+            va,
+            len,
+            rights,
+        });
+    }
+
     fn configured<T: serde::Serialize>(mut self, config: &T) -> Result<Self, PlanError> {
         self.config =
             postcard::to_allocvec(config).map_err(|_| PlanError::Config(self.instance.clone()))?;
@@ -454,6 +464,14 @@ impl Plan {
     pub fn pages(&self) -> impl Iterator<Item = &String> {
         self.mapped.iter().filter_map(|m| match &m.memory {
             Memory::Page(key) => Some(key),
+            _ => None,
+        })
+    }
+
+    /// The keys of the memory by key that it uses, and its bytes.
+    pub fn runs(&self) -> impl Iterator<Item = (&String, u64)> {
+        self.mapped.iter().filter_map(|m| match &m.memory {
+            Memory::Run(key) => Some((key, m.len)),
             _ => None,
         })
     }

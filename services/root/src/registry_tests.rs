@@ -43,6 +43,7 @@ fn registry(idle: Idle) -> Registry {
         vms,
         drivers: vec![],
         servers: vec![],
+        disks: vec![],
     };
     let file = |_: &str| Some(1);
     let machine = crate::plan::Machine {

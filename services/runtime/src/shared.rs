@@ -1,9 +1,12 @@
 //! Pages shared with other servers, as references: the one place where an address from the start page becomes one.
 
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
 
 use ipc_schema::abi::vm::VcpuState;
+use ipc_schema::disk::Channel;
 use ipc_schema::interrupt_page::InterruptPage;
+use ipc_schema::link::LinkPage;
 use ipc_schema::ring::RingPage;
 use ipc_schema::state_page::StatePage;
 
@@ -21,6 +24,11 @@ unsafe impl SharedPage for RingPage {}
 unsafe impl SharedPage for InterruptPage {}
 // SAFETY: all fields are atomics.
 unsafe impl SharedPage for StatePage {}
+// SAFETY: all fields are atomics.
+unsafe impl SharedPage for Channel {}
+
+// SAFETY: all fields are atomics.
+unsafe impl SharedPage for LinkPage {}
 
 impl StartInfo {
     fn page<T: SharedPage>(&self, name: &str) -> Result<&'static T, StartError> {
@@ -53,6 +61,30 @@ impl StartInfo {
     /// A device's state page.
     pub fn state_page(&self, name: &str) -> Result<&'static StatePage, StartError> {
         self.page(name)
+    }
+
+    /// A channel between `store` and a device model.
+    pub fn disk_channel(&self, name: &str) -> Result<&'static Channel, StartError> {
+        self.page(name)
+    }
+
+    /// The indices of a link between the switch and a device model.
+    pub fn link(&self, name: &str) -> Result<&'static LinkPage, StartError> {
+        self.page(name)
+    }
+
+    /// A whole region as words.
+    pub fn words(&self, name: &str) -> Result<&'static [AtomicU64], StartError> {
+        let region = self.region(name)?;
+        let va = self.checked(name, 0, align_of::<AtomicU64>() as u64)?;
+        // SAFETY: root mapped `len` bytes at `va` for as long as this server lives, aligned for words (checked); atomics are valid for
+        // all contents and made for changes from elsewhere.
+        Ok(unsafe {
+            core::slice::from_raw_parts(
+                core::ptr::with_exposed_provenance(va as usize),
+                (region.len / 8) as usize,
+            )
+        })
     }
 
     /// A read-only region that nobody changes: a file of the boot archive.

@@ -7,16 +7,34 @@
 //!
 //! **What a death costs.** A queue publishes in the order in which buffers were made available, whatever the order of completion (a
 //! device may always do so). Then the used ring's index, which is in guest memory and outlives the server, says by itself what is done:
-//! everything before it was told to the driver, everything from it on was not. A successor begins there, so nothing is lost. What had
-//! been carried out but not published is carried out again: the driver still waits for it and has left its buffers to the device, so a
-//! read or a write of a disk has the same effect twice, and a packet may be sent twice, as networks may do. The interrupt that was to
-//! follow the last publication may have been lost: the successor raises one for each queue. Registers are saved by
-//! [`pci::Transport::save`] when they change, which they do not on the data path: a request costs the state page nothing.
+//! everything before it was told to the driver, everything from it on was not. A successor begins there: it answers every buffer.
+//!
+//! * What had been carried out but not published is carried out again: the driver still waits for it and has left its buffers to the
+//!   device, so a read or a write of a disk has the same effect twice, and a packet may be sent twice, as networks may do. (A model that
+//!   overwrites what it has read in the same buffer would break this; no virtio device does.)
+//! * Input that the model had taken from its back end and put into buffers, but not published, is **lost**: the successor finds those
+//!   buffers empty and fills them with what comes next. The guest sees a packet that never arrived (a network may drop one; TCP sends it
+//!   again), or characters missing from a console, where nothing sends them again. A model whose input must not be lost lets its back
+//!   end keep it until it was published: copy, [`Queue::publish`], and only then release what was read; then the last of it may come
+//!   twice instead. An entropy source has no input to lose.
+//! * The interrupt that was to follow the last publication may have been lost: the successor raises one for each queue.
+//!
+//! Registers are saved by [`pci::Transport::save`] when they change, which they do not on the data path: a request costs the state page
+//! nothing.
+//!
+//! **Why in order.** A split ring names what is in flight only as long as its entries in the available ring last, and the driver may write
+//! over an entry as soon as it has a free descriptor, in flight or not: with one slow request and a ring full of quick ones published past
+//! it, nothing in memory says any more that the slow one was taken. In order, what is in flight is always `used.idx..avail.idx`, all of it
+//! still there. The price is that a request which is complete waits, unpublished, for those before it: work is not held up, only its
+//! telling, and never for ever, as no request waits for a later one. A model keeps it low by what it owns: requests that take long
+//! (a flush) are rare and are barriers to the guest anyway; each queue has an order of its own, so that a multi-queue device holds up one
+//! processor's requests at most.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
 extern crate alloc;
 
+mod chain;
 #[allow(
     unsafe_code,
     reason = "guest memory is no Rust object: the one module that reaches it, by checked copies"
@@ -25,10 +43,11 @@ pub mod memory;
 pub mod pci;
 pub mod split;
 
+pub use chain::{Chain, Part, Token};
 pub use memory::Memory;
-pub use split::{Chain, Split as Queue, Token};
+pub use split::Split as Queue;
 
-/// What the driver (or, for [`Error::Token`], the model) has done wrong.
+/// What the driver (or, for [`Error::Token`] and [`Error::Written`], the model) has done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// A buffer or ring is not wholly in the guest's memory.
@@ -47,4 +66,6 @@ pub enum Error {
     Indirect,
     /// The buffer is not in flight.
     Token,
+    /// More is said to be written than was handed out to be written.
+    Written,
 }

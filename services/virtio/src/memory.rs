@@ -1,12 +1,12 @@
 //! The guest's memory, as a device model has it mapped.
 //!
 //! Trust: addresses are the guest's and are checked here; the guest changes bytes while they are read, so that nothing hands out a
-//! reference: each access is a volatile or atomic copy. The one module of the crate that holds `unsafe`.
+//! reference: each access is a volatile copy, between fences where order matters. The one module of the crate that holds `unsafe`.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU16, Ordering, fence};
+use core::sync::atomic::{Ordering, fence};
 
 use crate::Error;
 
@@ -27,8 +27,8 @@ pub struct Memory {
     owned: Vec<*mut [u128]>,
 }
 
-// SAFETY: the ranges are plain memory, valid as long as the value by the contract of `new`; every access is a volatile or atomic copy
-// and no reference to it is made.
+// SAFETY: the ranges are plain memory, valid as long as the value by the contract of `new`; every access is a volatile copy and no
+// reference to it is made.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
@@ -116,6 +116,15 @@ impl Memory {
         Ok(())
     }
 
+    /// Copies into other memory, which may be the same one; where both overlap, anything may be left.
+    pub fn transfer(&self, gpa: u64, to: &Memory, at: u64, len: u32) -> Result<(), Error> {
+        let from = self.host(gpa, len.into())?;
+        let to = to.host(at, len.into())?;
+        // SAFETY: both are good for so many bytes, no Rust object lies there, and each word is copied by itself.
+        unsafe { copy(to, from, len as usize) };
+        Ok(())
+    }
+
     /// Finds `len` bytes at `gpa`, which are to be aligned to `align`, once for many accesses.
     pub fn window(&self, gpa: u64, len: u32, align: u64) -> Result<Window<'_>, Error> {
         let host = self.host(gpa, len.into())?;
@@ -146,26 +155,31 @@ impl Window<'_> {
         Ok(unsafe { self.host.add(offset as usize) })
     }
 
-    fn half(&self, offset: u32) -> Result<&AtomicU16, Error> {
+    fn half(&self, offset: u32) -> Result<*mut u16, Error> {
         let at = self.at(offset, 2)?.cast::<u16>();
         if !at.is_aligned() {
             return Err(Error::Ring);
         }
-        // SAFETY: inside the window and aligned; the guest's processors, like us, access it by single loads and stores. It lives as
-        // long as the memory, which the window borrows.
-        Ok(unsafe { AtomicU16::from_ptr(at) })
+        Ok(at)
     }
 
     /// Loads a half that what it covers is read after.
     #[inline]
     pub fn load_u16(&self, offset: u32) -> Result<u16, Error> {
-        Ok(u16::from_le(self.half(offset)?.load(Ordering::Acquire)))
+        let at = self.half(offset)?;
+        // SAFETY: inside the window and aligned, so that it is one load.
+        let value = unsafe { at.read_volatile() };
+        fence(Ordering::Acquire);
+        Ok(u16::from_le(value))
     }
 
     /// Stores a half behind all that was written before.
     #[inline]
     pub fn store_u16(&self, offset: u32, value: u16) -> Result<(), Error> {
-        self.half(offset)?.store(value.to_le(), Ordering::Release);
+        let at = self.half(offset)?;
+        fence(Ordering::Release);
+        // SAFETY: as for `load_u16`: one store.
+        unsafe { at.write_volatile(value.to_le()) };
         Ok(())
     }
 

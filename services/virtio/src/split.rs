@@ -6,20 +6,12 @@
 
 use ipc_schema::virtio::feature;
 
+use crate::chain::{Chain, DESCRIPTOR, Token, generation};
 use crate::memory::{Window, barrier};
 use crate::{Error, Memory};
 
 /// Most descriptors of a queue.
 pub const MAX_SIZE: u16 = 1024;
-/// Most descriptors of an indirect table: a queue may be shorter than the chains that a driver makes.
-const MAX_INDIRECT: u32 = 1024;
-
-/// Bytes of a descriptor.
-const DESCRIPTOR: u32 = 16;
-/// Bits of a descriptor's flags (2.7.5).
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
 /// Available ring's flags: no interrupt, please (2.7.6). Used ring's: no notification, please (2.7.8).
 const SUPPRESS: u16 = 1;
 /// Offset of a ring's index, and of its elements.
@@ -39,18 +31,10 @@ pub struct Place {
     pub device: u64,
 }
 
-/// A buffer in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Its number in the rings.
-    position: u16,
-    /// Its first descriptor.
-    head: u16,
-}
-
 /// A virtqueue.
 pub struct Split<'m> {
     memory: &'m Memory,
+    generation: u32,
     descriptors: Window<'m>,
     available: Window<'m>,
     used: Window<'m>,
@@ -79,6 +63,7 @@ impl<'m> Split<'m> {
         // 2.7: sizes and alignments; the event fields are there whether or not they are used.
         Ok(Self {
             memory,
+            generation: generation(),
             descriptors: memory.window(place.descriptors, DESCRIPTOR * size, 16)?,
             available: memory.window(place.driver, ELEMENTS + 2 * size + 2, 2)?,
             used: memory.window(place.device, ELEMENTS + 8 * size + 2, 4)?,
@@ -131,45 +116,52 @@ impl<'m> Split<'m> {
             }
         }
         let position = self.next;
-        let head = self
-            .available
-            .load_u16(ELEMENTS + 2 * self.slot(position))?;
+        let slot = ELEMENTS + 2 * self.slot(position);
+        let id = self.available.load_u16(slot)?;
         self.next = position.wrapping_add(1);
-        Ok(Some(Chain {
-            memory: self.memory,
-            table: self.descriptors,
-            len: self.size.into(),
-            left: self.size.into(),
-            at: Some(head),
-            indirect: self.indirect,
-            bytes: 0,
-            writable: false,
-            token: Token { position, head },
-        }))
+        let token = Token {
+            generation: self.generation,
+            position,
+            id,
+            room: 0,
+        };
+        let (memory, len) = (self.memory, self.size.into());
+        let chain = Chain::linked(memory, self.descriptors, len, self.indirect, token);
+        Ok(Some(chain))
+    }
+
+    /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its
+    /// memory is the driver's.
+    #[must_use]
+    pub fn holds(&self, token: Token) -> bool {
+        let ahead = token.position.wrapping_sub(self.done);
+        let slot = self.slot(token.position);
+        let word = self.completed.get(slot as usize / 64);
+        let complete = word.is_none_or(|word| word & 1 << (slot % 64) != 0);
+        token.generation == self.generation
+            && ahead < self.next.wrapping_sub(self.done)
+            && !complete
     }
 
     /// A buffer is done with, `written` bytes of it written. The driver learns it by [`Self::publish`].
     #[inline]
     pub fn complete(&mut self, token: Token, written: u32) -> Result<(), Error> {
-        let ahead = token.position.wrapping_sub(self.done);
-        if ahead >= self.next.wrapping_sub(self.done) {
+        if !self.holds(token) {
             return Err(Error::Token);
+        }
+        if written > token.room {
+            return Err(Error::Written);
         }
         let slot = self.slot(token.position);
-        let element = u64::from(token.head) | u64::from(written) << 32;
-        if ahead == 0 {
-            self.used.store_u64(ELEMENTS + 8 * slot, element)?;
+        let element = u64::from(token.id) | u64::from(written) << 32;
+        self.used.store_u64(ELEMENTS + 8 * slot, element)?;
+        if token.position == self.done {
             self.done = self.done.wrapping_add(1);
             self.catch_up();
-            return Ok(());
+        } else if let Some(word) = self.completed.get_mut(slot as usize / 64) {
+            *word |= 1 << (slot % 64);
         }
-        let word = self.completed.get_mut(slot as usize / 64);
-        let (word, bit) = (word.ok_or(Error::Token)?, 1 << (slot % 64));
-        if *word & bit != 0 {
-            return Err(Error::Token);
-        }
-        *word |= bit;
-        self.used.store_u64(ELEMENTS + 8 * slot, element)
+        Ok(())
     }
 
     /// Counts those that were complete before their turn.
@@ -232,103 +224,6 @@ impl<'m> Split<'m> {
 /// Whether the index passed `event` on its way from `old` to `new` (2.7.7.2).
 const fn passed(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-}
-
-/// One part of a buffer. It was inside the guest's memory when it was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Guest-physical address.
-    pub gpa: u64,
-    /// Bytes.
-    pub len: u32,
-    /// The device writes it; else it reads it.
-    pub writable: bool,
-}
-
-/// A buffer: its parts, first those to be read, then those to be written. After an error it ends.
-#[derive(Clone)]
-pub struct Chain<'m> {
-    memory: &'m Memory,
-    table: Window<'m>,
-    /// Descriptors of the table.
-    len: u32,
-    /// How many may follow: a chain that has more loops.
-    left: u32,
-    at: Option<u16>,
-    /// An indirect table may follow.
-    indirect: bool,
-    bytes: u32,
-    writable: bool,
-    token: Token,
-}
-
-impl Chain<'_> {
-    /// What to complete it by.
-    #[must_use]
-    pub const fn token(&self) -> Token {
-        self.token
-    }
-
-    fn part(&mut self, index: u16) -> Result<Part, Error> {
-        let (mut gpa, mut rest) = self.descriptor(index)?;
-        if (rest >> 32) as u16 & INDIRECT != 0 {
-            self.enter(gpa, rest)?;
-            (gpa, rest) = self.descriptor(0)?;
-            if (rest >> 32) as u16 & INDIRECT != 0 {
-                return Err(Error::Indirect);
-            }
-        }
-        let (len, flags) = (rest as u32, (rest >> 32) as u16);
-        let writable = flags & WRITE != 0;
-        if self.writable && !writable {
-            return Err(Error::Order);
-        }
-        self.writable = writable;
-        self.bytes = self.bytes.checked_add(len).ok_or(Error::Length)?;
-        self.memory.check(gpa, len.into())?;
-        if flags & NEXT != 0 {
-            self.at = Some((rest >> 48) as u16);
-        }
-        Ok(Part { gpa, len, writable })
-    }
-
-    fn descriptor(&mut self, index: u16) -> Result<(u64, u64), Error> {
-        if u32::from(index) >= self.len {
-            return Err(Error::Descriptor);
-        }
-        self.left = self.left.checked_sub(1).ok_or(Error::Length)?;
-        let at = DESCRIPTOR * u32::from(index);
-        Ok((self.table.load_u64(at)?, self.table.load_u64(at + 8)?))
-    }
-
-    /// Goes on in an indirect table (2.7.5.3): the last of the chain outside, and not inside another one.
-    fn enter(&mut self, gpa: u64, rest: u64) -> Result<(), Error> {
-        let (bytes, flags) = (rest as u32, (rest >> 32) as u16);
-        let len = bytes / DESCRIPTOR;
-        let fits = bytes.is_multiple_of(DESCRIPTOR) && (1..=MAX_INDIRECT).contains(&len);
-        if !self.indirect || flags & NEXT != 0 || !fits {
-            return Err(Error::Indirect);
-        }
-        self.indirect = false;
-        // Nothing is said of its alignment.
-        self.table = self.memory.window(gpa, bytes, 1)?;
-        (self.len, self.left) = (len, len);
-        Ok(())
-    }
-}
-
-impl Iterator for Chain<'_> {
-    type Item = Result<Part, Error>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        let index = self.at.take()?;
-        let part = self.part(index);
-        if part.is_err() {
-            self.at = None;
-        }
-        Some(part)
-    }
 }
 
 #[cfg(test)]

@@ -118,8 +118,8 @@ macro_rules! target {
 /// When `T` is no page.
 #[must_use]
 pub fn words<T: SharedPage>(page: &T) -> &[AtomicU64; 512] {
-    const { assert!(size_of::<T>() == 4096 && align_of::<T>() == 4096) };
-    // SAFETY: a `SharedPage` is 4096 bytes of atomics and nothing else (the trait's promise), so any of its bytes may be
+    const { assert!(size_of::<T>() >= 4096 && align_of::<T>() == 4096) };
+    // SAFETY: a `SharedPage` is 4096 bytes of atomics or more, and nothing else (the trait's promise), so any of its bytes may be
     // read and written through other atomics of the same page; one thread does both.
     unsafe { &*std::ptr::from_ref(page).cast() }
 }
@@ -135,6 +135,10 @@ unsafe impl SharedPage for ipc_schema::ring::RingPage {}
 unsafe impl SharedPage for ipc_schema::interrupt_page::InterruptPage {}
 // SAFETY: as above.
 unsafe impl SharedPage for ipc_schema::state_page::StatePage {}
+// SAFETY: as above.
+unsafe impl SharedPage for ipc_schema::link::LinkPage {}
+// SAFETY: as above; it is longer.
+unsafe impl SharedPage for ipc_schema::disk::Channel {}
 
 /// One word of a shared page is overwritten, as a hostile peer would.
 pub fn scribble<T: SharedPage>(page: &T, bytes: &mut Bytes<'_>) {

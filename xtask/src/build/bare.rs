@@ -23,7 +23,7 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 15] = [
+pub const SERVERS: [&str; 19] = [
     ROOT,
     "platform",
     "scheduler",
@@ -38,6 +38,10 @@ pub const SERVERS: [&str; 15] = [
     "device-rtc",
     "device-testdev",
     "device-virtio-rng",
+    "device-virtio-blk",
+    "device-virtio-net",
+    "store",
+    "switch",
     "driver-uart",
 ];
 /// Our own guests.

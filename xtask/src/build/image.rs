@@ -44,10 +44,18 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         .flat_map(|vm| vm.devices.iter().map(|d| &d.binary));
     let driver_bins = system.drivers.iter().map(|d| &d.binary);
     let server_bins = system.servers.iter().map(|s| &s.binary);
+    // It serves nobody when there are no disks.
+    let store = (!system.disks.is_empty()).then_some("store");
+    let mut devices = system.vms.iter().flat_map(|vm| &vm.devices);
+    let switch = devices
+        .any(|d| d.kind.network().is_some())
+        .then_some("switch");
     let packages: Vec<&str> = device_bins
         .chain(driver_bins)
         .chain(server_bins)
         .map(|file| file.strip_prefix("bin/").unwrap_or(file))
+        .chain(store)
+        .chain(switch)
         .collect();
     let dir = host::target().join("systems").join(&description.stem);
     host::make_dir(&dir)?;

@@ -3,26 +3,30 @@
 use std::path::{Path, PathBuf};
 
 use ipc_schema::manifest::{
-    CheckError, CpuShare, Device, DeviceKind, Driver, DriverKind, Fault, Idle, MACHINE_OVERHEAD,
-    MAX_CPUS, MAX_VM_NAME, PCI_SLOTS, Place, PortRange, Server, System, Vm, binary_file,
-    initrd_file, kernel_file, vm_name_ok,
+    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Idle, MAX_VM_NAME, PCI_SLOTS,
+    PortRange, Server, System, Vm, binary_file, initrd_file, kernel_file, vm_name_ok,
 };
 use toml::Spanned;
 
-use super::{Description, Mistake, Source, parse_size, raw};
+use super::{Description, Mistake, Source, disks, explain::explain, nets, parse_size, raw};
 use crate::build::bare::{GUESTS, SERVERS};
 use crate::setup::guests;
 
 const DEFAULT_MEMORY: u64 = 1 << 30;
 const DEFAULT_VM_MEMORY: u64 = 256 << 20;
 
-struct Context<'a> {
-    text: &'a str,
-    path: &'a Path,
+pub(super) struct Context<'a> {
+    pub text: &'a str,
+    pub path: &'a Path,
 }
 
 impl Context<'_> {
-    fn mistake(&self, offset: usize, what: String, remedy: impl Into<String>) -> Mistake {
+    pub(super) fn mistake(
+        &self,
+        offset: usize,
+        what: String,
+        remedy: impl Into<String>,
+    ) -> Mistake {
         Mistake {
             at: raw::place(self.text, self.path, offset),
             what,
@@ -30,7 +34,7 @@ impl Context<'_> {
         }
     }
 
-    fn size(&self, value: &Spanned<String>) -> Result<u64, Mistake> {
+    pub(super) fn size(&self, value: &Spanned<String>) -> Result<u64, Mistake> {
         parse_size(value.get_ref()).ok_or_else(|| {
             let what = format!("`{}` is not a size", value.get_ref());
             self.mistake(
@@ -41,7 +45,7 @@ impl Context<'_> {
         })
     }
 
-    fn source(&self, value: &Spanned<String>) -> Result<Source, Mistake> {
+    pub(super) fn source(&self, value: &Spanned<String>) -> Result<Source, Mistake> {
         let text = value.get_ref().as_str();
         let at = value.span().start;
         if let Some(name) = text.strip_prefix("debian:") {
@@ -117,9 +121,16 @@ pub fn lower(
     let cx = Context { text, path };
     let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let mut files = Vec::new();
+    let disks = disks::lower(&cx, raw, &mut files)?;
+    let networks = nets::networks(raw);
     let mut vms = Vec::new();
     for vm in &raw.vm {
-        vms.push(lower_vm(&cx, vm.get_ref(), &mut files)?);
+        vms.push(lower_vm(
+            &cx,
+            vm.get_ref(),
+            (&disks, &networks),
+            &mut files,
+        )?);
     }
     let system = System {
         name: raw.name.get_ref().clone(),
@@ -131,6 +142,7 @@ pub fn lower(
         vms,
         drivers: lower_drivers(raw),
         servers: lower_servers(&cx, raw)?,
+        disks,
     };
     system
         .check()
@@ -147,6 +159,7 @@ pub fn lower(
 fn lower_vm(
     cx: &Context<'_>,
     vm: &raw::Vm,
+    backs: (&[Disk], &[&str]),
     files: &mut Vec<(String, Source)>,
 ) -> Result<Vm, Mistake> {
     let name = vm.name.get_ref();
@@ -164,10 +177,12 @@ fn lower_vm(
         Some(list) => {
             for device in list {
                 only_what_it_has(cx, device)?;
+                disks::known(cx, device, backs.0)?;
+                nets::check(cx, device)?;
             }
-            lower_devices(name, list.iter().map(Spanned::get_ref))
+            lower_devices(name, list.iter().map(Spanned::get_ref), backs)
         }
-        None => lower_devices(name, DEFAULT_DEVICES.iter()),
+        None => lower_devices(name, DEFAULT_DEVICES.iter(), backs),
     };
     Ok(Vm {
         name: name.clone(),
@@ -196,6 +211,11 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         irq: None,
         doorbell: None,
         slot: None,
+        disk: None,
+        queues: None,
+        network: None,
+        mac: None,
+        limit: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
@@ -203,6 +223,11 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         irq: None,
         doorbell: None,
         slot: None,
+        disk: None,
+        queues: None,
+        network: None,
+        mac: None,
+        limit: None,
     },
 ];
 
@@ -231,7 +256,7 @@ impl raw::DeviceKind {
     fn function(self) -> bool {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => false,
-            Self::VirtioRng => true,
+            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet => true,
         }
     }
 }
@@ -250,7 +275,11 @@ fn slots<'a>(list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<u8> {
     .collect()
 }
 
-fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clone) -> Vec<Device> {
+fn lower_devices<'a>(
+    vm: &str,
+    list: impl Iterator<Item = &'a raw::Device> + Clone,
+    (disks, networks): (&[Disk], &[&str]),
+) -> Vec<Device> {
     let slots = slots(list.clone());
     let lower = |(i, (device, slot)): (usize, (&raw::Device, u8))| {
         let (kind, short, port, irq, bell) = match device.kind {
@@ -258,6 +287,20 @@ fn lower_devices<'a>(vm: &str, list: impl Iterator<Item = &'a raw::Device> + Clo
             raw::DeviceKind::Rtc => (DeviceKind::Rtc, "rtc", 0x70, 8, None),
             raw::DeviceKind::TestDev => (DeviceKind::TestDev, "testdev", 0x5000, 5, Some(0x5010)),
             raw::DeviceKind::VirtioRng => (DeviceKind::VirtioRng { slot }, "rng", 0, 0, None),
+            raw::DeviceKind::VirtioBlk => {
+                let queues = device.queues.as_ref().map_or(1, |q| *q.get_ref());
+                let named = device.disk.as_ref().map(Spanned::get_ref);
+                let disk = disks.iter().position(|d| Some(&d.name) == named);
+                // One that is not there is refused by the check.
+                let disk = disk.and_then(|d| u32::try_from(d).ok()).unwrap_or(u32::MAX);
+                let kind = DeviceKind::VirtioBlk { slot, disk, queues };
+                (kind, "blk", 0, 0, None)
+            }
+            raw::DeviceKind::VirtioNet => {
+                let before = list.clone().take(i).filter(|d| d.kind == device.kind);
+                let card = format!("{vm}.net{}", before.count());
+                (nets::kind(device, slot, &card, networks), "net", 0, 0, None)
+            }
         };
         let earlier = list
             .clone()
@@ -318,157 +361,4 @@ fn lower_servers(cx: &Context<'_>, raw: &raw::System) -> Result<Vec<Server>, Mis
         });
     }
     Ok(servers)
-}
-
-/// Where in the text a place of the schema's check stands.
-fn offset(raw: &raw::System, place: Place) -> usize {
-    let found = match place {
-        Place::System => None,
-        Place::Vm(i) => raw.vm.get(i).map(Spanned::span),
-        Place::Device(v, d) => raw.vm.get(v).map(|vm| {
-            let listed = vm.get_ref().device.as_ref().and_then(|list| list.get(d));
-            listed.map_or_else(|| vm.span(), Spanned::span)
-        }),
-        Place::Driver(i) => raw
-            .driver
-            .as_ref()
-            .and_then(|l| l.get(i))
-            .map(Spanned::span),
-        Place::Server(i) => raw.server.get(i).map(Spanned::span),
-    };
-    found.map_or(0, |span| span.start)
-}
-
-/// What a person calls a place.
-fn called(system: &System, place: Place) -> String {
-    let name = match place {
-        Place::System => Some(format!("system `{}`", system.name)),
-        Place::Vm(i) => system.vms.get(i).map(|v| format!("VM `{}`", v.name)),
-        Place::Device(v, d) => {
-            let device = system.vms.get(v).and_then(|v| v.devices.get(d));
-            device.map(|d| format!("device `{}`", d.name))
-        }
-        Place::Driver(i) => system
-            .drivers
-            .get(i)
-            .map(|d| format!("driver `{}`", d.name)),
-        Place::Server(i) => system
-            .servers
-            .get(i)
-            .map(|s| format!("server `{}`", s.name)),
-    };
-    name.unwrap_or_default()
-}
-
-fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: CheckError) -> Mistake {
-    let CheckError { place, fault } = error;
-    let who = called(system, place);
-    let line = |place| raw::place(cx.text, cx.path, offset(raw, place));
-    let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
-    let mut at = offset(raw, place);
-    let vm = match place {
-        Place::Vm(i) => raw.vm.get(i).map(Spanned::get_ref),
-        _ => None,
-    };
-    let (what, remedy) = match fault {
-        Fault::BadName => (
-            format!("{who}: this name cannot be used"),
-            "use at most 32 of the characters a-z A-Z 0-9 - _ .".to_owned(),
-        ),
-        Fault::DuplicateName(other) => {
-            at = vm.map_or(at, |v| v.name.span().start);
-            (
-                format!("{who} has the name of another, at {}", line(other)),
-                "give it a name of its own".into(),
-            )
-        }
-        Fault::BadMemory => (
-            format!("{who}: its memory must be at least 1M and a multiple of 4K"),
-            "write for example memory = \"256M\"".to_owned(),
-        ),
-        Fault::MemoryDoesNotFit { needed, available } => (
-            format!(
-                "{}{who} needs {}, but a machine with {} has {} for VMs",
-                if matches!(place, Place::Vm(0)) {
-                    ""
-                } else {
-                    "with those above it, "
-                },
-                mib(needed),
-                mib(system.memory),
-                mib(available)
-            ),
-            format!(
-                "give the VMs less, or the machine more: memory = \"{}M\" at the top, or --memory",
-                (needed + MACHINE_OVERHEAD).div_ceil(1 << 20)
-            ),
-        ),
-        Fault::BadVcpus => (
-            format!("{who}: there must be 1 to 64 vcpus"),
-            "write vcpus = 1".into(),
-        ),
-        Fault::BadPorts => (
-            format!("{who}: its ports end past 0xffff"),
-            "choose a lower `port`".into(),
-        ),
-        Fault::PortTaken(other) => (
-            format!(
-                "{who} uses a port that {} has, at {}",
-                called(system, other),
-                line(other)
-            ),
-            "give one of them another `port`".into(),
-        ),
-        Fault::PortOfVmm(range) => (
-            format!(
-                "{who} uses a port of {:#x} to {:#x}, which the VM's own platform has",
-                range.first,
-                range.end() - 1
-            ),
-            "choose another `port`".into(),
-        ),
-        Fault::BadIrq => (
-            format!("{who}: irq must be 0 to 15 and not 2"),
-            "choose another `irq`".into(),
-        ),
-        Fault::IrqTaken(other) => (
-            format!(
-                "{who} uses the irq that {} has, at {}",
-                called(system, other),
-                line(other)
-            ),
-            "give one of them another `irq`".into(),
-        ),
-        Fault::BadShare => (
-            format!(
-                "{who}: shares and limit must be above 0, reservation at most limit and 100 a vcpu"
-            ),
-            "correct shares, reservation or limit".into(),
-        ),
-        Fault::BadCpu => {
-            at = vm
-                .and_then(|v| v.cpu.as_ref())
-                .map_or(at, |c| c.span().start);
-            (
-                format!(
-                    "{who} is to run on a processor that Vireo never uses: it uses 0 to {}",
-                    MAX_CPUS - 1
-                ),
-                "choose one of these, or leave `cpu` out".into(),
-            )
-        }
-        Fault::BadSlot => (
-            format!("{who}: its slot must be 1 to {}", PCI_SLOTS - 1),
-            "choose one of these, or leave `slot` out".into(),
-        ),
-        Fault::SlotTaken(other) => (
-            format!(
-                "{who} is in the slot that {} has, at {}",
-                called(system, other),
-                line(other)
-            ),
-            "give one of them another `slot`, or leave it out".into(),
-        ),
-    };
-    cx.mistake(at, what, remedy)
 }

@@ -5,6 +5,9 @@
 //! executed, and paths in it are read only.
 
 mod check;
+mod disks;
+mod explain;
+mod nets;
 mod raw;
 #[cfg(test)]
 mod tests;

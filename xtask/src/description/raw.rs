@@ -22,6 +22,20 @@ pub struct System {
     pub driver: Option<Vec<Spanned<Driver>>>,
     #[serde(default)]
     pub server: Vec<Spanned<Server>>,
+    #[serde(default)]
+    pub disk: Vec<Spanned<Disk>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    pub name: Spanned<String>,
+    pub size: Option<Spanned<String>>,
+    pub image: Option<Spanned<String>>,
+    pub memory: Option<Spanned<String>>,
+    #[serde(default)]
+    pub read_only: bool,
+    pub serial: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -57,6 +71,10 @@ pub enum DeviceKind {
     TestDev,
     #[serde(rename = "virtio-rng")]
     VirtioRng,
+    #[serde(rename = "virtio-blk")]
+    VirtioBlk,
+    #[serde(rename = "virtio-net")]
+    VirtioNet,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,6 +85,11 @@ pub struct Device {
     pub irq: Option<u8>,
     pub doorbell: Option<u16>,
     pub slot: Option<Spanned<u8>>,
+    pub disk: Option<Spanned<String>>,
+    pub queues: Option<Spanned<u16>>,
+    pub network: Option<Spanned<String>>,
+    pub mac: Option<Spanned<String>>,
+    pub limit: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

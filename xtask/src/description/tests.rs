@@ -196,6 +196,118 @@ fn pci_functions_and_their_slots() {
     );
 }
 
+const DISKS: &str = r#"
+[[disk]]
+name = "data"
+size = "64M"
+memory = "16M"
+[[disk]]
+name = "install"
+image = "debian:busybox"
+size = "32M"
+read_only = true
+serial = "0123"
+[[vm]]
+name = "c"
+memory = "64M"
+kernel = "build:exerciser"
+[[vm.device]]
+kind = "virtio-blk"
+disk = "install"
+queues = 4
+[[vm.device]]
+kind = "virtio-blk"
+disk = "data"
+[[vm.device]]
+kind = "virtio-blk"
+disk = "install"
+"#;
+
+#[test]
+fn disks() {
+    let text = format!("{GOOD}{DISKS}");
+    let d = parse(&text, path(), None).unwrap();
+    let disks = &d.system.disks;
+    assert_eq!((disks[0].size, disks[0].memory), (64 << 20, 16 << 20));
+    assert_eq!(
+        (disks[0].image.as_deref(), &*disks[0].serial),
+        (None, "data")
+    );
+    assert_eq!((disks[1].memory, &*disks[1].serial), (0, "0123"));
+    assert!(d.files.contains(&(
+        "disk/install".into(),
+        Source::Debian(crate::setup::guests::File::Busybox)
+    )));
+    let kinds: Vec<DeviceKind> = d.system.vms[2].devices.iter().map(|d| d.kind).collect();
+    let blk = |slot, disk, queues| DeviceKind::VirtioBlk { slot, disk, queues };
+    assert_eq!(kinds, [blk(1, 1, 4), blk(2, 0, 1), blk(3, 1, 1)]);
+    // All of a disk can be written when nothing else is said.
+    let whole = parse(&text.replacen("memory = \"16M\"\n", "", 1), path(), None).unwrap();
+    assert_eq!(whole.system.disks[0].memory, 64 << 20);
+}
+
+#[test]
+fn each_mistake_about_disks() {
+    let text = format!("{GOOD}{DISKS}");
+    let wrong = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "`{from}` is not in the sample");
+        let m = parse(&changed, path(), None).unwrap_err();
+        (m.at.clone(), m.what.clone(), m.remedy)
+    };
+    let (at, what, remedy) = wrong("disk = \"data\"", "disk = \"date\"");
+    assert_eq!(
+        (&*at, &*remedy),
+        ("guests/two.toml:49", "use one of: data, install")
+    );
+    assert_eq!(what, "there is no disk `date`");
+    let (at, what, _) = wrong("disk = \"data\"\n", "");
+    assert_eq!(
+        (&*at, &*what),
+        ("guests/two.toml:47", "this device has no `disk`")
+    );
+    let (_, _, remedy) = wrong(&DISKS[..DISKS.find("[[vm]]").unwrap()], "");
+    assert!(remedy.starts_with("describe one: [[disk]]"), "{remedy}");
+    let (at, what, remedy) = wrong("disk = \"install\"", "disk = \"data\"");
+    assert_eq!(at, "guests/two.toml:47");
+    assert!(
+        what.contains("`c.blk1` has the disk that device `c.blk0` has, at guests/two.toml:43"),
+        "{what}"
+    );
+    assert!(remedy.contains("read_only = true"), "{remedy}");
+    let (at, what, _) = wrong(
+        "image = \"debian:busybox\"\nsize",
+        "image = \"none.img\"\nsize",
+    );
+    assert_eq!(at, "guests/two.toml:35");
+    assert!(what.contains("no file guests/none.img"), "{what}");
+    let (at, what, _) = wrong("size = \"32M\"\n", "");
+    assert_eq!(at, "guests/two.toml:33");
+    assert!(what.contains("has no `size`"), "{what}");
+    let (_, what, _) = wrong("size = \"64M\"\n", "");
+    assert!(what.contains("disk `data`: its size"), "{what}");
+    let (_, what, _) = wrong("size = \"64M\"", "size = \"1000\"");
+    assert!(what.contains("multiples of 4K"), "{what}");
+    let (_, what, _) = wrong("memory = \"16M\"", "memory = \"128M\"");
+    assert!(what.contains("no larger than the size"), "{what}");
+    let (_, what, _) = wrong("read_only = true", "read_only = true\nmemory = \"4K\"");
+    assert!(what.contains("nothing is written"), "{what}");
+    let (_, what, _) = wrong("serial = \"0123\"", "serial = \"012345678901234567890\"");
+    assert!(what.contains("at most 20"), "{what}");
+    let twice = "memory = \"16M\"\n[[disk]]\nname = \"data\"\nsize = \"4K\"";
+    let (_, what, _) = wrong("memory = \"16M\"", twice);
+    assert!(what.contains("has the name of another"), "{what}");
+    let (_, what, _) = wrong("queues = 4", "queues = 33");
+    assert!(what.contains("1 to 32 queues"), "{what}");
+    let (_, what, remedy) = wrong("port = 0x2f8", "queues = 3");
+    assert_eq!(remedy, "leave them out", "{what}");
+    let (_, what, _) = wrong(
+        "memory = \"16M\"",
+        "memory = \"64M\"\n[[disk]]\nname = \"big\"\nsize = \"900M\"",
+    );
+    assert!(what.contains("disk `big` needs"), "{what}");
+}
+
 #[test]
 fn two_drivers_on_one_port() {
     let text = format!("{GOOD}[[driver]]\nkind = \"uart\"\n[[driver]]\nkind = \"uart\"\n");
@@ -215,4 +327,90 @@ fn sizes() {
     for bad in ["", "M", "-1M", "1.5G", "1T", "99999999999G"] {
         assert_eq!(parse_size(bad), None, "{bad}");
     }
+}
+
+const NETS: &str = r#"
+[[vm]]
+name = "c"
+memory = "64M"
+kernel = "build:exerciser"
+[[vm.device]]
+kind = "virtio-net"
+[[vm.device]]
+kind = "virtio-net"
+network = "dmz"
+mac = "02:00:00:00:00:0a"
+limit = "10M"
+[[vm]]
+name = "d"
+memory = "64M"
+kernel = "build:exerciser"
+[[vm.device]]
+kind = "virtio-net"
+network = "dmz"
+"#;
+
+#[test]
+fn networks() {
+    let d = parse(&format!("{GOOD}{NETS}"), path(), None).unwrap();
+    let cards: Vec<(u8, u32, [u8; 6], u64)> = d.system.vms[2..]
+        .iter()
+        .flat_map(|vm| &vm.devices)
+        .map(|d| match d.kind {
+            DeviceKind::VirtioNet {
+                slot,
+                network,
+                mac,
+                rate,
+            } => (slot, network, mac, rate),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!((cards[0].0, cards[0].1, cards[0].3), (1, 0, 0));
+    assert_eq!(cards[1], (2, 1, [2, 0, 0, 0, 0, 10], 10 << 20));
+    assert_eq!((cards[2].0, cards[2].1), (1, 1));
+    // Addresses that are made up are somebody's own, and the same each time.
+    assert!(cards[0].2[..2] == [2, 0x56] && cards[0].2 != cards[2].2);
+    let again = parse(&format!("{GOOD}{NETS}"), path(), None).unwrap();
+    assert_eq!(again.system, d.system);
+}
+
+#[test]
+fn each_mistake_about_networks() {
+    let text = format!("{GOOD}{NETS}");
+    let wrong = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "`{from}` is not in the sample");
+        let m = parse(&changed, path(), None).unwrap_err();
+        (m.at.clone(), m.what.clone(), m.remedy)
+    };
+    for bad in ["2:0:0:0:0:a", "02:00:00:00:00", "02:00:00:00:00:0g", ""] {
+        let (at, what, remedy) = wrong("02:00:00:00:00:0a", bad);
+        assert_eq!(at, "guests/two.toml:38");
+        assert_eq!(what, format!("`{bad}` is no Ethernet address"));
+        assert!(remedy.contains("02:00:00:00:00:01"), "{remedy}");
+    }
+    let (at, what, remedy) = wrong("02:00:00:00:00:0a", "03:00:00:00:00:0a");
+    assert!(
+        what.contains("`c.net1`") && what.contains("group"),
+        "{at} {what}"
+    );
+    assert!(remedy.contains("even"), "{remedy}");
+    let (at, what, remedy) = wrong("limit = \"10M\"", "limit = \"0M\"");
+    assert_eq!(
+        (&*at, &*remedy),
+        ("guests/two.toml:39", "leave `limit` out for none")
+    );
+    assert!(what.contains("0 bytes"), "{what}");
+    let (_, what, _) = wrong(
+        "kind = \"virtio-net\"\nnetwork",
+        "kind = \"virtio-rng\"\nnetwork",
+    );
+    assert!(what.contains("are of virtio-net"), "{what}");
+    let text = format!("{text}mac = \"02:00:00:00:00:0a\"\n");
+    let m = parse(&text, path(), None).unwrap_err();
+    assert!(
+        m.what.contains("`d.net0`") && m.what.contains("`c.net1`"),
+        "{m}"
+    );
 }

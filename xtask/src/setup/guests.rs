@@ -44,13 +44,17 @@ exec poweroff
 const MODULES: [&str; 2] = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"];
 
 /// Modules that drive virtio devices on PCI, each behind those that it needs: for guests that have such.
-const VIRTIO_MODULES: [&str; 6] = [
+const VIRTIO_MODULES: [&str; 10] = [
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_modern_dev.ko",
     "drivers/virtio/virtio_pci_legacy_dev.ko",
     "drivers/virtio/virtio_pci.ko",
     "drivers/char/hw_random/virtio-rng.ko",
+    "drivers/block/virtio_blk.ko",
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
 ];
 
 /// A file that a TOML may name, as `debian:NAME`.

@@ -145,10 +145,9 @@ impl<'a> Server<'a> {
 fn serve(queue: &mut Queue<'_>, memory: &Memory, generator: &mut Generator) -> Result<bool, Error> {
     let mut wanted = false;
     loop {
-        while let Some(chain) = queue.pop()? {
-            let token = chain.token();
-            let written = fill(chain, memory, generator)?;
-            queue.complete(token, written)?;
+        while let Some(mut chain) = queue.pop()? {
+            let written = fill(&mut chain, memory, generator)?;
+            queue.complete(chain.token(), written)?;
         }
         wanted |= queue.publish()?;
         if !queue.arm()? {
@@ -158,7 +157,7 @@ fn serve(queue: &mut Queue<'_>, memory: &Memory, generator: &mut Generator) -> R
 }
 
 /// Fills one buffer, from its beginning; how many bytes were written.
-fn fill(chain: Chain<'_>, memory: &Memory, generator: &mut Generator) -> Result<u32, Error> {
+fn fill(chain: &mut Chain<'_>, memory: &Memory, generator: &mut Generator) -> Result<u32, Error> {
     let mut done = 0;
     for part in chain {
         let part = part?;

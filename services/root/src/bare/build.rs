@@ -216,6 +216,16 @@ fn map_shared(machine: &Machine, shared: &Shared, plan: &Plan, space: Space) -> 
                     .map(m.va, page.memory, m.rights, 0, PAGE)
                     .map_err(at("map a shared page"))?;
             }
+            From::Run(key) => {
+                let run = shared
+                    .runs
+                    .get(key)
+                    .ok_or(Error::Text("a piece of memory is missing"))?;
+                let len = m.len.next_multiple_of(PAGE);
+                space
+                    .map(m.va, run.memory, m.rights, 0, len)
+                    .map_err(at("map a piece of memory"))?;
+            }
             From::File(name) if m.len > 0 => {
                 let offset = machine
                     .file_offset(name)

@@ -8,7 +8,7 @@ use ipc_schema::abi::rights::{READ, WRITE};
 use ipc_schema::abi::{ABI_VERSION, BootInfo, BootMemory, Status};
 use ipc_schema::archive::{ArchiveError, Index};
 use root::image::ImageError;
-use root::ram::{PAGE, Ram, Run};
+use root::ram::{LARGE, PAGE, Ram, Run};
 use root::wall_clock;
 use runtime::object::{Log, Memory, Pool, Ports};
 use runtime::slots::MAX;
@@ -210,6 +210,15 @@ impl Machine {
     pub fn block(&mut self, len: u64) -> Result<Block, Error> {
         let run = self.ram.take(len, PAGE).ok_or(Error::NoRam(len))?;
         self.block_of(run)
+    }
+
+    /// Takes RAM and fills it with zeroes. A large piece begins where a large page can.
+    pub fn clean_block(&mut self, len: u64) -> Result<Block, Error> {
+        let align = if len < LARGE { PAGE } else { LARGE };
+        let run = self.ram.take(len, align).ok_or(Error::NoRam(len))?;
+        let block = self.block_of(run)?;
+        self.clear(block)?;
+        Ok(block)
     }
 
     /// The capability to a run that was taken.

@@ -41,6 +41,8 @@ struct Root {
     system: System,
     /// What has been built of each server; as `registry.servers`.
     built: Vec<Option<Built>>,
+    /// `store`, when a client had no answer from it last: when that was, what it had used, when it was started.
+    suspect: Option<(u64, u64, u64)>,
     /// When to switch the machine off, and with which code.
     power_off: Option<(u64, u32)>,
 }
@@ -97,6 +99,7 @@ impl Root {
             registry,
             system,
             built,
+            suspect: None,
             power_off: None,
         })
     }

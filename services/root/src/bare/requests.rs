@@ -23,6 +23,8 @@ const RECORD: usize = 4;
 const YOUNG_MICROS: u64 = 50_000;
 /// So is one that has used less of a processor than this, in microseconds, and would go on.
 const START_MICROS: u64 = 500;
+/// How long `store` is to have been seen not to get on, in microseconds. So it is ended less often than would have it given up.
+const SUSPECT_MICROS: u64 = 900_000;
 /// Label of the reply to a fault that leaves the thread stopped.
 const STAY_STOPPED: u64 = 1;
 /// Most events in one answer: each is at most two names long.
@@ -107,6 +109,42 @@ impl Root {
         let starting = age < time::cycles(YOUNG_MICROS)
             || (doing.state == thread_state::READY && built.used() < time::cycles(START_MICROS));
         if doing.state == thread_state::WAITING || (starting && !doing.serving) {
+            return Err(Refusal::Busy);
+        }
+        self.end(index, Cause::Hung);
+        Ok(RootResponse::Done)
+    }
+
+    /// A client of `store` has waited for its answer for long. Many use it, so that one of them cannot have it ended as it likes: root
+    /// must have seen twice, a second apart, that it does not wait for requests, and that it is stopped or has done nothing but run.
+    fn unanswered(&mut self) -> Result<RootResponse, Refusal> {
+        let index = self.registry.by_role(Role::Store).ok_or(Refusal::Unknown)?;
+        let built = self
+            .built
+            .get(index)
+            .and_then(Option::as_ref)
+            .ok_or(Refusal::NotRunning)?;
+        let thread = built.thread.ok_or(Refusal::NotRunning)?;
+        let (_, doing) = thread.read_regs().map_err(|_| Refusal::Failed)?;
+        if doing.state == thread_state::WAITING {
+            self.suspect = None;
+            return Err(Refusal::Busy);
+        }
+        let (time, used) = (now(), built.used());
+        let looked = (time, used, built.started);
+        let Some((before, then, _)) = self.suspect.filter(|s| s.2 == looked.2) else {
+            self.suspect = Some(looked);
+            return Err(Refusal::Busy);
+        };
+        let (since, ran) = (time.saturating_sub(before), used.saturating_sub(then));
+        if since < time::cycles(SUSPECT_MICROS) {
+            return Err(Refusal::Busy);
+        }
+        self.suspect = Some(looked);
+        // What was seen long ago says nothing.
+        let soon = since < time::cycles(3 * SUSPECT_MICROS);
+        let idle = doing.state == thread_state::READY && ran < since / 2;
+        if !soon || idle {
             return Err(Refusal::Busy);
         }
         self.end(index, Cause::Hung);
@@ -218,7 +256,7 @@ impl Root {
                 self.switch_off(code);
                 return Err(Refusal::Failed);
             }
-            RootRequest::Hung { .. } => return Err(Refusal::Forbidden),
+            RootRequest::Hung { .. } | RootRequest::Unanswered => return Err(Refusal::Forbidden),
             RootRequest::Hang { server } => self.hang(&server)?,
             RootRequest::Cpus => RootResponse::Cpus(self.shared.processors.figures()),
             RootRequest::Accounts => RootResponse::Accounts(self.accounts()),
@@ -290,6 +328,8 @@ impl Service for Root {
             .map(|s| s.plan.role);
         let answer = match (role, request) {
             (Some(Role::Vmm(vm)), RootRequest::Hung { device }) => self.hung(vm, device),
+            // Only those who have a disk can call.
+            (Some(Role::Device(..)), RootRequest::Unanswered) => self.unanswered(),
             (Some(Role::Manager | Role::Extra(_)), request) => self.answer(request),
             _ => Err(Refusal::Forbidden),
         };

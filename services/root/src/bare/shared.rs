@@ -68,6 +68,8 @@ pub struct Shared {
     pub notifications: BTreeMap<String, Notification>,
     /// By key.
     pub pages: BTreeMap<String, Block>,
+    /// Larger pieces, by key.
+    pub runs: BTreeMap<String, Block>,
     /// By first port and number.
     pub ports: BTreeMap<(u16, u32), Ports>,
     /// By interrupt line.
@@ -90,6 +92,7 @@ impl Shared {
             endpoints: BTreeMap::new(),
             notifications: BTreeMap::new(),
             pages: BTreeMap::new(),
+            runs: BTreeMap::new(),
             ports: BTreeMap::new(),
             irqs: BTreeMap::new(),
             processors: Processors::new(),
@@ -141,6 +144,12 @@ impl Shared {
                 let block = machine.block(1)?;
                 machine.clear(block)?;
                 self.pages.insert(key.clone(), block);
+            }
+        }
+        for (key, len) in plan.runs() {
+            if !self.runs.contains_key(key) {
+                let block = machine.clean_block(len)?;
+                self.runs.insert(key.clone(), block);
             }
         }
         for grant in &plan.grants {

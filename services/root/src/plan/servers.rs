@@ -6,13 +6,15 @@ use alloc::vec::Vec;
 
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{ALL, CONTROL, EXEC, GRANT, READ, SEND, WRITE};
+use ipc_schema::disk::Geometry;
 use ipc_schema::manifest::{DeviceKind, Driver, PortRange, Server, System, Vm};
 use ipc_schema::proto::{Class, Group};
 use runtime::start::PlatformConfig;
 
 use super::{
     EXTRA_RAM, FILES, HIGH_RAM, LOW_RAM_END, MAX_SERVERS, Machine, Mapped, Memory, Object, Plan,
-    PlanError, Role, Share, console, device_bits, manager_bits, page, vmm_bits, vmm_instance,
+    PlanError, Role, Share, console, device_bits, disks, manager_bits, nets, page, tables,
+    vmm_bits, vmm_instance,
 };
 
 /// Plans for all servers, those of VMs that are not started at once included. Platform, scheduler, drivers and manager
@@ -24,12 +26,15 @@ pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
         plans.push(self::driver(i, driver)?);
     }
     plans.push(manager(s)?);
+    let disks = disks::geometries(s, machine.file)?;
+    plans.extend(disks::store(s, &disks)?);
+    plans.extend(nets::switch(s)?);
     for (i, extra) in s.servers.iter().enumerate() {
         plans.push(self::extra(machine, i, extra)?);
     }
     for (v, vm) in s.vms.iter().enumerate() {
         for d in 0..vm.devices.len() {
-            plans.extend(device(v, vm, d)?);
+            plans.extend(device((v, vm), d, (machine, &disks))?);
         }
         plans.push(vmm(v, vm, machine.file)?);
     }
@@ -226,7 +231,11 @@ fn extra(machine: &Machine<'_>, number: usize, server: &Server) -> Result<Plan, 
 }
 
 /// `None`: the VM has no device of this number.
-fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
+fn device(
+    (v, vm): (usize, &Vm),
+    d: usize,
+    (machine, disks): (&Machine<'_>, &[Geometry]),
+) -> Result<Option<Plan>, PlanError> {
     let Some(device) = vm.devices.get(d) else {
         return Ok(None);
     };
@@ -257,15 +266,16 @@ fn device(v: usize, vm: &Vm, d: usize) -> Result<Option<Plan>, PlanError> {
     }
     if device.kind.slot().is_some() {
         plan.guest_memory = vm.memory;
-        plan.pool += tables(vm);
+        plan.pool += tables(vm.memory);
         guest_ram(&mut plan, vm);
     }
+    if let Some(disk) = device.kind.disk() {
+        return disks::uses(plan, (machine, disks), device, disk).map(Some);
+    }
+    if let DeviceKind::VirtioNet { mac, .. } = device.kind {
+        return nets::uses(plan, device, mac).map(Some);
+    }
     plan.configured(device).map(Some)
-}
-
-/// Bytes of page tables that map a guest's memory once, even if only small pages fit: 8 bytes a page.
-fn tables(vm: &Vm) -> u64 {
-    (vm.memory / 4096 * 8).next_multiple_of(4096)
 }
 
 /// The guest's memory, for reading and writing: what lies below the hole of PCI, and what does not fit there.
@@ -298,8 +308,8 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
     plan.vcpus = vm.vcpus;
     plan.guest_memory = vm.memory;
     // Page tables of the guest's memory, in the VMM and in the GuestSpace; 64 KiB a Vcpu; and the rest.
-    plan.pool =
-        (2 * tables(vm) + u64::from(vm.vcpus) * (64 << 10) + (512 << 10)).next_multiple_of(4096);
+    plan.pool = (2 * tables(vm.memory) + u64::from(vm.vcpus) * (64 << 10) + (512 << 10))
+        .next_multiple_of(4096);
     plan.named("guest", Object::GuestSpace, CONTROL, 0);
     // Root knows it by its badge and hears nothing from it but that a device of its own hangs.
     plan.named("root", Object::Root, SEND, 0);

@@ -57,6 +57,7 @@ fn sample() -> System {
             binary: "bin/bench".into(),
             args: String::new(),
         }],
+        disks: vec![],
     }
 }
 
@@ -456,3 +457,9 @@ fn platform_starts_processors() {
             .all(|g| g.object != Object::Processors)
     );
 }
+
+#[path = "disks_tests.rs"]
+mod of_disks;
+
+#[path = "nets_tests.rs"]
+mod of_nets;

@@ -1,6 +1,7 @@
 //! The queue against a driver's side of its own, which knows the specification and nothing of the device's side.
 
 use super::*;
+use crate::Part;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -136,6 +137,14 @@ fn parts(number: u32, shape: u8) -> Vec<Part> {
         .collect()
 }
 
+/// Writable bytes, and how many of them a device writes.
+fn room(parts: &[Part]) -> u32 {
+    parts.iter().filter(|p| p.writable).map(|p| p.len).sum()
+}
+fn written(number: u32, room: u32) -> u32 {
+    room - room.min(number % 4)
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Offer(u8, bool),
@@ -171,7 +180,8 @@ proptest! {
         let mut queue = Split::new(&memory, &place(size), features).unwrap();
         let mut driver = Driver::new(&memory, size, event_idx);
         let mut given: BTreeMap<u32, Vec<Part>> = BTreeMap::new();
-        let mut flying: Vec<(u32, Token)> = Vec::new();
+        let mut flying: Vec<(u32, Token, u32)> = Vec::new();
+        let mut dead: Vec<Token> = Vec::new();
         // The number of the next to be offered, and of the next to be taken.
         let (mut number, mut taken, mut told, mut seen) = (0u32, 0u32, 0u32, 0u32);
         // The last look of the driver came before `told` went on, and no interrupt since.
@@ -188,9 +198,10 @@ proptest! {
                 }
                 Step::Pop => match queue.pop().unwrap() {
                     Some(chain) => {
-                        let got: Vec<_> = chain.clone().map(Result::unwrap).collect();
+                        let mut chain = chain;
+                        let got: Vec<_> = chain.by_ref().map(Result::unwrap).collect();
                         prop_assert_eq!(&got, &given[&taken]);
-                        flying.push((taken, chain.token()));
+                        flying.push((taken, chain.token(), room(&got)));
                         taken += 1;
                     }
                     None => {
@@ -199,9 +210,14 @@ proptest! {
                     }
                 },
                 Step::Complete(which) if !flying.is_empty() => {
-                    let (number, token) = flying.remove(usize::from(which) % flying.len());
-                    queue.complete(token, number * 3).unwrap();
+                    let (number, token, room) = flying.remove(usize::from(which) % flying.len());
+                    prop_assert_eq!(queue.complete(token, room + 1), Err(Error::Written));
+                    prop_assert!(queue.holds(token));
+                    queue.complete(token, written(number, room)).unwrap();
                     prop_assert_eq!(queue.complete(token, 0), Err(Error::Token));
+                    for &token in &dead {
+                        prop_assert_eq!(queue.complete(token, 0), Err(Error::Token));
+                    }
                 }
                 Step::Complete(_) => {}
                 Step::Publish => {
@@ -214,8 +230,8 @@ proptest! {
                     prop_assert!(interrupted || told == seen, "sleeps on");
                 }
                 Step::Reap => {
-                    for (n, written) in driver.reap() {
-                        prop_assert_eq!((n, written), (seen, n * 3));
+                    for (n, len) in driver.reap() {
+                        prop_assert_eq!((n, len), (seen, written(n, room(&given[&n]))));
                         seen += 1;
                     }
                     prop_assert_eq!(seen, told);
@@ -224,13 +240,13 @@ proptest! {
                 Step::Die => {
                     queue = Split::restore(&memory, &place(size), features).unwrap();
                     interrupted |= told != seen;
-                    flying.clear();
+                    dead = flying.drain(..).map(|f| f.1).collect();
                     taken = told;
                 }
             }
         }
-        for (n, written) in driver.reap() {
-            prop_assert_eq!((n, written), (seen, n * 3));
+        for (n, len) in driver.reap() {
+            prop_assert_eq!((n, len), (seen, written(n, room(&given[&n]))));
             seen += 1;
         }
         prop_assert_eq!(seen, number, "none is lost");
@@ -271,7 +287,7 @@ proptest! {
                 prop_assert!(part.writable || !written);
                 written = part.writable;
             }
-            prop_assert!(queue.complete(chain.token(), 1).is_ok());
+            prop_assert!(queue.complete(chain.token(), 0).is_ok());
             let _ = queue.publish().unwrap();
         }
     }
@@ -468,4 +484,31 @@ fn a_driver_that_asks_for_quiet_has_it() {
     assert_eq!((queue.arm(), driver.half(USED)), (Ok(false), 0));
     assert!(driver.offer(1, &parts(1, 1), false));
     assert_eq!(queue.arm(), Ok(true), "it came before it was asked for");
+}
+
+#[test]
+fn what_a_queue_gave_is_not_completed_in_the_next_one() {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 8, false);
+    let mut queue = Split::new(&memory, &place(8), 0).unwrap();
+    assert!(driver.offer(0, &parts(0, 4), false));
+    let mut chain = queue.pop().unwrap().unwrap();
+    let early = chain.token();
+    assert_eq!(chain.by_ref().count(), 1);
+    // Reset, and enabled again at the same place with the same buffer.
+    memory.write(USED, &[0; 4]).unwrap();
+    let mut again = Split::new(&memory, &place(8), 0).unwrap();
+    let same = again.pop().unwrap().unwrap().token();
+    assert!(!again.holds(chain.token()) && again.holds(same));
+    assert_eq!(again.complete(chain.token(), 0), Err(Error::Token));
+    assert_eq!(again.publish(), Ok(false));
+    assert_eq!(driver.half(USED + 2), 0);
+    assert_eq!(again.complete(same, 0), Ok(()));
+    // Nothing was handed out to be written when the first token was asked for.
+    assert!(parts(1, 4)[0].len > 0 && driver.offer(1, &parts(1, 4), false));
+    let mut chain = again.pop().unwrap().unwrap();
+    assert_eq!(again.complete(chain.token(), 1), Err(Error::Written));
+    assert!(chain.next().is_some());
+    assert_eq!(again.complete(chain.token(), 1), Ok(()));
+    assert_eq!(early.room, 0);
 }

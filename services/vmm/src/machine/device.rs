@@ -93,6 +93,8 @@ impl<'a> Device<'a> {
             DeviceKind::Rtc => kind::RTC,
             DeviceKind::TestDev => kind::TESTDEV,
             DeviceKind::VirtioRng { .. } => kind::VIRTIO_RNG,
+            DeviceKind::VirtioBlk { .. } => kind::VIRTIO_BLK,
+            DeviceKind::VirtioNet { .. } => kind::VIRTIO_NET,
         };
         self.state.outcome(kind, Access::of(access, value))
     }

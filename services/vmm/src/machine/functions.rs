@@ -4,13 +4,13 @@ use super::device::{Device, NOWHERE, look_before_end};
 use super::exits::EOI;
 use super::ports::Ports;
 use super::{CPU, Kernel, Machine, Note, Step};
-use crate::chipset::pci::virtio::layout;
 use crate::chipset::pci::{Pci, Place};
 use crate::chipset::{Chipset, Effect};
 use crate::emulate::mmio;
 use crate::memory::GuestMemory;
 use ipc_schema::abi::Status;
 use ipc_schema::manifest::PortRange;
+use ipc_schema::virtio::{MAX_QUEUES, NOTIFY, NOTIFY_LEN, NOTIFY_MULTIPLIER};
 
 impl<K: Kernel> Machine<'_, K> {
     /// The guest has moved a PCI function, or switched it on or off: the routes follow before its instruction is over. What it has left
@@ -91,19 +91,16 @@ fn route<K: Kernel>(
     limit: u64,
 ) -> Result<(), Status> {
     let PortRange { first, count } = device.ports;
-    let (notify, room) = layout::NOTIFY;
     // The BAR is wholly below 64 Ki: no sum overflows.
-    let after = notify + room;
-    for (from, to) in [(0, notify), (after, count)] {
+    for (from, to) in [(0, NOTIFY), (NOTIFY + NOTIFY_LEN, count)] {
         if to > from {
             kernel.route(number, first + from, to - from, limit)?;
             device.routes.push(first + from);
         }
     }
-    let each = layout::NOTIFY_MULTIPLIER as u16;
-    for queue in 0..device.queues().min(room / each) {
-        let port = first + notify + queue * each;
-        kernel.doorbell(number, queue.into(), port, each)?;
+    for queue in 0..device.queues().min(MAX_QUEUES) {
+        let port = first + NOTIFY + queue * NOTIFY_MULTIPLIER;
+        kernel.doorbell(number, queue.into(), port, NOTIFY_MULTIPLIER)?;
         device.routes.push(port);
     }
     Ok(())

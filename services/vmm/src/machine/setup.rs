@@ -15,6 +15,7 @@ use core::fmt;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Exit, Groups, Post};
 use ipc_schema::manifest::{DeviceKind, PortRange, Vm};
+use ipc_schema::virtio::{BAR_SIZE, BLOCK, ENTROPY, NET};
 
 /// Port ranges of COM1 to COM4, as guests expect them.
 const COM: [u16; 4] = [0x3F8, 0x2F8, 0x3E8, 0x2E8];
@@ -190,7 +191,7 @@ fn plug(chipset: &mut Chipset, vm: &Vm, irq: Option<u8>, devices: &mut [Device<'
     for ports in isa_ports(vm) {
         chipset.pci_mut().keep_out(ports);
     }
-    let size = virtio::layout::SIZE;
+    let size = BAR_SIZE;
     let mut ports = (map::PCI_IO_FIRST..=map::PCI_IO_LAST)
         .step_by(size.into())
         .filter(|&first| isa_ports(vm).all(|r| !r.overlaps(PortRange::new(first, size))));
@@ -215,13 +216,9 @@ fn virtio_kind(kind: DeviceKind) -> Option<virtio::Kind> {
     let queues = kind.queues();
     match kind {
         DeviceKind::Uart | DeviceKind::Rtc | DeviceKind::TestDev => None,
-        // Class FF: nothing that PCI has a class for.
-        DeviceKind::VirtioRng { .. } => Some(virtio::Kind {
-            id: 4,
-            class: 0xFF_0000,
-            queues,
-            config: 0,
-        }),
+        DeviceKind::VirtioRng { .. } => Some(virtio::Kind::of(&ENTROPY, queues)),
+        DeviceKind::VirtioBlk { .. } => Some(virtio::Kind::of(&BLOCK, queues)),
+        DeviceKind::VirtioNet { .. } => Some(virtio::Kind::of(&NET, queues)),
     }
 }
 
@@ -248,7 +245,10 @@ fn describe(vm: &Vm, pci_irq: Option<u8>) -> acpi::Config {
                 }
             }
             DeviceKind::Rtc => config.rtc |= first == RTC_PORT,
-            DeviceKind::TestDev | DeviceKind::VirtioRng { .. } => {}
+            DeviceKind::TestDev
+            | DeviceKind::VirtioRng { .. }
+            | DeviceKind::VirtioBlk { .. }
+            | DeviceKind::VirtioNet { .. } => {}
         }
     }
     config

@@ -4,7 +4,10 @@
 //! configuration space leads to both (4.1.4.9).
 
 use super::{Function, Identity};
-use layout::{COMMON, DEVICE, ISR, NOTIFY};
+use ipc_schema::virtio::{
+    BAR_SIZE, COMMON, COMMON_LEN, DEVICE, DEVICE_0, DEVICE_LEN, ISR, ISR_LEN, Identity as Who,
+    NOTIFY, NOTIFY_LEN, NOTIFY_MULTIPLIER, VENDOR,
+};
 
 /// Number of the BAR that is the device's registers.
 pub const REGISTERS: u8 = 0;
@@ -37,9 +40,15 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// MSI-X vectors: one a queue, and one for changes of the configuration.
-    const fn vectors(&self) -> u16 {
-        self.queues.saturating_add(1)
+    /// This kind with so many queues.
+    #[must_use]
+    pub const fn of(who: &Who, queues: u16) -> Self {
+        Self {
+            id: who.id,
+            class: who.class,
+            queues,
+            config: who.config_len as u32,
+        }
     }
 }
 
@@ -58,27 +67,25 @@ pub struct Given {
 pub fn function(kind: &Kind, given: &Given) -> Function {
     /// Interrupt line: unknown, or no connection (PCI Local Bus 3.0, 6.2.4).
     const NO_LINE: u8 = 0xFF;
-    /// 4.1.2: red hat's vendor number, 0x1040 + device ID, revision at least 1.
-    const VENDOR: u16 = 0x1AF4;
-    const DEVICE_0: u16 = 0x1040;
     let mut function = Function::new(&Identity {
         vendor: VENDOR,
         device: DEVICE_0.saturating_add(kind.id),
+        // At least 1 (4.1.2.1).
         revision: 1,
         class: kind.class,
         subsystem: (VENDOR, DEVICE_0.saturating_add(kind.id)),
     });
     function.space.interrupt(given.irq.unwrap_or(NO_LINE));
-    function.io_bar(REGISTERS, given.io.into(), layout::SIZE.into());
-    function.msix(kind.vectors(), TABLE, given.memory);
-    capability(&mut function, structure::COMMON, COMMON, &[]);
-    // Each queue has a doubleword's half of its own.
-    let multiplier = [(layout::NOTIFY_MULTIPLIER, 0)];
-    capability(&mut function, structure::NOTIFY, NOTIFY, &multiplier);
-    capability(&mut function, structure::ISR, ISR, &[]);
+    function.io_bar(REGISTERS, given.io.into(), BAR_SIZE.into());
+    function.msix(Who::vectors(kind.queues), TABLE, given.memory);
+    let common = (COMMON, COMMON_LEN);
+    capability(&mut function, structure::COMMON, common, &[]);
+    let multiplier = [(NOTIFY_MULTIPLIER.into(), 0)];
+    let notify = (NOTIFY, NOTIFY_LEN);
+    capability(&mut function, structure::NOTIFY, notify, &multiplier);
+    capability(&mut function, structure::ISR, (ISR, ISR_LEN), &[]);
     if kind.config != 0 {
-        let (at, room) = DEVICE;
-        let range = (at, room.min(kind.config as u16));
+        let range = (DEVICE, DEVICE_LEN.min(kind.config as u16));
         capability(&mut function, structure::DEVICE, range, &[]);
     }
     window(&mut function);
@@ -115,20 +122,4 @@ fn window(function: &mut Function) {
     if let Some(at) = function.space.capability(&words) {
         function.window(at);
     }
-}
-
-/// Where the structures are in the registers' BAR: offset and length in bytes.
-pub mod layout {
-    /// Bytes of the BAR.
-    pub const SIZE: u16 = 0x100;
-    /// Common configuration (4.1.4.3).
-    pub const COMMON: (u16, u16) = (0x00, 0x40);
-    /// ISR status (4.1.4.5).
-    pub const ISR: (u16, u16) = (0x40, 0x01);
-    /// Notifications (4.1.4.4).
-    pub const NOTIFY: (u16, u16) = (0x80, 0x40);
-    /// Device-specific configuration (4.1.4.6).
-    pub const DEVICE: (u16, u16) = (0xC0, 0x40);
-    /// Bytes from one queue's notification to the next one's.
-    pub const NOTIFY_MULTIPLIER: u32 = 2;
 }

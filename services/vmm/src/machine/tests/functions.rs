@@ -1,11 +1,11 @@
 //! PCI functions: routes that follow their BARs, configuration space in memory, messages.
 
 use super::fake::{ENTRY, Fake, Pages, description, machine_of};
-use crate::chipset::pci::virtio::layout;
 use crate::machine::{Exit, Machine, signal};
 use ipc_schema::abi::vm::{PortAccess, Post, gpr};
 use ipc_schema::interrupt_page::InterruptWriter;
 use ipc_schema::manifest::{Device, DeviceKind, PortRange, Vm};
+use ipc_schema::virtio::NOTIFY;
 use std::boxed::Box;
 
 /// The test device makes room for a function.
@@ -72,11 +72,7 @@ fn routed(m: &Machine<'_, Fake>) -> std::vec::Vec<(u16, u16)> {
 }
 
 fn routes_at(base: u16) -> [(u16, u16); 3] {
-    [
-        (base, layout::NOTIFY.0),
-        (base + 0xC0, 0x40),
-        (base + 0x80, 2),
-    ]
+    [(base, NOTIFY), (base + 0xC0, 0x40), (base + 0x80, 2)]
 }
 
 #[test]

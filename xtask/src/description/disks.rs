@@ -1,0 +1,100 @@
+//! Disks: from the TOML as written to the schema's.
+
+use ipc_schema::disk::BLOCK;
+use ipc_schema::manifest::{Disk, MAX_SERIAL, disk_file};
+use toml::Spanned;
+
+use super::check::Context;
+use super::{Mistake, Source, raw};
+
+/// A block device names one of the disks; no other device does.
+pub fn known(
+    cx: &Context<'_>,
+    spanned: &Spanned<raw::Device>,
+    disks: &[Disk],
+) -> Result<(), Mistake> {
+    let device = spanned.get_ref();
+    let all: Vec<&str> = disks.iter().map(|d| d.name.as_str()).collect();
+    let remedy = if all.is_empty() {
+        "describe one: [[disk]] with name and size, or image".to_owned()
+    } else {
+        format!("use one of: {}", all.join(", "))
+    };
+    let other = device.disk.as_ref().map(Spanned::span);
+    let other = other.or(device.queues.as_ref().map(Spanned::span));
+    match (&device.disk, device.kind) {
+        (None, raw::DeviceKind::VirtioBlk) => {
+            let what = "this device has no `disk`".to_owned();
+            Err(cx.mistake(spanned.span().start, what, remedy))
+        }
+        (Some(disk), raw::DeviceKind::VirtioBlk) if !all.contains(&disk.get_ref().as_str()) => {
+            let what = format!("there is no disk `{}`", disk.get_ref());
+            Err(cx.mistake(disk.span().start, what, remedy))
+        }
+        (_, raw::DeviceKind::VirtioBlk) => Ok(()),
+        _ => match other {
+            Some(span) => {
+                let what = "`disk` and `queues` are of virtio-blk, and this device is none";
+                Err(cx.mistake(span.start, what.to_owned(), "leave them out"))
+            }
+            None => Ok(()),
+        },
+    }
+}
+
+/// The disks, and where their images come from.
+pub fn lower(
+    cx: &Context<'_>,
+    raw: &raw::System,
+    files: &mut Vec<(String, Source)>,
+) -> Result<Vec<Disk>, Mistake> {
+    let mut disks = Vec::new();
+    for disk in &raw.disk {
+        let (at, disk) = (disk.span().start, disk.get_ref());
+        let name = disk.name.get_ref();
+        let size = |value: &Option<Spanned<String>>| value.as_ref().map(|v| cx.size(v)).transpose();
+        let mut bytes = size(&disk.size)?.unwrap_or(0);
+        if let Some(image) = &disk.image {
+            let source = cx.source(image)?;
+            // Of what xtask makes itself the length is not known yet; root compares it again.
+            if let Source::File(path) = &source {
+                let len = std::fs::metadata(path).map_or(0, |m| m.len());
+                if bytes == 0 {
+                    bytes = len.next_multiple_of(BLOCK);
+                } else if len > bytes {
+                    let what = format!("disk `{name}` is smaller than its image of {len} bytes");
+                    return Err(cx.mistake(at, what, "give it a larger `size`, or none"));
+                }
+            } else if bytes == 0 {
+                let what =
+                    format!("disk `{name}` has no `size`, and that of its image is not known");
+                return Err(cx.mistake(at, what, "write for example size = \"64M\""));
+            }
+            files.push((disk_file(name), source));
+        }
+        let memory = match (size(&disk.memory)?, disk.read_only) {
+            (None, true) => 0,
+            (None, false) => bytes,
+            (Some(memory), false) if memory > 0 => memory,
+            _ => {
+                let what = format!(
+                    "disk `{name}`: memory is for what is written, and there is none, or nothing is written"
+                );
+                let remedy = "leave `memory` out, or `read_only`";
+                return Err(cx.mistake(at, what, remedy));
+            }
+        };
+        let serial = disk.serial.as_ref().map(Spanned::get_ref).unwrap_or(name);
+        disks.push(Disk {
+            name: name.clone(),
+            size: bytes,
+            image: disk.image.as_ref().map(|_| disk_file(name)),
+            memory,
+            serial: match disk.serial {
+                Some(_) => serial.clone(),
+                None => serial.chars().take(MAX_SERIAL).collect(),
+            },
+        });
+    }
+    Ok(disks)
+}
