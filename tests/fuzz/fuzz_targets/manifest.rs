@@ -3,7 +3,7 @@
 
 use fuzz::target;
 use ipc_schema::manifest::{
-    CpuShare, Device, DeviceKind, Driver, DriverKind, Idle, PortRange, Server, System, Vm,
+    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Idle, PortRange, Server, System, Vm,
 };
 
 target!(run, seeds);
@@ -56,10 +56,20 @@ fn seeds() -> Vec<Vec<u8>> {
             binary: "bench".into(),
             args: "x y".into(),
         }],
+        disks: Vec::new(),
     };
     let mut two = system.clone();
+    let (slot, disk, queues) = (3, 0, 2);
+    let blk = DeviceKind::VirtioBlk { slot, disk, queues };
+    two.disks.push(Disk {
+        name: "data".into(),
+        size: 64 << 20,
+        image: Some("disk/data".into()),
+        memory: 1 << 20,
+        serial: "0123".into(),
+    });
     two.vms.push(Vm {
-        devices: Vec::new(),
+        devices: vec![device("blk.b", blk, 0, 0, None)],
         ..vm("b")
     });
     [system, two]
