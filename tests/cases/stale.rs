@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use system_tests::{Judged, System};
 use xtask::description::Description;
-use xtask::emulator::{Exit, Options};
+use xtask::emulator::Options;
 use xtask::host;
 use xtask::setup::image_maker::Firmware;
 
