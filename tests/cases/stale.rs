@@ -15,7 +15,7 @@ use xtask::host;
 use xtask::setup::image_maker::Firmware;
 
 /// Bound (usually half a minute).
-const BOUND: Duration = Duration::from_secs(600);
+const BOUND: Duration = Duration::from_secs(300);
 
 /// 16 identifiers.
 #[test]

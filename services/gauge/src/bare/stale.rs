@@ -297,6 +297,10 @@ fn beside(lab: &mut Lab, rounds: u64, verdict: &mut Verdict) -> Result<()> {
             round,
             peek(n) - after,
         );
+        if verdict.0 > 0 {
+            // It has lost its page for good: each further round would wait for it.
+            break;
+        }
     }
     runner.end()?;
     let strange = STRANGE.load(Ordering::Relaxed);
