@@ -101,7 +101,8 @@ fn run(data: &[u8]) {
                 let which = usize::from(bytes.flag());
                 scribble(&*pages[which], &mut bytes);
             }
-            _ => scribble(&*state, &mut bytes),
+            SCRIBBLE => scribble(&*state, &mut bytes),
+            _ => {}
         }
         let lines = vmm.look();
         assert!(lines.levels & !1 == 0);

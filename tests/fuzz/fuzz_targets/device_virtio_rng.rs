@@ -55,7 +55,8 @@ fn run(data: &[u8]) {
                 let _ = server.wake();
             }
             DIE => server = start(),
-            _ => scribble(&*state, &mut bytes),
+            SCRIBBLE => scribble(&*state, &mut bytes),
+            _ => {}
         }
         let lines = vmm.look();
         assert!(lines.levels & !1 == 0);
