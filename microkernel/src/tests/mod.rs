@@ -31,6 +31,7 @@ mod smp;
 mod stale;
 #[cfg(test)]
 mod vmx;
+mod vmx_accesses;
 
 use crate::arch::Cpu;
 use crate::arch::HOST_PHYS_BASE;

@@ -26,16 +26,16 @@ pub const RICH: Capabilities = Capabilities {
 };
 
 /// A vCPU and the thread that runs it.
-struct Guest {
-    m: Machine,
-    t: Obj<Thread>,
-    v: Obj<Vcpu>,
-    slot: u64,
-    space: Obj<GuestSpace>,
+pub(super) struct Guest {
+    pub(super) m: Machine,
+    pub(super) t: Obj<Thread>,
+    pub(super) v: Obj<Vcpu>,
+    pub(super) slot: u64,
+    pub(super) space: Obj<GuestSpace>,
 }
 
 impl Guest {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let m = Machine::new();
         crate::virt::vmx::HERE.set(true);
         m.cpu.asids.set(1 << 16);
@@ -59,12 +59,12 @@ impl Guest {
         clippy::mut_from_ref,
         reason = "it is memory that the kernel writes too"
     )]
-    fn state(&self) -> &mut VcpuState {
+    pub(super) fn state(&self) -> &mut VcpuState {
         // SAFETY: the state page, which nobody else has a reference to here.
         unsafe { &mut *(self.v.state_virt as *mut VcpuState) }
     }
     /// `run`; answers the exit, and the event that came back.
-    fn run(&self, dirty: u64, post: Post, event: u64) -> (ExitWord, u64) {
+    pub(super) fn run(&self, dirty: u64, post: Post, event: u64) -> (ExitWord, u64) {
         self.m
             .sys(self.t, 4, self.slot, dirty, [post.0, event, 0, 0], NEVER);
         assert_eq!(status(self.t), Status::Ok);
@@ -72,31 +72,8 @@ impl Guest {
         (ExitWord(t.get(reg::RSI)), t.get(reg::RDI))
     }
     /// The guest leaves next for `reason`, at `rip`.
-    fn leaves(&self, reason: u64, rip: u64, flags: u64) {
+    pub(super) fn leaves(&self, reason: u64, rip: u64, flags: u64) {
         NEXT.set((reason, Some([rip, flags])));
-    }
-}
-
-#[test]
-fn a_cpuid_exit_takes_four_reads_and_one_write() {
-    let m = Guest::new();
-    let on_exit = [Exit::Cpuid as u64, Groups::IP, 0, 0];
-    let asked = m.m.operate(m.t, m.slot, op::vcpu::ON_EXIT, on_exit);
-    assert_eq!(asked, Status::Ok);
-    m.leaves(CPUID, 0, 2);
-    m.run(Groups::ALL, Post::NONE, 0);
-    for round in 0..3 {
-        m.leaves(CPUID, 0x1000 + round, 2 | IF);
-        m.run(Groups::RIP, Post::NONE, 0);
-        assert_eq!((m.state().rip, m.state().rflags), (0x1000 + round, 2 | IF));
-        assert_eq!(m.t.get().get(reg::R12), 2, "length");
-        m.state().rip += 2;
-        let before = ACCESSES.with(|a| a.each_ref().map(|n| n.get()));
-        // It is the entry that shows what the VMM wrote.
-        m.run(Groups::RIP, Post::NONE, 0);
-        let after = ACCESSES.with(|a| a.each_ref().map(|n| n.get()));
-        let took: Vec<_> = after.iter().zip(before).map(|(a, b)| a - b).collect();
-        assert_eq!(took, [4, 1, 0, 0], "VMREAD, VMWRITE, INVEPT, INVVPID");
     }
 }
 

@@ -327,6 +327,8 @@ pub mod check {
     std::thread_local! {
         /// The reason for which it leaves next, its rip and its flags.
         pub static NEXT: Cell<(u64, Option<[u64; 2]>)> = const { Cell::new((reason::HLT, None)) };
+        /// The reason for which it leaves after that.
+        pub static THEN: Cell<Option<u64>> = const { Cell::new(None) };
     }
     /// It leaves.
     pub fn exits() {
@@ -336,6 +338,9 @@ pub mod check {
         if let Some([rip, flags]) = place {
             poke(super::g::RIP, rip);
             poke(super::g::RFLAGS, flags);
+        }
+        if let Some(then) = THEN.take() {
+            NEXT.set((then, place));
         }
     }
 }
