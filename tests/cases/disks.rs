@@ -5,7 +5,7 @@ use system_tests::System;
 use xtask::setup::guests;
 
 /// How often each server dies while it is in use, and then both at once.
-const KILLS: usize = 2;
+const KILLS: usize = 1;
 
 /// Reading and writing, sizes and names, what is refused, deaths, and a disk whose memory is used up: from the prompt of a guest and back.
 pub fn disks(s: &mut System) -> Result<()> {

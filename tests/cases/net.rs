@@ -4,9 +4,9 @@ use anyhow::Result;
 use system_tests::{Judged, System};
 
 /// MiB of a checked stream.
-const STREAM: usize = 8;
+const STREAM: usize = 4;
 /// How often each server dies while streams run, and then two at once.
-const KILLS: usize = 2;
+const KILLS: usize = 1;
 
 /// From one VM's prompt to the other's.
 fn go(s: &mut System, vm: &str) -> Result<()> {

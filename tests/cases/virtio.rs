@@ -6,7 +6,7 @@ use system_tests::{Judged, System};
 use crate::disks::disks;
 
 /// How often a device's server dies while its device is in use.
-const KILLS: usize = 3;
+const KILLS: usize = 2;
 
 /// Has a server killed and sees it run again; from a VM's prompt and back to it.
 fn restart(s: &mut System, server: &str, vm: &str) -> Result<()> {
