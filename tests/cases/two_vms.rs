@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use system_tests::{Judged, System};
 
 /// How often a VM is killed and started again.
-const LIVES: usize = 12;
+const LIVES: usize = 8;
 
 #[test]
 fn two_vms() -> Judged {
