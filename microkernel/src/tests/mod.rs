@@ -31,6 +31,7 @@ mod smp;
 mod stale;
 #[cfg(test)]
 mod vmx;
+#[cfg(test)]
 mod vmx_accesses;
 
 use crate::arch::Cpu;
