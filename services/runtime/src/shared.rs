@@ -1,5 +1,7 @@
 //! Pages shared with other servers, as references: the one place where an address from the start page becomes one.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 
@@ -9,8 +11,10 @@ use ipc_schema::interrupt_page::InterruptPage;
 use ipc_schema::link::LinkPage;
 use ipc_schema::ring::RingPage;
 use ipc_schema::state_page::StatePage;
+use virtio::Memory;
+use virtio::memory::Range;
 
-use crate::start::{StartError, StartInfo};
+use crate::start::{Region, StartError, StartInfo};
 
 /// Types of which every bit pattern is valid and every field is atomic: another server may write at any time.
 ///
@@ -29,6 +33,18 @@ unsafe impl SharedPage for Channel {}
 
 // SAFETY: all fields are atomics.
 unsafe impl SharedPage for LinkPage {}
+
+fn memory<'r>(parts: impl Iterator<Item = (u64, &'r Region)>) -> &'static Memory {
+    let range = |(gpa, region): (u64, &Region)| Range {
+        gpa,
+        len: region.len,
+        host: region.as_ptr(),
+    };
+    let ranges: Vec<Range> = parts.map(range).collect();
+    // SAFETY: root has mapped each region here, readable and writable, for as long as this server lives. It is the guest's memory, or a
+    // link's, and what of it is taken for a Rust object is a page of atomics.
+    Box::leak(Box::new(unsafe { Memory::new(&ranges) }))
+}
 
 impl StartInfo {
     fn page<T: SharedPage>(&self, name: &str) -> Result<&'static T, StartError> {
@@ -71,6 +87,21 @@ impl StartInfo {
     /// The indices of a link between the switch and a device model.
     pub fn link(&self, name: &str) -> Result<&'static LinkPage, StartError> {
         self.page(name)
+    }
+
+    /// The guest's memory: regions `guest` and `guest-high`. It stays for the server's life, so it is asked for once.
+    pub fn guest_memory(&self) -> Result<&'static Memory, StartError> {
+        /// Guest-physical address of the memory that did not fit below PCI's.
+        const HIGH_RAM: u64 = 1 << 32;
+        let low = self.region("guest")?;
+        let high = self.region("guest-high").ok();
+        let parts = [Some((0, low)), high.map(|high| (HIGH_RAM, high))];
+        Ok(memory(parts.into_iter().flatten()))
+    }
+
+    /// A region that another server writes too, by offsets in it. It stays for the server's life, so it is asked for once.
+    pub fn memory(&self, name: &str) -> Result<&'static Memory, StartError> {
+        Ok(memory([(0, self.region(name)?)].into_iter()))
     }
 
     /// A whole region as words.

@@ -17,7 +17,6 @@ mod bare {
     use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc, time};
     use switch::switch::Switch;
     use virtio::Memory;
-    use virtio::memory::Range;
 
     runtime::entry!(main);
 
@@ -29,16 +28,7 @@ mod bare {
         let mut clients = Vec::new();
         for n in 0..config.ports.len() {
             let name = format!("link:{n}");
-            let region = start.region(&name)?;
-            let range = Range {
-                gpa: 0,
-                len: region.len,
-                host: region.as_ptr(),
-            };
-            // SAFETY: root has mapped the region here, readable and writable, for as long as this server lives. What of it is taken for
-            // a Rust object is the first page, of atomics, which no offset of a lane reaches.
-            let memory = unsafe { Memory::new(&[range]) };
-            links.push((start.link(&name)?, Box::leak(Box::new(memory))));
+            links.push((start.link(&name)?, start.memory(&name)?));
             clients.push(start.notification(&format!("port:{n}"))?);
         }
         let parts = config.ports.iter().zip(links);

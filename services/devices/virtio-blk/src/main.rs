@@ -9,20 +9,14 @@ mod bare {
     extern crate alloc;
 
     use alloc::boxed::Box;
-    use alloc::vec::Vec;
     use device_virtio_blk::server::{Parts, Server, Signals};
     use ipc_schema::disk::BlkConfig;
     use ipc_schema::proto::{RootRequest, RootResponse};
     use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
-    use runtime::start::{Region, StartError};
+    use runtime::start::StartError;
     use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc, time};
-    use virtio::Memory;
-    use virtio::memory::Range;
 
     runtime::entry!(main);
-
-    /// Guest-physical address of the memory that did not fit below PCI's.
-    const HIGH_RAM: u64 = 1 << 32;
 
     /// How long `store` may take for an answer, in microseconds, and root.
     const PATIENCE: u64 = 1_000_000;
@@ -69,18 +63,7 @@ mod bare {
     }
 
     fn set_up(start: &'static StartInfo) -> Result<Made, StartError> {
-        let low = start.region("guest")?;
-        let high = start.region("guest-high").ok();
-        let ranges = [Some((0, low)), high.map(|high| (HIGH_RAM, high))];
-        let range = |(gpa, region): (u64, &Region)| Range {
-            gpa,
-            len: region.len,
-            host: region.as_ptr(),
-        };
-        let ranges: Vec<Range> = ranges.into_iter().flatten().map(range).collect();
-        // SAFETY: root has mapped each region here, readable and writable, for as long as this server lives; it is the guest's memory
-        // and holds nothing of ours.
-        let memory = Box::leak(Box::new(unsafe { Memory::new(&ranges) }));
+        let memory = start.guest_memory()?;
         let config: &BlkConfig = Box::leak(Box::new(start.config()?));
         let pages: &'static mut [u8] = match start.region("pages") {
             // SAFETY: root has mapped the region here, readable and writable, for as long as this server lives, and in no other server

@@ -6,22 +6,13 @@ fn main() {}
 
 #[cfg(target_os = "none")]
 mod bare {
-    extern crate alloc;
-
-    use alloc::boxed::Box;
-    use alloc::vec::Vec;
     use core::arch::x86_64::{__cpuid, __cpuid_count};
     use device_virtio_rng::server::Server;
     use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
-    use runtime::start::{Region, StartError};
+    use runtime::start::StartError;
     use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc};
-    use virtio::Memory;
-    use virtio::memory::Range;
 
     runtime::entry!(main);
-
-    /// Guest-physical address of the memory that did not fit below PCI's.
-    const HIGH_RAM: u64 = 1 << 32;
 
     /// What this machine has of entropy: its generator's words (Intel SDM vol. 1, 7.3.17), if it has one, and the time.
     struct Source {
@@ -62,18 +53,7 @@ mod bare {
     }
 
     fn set_up(start: &'static StartInfo) -> Result<(Server<'static>, Notification), StartError> {
-        let low = start.region("guest")?;
-        let high = start.region("guest-high").ok();
-        let ranges = [Some((0, low)), high.map(|high| (HIGH_RAM, high))];
-        let range = |(gpa, region): (u64, &Region)| Range {
-            gpa,
-            len: region.len,
-            host: region.as_ptr(),
-        };
-        let ranges: Vec<Range> = ranges.into_iter().flatten().map(range).collect();
-        // SAFETY: root has mapped each region here, readable and writable, for as long as this server lives; it is the guest's memory
-        // and holds nothing of ours.
-        let memory = Box::leak(Box::new(unsafe { Memory::new(&ranges) }));
+        let memory = start.guest_memory()?;
         let (irq, state) = (start.interrupt_page("irq")?, start.state_page("state")?);
         let vmm = start.notification("vmm")?;
         let (server, was) = Server::new(memory, irq, state);
