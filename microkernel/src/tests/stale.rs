@@ -59,7 +59,12 @@ impl Lab {
         if intel {
             let bitmap = m.pool.take_page().unwrap();
             // SAFETY: a page of its own.
-            unsafe { vmx::control::init(vmx::control::choose(&super::vmx::RICH).unwrap(), bitmap) };
+            unsafe {
+                vmx::control::init(
+                    vmx::control::choose(&super::vmx::RICH).unwrap(),
+                    [bitmap; 2],
+                )
+            };
             super::vmx::NEXT.set((12, None));
         }
         m.cpu.asids.set(identifiers);

@@ -3,6 +3,7 @@
 //! Which one a processor has is decided at boot, once. What enters and leaves guests is compiled once for each ([`Virt`] is a type
 //! parameter all the way from the system call's entry, of which there is one for each too), so the frequent paths ask nothing.
 
+mod apic;
 pub mod svm;
 pub mod vmx;
 

@@ -1,9 +1,10 @@
 //! The virtual machine control structure (Intel SDM vol. 3, chapter 25 and appendix B): access, what is chosen for it once for all by the
 //! capability MSRs (appendix A), and initial contents. Field numbers and bits are the crate `x86`'s.
 
-use super::Soft;
+use super::{Soft, newer};
 use crate::mem::{self, Global};
 use crate::object::Vcpu;
+use crate::virt::apic::passed;
 use core::cell::Cell;
 pub use hardware::*;
 use x86::vmx::vmcs::control::{
@@ -19,7 +20,10 @@ pub struct Controls {
     /// Pin-based controls.
     pub pin: u32,
     primary: u32,
-    secondary: u32,
+    /// Secondary controls, always.
+    pub secondary: u32,
+    /// Those of [`newer`].
+    pub newer: u32,
     exit: u32,
     entry: u32,
     /// Lower bits of the EPT pointer (25.6.11).
@@ -51,6 +55,7 @@ static CONTROLS: Global<Cell<Controls>> = Global(Cell::new(Controls {
     pin: 0,
     primary: 0,
     secondary: 0,
+    newer: 0,
     exit: 0,
     entry: 0,
     ept: 0,
@@ -58,8 +63,8 @@ static CONTROLS: Global<Cell<Controls>> = Global(Cell::new(Controls {
     gigabyte: false,
     rate: 0,
 }));
-/// Physical address of the MSR bitmap, the same for every VM; written at boot alone.
-static BITMAP: Global<Cell<u64>> = Global(Cell::new(0));
+/// Physical addresses of the MSR bitmaps, the same for every VM: without and with a local APIC in hardware; written at boot alone.
+static BITMAPS: Global<Cell<[u64; 2]>> = Global(Cell::new([0; 2]));
 
 /// See [`Controls`].
 #[inline(always)]
@@ -67,24 +72,30 @@ pub fn controls() -> Controls {
     CONTROLS.get()
 }
 
-/// Boot: the controls and the MSR bitmap, of one page, for all VMs.
+/// The MSR bitmap of a guest, whose APIC may be in hardware.
+pub fn bitmap(apic: bool) -> u64 {
+    BITMAPS.get()[usize::from(apic)]
+}
+
+/// Boot: the controls and the MSR bitmaps, of one page each, for all VMs.
 ///
 /// # Safety
-/// The page is the kernel's and nothing else's.
-pub unsafe fn init(controls: Controls, bitmap: u64) {
+/// The pages are the kernel's and nothing else's.
+pub unsafe fn init(controls: Controls, bitmaps: [u64; 2]) {
     CONTROLS.set(controls);
-    // SAFETY: the caller's page.
-    let page = unsafe { mem::page(bitmap) };
-    page.0.iter().for_each(|w| w.set(!0));
-    for m in crate::virt::PASSED {
-        // A bit an MSR: reads of 0000_0000 to 0000_1fff, of c000_0000 to c000_1fff, and writes of both (25.6.9).
-        let bit = u64::from(m & 0x1fff) + if m >= 0xc000_0000 { 0x2000 } else { 0 };
-        for bit in [bit, bit + 0x4000] {
+    for (phys, with_apic) in bitmaps.into_iter().zip([false, true]) {
+        // SAFETY: the caller's page.
+        let page = unsafe { mem::page(phys) };
+        page.0.iter().for_each(|w| w.set(!0));
+        for (m, write) in passed(with_apic) {
+            // A bit an MSR: reads of 0000_0000 to 0000_1fff, of c000_0000 to c000_1fff, and writes of both (25.6.9).
+            let upper = u64::from(m >= 0xc000_0000) + 2 * u64::from(write);
+            let bit = u64::from(m & 0x1fff) + 0x2000 * upper;
             let w = &page.0[(bit / 64 % 512) as usize];
             w.set(w.get() & !(1 << (bit % 64)));
         }
     }
-    BITMAP.set(bitmap);
+    BITMAPS.set(bitmaps);
 }
 
 /// The capability MSRs (appendix A).
@@ -252,6 +263,7 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
                 .bits(),
             lacks!("TPR shadow, TSC offsetting or MSR bitmaps"),
         )?,
+        newer: newer::choose((m.secondary >> 32) as u32),
         secondary: set(
             m.secondary,
             optional(m.secondary, (S::ENABLE_RDTSCP | S::ENABLE_INVPCID).bits())
@@ -298,6 +310,7 @@ pub fn create(v: &Vcpu) {
     }
     vmcs.0[0].set(CONTROLS.get().revision.into());
     Soft::of(v).reset();
+    newer::offer(v);
     super::unusual(v);
 }
 
@@ -310,7 +323,7 @@ pub fn reset(v: &Vcpu) {
         (c::SECONDARY_PROCBASED_EXEC_CONTROLS, k.secondary.into()),
         (c::VMEXIT_CONTROLS, k.exit.into()),
         (c::EXCEPTION_BITMAP, crate::virt::EXCEPTIONS),
-        (c::MSR_BITMAPS_ADDR_FULL, BITMAP.get()),
+        (c::MSR_BITMAPS_ADDR_FULL, bitmap(false)),
         (c::VIRT_APIC_ADDR_FULL, v.control_phys),
         (c::EPTP_FULL, ept_pointer(v)),
         (c::CR0_GUEST_HOST_MASK, CR0_SHADOWED),
@@ -344,6 +357,7 @@ pub fn reset(v: &Vcpu) {
     ] {
         write(field, 0);
     }
+    newer::reset();
     Soft::of(v).controls.set(k.primary);
     reset_guest();
 }

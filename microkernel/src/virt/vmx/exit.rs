@@ -33,6 +33,7 @@ mod reason {
     pub const MWAIT: u64 = 36;
     pub const MONITOR: u64 = 39;
     pub const TPR: u64 = 43;
+    pub const VIRTUALIZED_EOI: u64 = 45;
     pub const EPT_VIOLATION: u64 = 48;
     pub const INVEPT: u64 = 50;
     pub const PREEMPTION_TIMER: u64 = 52;
@@ -312,6 +313,9 @@ fn other(v: &Vcpu, exit: u64) -> Told {
         reason::MONITOR | reason::MWAIT => plain(Exit::Monitor),
         reason::XSETBV => plain(Exit::Xsetbv),
         reason::TASK_SWITCH => task_switch(v),
+        reason::VIRTUALIZED_EOI => {
+            Some((Exit::Eoi, [read(ro::EXIT_QUALIFICATION) & 0xff, 0, 0, 0]))
+        }
         e if e & REFUSED != 0 => Some((Exit::EntryFailed, refused(v, e))),
         e => Some((Exit::Other, [e, read(ro::EXIT_QUALIFICATION), 0, 0])),
     }

@@ -1,7 +1,7 @@
 //! State groups: between the VMCS and the state page.
 
 use super::control::{self, read, write};
-use super::{BLOCKING, IF, RFLAGS, RIP, SHADOW, Soft};
+use super::{BLOCKING, IF, RFLAGS, RIP, SHADOW, Soft, newer};
 use crate::mem::PAGE;
 use crate::object::Vcpu;
 use core::mem::offset_of;
@@ -199,6 +199,9 @@ fn load_rare(v: &Vcpu, groups: u64) {
             );
         }
     }
+    if groups & newer::GROUPS != 0 {
+        newer::load(v, groups);
+    }
     if groups & (Groups::DR | Groups::XCR | Groups::SYSCALL) != 0 {
         super::extended::load(v, groups);
     }
@@ -292,6 +295,9 @@ fn save_rare(v: &Vcpu, groups: u64) {
     }
     for (_, words) in WORDS.iter().filter(|w| groups & w.0 != 0) {
         words.iter().for_each(|&(at, field)| set(at, read(field)));
+    }
+    if groups & Groups::APIC != 0 {
+        newer::save(v);
     }
     if groups & (Groups::DR | Groups::XCR | Groups::SYSCALL) != 0 {
         super::extended::save(v, groups);
