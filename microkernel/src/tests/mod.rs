@@ -20,6 +20,8 @@ mod loans;
 mod memory;
 pub mod model;
 #[cfg(test)]
+mod newer;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod routes;

@@ -24,8 +24,13 @@ pub mod field {
     pub const NP_ENABLE: usize = 0x090;
     pub const EVENTINJ: usize = 0x0a8;
     pub const N_CR3: usize = 0x0b0;
+    pub const LBR_CONTROL: usize = 0x0b8;
     pub const CLEAN: usize = 0x0c0;
     pub const NEXT_RIP: usize = 0x0c8;
+    /// Number of bytes, and the bytes.
+    pub const GUEST_INSTRUCTION: usize = 0x0d0;
+    pub const AVIC_BACKING_PAGE: usize = 0x0e0;
+    pub const AVIC_PHYSICAL_TABLE: usize = 0x0f8;
     pub const ES: usize = 0x400;
     pub const CS: usize = 0x410;
     pub const SS: usize = 0x420;
@@ -139,4 +144,6 @@ pub fn create(v: &Vcpu) {
     set(RFLAGS, 2);
     set(RIP, 0xfff0);
     set(G_PAT, 0x0007_0406_0007_0406);
+    #[cfg(any(test, feature = "unproven"))]
+    super::newer::create(v, c);
 }

@@ -134,6 +134,8 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
             by_hand(c);
         }
     }
+    #[cfg(any(test, feature = "unproven"))]
+    super::newer::enters(c);
     let (_, t, v) = if c.word(f::INTERRUPT_SHADOW).get() & 1 != 0 {
         // Handed on by an STI right before: QEMU 7.2 does not look at the VMCB's field for that.
         vmrun!(cpu, v, "sti")
@@ -146,6 +148,8 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
         }
         unusual(v);
     }
+    #[cfg(any(test, feature = "unproven"))]
+    super::newer::has_left(Vmcb::of(v));
     // Flush only once.
     c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
     (t, v)
