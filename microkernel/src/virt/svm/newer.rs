@@ -4,7 +4,7 @@
 use super::control::{MAPS, Vmcb, field as f};
 use super::{V_IRQ, extended};
 use crate::arch::Cpu;
-use crate::mem::{self, Global, Obj, PAGE, Words};
+use crate::mem::{self, Obj, PAGE, Words};
 use crate::object::Vcpu;
 use crate::virt::{apic, unusual};
 use core::cell::Cell;
@@ -21,10 +21,17 @@ pub mod feature {
     pub const VIRTUAL_VMLOAD: u32 = 1 << 15;
     pub const X2AVIC: u32 = 1 << 18;
 }
-/// Which of them the processor has. Written at boot alone.
-pub static HAS: Global<Cell<u32>> = Global(Cell::new(0));
+/// Which of them the processor has. Written at boot alone; in the host's tests each has its own.
+#[cfg(target_os = "none")]
+pub static HAS: mem::Global<Cell<u32>> = mem::Global(Cell::new(0));
+#[cfg(not(target_os = "none"))]
+std::thread_local! {
+    /// Which of them this test's processor has.
+    pub static HAS: Cell<u32> = const { Cell::new(0) };
+}
 
-fn has(features: u32) -> bool {
+/// Whether it has all of these.
+pub fn has(features: u32) -> bool {
     HAS.get() & features == features
 }
 
