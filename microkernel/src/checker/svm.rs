@@ -60,6 +60,9 @@ pub fn enters(v: &Vcpu) {
     match identifier >> 32 & 0xff {
         0 => {}
         1 => tlb::forget_all(),
+        3 if super::control::FLUSH_OWN.get() != 0 => {
+            tlb::forget_identifier(Some(identifier as u32))
+        }
         other => panic!("TLB_CONTROL {other} is not everywhere"),
     }
     #[cfg(any(test, feature = "unproven"))]
@@ -72,7 +75,7 @@ pub fn enters(v: &Vcpu) {
 /// there.
 #[cfg(all(any(test, feature = "unproven"), not(target_os = "none")))]
 mod clean {
-    use super::super::newer::{feature, has};
+    use super::super::newer::{feature, field, has};
     use super::{Vmcb, f};
     use crate::arch::Cpu;
     use crate::object::Vcpu;
@@ -104,8 +107,8 @@ mod clean {
             ],
         ),
         (9, &[f::CR2]),
-        (10, &[f::LBR_CONTROL]),
-        (11, &[f::AVIC_BACKING_PAGE, f::AVIC_PHYSICAL_TABLE]),
+        (10, &[field::LBR_CONTROL]),
+        (11, &[field::AVIC_BACKING_PAGE, field::AVIC_PHYSICAL_TABLE]),
     ];
     type Kept = BTreeMap<usize, u64>;
     std::thread_local! {
@@ -114,12 +117,23 @@ mod clean {
     }
 
     pub fn enters(v: &Vcpu, c: Vmcb) {
-        let clean = c.word(f::CLEAN).get();
+        let clean = c.word(field::CLEAN).get();
         assert!(clean == 0 || has(feature::CLEAN), "a reserved field");
         let now = |fields: &[usize]| {
             fields
                 .iter()
-                .map(|&at| (at, c.word(at).get()))
+                // TLB_CONTROL, in the upper half behind the ASID, is never taken from what is kept.
+                .map(|&at| {
+                    (
+                        at,
+                        c.word(at).get()
+                            & if at == f::ASID_TLB {
+                                0xffff_ffff
+                            } else {
+                                u64::MAX
+                            },
+                    )
+                })
                 .collect::<Kept>()
         };
         KEPT.with_borrow_mut(|k| {

@@ -101,9 +101,7 @@ pub fn unusual(v: &Vcpu) {
 fn identify(cpu: &Cpu, v: &Vcpu) -> bool {
     let next = cpu.next_asid.get();
     let begins = next >= cpu.asids.get();
-    if begins {
-        cpu.asid_round.set(cpu.asid_round.get() + 1);
-    }
+    cpu.asid_round.set(cpu.asid_round.get() + u64::from(begins));
     let asid = if begins { 1 } else { next };
     cpu.next_asid.set(asid + 1);
     v.asid.set(asid);

@@ -1,6 +1,6 @@
 //! Whether a processor has SVM and lets it be used; switching it on.
 
-use super::control::{BY_HAND, MAPS, SVME};
+use super::control::{BY_HAND, FLUSH_OWN, MAPS, SVME};
 use crate::arch::{Cpu, cpuid, entry};
 use crate::mem::{self, PAGE};
 use crate::virt::apic::passed;
@@ -50,6 +50,7 @@ pub unsafe fn init(io: u64, msr: u64) {
     }
     // By hand: next RIP saved, but no decode assists.
     BY_HAND.set(u64::from(cpuid(0x8000_000a).edx & 0x88 == 8) << 32);
+    FLUSH_OWN.set(3 * u64::from(cpuid(0x8000_000a).edx >> 6 & 1));
 }
 
 /// Whether this processor can do the work (APM vol. 3, E.4.2, E.4.9).
