@@ -60,13 +60,13 @@ pub fn save(v: &Vcpu, page: &Words) {
         word(v, offset_of!(S, apic_irr), i).set(get(page, IRR, i));
     }
 }
-/// Group REQUESTS to the page; `level(i, vectors)` where 64 of the vectors are level-triggered in another way than before.
-pub fn request(v: &Vcpu, page: &Words, level: impl Fn(usize, u64)) {
+/// Group REQUESTS to the page; `level(i, vectors)` for `all`, or where 64 of the vectors are level-triggered in another way than before.
+pub fn request(v: &Vcpu, page: &Words, all: bool, level: impl Fn(usize, u64)) {
     for i in 0..4 {
         let new = word(v, offset_of!(S, apic_requests), i).take();
         set(page, IRR, i, get(page, IRR, i) | new);
         let levels = word(v, offset_of!(S, apic_level), i).get();
-        if get(page, TMR, i) != levels {
+        if all || get(page, TMR, i) != levels {
             set(page, TMR, i, levels);
             level(i, levels);
         }

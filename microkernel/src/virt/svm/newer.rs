@@ -121,8 +121,8 @@ pub fn load(v: &Vcpu, groups: u64) {
         page(v).0[APIC].set(on.into());
         apic::load(v, page(v));
     }
-    if groups & Groups::REQUESTS != 0 && in_hardware(v) {
-        apic::request(v, page(v), |_, _| {});
+    if groups & (Groups::APIC | Groups::REQUESTS) != 0 && in_hardware(v) {
+        apic::request(v, page(v), false, |_, _| {});
     }
 }
 

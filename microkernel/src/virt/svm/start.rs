@@ -15,20 +15,13 @@ const SVMDIS: u64 = 1 << 4;
 /// Pages for maps of MSRs, and with AVIC for a table.
 pub const MSR_PAGES: u64 = if cfg!(feature = "unproven") { 5 } else { 2 };
 
-fn fill(phys: u64) {
-    // SAFETY: a page of `init`'s caller's.
-    let page = unsafe { mem::page(phys) };
-    page.0.iter().for_each(|w| w.set(!0));
-}
-
-/// Fills the two pages of a map of MSRs.
+/// Has a map of MSRs let those pass that a guest accesses without an exit.
 fn pass(map: u64, apic: bool) {
-    [map, map + PAGE].map(fill);
     for (m, write) in passed(apic) {
         // Two bits an MSR, of which the second is for writes: 0000_0000 to 0000_1fff at byte 0, c000_0000 to c000_1fff at byte 0x800.
         let upper = if m >= 0xc000_0000 { 0x800 * 8 } else { 0 };
         let bit = u64::from(m & 0x1fff) * 2 + upper + u64::from(write);
-        // SAFETY: as above; both ranges are in the first.
+        // SAFETY: a page of `init`'s caller's; both ranges are in the first.
         let w = unsafe { &mem::page(map).0[(bit / 64) as usize] };
         w.set(w.get() & !(1 << (bit % 64)));
     }
@@ -39,12 +32,24 @@ fn pass(map: u64, apic: bool) {
 /// # Safety
 /// Both are runs of kernel pages that are nothing else's.
 pub unsafe fn init(io: u64, msr: u64) {
-    (0..3).for_each(|i| fill(io + i * PAGE));
+    for phys in [io, io + PAGE, io + 2 * PAGE, msr, msr + PAGE] {
+        // SAFETY: the caller's pages.
+        let page = unsafe { mem::page(phys) };
+        page.0.iter().for_each(|w| w.set(!0));
+    }
     pass(msr, false);
     MAPS.set((io, msr));
     #[cfg(feature = "unproven")]
     {
-        // The first `MSR_PAGES` are the caller's.
+        // SAFETY: of the five pages there.
+        let [from, to] =
+            [msr, msr + 2 * PAGE].map(|map| unsafe { [mem::page(map), mem::page(map + PAGE)] });
+        for (from, to) in from.iter().zip(to) {
+            from.0
+                .iter()
+                .zip(&to.0)
+                .for_each(|(from, to)| to.set(from.get()));
+        }
         pass(msr + 2 * PAGE, true);
         super::newer::HAS.set(cpuid(0x8000_000a).edx);
     }
