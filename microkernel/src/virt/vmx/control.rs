@@ -4,7 +4,7 @@
 use super::{Soft, newer};
 use crate::mem::{self, Global};
 use crate::object::Vcpu;
-use crate::virt::apic::passed;
+use crate::virt::apic;
 use core::cell::Cell;
 pub use hardware::*;
 use x86::vmx::vmcs::control::{
@@ -62,19 +62,13 @@ pub fn bitmap(apic: bool) -> u64 {
 ///
 /// # Safety
 /// The pages are the kernel's and nothing else's.
+#[cold]
+#[inline(never)]
 pub unsafe fn init(controls: Controls, bitmaps: [u64; 2]) {
     CONTROLS.set(Some(controls));
     for (phys, with_apic) in bitmaps.into_iter().zip([false, true]) {
         // SAFETY: the caller's page.
-        let page = unsafe { mem::page(phys) };
-        page.0.iter().for_each(|w| w.set(!0));
-        for (m, write) in passed(with_apic) {
-            // A bit an MSR: reads of 0000_0000 to 0000_1fff, of c000_0000 to c000_1fff, and writes of both (25.6.9).
-            let upper = u64::from(m >= 0xc000_0000) + 2 * u64::from(write);
-            let bit = u64::from(m & 0x1fff) + 0x2000 * upper;
-            let w = &page.0[(bit / 64 % 512) as usize];
-            w.set(w.get() & !(1 << (bit % 64)));
-        }
+        apic::permit(unsafe { mem::page(phys) }, with_apic, true);
     }
     BITMAPS.set(bitmaps);
 }

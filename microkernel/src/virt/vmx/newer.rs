@@ -25,6 +25,7 @@ pub fn choose(can: u32) -> u32 {
 }
 
 /// Tells the VMM.
+#[inline(never)]
 pub fn offer(v: &Vcpu) {
     let has = |bits, offer| u64::from(controls().newer & bits != 0) * offer;
     let all = has(APIC, offers::X2APIC) | has(SCALING, offers::TSC_RATIO);
@@ -43,6 +44,7 @@ fn ends(i: usize, vectors: u64) {
 }
 
 /// State page to VMCS and virtual-APIC page.
+#[inline(never)]
 pub fn load(v: &Vcpu, groups: u64) {
     let get = |at: usize| v.state().0[at / 8].get();
     let (k, s) = (controls(), Soft::of(v));
@@ -73,6 +75,7 @@ pub fn load(v: &Vcpu, groups: u64) {
 }
 
 /// Virtual-APIC page to state page.
+#[inline(never)]
 pub fn save(v: &Vcpu) {
     if Soft::of(v).newer.get() & APIC != 0 {
         apic::save(v, page(v));
