@@ -153,6 +153,7 @@ pub fn lower(
         stem: String::new(),
         checker: raw.checker,
         measure: raw.measure,
+        unproven: raw.unproven,
     })
 }
 

@@ -18,6 +18,8 @@ pub struct System {
     #[serde(default)]
     pub measure: bool,
     #[serde(default)]
+    pub unproven: bool,
+    #[serde(default)]
     pub vm: Vec<Spanned<Vm>>,
     pub driver: Option<Vec<Spanned<Driver>>>,
     #[serde(default)]
