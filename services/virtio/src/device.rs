@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
-use ipc_schema::state_page::{Access, StatePage, StateWriter};
-use ipc_schema::virtio::BAR_SIZE;
+use ipc_schema::state_page::{Access, Note, StatePage, StateWriter};
+use ipc_schema::virtio::{BAR_SIZE, feature};
 
 use crate::pci::{Effect, Interrupt, Transport};
 use crate::split::Place;
@@ -31,6 +31,10 @@ impl Signals {
         peer: true,
     };
 }
+
+/// Features that every device has.
+pub const FEATURES: u64 =
+    feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_PACKED | feature::RING_RESET;
 
 /// What a model is to the transport.
 #[derive(Clone, Copy, Debug)]
@@ -154,16 +158,14 @@ impl<'a> Device<'a> {
     fn find(
         &mut self,
         number: u16,
-        how: impl FnOnce(&'a Memory, &Place, u64) -> Result<Queue<'a>, Error>,
+        how: impl FnOnce(&'a Memory, &Place, u64, Note<'a>) -> Result<Queue<'a>, Error>,
     ) -> Result<(), Error> {
         let registers = self.transport.queue(number).filter(|q| q.enabled);
         let place = self.queues.get_mut(usize::from(number));
-        if let (Some(registers), Some(place)) = (registers, place) {
-            *place = Some(how(
-                self.memory,
-                &registers.place,
-                self.transport.features(),
-            )?);
+        let note = self.state.note(number);
+        if let (Some(registers), Some(place), Some(note)) = (registers, place, note) {
+            let features = self.transport.features();
+            *place = Some(how(self.memory, &registers.place, features, note)?);
         }
         Ok(())
     }
