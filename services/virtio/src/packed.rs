@@ -93,6 +93,9 @@ struct Turn {
     buffer: Buffer,
 }
 
+/// One that was noted: only such a one is published.
+struct Noted(Turn);
+
 /// A virtqueue.
 pub struct Packed<'m> {
     memory: &'m Memory,
@@ -126,7 +129,11 @@ impl<'m> Packed<'m> {
         note: Note<'m>,
     ) -> Result<Self, Error> {
         let queue = Self::at(memory, place, features, note, At::START)?;
-        queue.note(At::START, At::START);
+        let _ = queue.note(Turn {
+            from: At::START,
+            to: At::START,
+            buffer: Buffer::default(),
+        });
         Ok(queue)
     }
 
@@ -185,8 +192,10 @@ impl<'m> Packed<'m> {
         })
     }
 
-    fn note(&self, from: At, to: At) {
-        self.note.set(u32::from(from.0) | u32::from(to.0) << 16);
+    fn note(&self, turn: Turn) -> Noted {
+        let (from, to) = (u32::from(turn.from.0), u32::from(turn.to.0));
+        self.note.set(from | to << 16);
+        Noted(turn)
     }
 
     fn slot(&mut self, number: u16) -> Option<&mut Buffer> {
@@ -287,7 +296,7 @@ impl<'m> Packed<'m> {
 
     /// Writes a used descriptor (2.8.5): length, ID and flags by one store, behind all that was written before.
     #[inline]
-    fn show(&mut self, turn: Turn) -> Result<(), Error> {
+    fn show(&mut self, Noted(turn): Noted) -> Result<(), Error> {
         let Buffer { written, id, .. } = turn.buffer;
         let flags = turn.from.used() | if written != 0 { WRITE } else { 0 };
         let word = u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48;
@@ -304,8 +313,8 @@ impl<'m> Packed<'m> {
         let old = self.published;
         let mut count = 0;
         while let Some(turn) = self.turn() {
-            self.note(turn.from, turn.to);
-            self.show(turn)?;
+            let noted = self.note(turn);
+            self.show(noted)?;
             count += u32::from(turn.buffer.count);
         }
         if count == 0 {

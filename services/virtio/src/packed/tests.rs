@@ -206,12 +206,12 @@ fn die(queue: &mut Queue<'_>, how_far: u8) {
     };
     for _ in 0..how_far / 2 {
         if let Some(turn) = queue.turn() {
-            queue.note(turn.from, turn.to);
-            queue.show(turn).unwrap();
+            let noted = queue.note(turn);
+            queue.show(noted).unwrap();
         }
     }
     if let Some(turn) = queue.turn().filter(|_| !how_far.is_multiple_of(2)) {
-        queue.note(turn.from, turn.to);
+        let _ = queue.note(turn);
     }
 }
 
@@ -306,6 +306,28 @@ fn a_driver_that_asks_for_quiet_has_it() {
     assert_eq!((queue.arm(), driver.half(DEVICE_AREA + 2)), (Ok(false), 0));
     assert!(driver.offer(1, &parts(1, 1), false));
     assert_eq!(queue.arm(), Ok(true), "it came before it was asked for");
+}
+
+#[test]
+fn an_event_is_waited_for() {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 5, true);
+    let page = StatePage::new();
+    let note = StateWriter::new(&page, 7).0.note(0).unwrap();
+    let mut queue = Packed::new(&memory, &place(5), features(true), note).unwrap();
+    // One by one, told of the seventh.
+    driver.put(AREA, 1);
+    driver.put(AREA + 2, AT_ONE);
+    for number in 0..10 {
+        assert!(driver.offer(number, &parts(0, 1), false));
+        let chain = queue.pop().unwrap().unwrap();
+        queue.complete(chain.token(), 0).unwrap();
+        assert_eq!(queue.publish(), Ok(number == 6), "{number}");
+        let event = [driver.half(AREA), driver.half(AREA + 2)];
+        assert_eq!(driver.reap().len(), 1);
+        driver.put(AREA, event[0]);
+        driver.put(AREA + 2, event[1]);
+    }
 }
 
 /// The event may be at any descriptor of a buffer, in this round or the next one.
