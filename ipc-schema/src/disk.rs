@@ -84,6 +84,8 @@ pub struct BlkConfig {
     pub serial: String,
     /// Its virtqueues.
     pub queues: u16,
+    /// Packed ones are offered.
+    pub packed: bool,
 }
 
 /// What is asked.

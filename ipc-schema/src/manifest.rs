@@ -166,6 +166,8 @@ pub enum DeviceKind {
         disk: u32,
         /// Its virtqueues, at most [`MAX_QUEUES`].
         queues: u16,
+        /// Packed virtqueues are offered.
+        packed: bool,
     },
     /// Virtio network card.
     VirtioNet {
@@ -177,6 +179,8 @@ pub enum DeviceKind {
         mac: [u8; 6],
         /// Bytes per second that its guest may send; 0: no limit.
         rate: u64,
+        /// Packed virtqueues are offered.
+        packed: bool,
     },
 }
 
@@ -208,6 +212,15 @@ impl DeviceKind {
             Self::VirtioRng { .. } => 1,
             Self::VirtioBlk { queues, .. } => queues,
             Self::VirtioNet { .. } => 2,
+        }
+    }
+
+    /// Whether it offers packed virtqueues.
+    pub const fn packed(self) -> bool {
+        match self {
+            Self::Uart | Self::Rtc | Self::TestDev => false,
+            Self::VirtioRng { .. } => true,
+            Self::VirtioBlk { packed, .. } | Self::VirtioNet { packed, .. } => packed,
         }
     }
 

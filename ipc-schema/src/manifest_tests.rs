@@ -103,9 +103,10 @@ fn golden_bytes_of_disks() {
         slot: 5,
         disk: 1,
         queues: 2,
+        packed: true,
     };
     let blk = device("a.blk0", kind, 0, 0);
-    let want = b"\x06a.blk0\x04\x05\x01\x02\x15bin/device-virtio-blk\x00\x00\x00\x00";
+    let want = b"\x06a.blk0\x04\x05\x01\x02\x01\x15bin/device-virtio-blk\x00\x00\x00\x00";
     assert_eq!(postcard::to_allocvec(&blk).unwrap(), want);
     let mut disk = disk("d", 4096);
     disk.image = Some(disk_file("d"));
@@ -119,7 +120,12 @@ fn disks() {
         let slot = i as u8 + 1;
         device(
             &format!("a.blk{i}"),
-            DeviceKind::VirtioBlk { slot, disk, queues },
+            DeviceKind::VirtioBlk {
+                slot,
+                disk,
+                queues,
+                packed: true,
+            },
             0,
             0,
         )
@@ -356,6 +362,7 @@ fn addresses_are_one_cards_in_a_network() {
                     network: networks[i],
                     mac: macs[i],
                     rate: 0,
+                    packed: true,
                 };
                 let mut vm = vm(name);
                 vm.devices = vec![device(&format!("{name}.net0"), kind, 0, 0)];

@@ -89,6 +89,7 @@ pub struct Device {
     pub slot: Option<Spanned<u8>>,
     pub disk: Option<Spanned<String>>,
     pub queues: Option<Spanned<u16>>,
+    pub packed: Option<Spanned<bool>>,
     pub network: Option<Spanned<String>>,
     pub mac: Option<Spanned<String>>,
     pub limit: Option<Spanned<String>>,

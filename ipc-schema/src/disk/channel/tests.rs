@@ -201,9 +201,10 @@ fn golden_bytes() {
         disk,
         serial: "s".into(),
         queues: 2,
+        packed: true,
     };
     assert_eq!(
         postcard::to_allocvec(&blk).unwrap(),
-        b"\x01d\xac\x02\x02\x01\x01s\x02"
+        b"\x01d\xac\x02\x02\x01\x01s\x02\x01"
     );
 }

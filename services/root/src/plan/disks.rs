@@ -130,5 +130,6 @@ pub fn uses(
         disk: geometry.clone(),
         serial: described.serial.clone(),
         queues: device.kind.queues(),
+        packed: device.kind.packed(),
     })
 }

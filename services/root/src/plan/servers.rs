@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{ALL, CONTROL, EXEC, GRANT, READ, SEND, WRITE};
 use ipc_schema::disk::Geometry;
+use ipc_schema::link::NetConfig;
 use ipc_schema::manifest::{DeviceKind, Driver, PortRange, Server, System, Vm};
 use ipc_schema::proto::{Class, Group};
 use runtime::start::PlatformConfig;
@@ -272,8 +273,8 @@ fn device(
     if let Some(disk) = device.kind.disk() {
         return disks::uses(plan, (machine, disks), device, disk).map(Some);
     }
-    if let DeviceKind::VirtioNet { mac, .. } = device.kind {
-        return nets::uses(plan, device, mac).map(Some);
+    if let DeviceKind::VirtioNet { mac, packed, .. } = device.kind {
+        return nets::uses(plan, device, NetConfig { mac, packed }).map(Some);
     }
     plan.configured(device).map(Some)
 }
