@@ -10,11 +10,13 @@
 use alloc::{format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+mod consoles;
 mod disks;
 mod faults;
 mod nets;
 
 pub use crate::virtio::MAX_QUEUES;
+pub use consoles::{Channel, MAX_CONSOLE_PORTS, MAX_PORT_NAME, PortName, Ports};
 pub use disks::{Disk, MAX_SERIAL, disk_file};
 pub use faults::{CheckError, Fault, Place};
 
@@ -178,6 +180,16 @@ pub enum DeviceKind {
         /// Bytes per second that its guest may send; 0: no limit.
         rate: u64,
     },
+    /// Virtio console.
+    VirtioConsole {
+        /// Its device number on PCI bus 0.
+        slot: u8,
+        /// Its guest takes the rows before the columns when the window's size changes, as Linux does up to 6.14; else the columns come
+        /// first (virtio 1.2, 5.3.6.2).
+        rows_first: bool,
+        /// Its ports.
+        ports: Ports,
+    },
 }
 
 impl DeviceKind {
@@ -187,7 +199,10 @@ impl DeviceKind {
             Self::Uart => 8,
             Self::Rtc => 2,
             Self::TestDev => 16,
-            Self::VirtioRng { .. } | Self::VirtioBlk { .. } | Self::VirtioNet { .. } => 0,
+            Self::VirtioRng { .. }
+            | Self::VirtioBlk { .. }
+            | Self::VirtioNet { .. }
+            | Self::VirtioConsole { .. } => 0,
         }
     }
 
@@ -197,7 +212,8 @@ impl DeviceKind {
             Self::Uart | Self::Rtc | Self::TestDev => None,
             Self::VirtioRng { slot }
             | Self::VirtioBlk { slot, .. }
-            | Self::VirtioNet { slot, .. } => Some(slot),
+            | Self::VirtioNet { slot, .. }
+            | Self::VirtioConsole { slot, .. } => Some(slot),
         }
     }
 
@@ -208,6 +224,8 @@ impl DeviceKind {
             Self::VirtioRng { .. } => 1,
             Self::VirtioBlk { queues, .. } => queues,
             Self::VirtioNet { .. } => 2,
+            // Not more than 18.
+            Self::VirtioConsole { ports, .. } => 2 * (ports.count() as u16 + 1),
         }
     }
 
@@ -236,6 +254,7 @@ impl DeviceKind {
             Self::VirtioRng { .. } => "device-virtio-rng",
             Self::VirtioBlk { .. } => "device-virtio-blk",
             Self::VirtioNet { .. } => "device-virtio-net",
+            Self::VirtioConsole { .. } => "device-virtio-console",
         }
     }
 }
@@ -426,6 +445,9 @@ impl Vm {
         for (i, device) in self.devices.iter().enumerate() {
             self.check_device(index, i, device)?;
         }
+        if !self.port_names_differ() {
+            return fail(place, Fault::PortNameTaken);
+        }
         Ok(())
     }
 
@@ -441,6 +463,11 @@ impl Vm {
         };
         if device.kind.disk().is_some() && !(1..=MAX_QUEUES).contains(&device.kind.queues()) {
             return fail(Fault::BadQueues);
+        }
+        if let DeviceKind::VirtioConsole { ports, .. } = &device.kind
+            && !ports.is_sound()
+        {
+            return fail(Fault::BadPortNames);
         }
         if let Some(slot) = device.kind.slot() {
             if slot == 0 || slot >= PCI_SLOTS || device.doorbell.is_some() {

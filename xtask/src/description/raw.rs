@@ -75,6 +75,8 @@ pub enum DeviceKind {
     VirtioBlk,
     #[serde(rename = "virtio-net")]
     VirtioNet,
+    #[serde(rename = "virtio-console")]
+    VirtioConsole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,6 +92,8 @@ pub struct Device {
     pub network: Option<Spanned<String>>,
     pub mac: Option<Spanned<String>>,
     pub limit: Option<Spanned<String>>,
+    pub ports: Option<Spanned<Vec<String>>>,
+    pub rows_first: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
