@@ -184,7 +184,7 @@ pub enum DeviceKind {
     VirtioConsole {
         /// Its device number on PCI bus 0.
         slot: u8,
-        /// Its guest takes the rows before the columns when the window's size changes, as Linux does up to 6.14; else the columns come
+        /// Its guest takes the rows before the columns when the window's size changes, as Linux did before 2025; else the columns come
         /// first (virtio 1.2, 5.3.6.2).
         rows_first: bool,
         /// Its ports.

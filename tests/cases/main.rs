@@ -5,6 +5,7 @@
 
 mod bochs;
 mod conformance;
+mod consoles;
 mod disks;
 mod errors;
 mod exerciser;

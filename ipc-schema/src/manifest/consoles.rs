@@ -23,9 +23,11 @@ impl PortName {
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
         let mut bytes = [0; MAX_PORT_NAME];
-        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
-        let name = Self(bytes);
-        name.is_sound().then_some(name)
+        bytes
+            .get_mut(..name.len())?
+            .copy_from_slice(name.as_bytes());
+        let port = Self(bytes);
+        (port.is_sound() && port.as_str() == name).then_some(port)
     }
 
     /// The name; empty for no port, and for one that is not sound.

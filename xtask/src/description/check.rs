@@ -8,7 +8,9 @@ use ipc_schema::manifest::{
 };
 use toml::Spanned;
 
-use super::{Description, Mistake, Source, consoles, disks, explain::explain, nets, parse_size, raw};
+use super::{
+    Description, Mistake, Source, consoles, disks, explain::explain, nets, parse_size, raw,
+};
 use crate::build::bare::{GUESTS, SERVERS};
 use crate::setup::guests;
 
@@ -306,9 +308,7 @@ fn lower_devices<'a>(
                 let card = format!("{vm}.net{}", before.count());
                 (nets::kind(device, slot, &card, networks), "net", 0, 0, None)
             }
-            raw::DeviceKind::VirtioConsole => {
-                (consoles::kind(device, slot), "console", 0, 0, None)
-            }
+            raw::DeviceKind::VirtioConsole => (consoles::kind(device, slot), "console", 0, 0, None),
         };
         let earlier = list
             .clone()

@@ -34,7 +34,8 @@ pub fn check(cx: &Context<'_>, spanned: &Spanned<raw::Device>) -> Result<(), Mis
         return Err(cx.mistake(at, what, remedy));
     }
     if named(device).is_none_or(|ports| !ports.is_sound()) {
-        let what = format!("a virtio console has 1 to {MAX_CONSOLE_PORTS} ports of different names");
+        let what =
+            format!("a virtio console has 1 to {MAX_CONSOLE_PORTS} ports of different names");
         let remedy = "write for example ports = [\"hvc0\", \"data\"], or leave `ports` out";
         return Err(cx.mistake(at, what, remedy));
     }

@@ -153,9 +153,7 @@ impl Status {
     #[must_use]
     pub fn next(self, size: Size) -> Option<u16> {
         let known = size != Size::default();
-        let told = |&event: &u16| {
-            self.owed & bit(event) != 0 && (event != event::RESIZE || known)
-        };
+        let told = |&event: &u16| self.owed & bit(event) != 0 && (event != event::RESIZE || known);
         OWED.into_iter().find(|event| told(event))
     }
 
@@ -167,8 +165,16 @@ impl Status {
 
 /// The bytes of a message to the driver; how many.
 #[must_use]
-pub fn message(port: u32, event: u16, name: &str, size: Size, rows_first: bool) -> ([u8; MOST], usize) {
-    let value = u16::from(event != event::DEVICE_ADD && event != event::RESIZE && event != event::PORT_NAME);
+pub fn message(
+    port: u32,
+    event: u16,
+    name: &str,
+    size: Size,
+    rows_first: bool,
+) -> ([u8; MOST], usize) {
+    let value = u16::from(
+        event != event::DEVICE_ADD && event != event::RESIZE && event != event::PORT_NAME,
+    );
     let message = Message { port, event, value };
     match event {
         event::PORT_NAME => message.bytes(name.as_bytes()),

@@ -135,7 +135,10 @@ impl<'a> Server<'a> {
         let mut words = self.transport.save();
         words.push(self.size.note().into());
         for four in self.queues.chunks(4) {
-            let positions = four.iter().rev().map(|q| q.as_ref().map_or(0, Queue::position));
+            let positions = four
+                .iter()
+                .rev()
+                .map(|q| q.as_ref().map_or(0, Queue::position));
             words.push(positions.fold(0, |word, position| word << 16 | u64::from(position)));
         }
         words.extend(self.ports.iter().flat_map(Port::words));
@@ -153,7 +156,10 @@ impl<'a> Server<'a> {
         let (registers, rest) = words.split_at(at);
         let (positions, ports) = rest.split_at(1 + self.queues.len().div_ceil(4));
         let (ports, _) = ports.as_chunks::<PORT_WORDS>();
-        let ports = rings.iter().zip(ports).map(|(rings, &words)| Port::resume(rings, words));
+        let ports = rings
+            .iter()
+            .zip(ports)
+            .map(|(rings, &words)| Port::resume(rings, words));
         // Registers last: they are taken if they are sound.
         let Some(ports) = ports.collect::<Option<Vec<_>>>() else {
             return false;
@@ -164,7 +170,9 @@ impl<'a> Server<'a> {
         self.ports = ports;
         let (&[size], positions) = positions.split_first_chunk().unwrap_or((&[0], &[]));
         self.size = Size::from_note(size as u32);
-        let halves = positions.iter().flat_map(|word| [0, 16, 32, 48].map(|by| (word >> by) as u16));
+        let halves = positions
+            .iter()
+            .flat_map(|word| [0, 16, 32, 48].map(|by| (word >> by) as u16));
         for (queue, position) in (0..self.queues.len() as u16).zip(halves) {
             let _ = self.find(queue, |memory, place, features| {
                 Queue::resume(memory, place, features, position)
@@ -423,7 +431,11 @@ impl<'a> Server<'a> {
     fn tell(&mut self) -> Result<(), Error> {
         while let Some((number, event)) = self.owed() {
             let memory = self.memory;
-            let name = self.names.names().get(number).map_or("", |name| name.as_str());
+            let name = self
+                .names
+                .names()
+                .get(number)
+                .map_or("", |name| name.as_str());
             let (bytes, len) =
                 control::message(number as u32, event, name, self.size, self.rows_first);
             let Some(queue) = self.queue(TO_DRIVER) else {

@@ -12,8 +12,8 @@ use ipc_schema::virtio::status;
 use proptest::prelude::*;
 
 use crate::control::{Message, event::*};
-use world::{QUEUES, ROOM, Shared, World};
 pub(crate) use world::step;
+use world::{QUEUES, ROOM, Shared, World};
 
 const MULTIPORT: u32 = 3;
 const EVENT_IDX: u32 = 1 << 29;
@@ -80,7 +80,7 @@ fn a_driver_is_told_of_its_ports() {
 }
 
 #[test]
-fn linux_before_6_15_takes_rows_first() {
+fn an_older_linux_takes_rows_first() {
     let shared = Shared::new();
     let rings = shared.rings();
     let mut w = World::new(&shared, &rings, vec![]);
@@ -107,7 +107,11 @@ fn sizes_wait_for_buffers_and_for_the_driver() {
     for _ in 0..8 {
         w.give(2, &[], 64, 0);
     }
-    let events: Vec<_> = w.hears().into_iter().map(|(m, rest)| (m.event, rest)).collect();
+    let events: Vec<_> = w
+        .hears()
+        .into_iter()
+        .map(|(m, rest)| (m.event, rest))
+        .collect();
     let sizes: Vec<_> = events.iter().filter(|e| e.0 == RESIZE).collect();
     assert_eq!(sizes, [&(RESIZE, vec![132, 0, 43, 0])]);
     assert_eq!(events.len(), 6);
@@ -215,8 +219,14 @@ fn what_makes_no_sense_needs_a_reset() {
             let entry = (0x1000 * 2 + 8, 0xFFFF_FFFFu32);
             w.give(1, b"sound", 0, 1);
             assert_eq!(w.reads(0, 9), b"sound");
-            w.shared.memory.write(entry.0, &entry.1.to_le_bytes()).unwrap();
-            w.shared.memory.write(0x2000 + 0x404, &[0, 0, 0, 0]).unwrap();
+            w.shared
+                .memory
+                .write(entry.0, &entry.1.to_le_bytes())
+                .unwrap();
+            w.shared
+                .memory
+                .write(0x2000 + 0x404, &[0, 0, 0, 0])
+                .unwrap();
             w.shared.memory.write(0x2000 + 0x402, &[2, 0]).unwrap();
             w.wake();
         },

@@ -256,11 +256,15 @@ impl<'a> World<'a> {
             memory.write(to, &at.to_le_bytes()).unwrap();
             memory.write(to + 8, &(len as u32).to_le_bytes()).unwrap();
             memory.write(to + 12, &flags.to_le_bytes()).unwrap();
-            memory.write(to + 14, &(2 * slot + 1).to_le_bytes()).unwrap();
+            memory
+                .write(to + 14, &(2 * slot + 1).to_le_bytes())
+                .unwrap();
         }
         let ring = base(queue) + 0x400;
         let head = (2 * slot).to_le_bytes();
-        memory.write(ring + 4 + 2 * u64::from(index % SIZE), &head).unwrap();
+        memory
+            .write(ring + 4 + 2 * u64::from(index % SIZE), &head)
+            .unwrap();
         let next = index.wrapping_add(1);
         memory.write(ring + 2, &next.to_le_bytes()).unwrap();
         self.available[usize::from(queue)] = next;
@@ -276,15 +280,26 @@ impl<'a> World<'a> {
         let mut all = Vec::new();
         while self.seen[usize::from(queue)] != self.half(used + 2) {
             let index = self.seen[usize::from(queue)];
-            assert_ne!(index, self.available[usize::from(queue)], "more used than given");
+            assert_ne!(
+                index,
+                self.available[usize::from(queue)],
+                "more used than given"
+            );
             let mut element = [0; 8];
             let at = used + 4 + 8 * u64::from(index % SIZE);
             self.shared.memory.read(at, &mut element).unwrap();
             let [a, b, c, d, len @ ..] = element;
             let slot = index % SLOTS;
-            assert_eq!(u32::from_le_bytes([a, b, c, d]), u32::from(2 * slot), "in order");
+            assert_eq!(
+                u32::from_le_bytes([a, b, c, d]),
+                u32::from(2 * slot),
+                "in order"
+            );
             let mut bytes = std::vec![0; u32::from_le_bytes(len) as usize];
-            self.shared.memory.read(buffer(queue, slot), &mut bytes).unwrap();
+            self.shared
+                .memory
+                .read(buffer(queue, slot), &mut bytes)
+                .unwrap();
             all.push(bytes);
             self.seen[usize::from(queue)] = index.wrapping_add(1);
         }
