@@ -1,9 +1,9 @@
 //! The device's side of virtio 1.2, for all models.
 //!
-//! Job: guest memory ([`memory`]), virtqueues ([`split`]), and the registers of a modern PCI device in one I/O BAR ([`pci`]). Place:
-//! below each device model; it knows no kernel and no device. Trust: whatever is in guest memory or written to a register is hostile.
-//! A ring or chain that makes no sense ends in an [`Error`], which the model answers with [`pci::Transport::needs_reset`]; never in a
-//! panic, an endless loop or an access outside the guest's memory.
+//! Job: guest memory ([`memory`]), virtqueues ([`split`]), the registers of a modern PCI device in one I/O BAR ([`pci`]), and the server
+//! around a model ([`device`]). Place: below each device model; it knows no kernel and no device. Trust: whatever is in guest memory or
+//! written to a register is hostile. A ring or chain that makes no sense ends in an [`Error`], for which the server calls
+//! [`pci::Transport::needs_reset`]; never in a panic, an endless loop or an access outside the guest's memory.
 //!
 //! **What a death costs.** A queue publishes in the order in which buffers were made available, whatever the order of completion (a
 //! device may always do so). Then the used ring's index, which is in guest memory and outlives the server, says by itself what is done:
@@ -37,6 +37,7 @@
 extern crate alloc;
 
 mod chain;
+pub mod device;
 #[allow(
     unsafe_code,
     reason = "guest memory is no Rust object: the one module that reaches it, by checked copies"
@@ -46,6 +47,7 @@ pub mod pci;
 pub mod split;
 
 pub use chain::{Chain, Part, Token};
+pub use device::{Device, Model, Server, Signals};
 pub use memory::Memory;
 pub use split::Split as Queue;
 

@@ -8,8 +8,9 @@ use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
 use store::server::Store;
 use virtio::Memory;
+use virtio::device::Pages;
 
-use crate::server::{Parts, Server};
+use crate::server::{Parts, Server, begin};
 
 pub const BLOCKS: u32 = 40;
 pub const SECTORS: u64 = BLOCKS as u64 * 8;
@@ -118,14 +119,16 @@ impl World {
         world
     }
 
-    fn start(&mut self, pages: &'static mut [u8]) -> bool {
-        let (server, was) = Server::new(Parts {
+    fn start(&mut self, content: &'static mut [u8]) -> bool {
+        let (server, was) = begin(Parts {
             config: self.config,
-            memory: self.memory,
-            irq: self.irq,
-            state: self.state,
+            pages: Pages {
+                memory: self.memory,
+                irq: self.irq,
+                state: self.state,
+            },
             channel: self.channel,
-            pages,
+            content,
             image: self.image,
         });
         self.server = Some(server);
@@ -138,7 +141,7 @@ impl World {
 
     /// The device's server dies and is started again.
     pub fn kill_server(&mut self) {
-        let pages = self.server.take().unwrap().into_pages();
+        let pages = self.server.take().unwrap().into_model().into_pages();
         assert!(self.start(pages));
     }
 
@@ -155,7 +158,7 @@ impl World {
             let mut signalled = false;
             self.store.serve(|_| signalled = true);
             let signals = self.server().wake();
-            if !signalled && !signals.store {
+            if !signalled && !signals.peer {
                 return;
             }
         }

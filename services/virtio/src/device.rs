@@ -1,0 +1,310 @@
+//! What all device models are around: registers, queues, interrupts, and the pages shared with the VMM and a successor.
+//!
+//! Job: a [`Server`] answers accesses and wake-ups with a [`Model`], which is what makes a device of its kind; the model works on the
+//! [`Device`], which holds the rest. Still pure: who is signalled is an answer.
+
+use alloc::vec::Vec;
+
+use ipc_schema::abi::vm::PortAccess;
+use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
+use ipc_schema::state_page::{Access, StatePage, StateWriter};
+use ipc_schema::virtio::BAR_SIZE;
+
+use crate::pci::{Effect, Interrupt, Transport};
+use crate::split::Place;
+use crate::{Error, Memory, Queue};
+
+/// Who is to be signalled.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// The VMM: the interrupt page has changed.
+    pub vmm: bool,
+    /// The model's back end, if it has one.
+    pub peer: bool,
+}
+
+impl Signals {
+    /// All: the last signals of a predecessor may have been lost.
+    pub const ALL: Self = Self {
+        vmm: true,
+        peer: true,
+    };
+}
+
+/// What a model is to the transport.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Which records of the state page are its own ([`ipc_schema::state_page::kind`]).
+    pub record: u64,
+    /// Features that are offered.
+    pub features: u64,
+    /// Queues.
+    pub queues: u16,
+    /// Most descriptors of each.
+    pub max_size: u16,
+}
+
+/// What a device shares with the guest, the VMM and its successor.
+#[derive(Clone, Copy)]
+pub struct Pages<'a> {
+    /// The guest's memory.
+    pub memory: &'a Memory,
+    /// The interrupt page.
+    pub irq: &'a InterruptPage,
+    /// The state page.
+    pub state: &'a StatePage,
+}
+
+/// What makes a device of its kind.
+pub trait Model<'a> {
+    /// The device-specific configuration.
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Does what there is to be done, and asks to be told of more. An error is the guest's: the device is lost, and this is called once
+    /// more.
+    fn serve(&mut self, device: &mut Device<'a>) -> Result<(), Error>;
+
+    /// What was taken from this queue, or from all, is the driver's again.
+    fn forget(&mut self, queue: Option<u16>) {
+        let _ = queue;
+    }
+}
+
+/// A device as its model sees it.
+pub struct Device<'a> {
+    memory: &'a Memory,
+    transport: Transport,
+    queues: Vec<Option<Queue<'a>>>,
+    irq: InterruptWriter<'a>,
+    state: StateWriter<'a>,
+    signals: Signals,
+}
+
+impl<'a> Device<'a> {
+    /// The guest's memory.
+    #[must_use]
+    pub const fn memory(&self) -> &'a Memory {
+        self.memory
+    }
+
+    /// Whether the driver drives and the device is not lost.
+    #[must_use]
+    pub const fn running(&self) -> bool {
+        self.transport.running()
+    }
+
+    /// Features that the driver has accepted.
+    #[must_use]
+    pub const fn features(&self) -> u64 {
+        self.transport.features()
+    }
+
+    /// A queue, if it is on.
+    #[inline]
+    pub fn queue(&mut self, queue: u16) -> Option<&mut Queue<'a>> {
+        self.queues.get_mut(usize::from(queue))?.as_mut()
+    }
+
+    /// The queues that are on.
+    pub fn queues(&mut self) -> impl Iterator<Item = &mut Queue<'a>> {
+        self.queues.iter_mut().flatten()
+    }
+
+    /// The driver is to look at a queue.
+    pub fn interrupt(&mut self, queue: u16) {
+        let interrupt = self.transport.interrupt(queue);
+        self.raise(interrupt);
+    }
+
+    /// The driver is told of what is complete in a queue, and interrupted if it wants to be.
+    #[inline]
+    pub fn publish(&mut self, number: u16) -> Result<(), Error> {
+        let wanted = match self.queue(number) {
+            Some(queue) => queue.publish()?,
+            None => false,
+        };
+        if wanted {
+            self.interrupt(number);
+        }
+        Ok(())
+    }
+
+    /// The driver is told that the device-specific configuration has changed.
+    pub fn config_changed(&mut self) {
+        let interrupt = self.transport.config_changed();
+        self.raise(interrupt);
+    }
+
+    /// The model's back end is to be signalled, if `wanted`.
+    pub const fn signal_peer(&mut self, wanted: bool) {
+        self.signals.peer |= wanted;
+    }
+
+    fn raise(&mut self, interrupt: Interrupt) {
+        self.signals.vmm |= match interrupt {
+            Interrupt::Vector(vector) => self.irq.set_msi(vector.into()),
+            Interrupt::Pin => self.irq.set_intx(self.transport.pin()),
+        };
+    }
+
+    /// Finds a queue in the guest's memory, if it is on.
+    fn find(
+        &mut self,
+        number: u16,
+        how: impl FnOnce(&'a Memory, &Place, u64) -> Result<Queue<'a>, Error>,
+    ) -> Result<(), Error> {
+        let registers = self.transport.queue(number).filter(|q| q.enabled);
+        let place = self.queues.get_mut(usize::from(number));
+        if let (Some(registers), Some(place)) = (registers, place) {
+            *place = Some(how(
+                self.memory,
+                &registers.place,
+                self.transport.features(),
+            )?);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, queue: Option<u16>) {
+        for (number, place) in (0u16..).zip(&mut self.queues) {
+            if queue.is_none_or(|q| q == number) {
+                *place = None;
+            }
+        }
+    }
+}
+
+/// A device and its model.
+pub struct Server<'a, M> {
+    device: Device<'a>,
+    model: M,
+}
+
+impl<'a, M: Model<'a>> Server<'a, M> {
+    /// Takes the pages over from a predecessor, or begins anew. True if there was a predecessor. [`Server::wake`] is to be called next,
+    /// and [`Signals::ALL`] be signalled.
+    #[must_use]
+    pub fn new(kind: &Kind, pages: Pages<'a>, model: M) -> (Self, bool) {
+        let (state, record) = StateWriter::new(pages.state, kind.record);
+        let mut transport = Transport::new(kind.features, kind.queues, kind.max_size);
+        let was = record.is_some_and(|record| transport.restore(record.words()));
+        let device = Device {
+            memory: pages.memory,
+            transport,
+            queues: (0..kind.queues).map(|_| None).collect(),
+            irq: InterruptWriter::new(pages.irq),
+            state,
+            signals: Signals::default(),
+        };
+        let mut server = Self { device, model };
+        if was {
+            server.take_over(kind.queues);
+        }
+        (server, was)
+    }
+
+    fn take_over(&mut self, queues: u16) {
+        for queue in 0..queues {
+            let found = self.device.find(queue, Queue::restore);
+            self.judge(found);
+        }
+        if self.device.running() {
+            // The guest may have been promised interrupts that never came.
+            for queue in 0..queues {
+                if self.device.queue(queue).is_some() {
+                    self.device.interrupt(queue);
+                }
+            }
+        }
+    }
+
+    /// What makes it a device of its kind.
+    pub const fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// As above.
+    pub const fn model_mut(&mut self) -> &mut M {
+        &mut self.model
+    }
+
+    /// Dies, and leaves what the model owns.
+    pub fn into_model(self) -> M {
+        self.model
+    }
+
+    /// A routed access; gives the value of an IN, and who is to be signalled.
+    pub fn access(&mut self, port: PortAccess, value: u32) -> (u32, Signals) {
+        self.device.state.begin();
+        let offset = port.port() % BAR_SIZE;
+        let before = self.device.transport.clone();
+        let mut answer = 0;
+        if port.input() {
+            let config = self.model.config();
+            answer = self.device.transport.read(offset, port.width(), config);
+        } else {
+            let effect = self.device.transport.write(offset, port.width(), value);
+            self.follow(effect);
+        }
+        let device = &mut self.device;
+        device.signals.vmm |= device.irq.set_intx(device.transport.pin());
+        if device.transport != before {
+            let words = device.transport.save();
+            let access = Access::of(port, value);
+            device.state.commit(access, answer, &words);
+        }
+        (answer, core::mem::take(&mut device.signals))
+    }
+
+    fn follow(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reset => self.forget(None),
+            Effect::QueueReset(queue) => self.forget(Some(queue)),
+            Effect::QueueEnabled(queue) => {
+                let found = self.device.find(queue, Queue::new);
+                self.judge(found);
+            }
+            Effect::DriverOk | Effect::Notify(_) => self.serve(),
+            Effect::Nothing | Effect::FeaturesOk(_) | Effect::Config { .. } => {}
+        }
+    }
+
+    /// A doorbell rang, the back end has done something, or it is the start.
+    pub fn wake(&mut self) -> Signals {
+        let before = self.device.transport.clone();
+        self.serve();
+        let device = &mut self.device;
+        if device.transport != before {
+            device.state.save(&device.transport.save());
+        }
+        core::mem::take(&mut device.signals)
+    }
+
+    fn serve(&mut self) {
+        let served = self.model.serve(&mut self.device);
+        if served.is_err() {
+            self.judge(served);
+            // It may still have something to say to its back end.
+            let _ = self.model.serve(&mut self.device);
+        }
+    }
+
+    fn forget(&mut self, queue: Option<u16>) {
+        self.device.forget(queue);
+        self.model.forget(queue);
+    }
+
+    /// After an error the guest has broken the device: it does nothing more.
+    fn judge(&mut self, so_far: Result<(), Error>) {
+        if so_far.is_ok() {
+            return;
+        }
+        self.model.forget(None);
+        if let Some(interrupt) = self.device.transport.needs_reset() {
+            self.device.raise(interrupt);
+        }
+    }
+}
