@@ -1,4 +1,4 @@
-//! The server around the device: queues, rings, pages shared with the VMM, the manager and a successor; still pure.
+//! The console behind its registers; still pure.
 //!
 //! It works in turns. Each moves what can be moved, so that nobody sees it: bytes into rings and buffers, entries into used rings. Then
 //! it commits to the state page where all rings and queues are, with the registers and what each port's driver knows. Then it publishes
@@ -7,13 +7,11 @@
 use alloc::vec::Vec;
 
 use ipc_schema::abi::NEVER;
-use ipc_schema::abi::vm::PortAccess;
-use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
 use ipc_schema::manifest::Ports;
-use ipc_schema::state_page::{Access, StatePage, StateWriter, kind};
-use ipc_schema::virtio::{BAR_SIZE, CONSOLE, feature as all};
-use virtio::pci::{Effect, Interrupt, Transport};
-use virtio::{Error, Memory, Queue};
+use ipc_schema::state_page::kind;
+use ipc_schema::virtio::{CONSOLE, feature as all};
+use virtio::device::{Kind, Pages};
+use virtio::{Device, Error, Model};
 
 use crate::control::{self, HEADER, Message};
 use crate::port::{BATCH, Pause, Port, Rings};
@@ -46,352 +44,222 @@ const fn queues_of(port: u16) -> [u16; 2] {
     [2 * port + 2, 2 * port + 3]
 }
 
-/// Who is to be signalled.
-#[must_use]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// The VMM: the interrupt page has changed.
-    pub vmm: bool,
-    /// The manager: there are bytes, or room.
-    pub manager: bool,
-}
-
-/// What the server is made of.
+/// What the console is made of.
 pub struct Parts<'a> {
     /// Its ports.
     pub ports: &'a Ports,
     /// Its guest takes rows before columns.
     pub rows_first: bool,
-    /// The guest's memory.
-    pub memory: &'a Memory,
-    /// The interrupt page.
-    pub irq: &'a InterruptPage,
-    /// The state page.
-    pub state: &'a StatePage,
+    /// What it shares with the guest, the VMM and a successor.
+    pub pages: Pages<'a>,
     /// The rings of each port.
     pub rings: &'a [Rings<'a>],
 }
 
-/// A console with its surroundings.
-pub struct Server<'a> {
+/// A console with its surroundings; its back end is the manager.
+pub type Server<'a> = virtio::Server<'a, Console<'a>>;
+
+/// What goes on between the queues and the rings.
+pub struct Console<'a> {
     names: &'a Ports,
     rows_first: bool,
-    transport: Transport,
-    queues: Vec<Option<Queue<'a>>>,
+    rings: &'a [Rings<'a>],
     ports: Vec<Port<'a>>,
-    /// The window's size, as the guest can read it.
+    /// The window's size, as the guest can read it, and the configuration that says so.
     size: Size,
-    memory: &'a Memory,
-    irq: InterruptWriter<'a>,
-    state: StateWriter<'a>,
-    /// What was committed last.
-    committed: Vec<u64>,
+    image: [u8; CONSOLE.config_len as usize],
     /// There is more to do at once.
     more: bool,
 }
 
 /// What each port waits for; nothing where no queue is served.
-struct Waits {
-    sending: Vec<Option<Pause>>,
-    receiving: Vec<Option<Pause>>,
+type Waits = Vec<[Option<Pause>; 2]>;
+
+/// Takes the pages over from a predecessor, or begins anew. True if there was a predecessor.
+#[must_use]
+pub fn begin<'a>(parts: &Parts<'a>) -> (Server<'a>, bool) {
+    // As many as ports have names, of which there are few.
+    let queues = queues_of(parts.rings.len() as u16)[0];
+    let kind = Kind {
+        record: kind::VIRTIO_CONSOLE,
+        features: FEATURES,
+        queues,
+        max_size: MAX_SIZE,
+    };
+    let mut console = Console {
+        names: parts.ports,
+        rows_first: parts.rows_first,
+        rings: parts.rings,
+        ports: parts.rings.iter().map(Port::new).collect(),
+        size: Size::default(),
+        image: [0; CONSOLE.config_len as usize],
+        more: false,
+    };
+    console.describe();
+    Server::new(&kind, parts.pages, console)
 }
 
-impl<'a> Server<'a> {
-    /// Takes the pages over from a predecessor, or begins anew. True if there was a predecessor. [`Server::wake`] is to be called next,
-    /// and all be signalled: the last signals may have been lost.
-    #[must_use]
-    pub fn new(parts: &Parts<'a>) -> (Self, bool) {
-        let (state, record) = StateWriter::new(parts.state, kind::VIRTIO_CONSOLE);
-        let ports: Vec<Port<'a>> = parts.rings.iter().map(Port::new).collect();
-        let count = queues_of(ports.len() as u16)[0];
-        let mut server = Self {
-            names: parts.ports,
-            rows_first: parts.rows_first,
-            transport: Transport::new(FEATURES, count, MAX_SIZE),
-            queues: (0..count).map(|_| None).collect(),
-            ports,
-            size: Size::default(),
-            memory: parts.memory,
-            irq: InterruptWriter::new(parts.irq),
-            state,
-            committed: Vec::new(),
-            more: false,
-        };
-        let was = record.is_some_and(|record| server.restore(record.words(), parts.rings));
-        if was && server.transport.running() {
-            // The guest may have been promised interrupts that never came.
-            for queue in 0..count {
-                if server.queue(queue).is_some() {
-                    let interrupt = server.transport.interrupt(queue);
-                    let _ = server.raise(interrupt);
-                }
-            }
-        }
-        (server, was)
+impl<'a> Model<'a> for Console<'a> {
+    const KEEPS: bool = true;
+
+    fn config(&self) -> &[u8] {
+        &self.image
     }
 
-    /// The state: registers, the window's size, where the queues are, and the ports.
-    fn words(&self) -> Vec<u64> {
-        let mut words = self.transport.save();
-        words.push(self.size.note().into());
-        for four in self.queues.chunks(4) {
-            let positions = four
-                .iter()
-                .rev()
-                .map(|q| q.as_ref().map_or(0, Queue::position));
-            words.push(positions.fold(0, |word, position| word << 16 | u64::from(position)));
+    fn write_config(&mut self, offset: u16, value: u32) {
+        if let Some(port) = self.ports.first_mut().filter(|_| offset == EMERGENCY) {
+            port.emergency(value as u8);
         }
+        step();
+    }
+
+    fn words(&self) -> Vec<u64> {
+        let mut words = Vec::from([u64::from(self.size.note())]);
         words.extend(self.ports.iter().flat_map(Port::words));
         words
     }
 
-    /// Takes what a predecessor has committed; false, and nothing taken, if it makes no sense.
-    fn restore(&mut self, words: &[u64], rings: &[Rings<'a>]) -> bool {
-        let Some(at) = words
-            .len()
-            .checked_sub(1 + self.queues.len().div_ceil(4) + PORT_WORDS * rings.len())
-        else {
+    fn restore(&mut self, words: &[u64]) -> bool {
+        let Some((&size, ports)) = words.split_first() else {
             return false;
         };
-        let (registers, rest) = words.split_at(at);
-        let (positions, ports) = rest.split_at(1 + self.queues.len().div_ceil(4));
-        let (ports, _) = ports.as_chunks::<PORT_WORDS>();
-        let ports = rings
-            .iter()
-            .zip(ports)
-            .map(|(rings, &words)| Port::resume(rings, words));
-        // Registers last: they are taken if they are sound.
-        let Some(ports) = ports.collect::<Option<Vec<_>>>() else {
-            return false;
-        };
-        if !self.transport.restore(registers) {
+        let (ports, rest) = ports.as_chunks::<PORT_WORDS>();
+        if ports.len() != self.rings.len() || !rest.is_empty() || size >> 32 != 0 {
             return false;
         }
+        let ports = self.rings.iter().zip(ports);
+        let ports = ports.map(|(rings, &words)| Port::resume(rings, words));
+        let Some(ports) = ports.collect() else {
+            return false;
+        };
         self.ports = ports;
-        let (&[size], positions) = positions.split_first_chunk().unwrap_or((&[0], &[]));
         self.size = Size::from_note(size as u32);
-        let halves = positions
-            .iter()
-            .flat_map(|word| [0, 16, 32, 48].map(|by| (word >> by) as u16));
-        for (queue, position) in (0..self.queues.len() as u16).zip(halves) {
-            let _ = self.find(queue, |memory, place, features| {
-                Queue::resume(memory, place, features, position)
-            });
-        }
+        self.describe();
         true
     }
 
-    fn queue(&mut self, queue: u16) -> Option<&mut Queue<'a>> {
-        self.queues.get_mut(usize::from(queue))?.as_mut()
-    }
-
-    /// The driver knows of several ports.
-    fn multiport(&self) -> bool {
-        self.transport.features() & feature::MULTIPORT != 0
-    }
-
-    /// The configuration (5.3.4).
-    fn image(&self) -> [u8; CONSOLE.config_len as usize] {
-        let mut image = [0; CONSOLE.config_len as usize];
-        let size = self.size.note().to_le_bytes();
-        let ports = (self.ports.len() as u32).to_le_bytes();
-        for (to, from) in image.iter_mut().zip(size.into_iter().chain(ports)) {
-            *to = from;
-        }
-        image
-    }
-
-    /// Until when to wait (absolute TSC).
-    #[must_use]
-    pub fn deadline(&self) -> u64 {
-        if self.more { 0 } else { NEVER }
-    }
-
-    /// A routed access; gives the value of an IN, and who is to be signalled.
-    pub fn access(&mut self, port: PortAccess, value: u32) -> (u32, Signals) {
-        self.state.begin();
+    fn committed(&mut self, device: &mut Device<'a>) {
         step();
-        let offset = port.port() % BAR_SIZE;
-        let mut signals = Signals::default();
-        let mut answer = 0;
-        if port.input() {
-            let image = self.image();
-            answer = self.transport.read(offset, port.width(), &image);
-        } else {
-            match self.transport.write(offset, port.width(), value) {
-                Effect::Reset => self.reset(),
-                Effect::QueueReset(queue) => self.forget(queue),
-                Effect::QueueEnabled(queue) => signals.vmm |= self.find(queue, Queue::new),
-                Effect::DriverOk | Effect::Notify(_) => signals = self.serve(),
-                Effect::Config { offset, .. } if offset == EMERGENCY => {
-                    if let Some(port) = self.ports.first_mut() {
-                        port.emergency(value as u8);
-                    }
-                }
-                Effect::Nothing | Effect::FeaturesOk(_) | Effect::Config { .. } => {}
-            }
-        }
-        signals.vmm |= self.irq.set_intx(self.transport.pin());
-        let words = self.words();
-        if words != self.committed {
-            self.state.commit(Access::of(port, value), answer, &words);
-            self.committed = words;
-            step();
-            signals.manager |= self.publish_ports();
-        }
-        (answer, signals)
+        self.publish(device);
     }
 
-    /// A doorbell rang, the manager has written or read, the deadline has passed, or it is the start.
-    pub fn wake(&mut self) -> Signals {
-        let signals = self.serve();
-        self.save();
-        signals
-    }
-
-    /// Commits what was no access, if there is anything.
-    fn save(&mut self) {
-        let words = self.words();
-        if words != self.committed {
-            self.state.save(&words);
-            self.committed = words;
-        }
-        step();
-    }
-
-    fn reset(&mut self) {
-        self.queues.fill_with(|| None);
-        self.ports.iter_mut().for_each(Port::reset);
-    }
-
-    fn forget(&mut self, queue: u16) {
-        if let Some(place) = self.queues.get_mut(usize::from(queue)) {
-            *place = None;
-        }
-        for (number, port) in (0..).zip(&mut self.ports) {
-            if queues_of(number)[1] == queue {
-                port.forget_sending();
-            }
-        }
-    }
-
-    /// Finds a queue in the guest's memory, if it is on. True if the VMM is to be signalled.
-    fn find(
-        &mut self,
-        number: u16,
-        how: impl FnOnce(&'a Memory, &virtio::split::Place, u64) -> Result<Queue<'a>, Error>,
-    ) -> bool {
-        let registers = self.transport.queue(number).filter(|q| q.enabled);
-        let Some(registers) = registers else {
-            return false;
-        };
-        match how(self.memory, &registers.place, self.transport.features()) {
-            Ok(queue) => {
-                if let Some(place) = self.queues.get_mut(usize::from(number)) {
-                    *place = Some(queue);
-                }
-                false
-            }
-            Err(_) => self.lost(),
-        }
-    }
-
-    fn serve(&mut self) -> Signals {
-        let mut signals = Signals::default();
+    fn serve(&mut self, device: &mut Device<'a>) -> Result<(), Error> {
         for _ in 0..TURNS {
-            match self.turn(&mut signals) {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.more = false;
-                    return signals;
-                }
-                // What was moved before is committed in the next turn, the last.
-                Err(_) => signals.vmm |= self.lost(),
+            if !self.turn(device)? {
+                self.more = false;
+                return Ok(());
             }
         }
         self.more = true;
-        signals
+        Ok(())
+    }
+
+    fn forget(&mut self, queue: Option<u16>) {
+        for (number, port) in (0..).zip(&mut self.ports) {
+            match queue {
+                None => port.reset(),
+                Some(queue) if queues_of(number)[1] == queue => port.forget_sending(),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+impl<'a> Console<'a> {
+    /// Until when to wait (absolute TSC).
+    #[must_use]
+    pub const fn deadline(&self) -> u64 {
+        if self.more { 0 } else { NEVER }
+    }
+
+    /// Writes the configuration (5.3.4).
+    fn describe(&mut self) {
+        let size = self.size.note().to_le_bytes();
+        let ports = (self.ports.len() as u32).to_le_bytes();
+        for (to, from) in self.image.iter_mut().zip(size.into_iter().chain(ports)) {
+            *to = from;
+        }
     }
 
     /// One turn; true if there may be more to do already.
-    fn turn(&mut self, signals: &mut Signals) -> Result<bool, Error> {
-        signals.vmm |= self.look_at_size();
-        if !self.transport.running() {
-            self.save();
-            signals.manager |= self.publish_ports();
-            return Ok(false);
-        }
-        let waits = self.work()?;
-        self.save();
-        for number in 0..self.queues.len() as u16 {
-            let wanted = match self.queue(number) {
-                Some(queue) => queue.publish()?,
-                None => false,
-            };
+    fn turn(&mut self, device: &mut Device<'a>) -> Result<bool, Error> {
+        self.look_at_size(device);
+        let running = device.running();
+        let waits = if running {
+            self.work(device)?
+        } else {
+            Waits::new()
+        };
+        device.commit(&self.words());
+        step();
+        // In a device that is lost, or does not drive, there is nothing to publish but in rings.
+        let queues = if running {
+            queues_of(self.ports.len() as u16)[0]
+        } else {
+            0
+        };
+        for queue in 0..queues {
+            device.publish(queue)?;
             step();
-            if wanted {
-                let interrupt = self.transport.interrupt(number);
-                signals.vmm |= self.raise(interrupt);
-            }
         }
-        signals.manager |= self.publish_ports();
-        self.sleep(&waits)
+        self.publish(device);
+        if running {
+            return self.sleep(device, &waits);
+        }
+        Ok(false)
     }
 
-    /// The manager may have told another size. True if the VMM is to be signalled.
-    fn look_at_size(&mut self) -> bool {
+    /// The manager may have told another size.
+    fn look_at_size(&mut self, device: &mut Device<'a>) {
         let size = self.ports.first().map(|port| Size::from_note(port.note()));
         let Some(size) = size.filter(|&size| size != self.size) else {
-            return false;
+            return;
         };
         self.size = size;
+        self.describe();
         if let Some(port) = self.ports.first_mut() {
             port.status.resized();
         }
-        let told = self.transport.running() && self.transport.features() & feature::SIZE != 0;
-        if !told {
-            return false;
+        if device.running() && device.features() & feature::SIZE != 0 {
+            device.config_changed();
         }
-        let interrupt = self.transport.config_changed();
-        self.raise(interrupt)
     }
 
     /// Moves what can be moved.
-    fn work(&mut self) -> Result<Waits, Error> {
-        let multiport = self.multiport();
+    fn work(&mut self, device: &mut Device<'a>) -> Result<Waits, Error> {
+        let multiport = multiport(device);
         if multiport {
-            self.hear()?;
-            self.tell()?;
+            self.hear(device)?;
+            self.tell(device)?;
         }
-        let (mut sending, mut receiving) = (Vec::new(), Vec::new());
+        let memory = device.memory();
+        let mut waits = Waits::new();
         for (number, port) in (0..).zip(&mut self.ports) {
             let [to, from] = queues_of(number);
             let used = number == 0 || multiport;
-            let queue = |queue: u16| usize::from(queue);
-            let sent = match self.queues.get_mut(queue(from)).and_then(Option::as_mut) {
-                Some(queue) if used => Some(port.send(queue, self.memory)?),
+            let sent = match device.queue(from) {
+                Some(queue) if used => Some(port.send(queue, memory)?),
                 _ => None,
             };
-            sending.push(sent);
             // A driver of several ports says when it reads one.
             let reads = used && (!multiport || port.status.open());
-            let received = match self.queues.get_mut(queue(to)).and_then(Option::as_mut) {
-                Some(queue) if reads => Some(port.receive(queue, self.memory)?),
+            let received = match device.queue(to) {
+                Some(queue) if reads => Some(port.receive(queue, memory)?),
                 _ => None,
             };
-            receiving.push(received);
+            waits.push([sent, received]);
             step();
         }
-        Ok(Waits { sending, receiving })
+        Ok(waits)
     }
 
     /// Hears the driver's control messages.
-    fn hear(&mut self) -> Result<(), Error> {
+    fn hear(&mut self, device: &mut Device<'a>) -> Result<(), Error> {
+        let memory = device.memory();
+        let Some(queue) = device.queue(FROM_DRIVER) else {
+            return Ok(());
+        };
         for _ in 0..BATCH {
-            let memory = self.memory;
-            let Some(queue) = self.queue(FROM_DRIVER) else {
-                return Ok(());
-            };
             let Some(mut chain) = queue.pop()? else {
                 return Ok(());
             };
@@ -428,17 +296,14 @@ impl<'a> Server<'a> {
     }
 
     /// Tells the driver what it is owed, as far as it has given buffers.
-    fn tell(&mut self) -> Result<(), Error> {
-        while let Some((number, event)) = self.owed() {
-            let memory = self.memory;
-            let name = self
-                .names
-                .names()
-                .get(number)
-                .map_or("", |name| name.as_str());
+    fn tell(&mut self, device: &mut Device<'a>) -> Result<(), Error> {
+        let memory = device.memory();
+        while let Some((number, event)) = self.owed(device) {
+            let names = self.names.names();
+            let name = names.get(number).map_or("", |name| name.as_str());
             let (bytes, len) =
                 control::message(number as u32, event, name, self.size, self.rows_first);
-            let Some(queue) = self.queue(TO_DRIVER) else {
+            let Some(queue) = device.queue(TO_DRIVER) else {
                 return Ok(());
             };
             let Some(mut chain) = queue.pop()? else {
@@ -465,27 +330,24 @@ impl<'a> Server<'a> {
     }
 
     /// The next message that the driver is owed: port and event.
-    fn owed(&self) -> Option<(usize, u16)> {
-        let ports = self.ports.iter().enumerate();
-        let sized = self.transport.features() & feature::SIZE != 0;
+    fn owed(&self, device: &Device<'a>) -> Option<(usize, u16)> {
+        let sized = device.features() & feature::SIZE != 0;
         let size = if sized { self.size } else { Size::default() };
-        ports
-            .filter_map(|(number, port)| Some((number, port.status.next(size)?)))
-            .next()
+        let mut ports = self.ports.iter().enumerate();
+        ports.find_map(|(number, port)| Some((number, port.status.next(size)?)))
     }
 
     /// Tells everybody that we sleep; true if there is more to do.
-    fn sleep(&mut self, waits: &Waits) -> Result<bool, Error> {
+    fn sleep(&self, device: &mut Device<'a>, waits: &Waits) -> Result<bool, Error> {
         let mut more = false;
         let mut numbers = Vec::new();
-        if self.multiport() {
+        if multiport(device) {
             numbers.push(FROM_DRIVER);
-            if self.owed().is_some() {
+            if self.owed(device).is_some() {
                 numbers.push(TO_DRIVER);
             }
         }
-        let pauses = waits.sending.iter().zip(&waits.receiving);
-        for ((number, port), (&sending, &receiving)) in (0..).zip(&self.ports).zip(pauses) {
+        for ((number, port), &[sending, receiving]) in (0..).zip(&self.ports).zip(waits) {
             let [to, from] = queues_of(number);
             match sending {
                 Some(Pause::NoBuffer) => numbers.push(from),
@@ -501,36 +363,26 @@ impl<'a> Server<'a> {
             }
         }
         for number in numbers {
-            if let Some(queue) = self.queue(number) {
+            if let Some(queue) = device.queue(number) {
                 more |= queue.arm()?;
             }
         }
         Ok(more)
     }
 
-    /// What has been committed happens to the rings; true if the manager is to be signalled.
-    fn publish_ports(&mut self) -> bool {
-        let mut signal = false;
+    /// What has been committed happens to the rings.
+    fn publish(&mut self, device: &mut Device<'a>) {
         for port in &mut self.ports {
             port.publish();
             step();
-            signal |= port.needs_signal();
-        }
-        signal
-    }
-
-    /// The guest has broken the device: it does nothing more.
-    fn lost(&mut self) -> bool {
-        let interrupt = self.transport.needs_reset();
-        interrupt.is_some_and(|interrupt| self.raise(interrupt))
-    }
-
-    fn raise(&mut self, interrupt: Interrupt) -> bool {
-        match interrupt {
-            Interrupt::Vector(vector) => self.irq.set_msi(vector.into()),
-            Interrupt::Pin => self.irq.set_intx(self.transport.pin()),
+            device.signal_peer(port.needs_signal());
         }
     }
+}
+
+/// The driver knows of several ports.
+fn multiport(device: &Device<'_>) -> bool {
+    device.features() & feature::MULTIPORT != 0
 }
 
 /// Between two things that others see: where tests let the server die.

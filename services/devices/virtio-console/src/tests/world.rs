@@ -10,10 +10,11 @@ use ipc_schema::manifest::{PortName, Ports};
 use ipc_schema::ring::{CAPACITY, Consumer, Producer, RingPage};
 use ipc_schema::state_page::{Access, Outcome, StatePage, kind};
 use virtio::Memory;
+use virtio::device::{Pages, Signals};
 
 use crate::control::{HEADER, Message};
 use crate::port::Rings;
-use crate::server::{Parts, Server, Signals};
+use crate::server::{Parts, Server, begin};
 
 thread_local! {
     /// Steps until the server dies.
@@ -71,12 +72,14 @@ impl Shared {
     }
 
     pub fn server<'a>(&'a self, rings: &'a [Rings<'a>], rows_first: bool) -> (Server<'a>, bool) {
-        Server::new(&Parts {
+        begin(&Parts {
             ports: &self.names,
             rows_first,
-            memory: &self.memory,
-            irq: &self.irq,
-            state: &self.state,
+            pages: Pages {
+                memory: &self.memory,
+                irq: &self.irq,
+                state: &self.state,
+            },
             rings,
         })
     }
@@ -145,7 +148,7 @@ impl<'a> World<'a> {
 
     fn note(&mut self, signals: Signals) {
         self.signals.vmm |= signals.vmm;
-        self.signals.manager |= signals.manager;
+        self.signals.peer |= signals.peer;
     }
 
     /// Does something with the server; `None`: it died of it.
@@ -165,7 +168,7 @@ impl<'a> World<'a> {
     }
 
     pub fn wake(&mut self) {
-        while self.with(|s| ((), s.wake())).is_none() || self.server.deadline() == 0 {}
+        while self.with(|s| ((), s.wake())).is_none() || self.server.model().deadline() == 0 {}
     }
 
     /// A routed access, tried again by the VMM for as long as the state page says that it was not done.
