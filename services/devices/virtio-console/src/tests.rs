@@ -62,7 +62,7 @@ fn a_driver_is_told_of_its_ports() {
     assert_eq!(w.get(0xC0, 4), 0);
     w.sizes(132, 43);
     let told = (message(0, RESIZE, 0), vec![132, 0, 43, 0]);
-    assert_eq!(w.hears(), [told.clone()]);
+    assert_eq!(w.hears(), std::slice::from_ref(&told));
     assert_eq!((w.get(0xC0, 2), w.get(0xC2, 2)), (132, 43));
     w.wake();
     assert_eq!(w.hears(), [], "told once");
