@@ -11,6 +11,7 @@ mod errors;
 mod exerciser;
 mod hardening;
 mod hostile;
+mod intx;
 mod isolation;
 mod lifetimes;
 mod linux;
