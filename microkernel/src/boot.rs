@@ -12,6 +12,7 @@ use crate::object::ports::Ports;
 use crate::object::thread::{Resume, reg};
 use crate::object::{Budget, Cap, Pool, Space, Thread, pool::MAX_POOLS};
 use crate::sched;
+use crate::virt::svm::start::MSR_PAGES;
 use bootloader_api::BootInfo as Loader;
 use core::sync::atomic::Ordering;
 use ipc_schema::abi::{self, BootInfo, Status, cpu_state, layout, layout::slot, rights};
@@ -69,7 +70,7 @@ pub fn start(loader: &'static mut Loader) -> ! {
     for c in Cpu::all() {
         c.host_control.set(pages(2));
     }
-    let stub = features::enable_virtualisation(cpu, pages(3), pages(2));
+    let stub = features::enable_virtualisation(cpu, pages(3), pages(MSR_PAGES));
     BOOT.stub.set(memory::phys(stub).unwrap_or(0));
     if let Some(low) = memory::start_page(&loader.memory_regions) {
         start::prepare(low, [page(), page(), page()]);

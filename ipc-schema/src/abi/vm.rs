@@ -30,12 +30,16 @@ impl Groups {
     pub const DR: u64 = 64;
     /// xcr0, tsc_aux.
     pub const XCR: u64 = 128;
-    /// tsc_offset.
+    /// tsc_offset, tsc_ratio.
     pub const TSC: u64 = 256;
     /// From the guest only: rip and rflags, the cheap part of group RIP, enough where the exit tells the length of the instruction.
     pub const IP: u64 = 512;
+    /// apic, apic_isr, apic_irr: the local APIC in hardware ([`offers::X2APIC`]). Nothing is taken or given where there is none.
+    pub const APIC: u64 = 1024;
+    /// To the guest only, and also with APIC: apic_level, apic_requests.
+    pub const REQUESTS: u64 = 2048;
     /// All that can be written.
-    pub const ALL: u64 = 511;
+    pub const ALL: u64 = 511 | Self::APIC | Self::REQUESTS;
 }
 
 /// A segment register.
@@ -128,6 +132,35 @@ pub struct VcpuState {
     pub tsc_offset: u64,
     /// Group XCR.
     pub tsc_aux: u64,
+    /// What the processor offers this vCPU ([`offers`]); the kernel writes it once, when it makes the vCPU.
+    pub offers: u64,
+    /// Group TSC: the guest's TSC counts this often for 2^48 cycles of the machine's (SDM vol. 3, 25.3); 0: as often. It is multiplied before
+    /// tsc_offset is added. With SVM the lower 16 bits do not count (APM vol. 2, 15.30.5).
+    pub tsc_ratio: u64,
+    /// Group APIC: bit 0: the processor keeps the registers of the guest's local APIC, in x2APIC mode: TPR, PPR, EOI, ISR, TMR, IRR make no
+    /// exit, nor does the delivery of what is in IRR. A vector that is posted must ignore TPR then.
+    pub apic: u64,
+    /// Group APIC: in service, bit n % 64 of word n / 64 for vector n.
+    pub apic_isr: [u64; 4],
+    /// Group APIC: requested.
+    pub apic_irr: [u64; 4],
+    /// Group REQUESTS: level-triggered: [`Exit::Eoi`] when one ends.
+    pub apic_level: [u64; 4],
+    /// Group REQUESTS: vectors to request beside those that are; the kernel clears them as it takes them.
+    pub apic_requests: [u64; 4],
+    /// With [`Exit::NestedFault`], where the processor has fetched the instruction ([`offers::BYTES`]): how many bytes in the first byte, 0
+    /// to 15, and the bytes.
+    pub fetched: [u64; 2],
+}
+
+/// Bits of [`VcpuState::offers`].
+pub mod offers {
+    /// Group APIC.
+    pub const X2APIC: u64 = 1;
+    /// tsc_ratio.
+    pub const TSC_RATIO: u64 = 2;
+    /// fetched.
+    pub const BYTES: u64 = 4;
 }
 
 /// Numbers of the general registers in [`VcpuState::gpr`].
@@ -319,11 +352,13 @@ pub enum Exit {
     /// A write to CR0, by MOV or LMSW, that changes more than TS and MP, and that the processor has not carried out. Not every
     /// processor's guests exit for it.
     WriteCr0 = 21,
+    /// The guest's APIC, in hardware, has ended a level-triggered interrupt: information 0 = its vector. The instruction is done.
+    Eoi = 22,
 }
 
 impl Exit {
     /// How many kinds there are.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 23;
     /// The exit with this number; unknown ones are `Other`.
     #[must_use]
     pub const fn from_raw(raw: u64) -> Self {
@@ -349,6 +384,7 @@ impl Exit {
             18 => Self::RouteLost,
             19 => Self::EntryFailed,
             21 => Self::WriteCr0,
+            22 => Self::Eoi,
             _ => Self::Other,
         }
     }

@@ -94,6 +94,13 @@ pub fn set_tsc_aux(value: u32) {
     }
 }
 
+/// An MSR that acts on guests alone.
+#[cfg(feature = "unproven")]
+pub fn set_msr(msr: u32, value: u64) {
+    // SAFETY: its caller has seen CPUID show it.
+    unsafe { Msr::new(msr).write(value) };
+}
+
 fn set_xcr0(value: u64) {
     if HAVE.get().xcr0 != 0 {
         // SAFETY: a subset of what CPUID shows, in a legal combination (`virt::svm::extended::load`).

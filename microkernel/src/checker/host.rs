@@ -190,6 +190,14 @@ pub mod extended {
     pub fn restore(_: u64, _: u64, _: [u64; 4]) {}
     /// None.
     pub fn set_tsc_aux(_: u32) {}
+    /// Seen by tests alone.
+    pub fn set_msr(msr: u32, value: u64) {
+        WRITTEN.set((msr, value));
+    }
+    std::thread_local! {
+        /// The last MSR that has been written, and its value.
+        pub static WRITTEN: std::cell::Cell<(u32, u64)> = const { std::cell::Cell::new((0, 0)) };
+    }
     /// None.
     pub fn set_cr2(_: u64) {}
     /// No breakpoints.

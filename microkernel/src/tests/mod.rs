@@ -20,6 +20,10 @@ mod loans;
 mod memory;
 pub mod model;
 #[cfg(test)]
+mod newer;
+#[cfg(test)]
+mod newer_svm;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod routes;

@@ -39,9 +39,9 @@ impl Guest {
         let m = Machine::new();
         crate::virt::vmx::HERE.set(true);
         m.cpu.asids.set(1 << 16);
-        let bitmap = m.pool.take_page().unwrap();
-        // SAFETY: a page of its own.
-        unsafe { init(choose(&RICH).unwrap(), bitmap) };
+        let bitmaps = [0; 2].map(|_| m.pool.take_page().unwrap());
+        // SAFETY: pages of their own.
+        unsafe { init(choose(&RICH).unwrap(), bitmaps) };
         let space = GuestSpace::create(m.pool).unwrap();
         let v = Vcpu::create(m.pool, space, m.space, 0x6000_0000).unwrap();
         let t = m.thread(5);
@@ -578,7 +578,7 @@ fn a_processor_without_preemption_timer_does_without() {
     let has = |m: &Capabilities| {
         let m_guest = Guest::new();
         // SAFETY: a page of its own.
-        unsafe { init(choose(m).unwrap(), m_guest.m.pool.take_page().unwrap()) };
+        unsafe { init(choose(m).unwrap(), [m_guest.m.pool.take_page().unwrap(); 2]) };
         m_guest.m.cpu.programmed.set(1 << 20);
         m_guest.leaves(12, 0, 2);
         m_guest.run(Groups::ALL, Post::NONE, 0);

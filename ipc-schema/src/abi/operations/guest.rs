@@ -144,4 +144,4 @@ pub(super) const VCPU: &[Operation] = &[Operation {
 }];
 
 // `ON_EXIT` takes numbers below this.
-const _: () = assert!(vm::Exit::COUNT == 22);
+const _: () = assert!(vm::Exit::COUNT == 23);

@@ -34,6 +34,8 @@ mod code {
     pub const XSETBV: u64 = 0x8d;
     pub const RDPRU: u64 = 0x8e;
     pub const NPF: u64 = 0x400;
+    #[cfg(any(test, feature = "unproven"))]
+    pub const AVIC_NOACCEL: u64 = 0x402;
 }
 
 /// Hands on what the guest left for. Ports and CPUID first: they are the frequent ones.
@@ -113,7 +115,11 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
         } else {
             Exit::Rdmsr
         }),
-        code::NPF => Left::Exit(Exit::NestedFault, [info2, info1, 0, 0]),
+        code::NPF => {
+            #[cfg(any(test, feature = "unproven"))]
+            super::newer::fetched(v, c);
+            Left::Exit(Exit::NestedFault, [info2, info1, 0, 0])
+        }
         // The machine's: taken when the guest has been left (NMI and SMI at STGI).
         code::INTR | code::NMI | code::SMI => {
             super::keep_shadow(v, c);
@@ -141,6 +147,11 @@ fn other(v: &Vcpu, c: Vmcb, exit: u64) -> Left {
         }
         code::MONITOR..=code::MWAIT_CONDITIONAL => plain(Exit::Monitor),
         code::XSETBV => plain(Exit::Xsetbv),
+        #[cfg(any(test, feature = "unproven"))]
+        code::AVIC_NOACCEL => match super::newer::ended(info1, info2) {
+            Some(vector) => Left::Exit(Exit::Eoi, [vector, 0, 0, 0]),
+            None => Left::Exit(Exit::Other, [exit, info1, info2, 0]),
+        },
         code::TASK_SWITCH => Left::Exit(Exit::TaskSwitch, [info1, info2, 0, 0]),
         // VMEXIT_INVALID, which some write as 32 bits.
         e if e as u32 == u32::MAX => {

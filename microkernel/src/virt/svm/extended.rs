@@ -9,6 +9,14 @@ use crate::mem::Obj;
 use crate::object::Vcpu;
 use crate::virt::{each_extended, load_extended, unusual};
 
+#[cfg(any(test, feature = "unproven"))]
+use super::newer::AREA;
+#[cfg(any(test, feature = "unproven"))]
+pub use crate::arch::extended::set_msr;
+/// Where in its page the area for XSAVE begins.
+#[cfg(not(any(test, feature = "unproven")))]
+const AREA: u64 = 0;
+
 /// State page to vCPU, whose next entry brings it to the processor.
 pub fn load(v: &Vcpu, groups: u64) {
     let cpu = Cpu::current();
@@ -44,8 +52,10 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
     release(cpu);
     crate::arch::speculation::switch();
     let dr = v.dr.each_ref().map(|d| d.get());
-    hw::restore(v.extended_phys, v.xcr0.get(), dr);
+    hw::restore(v.extended_phys + AREA, v.xcr0.get(), dr);
     cpu.fpu_owner.set(Some(Obj::of(v)));
+    #[cfg(any(test, feature = "unproven"))]
+    super::newer::switch(v);
     unusual(v);
 }
 
@@ -53,6 +63,6 @@ pub fn switch(cpu: &Cpu, v: &Vcpu) {
 pub fn release(cpu: &Cpu) {
     if let Some(old) = cpu.fpu_owner.take() {
         keep(old.get());
-        hw::save(old.extended_phys);
+        hw::save(old.extended_phys + AREA);
     }
 }

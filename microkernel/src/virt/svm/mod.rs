@@ -4,6 +4,8 @@ pub mod control;
 mod enter;
 pub mod exit;
 pub mod extended;
+#[cfg(any(test, feature = "unproven"))]
+pub mod newer;
 pub mod speculation;
 #[cfg(target_os = "none")]
 pub mod start;
@@ -48,6 +50,8 @@ impl Virt for BackEnd {
             new |=
                 V_IRQ | ((post >> 8) & 15) << 16 | ((post >> 32) & 1) << 20 | (post & 0xff) << 32;
         }
+        #[cfg(any(test, feature = "unproven"))]
+        let new = newer::arm(v, c, post, new);
         c.word(f::V_INTR).set(new);
         c.word(f::EVENTINJ).set(event);
     }
@@ -90,6 +94,8 @@ impl Virt for BackEnd {
         // Left in place: `arm` writes it before the next entry.
         let event = c.word(f::EVENTINJ).get();
         let intr = c.word(f::V_INTR).get();
+        #[cfg(any(test, feature = "unproven"))]
+        let intr = newer::left(v, intr);
         // V_TPR to the CR8 field, V_IRQ to POST_PENDING.
         const _: () = assert!(ExitWord::POST_PENDING == 1 << (8 + 32) && ExitWord::CR8_SHIFT == 32);
         ((intr & (V_IRQ | 15)) << 32, event)
@@ -105,6 +111,8 @@ impl Virt for BackEnd {
         if flags & (1 << 8 | 1 << 16) != 0 {
             c.word(f::RFLAGS).set(flags & !(1 << 16));
             if flags & (1 << 8) != 0 {
+                #[cfg(any(test, feature = "unproven"))]
+                unusual(v);
                 let dr6 = c.word(f::DR6);
                 dr6.set(dr6.get() | 1 << 14);
                 c.word(f::EVENTINJ).set(1 | 3 << 8 | 1 << 31);

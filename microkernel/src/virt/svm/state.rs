@@ -98,6 +98,8 @@ pub fn load(v: &Vcpu, groups: u64) {
 fn load_rare(v: &Vcpu, groups: u64) {
     let (c, page) = (Vmcb::of(v), v.state());
     let get = |at: usize| page.0[at / 8].get();
+    #[cfg(any(test, feature = "unproven"))]
+    super::newer::load(v, groups);
     let limit = |at, allowed: u64, always: u64| c.word(at).set(c.word(at).get() & allowed | always);
     let copy = |page: &Cell<u64>, control: &Cell<u64>| control.set(page.get());
     if groups & Groups::CR != 0 {
@@ -163,6 +165,10 @@ fn save_rare(v: &Vcpu, groups: u64) {
     }
     if groups & !(Groups::RIP | Groups::CR | Groups::SEG | Groups::IP) != 0 {
         each_rare(v, groups, copy);
+        #[cfg(any(test, feature = "unproven"))]
+        if groups & Groups::APIC != 0 {
+            super::newer::save(v);
+        }
         if groups & (Groups::DR | Groups::XCR) != 0 {
             super::extended::save(v, groups);
         }

@@ -33,6 +33,7 @@ mod reason {
     pub const MWAIT: u64 = 36;
     pub const MONITOR: u64 = 39;
     pub const TPR: u64 = 43;
+    pub const VIRTUALIZED_EOI: u64 = 45;
     pub const EPT_VIOLATION: u64 = 48;
     pub const INVEPT: u64 = 50;
     pub const PREEMPTION_TIMER: u64 = 52;
@@ -52,13 +53,8 @@ const INT1: u64 = 5 << 8;
 #[inline(always)]
 pub fn decode<T: Then>((cpu, t, v): Who, failed: bool, then: T) -> T::Answer {
     if failed {
-        return then.then(
-            (cpu, t, v),
-            Left::Exit(
-                Exit::EntryFailed,
-                refused(v, read(ro::VM_INSTRUCTION_ERROR)),
-            ),
-        );
+        let why = refused(v, read(ro::VM_INSTRUCTION_ERROR));
+        return then.then((cpu, t, v), Left::Exit(Exit::EntryFailed, why));
     }
     let exit = read(ro::EXIT_REASON);
     // Nothing that was known is.
@@ -312,6 +308,9 @@ fn other(v: &Vcpu, exit: u64) -> Told {
         reason::MONITOR | reason::MWAIT => plain(Exit::Monitor),
         reason::XSETBV => plain(Exit::Xsetbv),
         reason::TASK_SWITCH => task_switch(v),
+        reason::VIRTUALIZED_EOI => {
+            Some((Exit::Eoi, [read(ro::EXIT_QUALIFICATION) & 0xff, 0, 0, 0]))
+        }
         e if e & REFUSED != 0 => Some((Exit::EntryFailed, refused(v, e))),
         e => Some((Exit::Other, [e, read(ro::EXIT_QUALIFICATION), 0, 0])),
     }

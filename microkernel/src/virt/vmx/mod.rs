@@ -8,6 +8,7 @@ pub mod control;
 mod enter;
 pub mod exit;
 pub mod extended;
+pub mod newer;
 pub mod speculation;
 #[cfg(target_os = "none")]
 pub mod start;
@@ -36,7 +37,7 @@ std::thread_local! {
     pub static HERE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What the kernel keeps of a vCPU beside its VMCS: in the page of the extended state, behind what the processor uses of that as the
+/// What the kernel keeps of a vCPU beside its VMCS: in the page of the extended state, whose beginning the processor uses as the
 /// virtual-APIC page. That is the page that a vCPU has for its control structure: the VMCS, which is not memory to software, is in the
 /// other.
 #[repr(C)]
@@ -59,6 +60,8 @@ pub struct Soft {
     controls: Cell<u32>,
     /// The TPR threshold that it has.
     threshold: Cell<u32>,
+    /// Of [`newer::choose`]'s controls, those that it has.
+    newer: Cell<u32>,
     /// 1 + number of the processor whose host state it has; 0: it has never been loaded.
     host: Cell<u64>,
     /// The host's CR3 that it has.
@@ -69,9 +72,9 @@ pub struct Soft {
     dr6: Cell<u64>,
 }
 
-/// Where it is in its page.
-const SOFT: u64 = 0x100;
-const _: () = assert!(SOFT as usize + size_of::<Soft>() <= extended::AREA as usize);
+/// Where it is in its page: behind the area for XSAVE, which AVX-512 has 2,696 bytes long.
+const SOFT: u64 = 0xf00;
+const _: () = assert!(extended::AREA + 2696 <= SOFT && SOFT as usize + size_of::<Soft>() <= 4096);
 /// TPR in the virtual-APIC page (SDM vol. 3, 30.1.1), a word here.
 const TPR: usize = 0x80 / 8;
 
@@ -163,16 +166,7 @@ impl Soft {
         self.marks.get() & 1 << RFLAGS != 0 && self.hot[RFLAGS].get() & TF != 0
     }
 
-    /// For a new vCPU.
-    fn reset(&self) {
-        self.launched.set(0);
-        self.host.set(0);
-        self.root.set(0);
-        self.controls.set(0);
-        self.threshold.set(0);
-        self.reset_guest();
-    }
-
+    /// The guest's, after reset.
     fn reset_guest(&self) {
         for cell in [&self.cr2, &self.kernel_gs, &self.event, &self.post] {
             cell.set(0);

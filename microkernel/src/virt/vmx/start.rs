@@ -44,14 +44,14 @@ pub fn gigabyte() -> bool {
     find().is_ok_and(|c| c.gigabyte)
 }
 
-/// Boot: what all VMCSs have in common, with the page `msr` as MSR bitmap. There is no I/O bitmap: all ports exit.
+/// Boot: what all VMCSs have in common, with the pages `io` and `msr` as MSR bitmaps. There is no I/O bitmap: all ports exit.
 ///
 /// # Safety
-/// A page of the kernel's that is nothing else's.
-pub unsafe fn init(_: u64, msr: u64) {
+/// Pages of the kernel's that are nothing else's.
+pub unsafe fn init(io: u64, msr: u64) {
     if let Ok(controls) = find() {
-        // SAFETY: the caller's page.
-        unsafe { control::init(controls, msr) };
+        // SAFETY: the caller's pages.
+        unsafe { control::init(controls, [msr, io]) };
     }
 }
 

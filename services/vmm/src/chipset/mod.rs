@@ -31,6 +31,7 @@ pub use functions::Configured;
 
 use bus::Bus;
 use ioapic::Ioapic;
+pub use lapic::Words;
 use lapic::{Lapic, Mode, Outcome};
 use legacy::Legacy;
 use message::Message;
@@ -264,6 +265,20 @@ impl Chipset {
     #[inline]
     pub fn ends_level(&self, cpu: u32) -> bool {
         self.bus.get(cpu).is_some_and(Lapic::ends_level)
+    }
+
+    /// The local APIC of vCPU `cpu`, for whoever gives its vectors to the processor and takes them back.
+    #[inline]
+    pub fn lapic(&mut self, cpu: u32) -> Option<&mut Lapic> {
+        self.bus.get_mut(cpu)
+    }
+
+    /// The processor has ended the level-triggered interrupt `vector` of vCPU `cpu`.
+    pub fn ended(&mut self, cpu: u32, vector: u8) -> Effect {
+        if let Some(lapic) = self.bus.get_mut(cpu) {
+            lapic.end_of_lint0(vector);
+        }
+        self.settle(cpu, Outcome::Eoi(vector))
     }
 
     /// Does what a register write of vCPU `cpu`'s APIC leaves to others.

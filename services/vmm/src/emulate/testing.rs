@@ -44,6 +44,14 @@ pub(crate) fn state() -> Box<VcpuState> {
         xcr0: 0,
         tsc_offset: 0,
         tsc_aux: 0,
+        offers: 0,
+        tsc_ratio: 0,
+        apic: 0,
+        apic_isr: [0; 4],
+        apic_irr: [0; 4],
+        apic_level: [0; 4],
+        apic_requests: [0; 4],
+        fetched: [0; 2],
     })
 }
 

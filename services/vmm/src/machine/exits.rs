@@ -201,6 +201,7 @@ impl<K: Kernel> Machine<'_, K> {
             return Ok(());
         }
         let enabled = self.kernel.state().rflags & IF != 0;
+        self.fetch_vectors();
         loop {
             let effect = self.chipset.next_effect();
             self.effect(effect)?;

@@ -20,6 +20,9 @@ impl<K: Kernel> Machine<'_, K> {
     #[inline(always)]
     pub(super) fn refresh(&mut self) {
         self.stale = false;
+        if self.hardware.offered() {
+            self.hand_over();
+        }
         let mut post = match self.chipset.pending_any_tpr(CPU) {
             Some(pending) => Post::vector(pending.vector, pending.external),
             None => Post::NONE,

@@ -15,6 +15,7 @@ mod control;
 mod device;
 mod exits;
 mod functions;
+mod hardware_apic;
 mod interrupts;
 mod kernel;
 mod msrs;
@@ -33,6 +34,7 @@ use crate::emulate::{self, EmulateError, Expected, Lengths, Retired, mmio};
 use crate::memory::GuestMemory;
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use hardware_apic::Hardware;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post};
 use ipc_schema::proto::VmEnd;
 
@@ -120,6 +122,8 @@ pub struct Machine<'a, K: Kernel> {
     held: Option<u8>,
     /// An NMI waits.
     nmi: bool,
+    /// Whether the processor has the APIC's vectors.
+    hardware: Hardware,
     /// CR8 as the processor has it.
     cr8: u8,
     /// Where its exits were made last.
@@ -200,6 +204,7 @@ impl<K: Kernel> Machine<'_, K> {
             Exit::Exception => self.exception(info),
             Exit::Xsetbv => self.xsetbv(length),
             Exit::WriteCr0 => self.write_cr0(),
+            Exit::Eoi => self.end_of_interrupt(a as u8),
             Exit::Wbinvd => self.skip(exit, length, Expected::Wbinvd),
             Exit::Rdpmc => self.raise(emulate::Exception::GENERAL_PROTECTION),
             Exit::Vmcall | Exit::VmInstruction | Exit::Monitor => {
@@ -234,7 +239,8 @@ impl<K: Kernel> Machine<'_, K> {
             | Exit::Vmcall
             | Exit::VmInstruction
             | Exit::Monitor
-            | Exit::Init => 0,
+            | Exit::Init
+            | Exit::Eoi => 0,
             // The kernel tells the next instruction.
             Exit::Port => Groups::RIP,
             // Not executed again if the device did it, so that there is no second chance to ask for more.
@@ -257,7 +263,7 @@ impl<K: Kernel> Machine<'_, K> {
         let mut groups = if exit == Exit::Cpuid && self.told && !self.brings_xcr0 {
             Groups::IP
         } else {
-            Self::groups(exit)
+            Self::groups(exit) | self.hardware.groups(exit)
         };
         if self.wide & 1 << exit as u32 != 0 {
             groups |= emulate::GROUPS | Groups::DR | Groups::DESC | Groups::XCR;

@@ -1,5 +1,6 @@
 //! Building a machine: memory filled, routes set, first processor state.
 
+use super::hardware_apic::Hardware;
 use super::ports::Losses;
 use super::{CPU, Device, Kernel, Machine, Note};
 use crate::acpi;
@@ -101,7 +102,8 @@ impl<'a, K: Kernel> Machine<'a, K> {
         plug(&mut chipset, vm, irq, &mut devices);
         let limit = tsc_hz / ANSWERS_A_SECOND;
         start_state(&mut kernel, &entry, vm.debug_exit);
-        ask(&mut kernel)?;
+        let hardware = Hardware::of(kernel.state());
+        ask(&mut kernel, hardware)?;
         routes(&mut kernel, &devices, limit)?;
         let mut msrs = Msrs::new(&policy);
         msrs.begin(entry.efer);
@@ -121,6 +123,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
             expected: 0,
             held: None,
             nmi: false,
+            hardware,
             cr8,
             lengths: Lengths::default(),
             accesses: mmio::Sites::default(),
@@ -271,11 +274,11 @@ fn start_state<K: Kernel>(kernel: &mut K, entry: &EntryState, under_test: bool) 
 }
 
 /// Which state groups come with which exit.
-fn ask<K: Kernel>(kernel: &mut K) -> Result<(), SetupError> {
+fn ask<K: Kernel>(kernel: &mut K, hardware: Hardware) -> Result<(), SetupError> {
     for number in 0..Exit::COUNT as u64 {
         let exit = Exit::from_raw(number);
         kernel
-            .on_exit(exit, Machine::<'_, K>::groups(exit))
+            .on_exit(exit, Machine::<'_, K>::groups(exit) | hardware.groups(exit))
             .map_err(|status| SetupError::Kernel("state groups of an exit", status))?;
     }
     Ok(())

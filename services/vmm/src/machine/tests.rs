@@ -3,5 +3,6 @@
 mod exits;
 mod fake;
 mod functions;
+mod hardware_apic;
 mod interrupts;
 mod ports;

@@ -3,6 +3,7 @@
 //! `registers` is what the guest reads and writes, `timer` the timer. Sending is the bus's job (`super::bus`): a
 //! register write that sends hands back an [`Outcome`].
 
+mod hardware;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use super::{Effect, Pending, map};
 use timer::Timer;
 use vectors::Vectors;
 
+pub use hardware::Words;
 pub use registers::Outcome;
 
 /// IA32_APIC_BASE: this is the bootstrap processor.
@@ -303,7 +305,7 @@ impl Lapic {
     }
 
     /// The level-triggered `vector` ended: LINT0's, if it is that, can interrupt again.
-    fn end_of_lint0(&mut self, vector: u8) {
+    pub fn end_of_lint0(&mut self, vector: u8) {
         let entry = &mut self.lvt[Lvt::Lint0 as usize];
         if *entry & LVT_REMOTE_IRR != 0 && *entry as u8 == vector {
             *entry &= !LVT_REMOTE_IRR;

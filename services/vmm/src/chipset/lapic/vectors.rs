@@ -33,6 +33,19 @@ impl Vectors {
         0
     }
 
+    /// The set in words of 64 vectors.
+    pub fn words(&self) -> [u64; 4] {
+        core::array::from_fn(|i| u64::from(self.0[2 * i]) | u64::from(self.0[2 * i + 1]) << 32)
+    }
+
+    /// The set that [`Vectors::words`] gives as these. Vectors below 16 are never in one.
+    pub fn from_words(words: [u64; 4]) -> Self {
+        let half = |i: usize| (words[i / 2] >> (32 * (i % 2))) as u32;
+        let mut set = Self(core::array::from_fn(half));
+        set.0[0] &= !0xFFFF;
+        set
+    }
+
     /// Register `index` modulo 8 of the set.
     pub fn register(&self, index: u32) -> u32 {
         self.0[(index & 7) as usize]
@@ -59,5 +72,17 @@ mod tests {
             set.clear(low);
             assert!(!set.contains(low));
         }
+    }
+
+    #[test]
+    fn words_and_back() {
+        let mut set = Vectors::default();
+        for vector in [16, 63, 64, 127, 200, 255] {
+            set.set(vector);
+        }
+        let words = set.words();
+        assert_eq!(words, [1 << 16 | 1 << 63, 1 | 1 << 63, 0, 1 << 8 | 1 << 63]);
+        assert_eq!(Vectors::from_words(words), set);
+        assert_eq!(Vectors::from_words([u64::MAX; 4]).register(0), !0xFFFF);
     }
 }

@@ -89,7 +89,9 @@ fn copy(to: &mut VcpuState, from: Option<&VcpuState>, groups: u64) {
     group!(PAT: pat);
     group!(DR: dr, dr6, dr7);
     group!(XCR: xcr0, tsc_aux);
-    group!(TSC: tsc_offset);
+    group!(TSC: tsc_offset, tsc_ratio);
+    group!(APIC: apic, apic_isr, apic_irr);
+    group!(REQUESTS: apic_level);
 }
 
 impl Kernel for Fake {
@@ -104,6 +106,17 @@ impl Kernel for Fake {
             deadline,
         });
         copy(&mut self.cpu.state, Some(&self.page), dirty);
+        if dirty & Groups::REQUESTS != 0 {
+            for (irr, new) in self
+                .cpu
+                .state
+                .apic_irr
+                .iter_mut()
+                .zip(&mut self.page.apic_requests)
+            {
+                *irr |= core::mem::take(new);
+            }
+        }
         self.cpu.state.gpr = self.page.gpr;
         self.cpu.posted = post.0 & 1 << 31 != 0;
         self.cpu.undelivered = 0;
@@ -120,7 +133,12 @@ impl Kernel for Fake {
             None,
             Groups::RIP | Groups::CR | Groups::SEG | Groups::DESC | Groups::DR | Groups::XCR,
         );
-        let groups = self.groups[exit as usize];
+        let mut groups = self.groups[exit as usize] & !Groups::REQUESTS;
+        if self.cpu.state.apic == 0 {
+            groups &= !Groups::APIC;
+        } else {
+            (self.page.apic_isr, self.page.apic_irr) = ([RUBBISH; 4], [RUBBISH; 4]);
+        }
         copy(&mut self.page, Some(&self.cpu.state), groups);
         if groups & Groups::RIP != 0 {
             (self.page.cs, self.page.cpl) = (self.cpu.state.cs, self.cpu.state.cpl);
@@ -283,13 +301,19 @@ fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
 }
 
 pub fn machine_of<'a>(vm: &Vm, pages: &'a Pages) -> Machine<'a, Fake> {
+    machine_on(vm, pages, 0)
+}
+
+/// On a processor that offers this.
+pub fn machine_on<'a>(vm: &Vm, pages: &'a Pages, offers: u64) -> Machine<'a, Fake> {
     let devices = vm
         .devices
         .iter()
         .zip(pages.irq.iter().zip(&pages.state))
         .map(|(device, (irq, state))| Device::new(device, irq, state))
         .collect();
-    let state = crate::emulate::testing::state();
+    let mut state = crate::emulate::testing::state();
+    state.offers = offers;
     let fake = Fake {
         cpu: Cpu {
             state: state.clone(),

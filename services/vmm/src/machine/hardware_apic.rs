@@ -1,0 +1,104 @@
+//! The local APIC in hardware: where the processor offers it ([`offers::X2APIC`]), a guest in x2APIC mode reads and writes TPR, EOI, PPR,
+//! ISR and IRR without an exit, and interrupts are delivered out of IRR. The chipset's model of the APIC has everything else, and what has
+//! been requested since the last entry. Before it deals with an access that can depend on vectors in service or requested, they come back
+//! to it ([`Machine::fetch_vectors`]); before the next entry the processor has them again ([`Machine::hand_over`]).
+
+use super::device::look;
+use super::{CPU, Kernel, Machine, Step};
+use ipc_schema::abi::vm::{Exit, Groups, VcpuState, offers};
+
+/// Where the vectors are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Hardware {
+    /// The processor can have them.
+    offered: bool,
+    /// It has them.
+    on: bool,
+    /// But for the moment they are in the model.
+    here: bool,
+}
+
+impl Hardware {
+    pub(super) fn of(state: &VcpuState) -> Self {
+        Self {
+            offered: state.offers & offers::X2APIC != 0,
+            here: true,
+            ..Self::default()
+        }
+    }
+
+    /// Groups that these exits bring in addition: those whose handlers look at vectors.
+    pub(super) const fn groups(self, exit: Exit) -> u64 {
+        match exit {
+            Exit::Rdmsr | Exit::Wrmsr | Exit::Hlt if self.offered => Groups::APIC,
+            _ => 0,
+        }
+    }
+
+    /// Whether there is anything to do at all.
+    #[inline(always)]
+    pub(super) const fn offered(self) -> bool {
+        self.offered
+    }
+}
+
+impl<K: Kernel> Machine<'_, K> {
+    /// After an exit that has brought group APIC: the chipset sees all vectors.
+    #[inline]
+    pub(super) fn fetch_vectors(&mut self) {
+        if self.hardware.on && !self.hardware.here {
+            self.hardware.here = true;
+            self.stale = true;
+            let state = self.kernel.state();
+            let vectors = [state.apic_isr, state.apic_irr];
+            if let Some(lapic) = self.chipset.lapic(CPU) {
+                lapic.take_vectors(vectors);
+            }
+        }
+    }
+
+    /// Before an entry: the processor gets what it is to have.
+    #[inline(never)]
+    pub(super) fn hand_over(&mut self) {
+        let Some(lapic) = self.chipset.lapic(CPU) else {
+            return;
+        };
+        let fits = lapic.fits_hardware();
+        let state = self.kernel.state_mut();
+        match (fits, self.hardware.here) {
+            (true, true) => {
+                [state.apic_isr, state.apic_irr] = lapic.give_vectors();
+                state.apic_level = lapic.level_vectors();
+                state.apic = 1;
+                self.dirty |= Groups::APIC | Groups::REQUESTS;
+                (self.hardware.on, self.hardware.here) = (true, false);
+            }
+            (false, true) if self.hardware.on => {
+                state.apic = 0;
+                self.dirty |= Groups::APIC;
+                self.hardware.on = false;
+            }
+            (false, true) => {}
+            // What makes it unfit are accesses that have brought the vectors here.
+            (_, false) => {
+                let (new, level) = (lapic.give_requests(), lapic.level_vectors());
+                if new != [0; 4] || level != state.apic_level {
+                    for (word, new) in state.apic_requests.iter_mut().zip(new) {
+                        *word |= new;
+                    }
+                    state.apic_level = level;
+                    self.dirty |= Groups::REQUESTS;
+                }
+            }
+        }
+    }
+
+    /// The guest has ended a level-triggered interrupt. A line that has fallen must be seen to have before.
+    #[cold]
+    pub(super) fn end_of_interrupt(&mut self, vector: u8) -> Step {
+        look(&mut self.devices, &mut self.chipset);
+        self.stale = true;
+        let effect = self.chipset.ended(CPU, vector);
+        self.effect(effect)
+    }
+}
