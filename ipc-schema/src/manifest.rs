@@ -14,11 +14,15 @@ mod consoles;
 mod disks;
 mod faults;
 mod nets;
+mod ports;
 
 pub use crate::virtio::MAX_QUEUES;
 pub use consoles::{Channel, MAX_CONSOLE_PORTS, MAX_PORT_NAME, PortName, Ports};
 pub use disks::{Disk, MAX_SERIAL, disk_file};
 pub use faults::{CheckError, Fault, Place};
+pub use ports::{DEBUG_EXIT_PORT, PortRange, VMM_PORTS};
+
+use ports::check_ports;
 
 /// The archive file that holds the encoded [`System`].
 pub const MANIFEST_FILE: &str = "manifest";
@@ -36,22 +40,6 @@ pub const PCI_SLOTS: u8 = 32;
 pub const MAX_VCPUS: u32 = 64;
 /// Most processors of the machine that Vireo uses.
 pub const MAX_CPUS: u32 = 8;
-/// The guest's debug-exit port, present when [`Vm::debug_exit`] is set.
-pub const DEBUG_EXIT_PORT: u16 = 0xf4;
-
-/// Ports that every VMM serves itself (PIC, PIT, port 0x61, reset, PCI configuration space, ACPI).
-pub const VMM_PORTS: [PortRange; 9] = [
-    PortRange::new(0x20, 2),
-    PortRange::new(0x40, 4),
-    PortRange::new(0x61, 1),
-    PortRange::new(0x92, 1),
-    PortRange::new(0xa0, 2),
-    PortRange::new(0x4d0, 2),
-    PortRange::new(0x600, 0x40),
-    PortRange::new(0xcf8, 8),
-    PortRange::new(0xb2, 2),
-];
-
 /// A whole system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
@@ -117,33 +105,6 @@ pub struct CpuShare {
     /// The processor that it runs on, below [`MAX_CPUS`]; `None`: the scheduler server chooses. If the machine does not have it, the
     /// scheduler chooses too.
     pub cpu: Option<u32>,
-}
-
-/// A range of I/O ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortRange {
-    /// First port.
-    pub first: u16,
-    /// Number of ports.
-    pub count: u16,
-}
-
-impl PortRange {
-    /// `count` ports from `first` on.
-    pub const fn new(first: u16, count: u16) -> Self {
-        Self { first, count }
-    }
-
-    /// One past the last port; at most 0x10000 in a range that passed the check.
-    pub const fn end(self) -> u32 {
-        // Two u16 cannot overflow a u32.
-        self.first as u32 + self.count as u32
-    }
-
-    /// Whether a port is in both.
-    pub const fn overlaps(self, other: Self) -> bool {
-        (self.first as u32) < other.end() && (other.first as u32) < self.end()
-    }
 }
 
 /// What a device model is.
@@ -512,14 +473,6 @@ impl Device {
         let bell = self.doorbell.map(|port| PortRange::new(port, 1));
         core::iter::once(ports).chain(bell.filter(move |b| !b.overlaps(ports)))
     }
-}
-
-fn check_ports(place: Place, ports: PortRange, count: u16) -> Result<(), CheckError> {
-    if ports.count != count || ports.end() > 0x1_0000 {
-        let fault = Fault::BadPorts;
-        return Err(CheckError { place, fault });
-    }
-    Ok(())
 }
 
 fn check_irq(place: Place, irq: u8) -> Result<(), CheckError> {
