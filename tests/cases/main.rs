@@ -5,11 +5,13 @@
 
 mod bochs;
 mod conformance;
+mod consoles;
 mod disks;
 mod errors;
 mod exerciser;
 mod hardening;
 mod hostile;
+mod intx;
 mod isolation;
 mod lifetimes;
 mod linux;

@@ -23,7 +23,7 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 19] = [
+pub const SERVERS: [&str; 20] = [
     ROOT,
     "platform",
     "scheduler",
@@ -40,6 +40,7 @@ pub const SERVERS: [&str; 19] = [
     "device-virtio-rng",
     "device-virtio-blk",
     "device-virtio-net",
+    "device-virtio-console",
     "store",
     "switch",
     "driver-uart",

@@ -8,7 +8,9 @@ use ipc_schema::manifest::{
 };
 use toml::Spanned;
 
-use super::{Description, Mistake, Source, disks, explain::explain, nets, parse_size, raw};
+use super::{
+    Description, Mistake, Source, consoles, disks, explain::explain, nets, parse_size, raw,
+};
 use crate::build::bare::{GUESTS, SERVERS};
 use crate::setup::guests;
 
@@ -180,6 +182,7 @@ fn lower_vm(
                 only_what_it_has(cx, device)?;
                 disks::known(cx, device, backs.0)?;
                 nets::check(cx, device)?;
+                consoles::check(cx, device)?;
             }
             lower_devices(name, list.iter().map(Spanned::get_ref), backs)
         }
@@ -218,6 +221,8 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         network: None,
         mac: None,
         limit: None,
+        ports: None,
+        rows_first: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
@@ -231,6 +236,8 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         network: None,
         mac: None,
         limit: None,
+        ports: None,
+        rows_first: None,
     },
 ];
 
@@ -278,7 +285,7 @@ impl raw::DeviceKind {
     fn function(self) -> bool {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => false,
-            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet => true,
+            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet | Self::VirtioConsole => true,
         }
     }
 }
@@ -329,6 +336,7 @@ fn lower_devices<'a>(
                 let card = format!("{vm}.net{}", before.count());
                 (nets::kind(device, slot, &card, networks), "net", 0, 0, None)
             }
+            raw::DeviceKind::VirtioConsole => (consoles::kind(device, slot), "console", 0, 0, None),
         };
         let earlier = list
             .clone()

@@ -5,6 +5,7 @@
 //! executed, and paths in it are read only.
 
 mod check;
+mod consoles;
 mod disks;
 mod explain;
 mod nets;

@@ -77,6 +77,8 @@ pub enum DeviceKind {
     VirtioBlk,
     #[serde(rename = "virtio-net")]
     VirtioNet,
+    #[serde(rename = "virtio-console")]
+    VirtioConsole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,6 +95,8 @@ pub struct Device {
     pub network: Option<Spanned<String>>,
     pub mac: Option<Spanned<String>>,
     pub limit: Option<Spanned<String>>,
+    pub ports: Option<Spanned<Vec<String>>>,
+    pub rows_first: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

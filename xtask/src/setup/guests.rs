@@ -44,7 +44,7 @@ exec poweroff
 const MODULES: [&str; 2] = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"];
 
 /// Modules that drive virtio devices on PCI, each behind those that it needs: for guests that have such.
-const VIRTIO_MODULES: [&str; 10] = [
+const VIRTIO_MODULES: [&str; 11] = [
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_modern_dev.ko",
@@ -55,6 +55,7 @@ const VIRTIO_MODULES: [&str; 10] = [
     "net/core/failover.ko",
     "drivers/net/net_failover.ko",
     "drivers/net/virtio_net.ko",
+    "drivers/char/virtio_console.ko",
 ];
 
 /// A file that a TOML may name, as `debian:NAME`.
