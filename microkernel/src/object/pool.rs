@@ -151,6 +151,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Cap::typed`]; `Busy` while it is being destroyed.
+    #[inline]
     pub fn from_cap(cap: &Cap, need: u32) -> Result<&'static Self, Status> {
         let object = cap.typed::<PoolObject>(need)?;
         let pool = &POOLS[object.get().header.pool as usize & (MAX_POOLS - 1)];

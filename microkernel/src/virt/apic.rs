@@ -41,6 +41,7 @@ fn word(v: &Vcpu, at: usize, i: usize) -> &Cell<u64> {
     &v.state().0[at / 8 + i]
 }
 /// The highest vector of a register; 0: none.
+#[inline]
 fn highest(page: &Words, at: usize) -> u64 {
     let found = (0..4).rev().find(|&i| get(page, at, i) != 0);
     found.map_or(0, |i| i as u64 * 64 + u64::from(get(page, at, i).ilog2()))
