@@ -83,6 +83,15 @@ impl Header {
     }
 }
 
+/// A check of what is asked for: refuses it with `why`, if that is `so`.
+///
+/// # Errors
+/// `why`.
+#[inline(always)]
+pub fn refuse_if(so: bool, why: Status) -> Result<(), Status> {
+    if so { Err(why) } else { Ok(()) }
+}
+
 /// Declares `$t` a kernel object of kind `$k`, its first field named `header`.
 macro_rules! object {
     ($t:ty, $k:expr) => {

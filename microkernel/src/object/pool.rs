@@ -6,7 +6,7 @@
 //! hands down to Pools that are made of Memory objects in it, so that nobody uses up the numbers of all.
 
 use super::cap::Cap;
-use super::{Header, Memory, Object, step::Step};
+use super::{Header, Memory, Object, refuse_if, step::Step};
 use crate::mem::{self, Global, Obj, PAGE};
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -87,9 +87,7 @@ impl Pool {
     /// # Errors
     /// As [`Pool::create`].
     pub fn possible(pages: u64) -> Result<(usize, &'static Self), Status> {
-        if !(2..1 << 20).contains(&pages) {
-            return Err(Status::OutOfRange);
-        }
+        refuse_if(!(2..1 << 20).contains(&pages), Status::OutOfRange)?;
         POOLS
             .iter()
             .enumerate()
@@ -177,11 +175,7 @@ impl Pool {
     /// `Busy`.
     #[inline(always)]
     pub fn alive(&self) -> Result<(), Status> {
-        if self.dying.get() {
-            Err(Status::Busy)
-        } else {
-            Ok(())
-        }
+        refuse_if(self.dying.get(), Status::Busy)
     }
 
     /// A Memory that lives in this Pool has begun (or ceased) to be a Pool, or to have such a part.

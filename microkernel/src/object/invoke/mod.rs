@@ -12,7 +12,7 @@ use super::space::Slot;
 use super::step::Step;
 use super::{
     Budget, Domain, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space,
-    Thread, Vcpu, lookup,
+    Thread, Vcpu, lookup, refuse_if,
 };
 use crate::arch::Cpu;
 use crate::ipc::{self, WORDS};
@@ -303,9 +303,7 @@ fn space_but_map(a: &Args, s: Obj<Space>) -> Answer {
         op::space::DESTROY_OBJECT => {
             let cap = cap_at(a.t.get(), a.w(0))?;
             let header = cap.object()?;
-            if u32::from(cap.rights) & DESTROY == 0 {
-                return Err(Status::MissingRight);
-            }
+            refuse_if(u32::from(cap.rights) & DESTROY == 0, Status::MissingRight)?;
             a.op.stop();
             if [Kind::Pool as u32, Kind::Cpu as u32, Kind::Log as u32].contains(&cap.kind()) {
                 return Err(Status::WrongType);
@@ -333,9 +331,7 @@ fn guest_space(a: &Args, cap: &Cap) -> Answer {
                 }
                 _ => return Err(Status::InvalidArg),
             };
-            if target == Cap::EMPTY {
-                return Err(Status::InvalidCap);
-            }
+            refuse_if(target == Cap::EMPTY, Status::InvalidCap)?;
             a.op.stop_for(g.cpus.get());
             g.add_route(first, count, way, target, a.w(2))?;
         }
