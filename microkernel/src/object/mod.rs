@@ -121,3 +121,25 @@ macro_rules! is_domain {
 }
 pub(crate) use is_domain;
 object!(pool::PoolObject, Kind::Pool);
+
+/// Ends any object but a Pool.
+///
+/// # Errors
+/// `Again`: there is more to do. `Busy`: as [`Memory::destroy`].
+pub fn destroy(header: crate::mem::Obj<Header>, step: &step::Step) -> Result<(), Status> {
+    let cap = Cap::new(header.get());
+    let kind = cap.kind();
+    macro_rules! ends {
+        ($($t:ty),* ; $($stepwise:ty),*) => {
+            $(if kind == <$t>::KIND as u32 {
+                step.spend(500)?;
+                cap.typed::<$t>(0)?.get().destroy();
+            })*
+            $(if kind == <$stepwise>::KIND as u32 {
+                cap.typed::<$stepwise>(0)?.get().destroy(step)?;
+            })*
+        };
+    }
+    ends!(Thread, Vcpu, Budget, Notification, irq::Irq, ports::Ports; Endpoint, GuestSpace, Space, Mapping, Memory);
+    Ok(())
+}

@@ -313,15 +313,11 @@ impl Pool {
         Ok(self.slots[class].get())
     }
 
-    /// Destroys the Pools that were made of Memory of this one, then its objects, then itself. `destroy` ends one object by its header.
+    /// Destroys the Pools that were made of Memory of this one, then its objects, then itself.
     ///
     /// # Errors
     /// `Again`: there is more to do.
-    pub fn destroy_step(
-        &self,
-        destroy: impl Fn(Obj<Header>, &Step) -> Result<(), Status>,
-        step: &Step,
-    ) -> Result<(), Status> {
+    pub fn destroy_step(&self, step: &Step) -> Result<(), Status> {
         // Somebody else may have destroyed it since, and its number may be another's.
         let known = self.inner.get().and_then(|(n, generation)| {
             let p = &POOLS[usize::from(n) % MAX_POOLS];
@@ -338,7 +334,7 @@ impl Pool {
                 .set(Some((inner.number.get(), inner.generation.get())));
             return Err(Status::Again);
         }
-        victim.destroy_objects(destroy, step)?;
+        victim.destroy_objects(step)?;
         if core::ptr::eq(victim, self) {
             return Ok(());
         }
@@ -359,11 +355,7 @@ impl Pool {
         }
     }
 
-    fn destroy_objects(
-        &self,
-        destroy: impl Fn(Obj<Header>, &Step) -> Result<(), Status>,
-        step: &Step,
-    ) -> Result<(), Status> {
+    fn destroy_objects(&self, step: &Step) -> Result<(), Status> {
         while self.cursor.get() < self.frontier.get() {
             let i = self.cursor.get();
             let k = self.map(i).get();
@@ -378,7 +370,7 @@ impl Pool {
                         ))
                     };
                     if header.word.get() >> 32 != 0 {
-                        destroy(header, step)?;
+                        super::destroy(header, step)?;
                     }
                 }
             }

@@ -5,14 +5,12 @@ mod thread;
 
 use super::cap::{Cap, cap_at};
 use super::guest_space::Way;
-use super::irq::Irq;
 use super::mapping::{Mapping, Request};
-use super::ports::Ports;
 use super::space::Slot;
 use super::step::Step;
 use super::{
-    Budget, Domain, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space,
-    Thread, Vcpu, lookup, refuse_if,
+    Budget, Domain, Endpoint, GuestSpace, Memory, Notification, Object, Pool, Space, Thread, Vcpu,
+    lookup, refuse_if,
 };
 use crate::arch::Cpu;
 use crate::ipc::{self, WORDS};
@@ -183,33 +181,10 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
             let pool = super::pool::pool_of(object.get().header());
             a.op.stop();
-            pool.destroy_step(destroy, &a.step)?;
-            NONE
+            pool.destroy_step(&a.step)
         }
         _ => cap.object().and(Err(Status::BadOperation)),
     }
-}
-
-/// Ends any object but a Pool.
-///
-/// # Errors
-/// `Again`: there is more to do. `Busy`: as [`Memory::destroy`].
-fn destroy(header: Obj<Header>, step: &Step) -> Result<(), Status> {
-    let cap = Cap::new(header.get());
-    let kind = cap.kind();
-    macro_rules! ends {
-        ($($t:ty),* ; $($stepwise:ty),*) => {
-            $(if kind == <$t>::KIND as u32 {
-                step.spend(500)?;
-                cap.typed::<$t>(0)?.get().destroy();
-            })*
-            $(if kind == <$stepwise>::KIND as u32 {
-                cap.typed::<$stepwise>(0)?.get().destroy(step)?;
-            })*
-        };
-    }
-    ends!(Thread, Vcpu, Budget, Notification, Irq, Ports; Endpoint, GuestSpace, Space, Mapping, Memory);
-    Ok(())
 }
 
 #[inline(never)]
@@ -308,7 +283,7 @@ fn space_but_map(a: &Args, s: Obj<Space>) -> Answer {
             if [Kind::Pool as u32, Kind::Cpu as u32, Kind::Log as u32].contains(&cap.kind()) {
                 return Err(Status::WrongType);
             }
-            destroy(header, &a.step)?;
+            super::destroy(header, &a.step)?;
         }
         _ => return Err(Status::BadOperation),
     }
