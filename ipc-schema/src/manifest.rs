@@ -15,7 +15,7 @@ mod faults;
 mod nets;
 
 pub use crate::virtio::MAX_QUEUES;
-pub use disks::{Disk, MAX_SERIAL, disk_file};
+pub use disks::{Disk, Home, MAX_SERIAL, disk_file};
 pub use faults::{CheckError, Fault, Place};
 
 /// The archive file that holds the encoded [`System`].
@@ -65,7 +65,7 @@ pub struct System {
     pub drivers: Vec<Driver>,
     /// Servers beside the core ones.
     pub servers: Vec<Server>,
-    /// Disks that `store` serves.
+    /// Disks.
     pub disks: Vec<Disk>,
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use device_virtio_blk::server::{Parts, Server};
 use fuzz::{Bytes, scribble, target};
 use ipc_schema::abi::vm::PortAccess;
-use ipc_schema::disk::{BlkConfig, Channel, Geometry, StoreConfig, map_words};
+use ipc_schema::disk::{Back, BlkConfig, Channel, Geometry, StoreConfig, map_words};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
 use ipc_schema::virtio::{NOTIFY, status};
@@ -52,6 +52,7 @@ fn run(data: &[u8]) {
         disk: disk.clone(),
         serial: "serial".into(),
         queues: 2,
+        back: Back::Store,
     };
     let of_store = StoreConfig {
         disks: vec![disk],

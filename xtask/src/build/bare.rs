@@ -23,7 +23,7 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 19] = [
+pub const SERVERS: [&str; 20] = [
     ROOT,
     "platform",
     "scheduler",
@@ -43,6 +43,7 @@ pub const SERVERS: [&str; 19] = [
     "store",
     "switch",
     "driver-uart",
+    "driver-virtio-blk",
 ];
 /// Our own guests.
 pub const GUESTS: [&str; 4] = ["exerciser", "guest-bench", "guest-hostile", "guest-secrets"];

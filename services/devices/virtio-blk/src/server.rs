@@ -76,7 +76,7 @@ impl<'a> Server<'a> {
             image: config::image(config),
             transport,
             queues: (0..config.queues).map(|_| None).collect(),
-            flight: Flight::new(parts.channel, content),
+            flight: Flight::new(parts.channel, config.depth(), content),
             memory,
             irq: InterruptWriter::new(parts.irq),
             state,

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use ipc_schema::abi::vm::PortAccess;
-use ipc_schema::disk::{BlkConfig, Channel, Geometry, StoreConfig, map_words};
+use ipc_schema::disk::{Back, BlkConfig, Channel, Geometry, StoreConfig, map_words};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
 use store::server::Store;
@@ -95,6 +95,7 @@ impl World {
             disk,
             serial: "serial-7".into(),
             queues: QUEUES,
+            back: Back::Store,
         });
         let mut world = Self {
             memory: leak(Memory::owned(&[(0, MEMORY)])),
