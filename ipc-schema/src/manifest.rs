@@ -18,7 +18,7 @@ mod ports;
 
 pub use crate::virtio::MAX_QUEUES;
 pub use consoles::{Channel, MAX_CONSOLE_PORTS, MAX_PORT_NAME, PortName, Ports};
-pub use disks::{Disk, MAX_SERIAL, disk_file};
+pub use disks::{Disk, Home, MAX_SERIAL, disk_file};
 pub use faults::{CheckError, Fault, Place};
 pub use ports::{DEBUG_EXIT_PORT, PortRange, VMM_PORTS};
 
@@ -55,7 +55,7 @@ pub struct System {
     pub drivers: Vec<Driver>,
     /// Servers beside the core ones.
     pub servers: Vec<Server>,
-    /// Disks that `store` serves.
+    /// Disks.
     pub disks: Vec<Disk>,
 }
 

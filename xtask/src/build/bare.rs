@@ -23,7 +23,7 @@ pub const ROOT: &str = "root";
 /// Servers that every system has.
 pub const CORE: [&str; 5] = [ROOT, "platform", "scheduler", "manager", "vmm"];
 /// All servers.
-pub const SERVERS: [&str; 20] = [
+pub const SERVERS: [&str; 21] = [
     ROOT,
     "platform",
     "scheduler",
@@ -44,6 +44,7 @@ pub const SERVERS: [&str; 20] = [
     "store",
     "switch",
     "driver-uart",
+    "driver-virtio-blk",
 ];
 /// Our own guests.
 pub const GUESTS: [&str; 4] = ["exerciser", "guest-bench", "guest-hostile", "guest-secrets"];

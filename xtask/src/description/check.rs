@@ -123,7 +123,8 @@ pub fn lower(
     let cx = Context { text, path };
     let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let mut files = Vec::new();
-    let disks = disks::lower(&cx, raw, &mut files)?;
+    let mut second_disk = Vec::new();
+    let disks = disks::lower(&cx, raw, (&mut files, &mut second_disk))?;
     let networks = nets::networks(raw);
     let mut vms = Vec::new();
     for vm in &raw.vm {
@@ -152,6 +153,7 @@ pub fn lower(
     Ok(Description {
         system,
         files,
+        second_disk,
         stem: String::new(),
         checker: raw.checker,
         measure: raw.measure,

@@ -38,6 +38,15 @@ pub struct Disk {
     #[serde(default)]
     pub read_only: bool,
     pub serial: Option<Spanned<String>>,
+    pub on: Option<Home>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Home {
+    #[serde(rename = "memory")]
+    Memory,
+    #[serde(rename = "second-disk")]
+    SecondDisk,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -29,6 +29,7 @@ pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
     plans.push(manager(s)?);
     let disks = disks::geometries(s, machine.file)?;
     plans.extend(disks::store(s, &disks)?);
+    plans.extend(disks::driver(s, &disks)?);
     plans.extend(nets::switch(s)?);
     for (i, extra) in s.servers.iter().enumerate() {
         plans.push(self::extra(machine, i, extra)?);
@@ -101,7 +102,8 @@ fn platform(machine: &Machine<'_>) -> Result<Plan, PlanError> {
         let rights = if name.starts_with("acpi") {
             READ
         } else {
-            READ | WRITE
+            // It divides what it maps.
+            READ | WRITE | CONTROL
         };
         plan.named(name, Object::Boot(*slot), rights, 0);
         config.memories.push((name.clone(), *phys, *len));
