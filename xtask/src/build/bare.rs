@@ -47,7 +47,13 @@ pub const SERVERS: [&str; 21] = [
     "driver-virtio-blk",
 ];
 /// Our own guests.
-pub const GUESTS: [&str; 4] = ["exerciser", "guest-bench", "guest-hostile", "guest-secrets"];
+pub const GUESTS: [&str; 5] = [
+    "exerciser",
+    "guest-bench",
+    "guest-costs",
+    "guest-hostile",
+    "guest-secrets",
+];
 
 /// The flags of each kind, in one place; linker scripts come from the crates' own `build.rs`.
 ///
