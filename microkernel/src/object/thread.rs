@@ -27,9 +27,7 @@ pub struct Regs {
 #[allow(missing_docs, reason = "they are the architecture's names")]
 pub mod reg {
     pub const RAX: usize = 0;
-    pub const RBX: usize = 3;
     pub const RSP: usize = 4;
-    pub const RBP: usize = 5;
     pub const RSI: usize = 6;
     pub const RDI: usize = 7;
     pub const R8: usize = 8;
@@ -37,8 +35,6 @@ pub mod reg {
     pub const R10: usize = 10;
     pub const R12: usize = 12;
     pub const R13: usize = 13;
-    pub const R14: usize = 14;
-    pub const R15: usize = 15;
 }
 
 /// How the thread goes on when it is next picked.
