@@ -27,7 +27,7 @@ bitflags::bitflags! {
 }
 
 /// Bits of the physical address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The highest level that has pages: 2 (2 MiB), or 3 (1 GiB) where there are such in host and nested tables (boot).
 pub static PAGES_TO: Global<Cell<u32>> = Global(Cell::new(2));
 

@@ -119,10 +119,9 @@ impl Memory {
     /// Whether it can be mapped now.
     #[inline(always)]
     pub fn mappable(&self) -> Result<(), Status> {
-        if self.header.flags.get() != 0 || !self.parts.is_empty() {
-            return Err(Status::Busy);
-        }
-        Ok(())
+        // No flag: not a Pool, not being destroyed, not being taken out of its mappings.
+        self.header.alive()?;
+        refuse_if(!self.parts.is_empty(), Status::Busy)
     }
 
     /// Adds a mapping. Only with the first one does anything change further up.
@@ -140,9 +139,8 @@ impl Memory {
 
     #[inline(never)]
     fn begins_use(&self) -> Result<(), Status> {
-        if self.upwards().any(|m| m.has(flag::DYING | flag::REVOKING)) {
-            return Err(Status::Busy);
-        }
+        let ends = |m: Obj<Self>| m.has(flag::DYING | flag::REVOKING);
+        refuse_if(self.upwards().any(ends), Status::Busy)?;
         self.now_used();
         Ok(())
     }
@@ -249,12 +247,8 @@ impl Memory {
             return Err(Status::Busy);
         }
         refuse_if(self.device, Status::InvalidArg)?;
-        if self
-            .upwards()
-            .any(|m| m.has(flag::DYING) || pool_of(&m.header).alive().is_err())
-        {
-            return Err(Status::Busy);
-        }
+        let ends = |m: Obj<Self>| m.has(flag::DYING) || pool_of(&m.header).alive().is_err();
+        refuse_if(self.upwards().any(ends), Status::Busy)?;
         Pool::possible(self.len / PAGE)?;
         let payer = &pool_of(&self.header).quota;
         refuse_if(quota >= payer.get(), Status::NoMemory)?;

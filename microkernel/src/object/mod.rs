@@ -76,10 +76,7 @@ pub trait Object {
 impl Header {
     #[inline(always)]
     fn alive(&self) -> Result<(), Status> {
-        match self.flags.get() {
-            0 => Ok(()),
-            _ => Err(Status::Busy),
-        }
+        refuse_if(self.flags.get() != 0, Status::Busy)
     }
 }
 

@@ -144,11 +144,7 @@ impl Space {
     /// `InvalidCap`, `Occupied`.
     pub fn empty_slot(&self, slot: u64) -> Result<Slot<'_>, Status> {
         let cell = self.slot(slot)?;
-        if cell.get().is_dead() {
-            Ok(cell)
-        } else {
-            Err(Status::Occupied)
-        }
+        refuse_if(!cell.get().is_dead(), Status::Occupied).map(|()| cell)
     }
 
     /// A thread of it is, or will be, on processor `cpu`. With a second processor the threads read the capability table in the way

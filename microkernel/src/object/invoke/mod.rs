@@ -203,8 +203,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
         op::memory::REVOKE => {
             let m = cap.typed::<Memory>(CONTROL)?;
             a.op.stop();
-            m.get().revoke(&a.step)?;
-            NONE
+            m.get().revoke(&a.step)
         }
         op::memory::MAKE_POOL => {
             let m = cap.typed::<Memory>(CONTROL | READ | WRITE)?;
