@@ -15,6 +15,7 @@ mod lifetimes;
 mod linux;
 mod net;
 mod others;
+mod second_disk;
 mod secrets;
 mod server_death;
 mod smp;
