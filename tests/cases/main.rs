@@ -5,6 +5,7 @@
 
 mod bochs;
 mod conformance;
+mod debian;
 mod disks;
 mod errors;
 mod exerciser;
