@@ -95,6 +95,8 @@ pub struct BlkConfig {
     pub serial: String,
     /// Its virtqueues.
     pub queues: u16,
+    /// Packed ones are offered.
+    pub packed: bool,
     /// Who answers.
     pub back: Back,
 }

@@ -5,12 +5,14 @@
 
 mod bochs;
 mod conformance;
+mod consoles;
 mod debian;
 mod disks;
 mod errors;
 mod exerciser;
 mod hardening;
 mod hostile;
+mod intx;
 mod isolation;
 mod lifetimes;
 mod linux;

@@ -36,7 +36,7 @@ impl Groups {
     pub const IP: u64 = 512;
     /// apic, apic_isr, apic_irr: the local APIC in hardware ([`offers::X2APIC`]). Nothing is taken or given where there is none.
     pub const APIC: u64 = 1024;
-    /// To the guest only: apic_level, apic_requests.
+    /// To the guest only, and also with APIC: apic_level, apic_requests.
     pub const REQUESTS: u64 = 2048;
     /// All that can be written.
     pub const ALL: u64 = 511 | Self::APIC | Self::REQUESTS;

@@ -46,7 +46,10 @@ fn spoil_vmcs(v: Obj<Vcpu>, how: u64) {
         NO_INTERCEPT => control::write(c::PINBASED_EXEC_CONTROLS, 0),
         REPAIRED => {
             control::write(c::VPID, v.asid.get().into());
-            control::write(c::PINBASED_EXEC_CONTROLS, control::controls().pin.into());
+            control::write(
+                c::PINBASED_EXEC_CONTROLS,
+                control::controls().sets[control::PIN].into(),
+            );
         }
         _ => {}
     }

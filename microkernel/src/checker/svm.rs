@@ -60,10 +60,94 @@ pub fn enters(v: &Vcpu) {
     match identifier >> 32 & 0xff {
         0 => {}
         1 => tlb::forget_all(),
+        3 if super::control::FLUSH_OWN.get() != 0 => {
+            tlb::forget_identifier(Some(identifier as u32))
+        }
         other => panic!("TLB_CONTROL {other} is not everywhere"),
     }
-    // What is said to be as it was at the last exit is nothing.
-    assert_eq!(c.word(f::CLEAN).get(), 0);
+    #[cfg(any(test, feature = "unproven"))]
+    clean::enters(v, c);
     let linear = [f::CR0, f::CR3, f::CR4, f::EFER].map(|at| c.word(at).get());
     tlb::enters(v, identifier as u32, None, linear);
+}
+
+/// What the host tests' processors keep of control blocks (APM vol. 2, 15.15): what is said to be clean must be as it was at the last exit
+/// there.
+#[cfg(all(any(test, feature = "unproven"), not(target_os = "none")))]
+mod clean {
+    use super::super::newer::{feature, field, has};
+    use super::{Vmcb, f};
+    use crate::arch::Cpu;
+    use crate::object::Vcpu;
+    use std::{cell::RefCell, collections::BTreeMap};
+
+    /// Bits of the clean field, and what each stands for (15.15.3): intercepts and TSC offset; permission maps; ASID; V_TPR and its
+    /// like; nested paging and PAT; control registers; debug registers; descriptor tables; segments; CR2; branch records; AVIC.
+    const FIELDS: [(usize, &[usize]); 12] = [
+        (0, &[f::INTERCEPT_EXCEPTIONS, f::INTERCEPT_2, f::TSC_OFFSET]),
+        (1, &[f::IOPM_BASE, f::MSRPM_BASE]),
+        (2, &[f::ASID_TLB]),
+        (3, &[f::V_INTR]),
+        (4, &[f::NP_ENABLE, f::N_CR3, f::G_PAT]),
+        (5, &[f::CR0, f::CR3, f::CR4, f::EFER]),
+        (6, &[f::DR6, f::DR7]),
+        (7, &[f::GDTR, f::GDTR + 8, f::IDTR, f::IDTR + 8]),
+        (
+            8,
+            &[
+                f::ES,
+                f::ES + 8,
+                f::CS,
+                f::CS + 8,
+                f::SS,
+                f::SS + 8,
+                f::DS,
+                f::DS + 8,
+                f::CPL_WORD,
+            ],
+        ),
+        (9, &[f::CR2]),
+        (10, &[field::LBR_CONTROL]),
+        (11, &[field::AVIC_BACKING_PAGE, field::AVIC_PHYSICAL_TABLE]),
+    ];
+    type Kept = BTreeMap<usize, u64>;
+    std::thread_local! {
+        /// By processor and control block.
+        static KEPT: RefCell<BTreeMap<(u32, u64), Kept>> = const { RefCell::new(BTreeMap::new()) };
+    }
+
+    pub fn enters(v: &Vcpu, c: Vmcb) {
+        let clean = c.word(field::CLEAN).get();
+        assert!(clean == 0 || has(feature::CLEAN), "a reserved field");
+        let now = |fields: &[usize]| {
+            fields
+                .iter()
+                // TLB_CONTROL, in the upper half behind the ASID, is never taken from what is kept.
+                .map(|&at| {
+                    (
+                        at,
+                        c.word(at).get()
+                            & if at == f::ASID_TLB {
+                                0xffff_ffff
+                            } else {
+                                u64::MAX
+                            },
+                    )
+                })
+                .collect::<Kept>()
+        };
+        KEPT.with_borrow_mut(|k| {
+            let kept = k
+                .entry((Cpu::current().number, v.control_phys))
+                .or_default();
+            for (bit, fields) in FIELDS.into_iter().filter(|(bit, _)| clean >> bit & 1 != 0) {
+                for (at, is) in now(fields) {
+                    assert_eq!(kept.get(&at), Some(&is), "bit {bit} is stale at {at:#x}");
+                }
+            }
+            FIELDS
+                .iter()
+                .for_each(|(_, fields)| kept.extend(now(fields)));
+        });
+    }
 }

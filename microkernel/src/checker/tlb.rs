@@ -53,9 +53,10 @@ pub fn forget_table(root: u64) {
     });
 }
 
-/// INVVPID: of one context, or of all.
+/// INVVPID: of one context, or of all; the flush of one ASID, under which nested translations are kept too.
 pub fn forget_identifier(which: Option<u32>) {
     kept(|k| {
+        k.nested.retain(|tag, _| which != Some(tag.0));
         k.combined
             .retain(|tag, _| which.is_some_and(|id| tag.0 != id));
     });

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::arch::paging::{Entry, size};
-use crate::object::GuestSpace;
 use crate::object::pool::Pool;
 use crate::object::step::Step;
+use crate::object::{GuestSpace, Vcpu};
+use crate::virt::svm::control::FLUSH_OWN;
 use ipc_schema::abi::{op, rights};
 
 const RAM: u64 = 16 << 20;
@@ -323,4 +324,39 @@ fn parts_never_overlap_and_a_divided_memory_is_not_mapped() {
         "parts die with it"
     );
     assert!(m.space.table.translate(0x1000).is_none());
+}
+
+#[test]
+fn a_mapping_taken_away_takes_a_new_identifier_only_where_one_cannot_be_flushed() {
+    let m = Machine::new();
+    m.cpu.asids.set(16);
+    let (_, mem) = m.memory(RAM, 1 << 20);
+    let space = GuestSpace::create(m.pool).unwrap();
+    let (v, t) = (
+        Vcpu::create(m.pool, space, m.space, 0x6000_0000).unwrap(),
+        m.thread(5),
+    );
+    let (slot, at) = (m.name(v), m.name(space));
+    v.get().adopt(t).unwrap();
+    let run = || {
+        m.sys(t, 4, slot, 0, [0; 4], NEVER);
+        assert_eq!(v.flushes.get(), space.flushes.get(), "looked at");
+        v.asid.get()
+    };
+    let remap = || {
+        let map = [0x1000, mem | 3 << 32, 0, 4096];
+        assert_eq!(m.operate(t, at, op::guest_space::MAP, map), Status::Ok);
+        let gone = m.operate(t, at, op::guest_space::UNMAP, [0x1000, 0, 0, 0]);
+        assert_eq!(gone, Status::Ok);
+        run()
+    };
+    FLUSH_OWN.set(0);
+    let first = run();
+    assert_eq!((run(), remap()), (first, first + 1));
+    FLUSH_OWN.set(3);
+    assert_eq!((run(), remap()), (first + 1, first + 1));
+    // Another round's identifier is another's.
+    v.asid_round.set(0);
+    assert_eq!(remap(), first + 2);
+    FLUSH_OWN.set(0);
 }

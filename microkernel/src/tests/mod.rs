@@ -22,6 +22,8 @@ pub mod model;
 #[cfg(test)]
 mod newer;
 #[cfg(test)]
+mod newer_svm;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod routes;

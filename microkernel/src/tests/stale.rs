@@ -176,10 +176,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_translation_outlives_what_it_was_made_from(
-        intel in any::<bool>(), identifiers in 2..7_u32, steps in prop::collection::vec(step(), 1..60)
+        intel in any::<bool>(), clean in any::<bool>(), own in any::<bool>(), identifiers in 2..7_u32, steps in prop::collection::vec(step(), 1..60)
     ) {
         let mut lab = Lab::new(intel, identifiers);
+        svm::newer::HAS.set(u32::from(clean) * svm::newer::feature::CLEAN);
+        svm::control::FLUSH_OWN.set(3 * u64::from(own));
         steps.into_iter().for_each(|s| lab.step(s));
+        svm::control::FLUSH_OWN.set(0);
         crate::checker::check().unwrap();
     }
 }

@@ -3,7 +3,6 @@
 
 use crate::mem::Words;
 use crate::object::Vcpu;
-use crate::virt::PASSED;
 use core::cell::Cell;
 use core::mem::offset_of;
 use ipc_schema::abi::vm::VcpuState as S;
@@ -13,24 +12,49 @@ const ISR: usize = 0x100;
 const TMR: usize = 0x180;
 const IRR: usize = 0x200;
 
-/// MSRs that a guest accesses without an exit, and whether it writes: its own; with an APIC in hardware also, in x2APIC mode, TPR and EOI,
-/// and PPR, ISR, TMR, IRR to read.
-pub fn passed(apic: bool) -> impl Iterator<Item = (u32, bool)> {
-    let own = PASSED.into_iter().flat_map(|m| [(m, false), (m, true)]);
-    let written = [0x808, 0x80b].map(|m| (m, true));
-    let read = [0x808, 0x80a].into_iter().chain(0x810..0x828);
-    let of_apic = written.into_iter().chain(read.map(|m| (m, false)));
-    own.chain(of_apic.filter(move |_| apic))
+/// Whether a guest accesses an MSR without an exit: its own; with an APIC in hardware also, in x2APIC mode, TPR and EOI, and to read PPR, ISR,
+/// TMR and IRR.
+fn passes(msr: u32, write: bool, apic: bool) -> bool {
+    match msr {
+        0x174..=0x176 | 0xc000_0081..=0xc000_0084 | 0xc000_0100..=0xc000_0102 => true,
+        0x808 => apic,
+        0x80b => apic && write,
+        0x80a | 0x810..=0x827 => apic && !write,
+        _ => false,
+    }
+}
+
+/// Fills a page of a map of MSRs, where bits are set for those that make an exit. SVM has two bits each, of which the second is for writes,
+/// for 0000_0000 to 0000_1fff and then for c000_0000 to c000_1fff (APM vol. 2, 15.11); VMX a bit each of both for reads, and then for writes
+/// (SDM vol. 3, 25.6.9).
+#[inline(never)]
+pub fn permit(page: &Words, apic: bool, vmx: bool) {
+    for (i, word) in page.0.iter().enumerate() {
+        let mut exits = 0;
+        for bit in 0..64 {
+            let at = i as u32 * 64 + bit;
+            let (low, upper, write) = if vmx {
+                (at, at >> 13 & 1, at >> 14)
+            } else {
+                (at >> 1, at >> 14, at & 1)
+            };
+            let msr = low & 0x1fff | upper * 0xc000_0000;
+            exits |= u64::from(!passes(msr, write == 1, apic)) << bit;
+        }
+        word.set(exits);
+    }
 }
 
 /// 64 vectors of a register, from 64 * `i` on: the lower and the upper half.
 fn halves(page: &Words, at: usize, i: usize) -> [&Cell<u64>; 2] {
     [0, 2].map(|half| &page.0[at / 8 + 4 * i + half])
 }
+#[inline(never)]
 fn get(page: &Words, at: usize, i: usize) -> u64 {
     let [low, high] = halves(page, at, i);
     low.get() & 0xffff_ffff | high.get() << 32
 }
+#[inline(never)]
 fn set(page: &Words, at: usize, i: usize, value: u64) {
     let [low, high] = halves(page, at, i);
     low.set(value & 0xffff_ffff);
@@ -41,12 +65,14 @@ fn word(v: &Vcpu, at: usize, i: usize) -> &Cell<u64> {
     &v.state().0[at / 8 + i]
 }
 /// The highest vector of a register; 0: none.
+#[inline(never)]
 fn highest(page: &Words, at: usize) -> u64 {
     let found = (0..4).rev().find(|&i| get(page, at, i) != 0);
     found.map_or(0, |i| i as u64 * 64 + u64::from(get(page, at, i).ilog2()))
 }
 
 /// Group APIC to the page.
+#[inline(never)]
 pub fn load(v: &Vcpu, page: &Words) {
     for i in 0..4 {
         set(page, ISR, i, word(v, offset_of!(S, apic_isr), i).get());
@@ -54,25 +80,32 @@ pub fn load(v: &Vcpu, page: &Words) {
     }
 }
 /// And back.
+#[inline(never)]
 pub fn save(v: &Vcpu, page: &Words) {
     for i in 0..4 {
         word(v, offset_of!(S, apic_isr), i).set(get(page, ISR, i));
         word(v, offset_of!(S, apic_irr), i).set(get(page, IRR, i));
     }
 }
-/// Group REQUESTS to the page; `level(i, vectors)` where 64 of the vectors are level-triggered in another way than before.
-pub fn request(v: &Vcpu, page: &Words, level: impl Fn(usize, u64)) {
+/// Group REQUESTS to the page; `level(i, vectors)` for `all`, or where 64 of the vectors are level-triggered in another way than before.
+pub fn request(v: &Vcpu, page: &Words, all: bool, level: impl Fn(usize, u64)) {
     for i in 0..4 {
-        let new = word(v, offset_of!(S, apic_requests), i).take();
-        set(page, IRR, i, get(page, IRR, i) | new);
-        let levels = word(v, offset_of!(S, apic_level), i).get();
-        if get(page, TMR, i) != levels {
+        let levels = request_some(v, page, i);
+        if all || get(page, TMR, i) != levels {
             set(page, TMR, i, levels);
             level(i, levels);
         }
     }
 }
+/// Takes the requests of 64 vectors; answers which of these are level-triggered.
+#[inline(never)]
+fn request_some(v: &Vcpu, page: &Words, i: usize) -> u64 {
+    let new = word(v, offset_of!(S, apic_requests), i).take();
+    set(page, IRR, i, get(page, IRR, i) | new);
+    word(v, offset_of!(S, apic_level), i).get()
+}
 /// The highest vector in service in bits 8 to 15, the highest one requested in 0 to 7 (SDM vol. 3, 25.4.2).
+#[inline(never)]
 pub fn status(page: &Words) -> u64 {
     highest(page, ISR) << 8 | highest(page, IRR)
 }

@@ -76,13 +76,6 @@ pub trait Virt {
     fn advance(v: &Vcpu, next: u64);
 }
 
-/// MSRs that belong to the guest alone: STAR to SFMASK, FS, GS and kernel GS base, SYSENTER. VMRUN, VMLOAD and VMSAVE switch them; of
-/// VMX's some are in the VMCS, and STAR to SFMASK and kernel GS base go with the vCPU.
-const PASSED: [u32; 10] = [
-    0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0x174,
-    0x175, 0x176,
-];
-
 /// #DB, #AC and #MC make an exit: the first two can otherwise loop in microcode for ever (CVE-2015-5307, CVE-2015-8104).
 const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 /// Debug control bits of DR7 that do something; bit 10 is always 1, the upper half must be 0.
@@ -101,9 +94,7 @@ pub fn unusual(v: &Vcpu) {
 fn identify(cpu: &Cpu, v: &Vcpu) -> bool {
     let next = cpu.next_asid.get();
     let begins = next >= cpu.asids.get();
-    if begins {
-        cpu.asid_round.set(cpu.asid_round.get() + 1);
-    }
+    cpu.asid_round.set(cpu.asid_round.get() + u64::from(begins));
     let asid = if begins { 1 } else { next };
     cpu.next_asid.set(asid + 1);
     v.asid.set(asid);
@@ -126,6 +117,7 @@ fn each_extended(v: &Vcpu, groups: u64, copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
 }
 
 /// State page to vCPU.
+#[inline]
 fn load_extended(v: &Vcpu, groups: u64) {
     each_extended(v, groups, |kept, page| kept.set(page.get()));
     v.xcr0.set(valid_xcr0(v.xcr0.get()));

@@ -14,6 +14,7 @@
 extern crate alloc;
 
 pub mod console;
+pub mod device;
 pub mod elf_note;
 pub mod forward;
 #[cfg(target_os = "none")]

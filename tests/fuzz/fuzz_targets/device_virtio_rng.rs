@@ -2,117 +2,69 @@
 //! and deaths.
 #![no_main]
 
-use device_virtio_rng::server::Server;
+use device_virtio_rng::server::begin;
+use fuzz::virtio::{HIGH, IN, OUT, OWN, Seed, WAKE, descriptor, judge, memory, packed, step};
 use fuzz::{Bytes, scribble, target};
-use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
-use ipc_schema::virtio::{NOTIFY, status};
-use virtio::Memory;
+use ipc_schema::virtio::feature;
+use virtio::device::Pages;
 
 target!(run, seeds);
 
-const PORT: u16 = 0xC000;
 /// Bytes of memory below, and above 4 GiB.
 const SIZE: u64 = 0x4000;
-const HIGH: u64 = 1 << 32;
 
-/// Steps of a run.
-const OUT: u8 = 0;
-const IN: u8 = 1;
-const MEMORY: u8 = 2;
-const WAKE: u8 = 3;
-const DIE: u8 = 4;
-const SCRIBBLE: u8 = 5;
-const STEPS: u8 = 6;
+/// Steps of its own.
+const DIE: u8 = OWN;
+const SCRIBBLE: u8 = OWN + 1;
+const STEPS: u8 = OWN + 2;
 
 fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
-    let memory = Memory::owned(&[(0, SIZE), (HIGH, SIZE)]);
+    let memory = memory(SIZE);
     let (irq, state) = (Box::new(InterruptPage::new()), Box::new(StatePage::new()));
-    let vmm = InterruptReader::function(&irq);
-    let start = || Server::new(&memory, &irq, &state).0;
-    let mut server = start();
+    let mut vmm = InterruptReader::function(&irq);
+    let pages = Pages {
+        memory: &memory,
+        irq: &irq,
+        state: &state,
+    };
+    let mut server = begin(pages).0;
     while !bytes.is_empty() {
         match bytes.u8() % STEPS {
-            OUT => {
-                let (offset, width) = (u16::from(bytes.u8()), bytes.width(false));
-                let access = PortAccess::new(PORT + offset, width, false);
-                let _ = server.access(access, bytes.u32());
-            }
-            IN => {
-                let (offset, width) = (u16::from(bytes.u8()), bytes.width(false));
-                let (value, _) = server.access(PortAccess::new(PORT + offset, width, true), 0);
-                assert!(width == 4 || value >> (8 * width) == 0, "wider than asked");
-            }
-            MEMORY => {
-                let (at, high, len) = (bytes.u16(), bytes.flag(), bytes.below(64));
-                let base = if high { HIGH } else { 0 };
-                // What is outside is refused, as the guest's own would be.
-                let _ = memory.write(base + u64::from(at), bytes.take(len));
-            }
-            WAKE => {
-                let _ = server.wake();
-            }
-            DIE => server = start(),
+            DIE => server = begin(pages).0,
             SCRIBBLE => scribble(&*state, &mut bytes),
-            _ => {}
+            common => step(common, &mut bytes, &mut server, &memory),
         }
-        let lines = vmm.look();
-        assert!(lines.levels & !1 == 0);
-        if server.access(PortAccess::new(PORT + 0x14, 1, true), 0).0
-            & u32::from(status::NEEDS_RESET)
-            != 0
-        {
-            // A device that is lost touches nothing more.
-            let mut before = [0; SIZE as usize];
-            let mut after = [0; SIZE as usize];
-            memory.read(0, &mut before).expect("all of it");
-            let _ = server.access(PortAccess::new(PORT + NOTIFY, 2, false), 0);
-            let _ = server.wake();
-            memory.read(0, &mut after).expect("all of it");
-            assert_eq!(before, after);
-        }
+        judge(&mut server, &mut vmm, &memory, SIZE, || ());
     }
 }
 
-/// A driver that begins, offers two buffers, the second by an indirect table, and is served; then its device's server dies.
+/// A driver that begins, offers two buffers, the second by an indirect table, and is served; then its device's server dies. The same with a
+/// packed queue.
 fn seeds() -> Vec<Vec<u8>> {
-    let mut seed = Vec::new();
-    let mut out = |offset: u8, width: u8, value: u32| {
-        seed.extend([OUT, offset, width]);
-        seed.extend(value.to_le_bytes());
-    };
-    out(0x14, 0, 3);
-    out(0x0C, 2, 0x3000_0000);
-    out(0x08, 2, 1);
-    out(0x0C, 2, 1);
-    out(0x14, 0, 11);
-    out(0x18, 1, 4);
-    out(0x1A, 1, 1);
-    out(0x20, 2, 0x1000);
-    out(0x28, 2, 0x2000);
-    out(0x30, 2, 0x3000);
-    out(0x1C, 1, 1);
-    out(0x14, 0, 15);
-    let mut memory = |at: u16, data: &[u8]| {
-        seed.push(MEMORY);
-        seed.extend(at.to_le_bytes());
-        seed.extend([0, data.len() as u8]);
-        seed.extend(data);
-    };
-    let descriptor = |gpa: u64, len: u32, flags: u16, next: u16| {
-        let mut bytes = gpa.to_le_bytes().to_vec();
-        bytes.extend(len.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend(next.to_le_bytes());
-        bytes
-    };
+    let features = feature::INDIRECT_DESC | feature::EVENT_IDX;
+    let mut seed = Seed::driver(features, &[(4, [0x1000, 0x2000, 0x3000])]);
     let direct = [descriptor(HIGH, 64, 3, 1), descriptor(0x800, 32, 2, 0)];
-    memory(0x1000, &direct.concat());
-    memory(0x1020, &descriptor(0x900, 16, 4, 0));
-    memory(0x0900, &descriptor(HIGH + 64, 100, 2, 0));
-    memory(0x2000, &[0, 0, 2, 0, 0, 0, 2, 0]);
-    seed.extend([OUT, 0x80, 1, 0, 0, 0, 0, WAKE, IN, 0x40, 0, DIE, WAKE]);
-    vec![seed]
+    seed.memory(0x1000, &direct.concat());
+    seed.memory(0x1020, &descriptor(0x900, 16, 4, 0));
+    seed.memory(0x0900, &descriptor(HIGH + 64, 100, 2, 0));
+    seed.memory(0x2000, &[0, 0, 2, 0, 0, 0, 2, 0]);
+    let steps = [OUT, 0x80, 1, 0, 0, 0, 0, WAKE, IN, 0x40, 0, DIE, WAKE];
+    seed.steps(&steps);
+    let features = features | feature::RING_PACKED;
+    let mut other = Seed::driver(features, &[(3, [0x1000, 0x2000, 0x3000])]);
+    other.memory(0x0900, &descriptor(HIGH + 64, 100, 0, 2));
+    let ring = [
+        packed(HIGH, 64, 9, 3),
+        packed(0x800, 32, 2, 2),
+        packed(0x900, 16, 1, 4),
+    ];
+    other.memory(0x1000, &ring.concat());
+    other.steps(&steps);
+    // The next round.
+    other.memory(0x1000, &descriptor(HIGH, 16, 0, 1 << 15 | 2));
+    other.steps(&[DIE, WAKE, DIE]);
+    vec![seed.0, other.0]
 }

@@ -59,8 +59,12 @@ fn seeds() -> Vec<Vec<u8>> {
         disks: Vec::new(),
     };
     let mut two = system.clone();
-    let (slot, disk, queues) = (3, 0, 2);
-    let blk = DeviceKind::VirtioBlk { slot, disk, queues };
+    let blk = DeviceKind::VirtioBlk {
+        slot: 3,
+        disk: 0,
+        queues: 2,
+        packed: true,
+    };
     two.disks.push(Disk {
         name: "data".into(),
         size: 64 << 20,

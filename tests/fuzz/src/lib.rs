@@ -8,6 +8,8 @@
 
 pub use libfuzzer_sys;
 
+pub mod virtio;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -78,6 +78,8 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         binaries.kernel = bare::kernel_with(&tc, "checker")?;
     } else if description.measure {
         binaries.kernel = bare::kernel_with(&tc, "measure")?;
+    } else if description.unproven {
+        binaries.kernel = bare::kernel_with(&tc, "unproven")?;
     }
     let bytes = pack(&tc, description, &binaries, true)?;
     let kernel = host::read(&bare::stripped(&tc, &binaries.kernel)?)?;

@@ -8,7 +8,9 @@ use ipc_schema::manifest::{
 };
 use toml::Spanned;
 
-use super::{Description, Mistake, Source, disks, explain::explain, nets, parse_size, raw};
+use super::{
+    Description, Mistake, Source, consoles, disks, explain::explain, nets, parse_size, raw,
+};
 use crate::build::bare::{GUESTS, SERVERS};
 use crate::setup::guests;
 
@@ -155,6 +157,7 @@ pub fn lower(
         stem: String::new(),
         checker: raw.checker,
         measure: raw.measure,
+        unproven: raw.unproven,
     })
 }
 
@@ -181,6 +184,7 @@ fn lower_vm(
                 only_what_it_has(cx, device)?;
                 disks::known(cx, device, backs.0)?;
                 nets::check(cx, device)?;
+                consoles::check(cx, device)?;
             }
             lower_devices(name, list.iter().map(Spanned::get_ref), backs)
         }
@@ -215,9 +219,12 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         slot: None,
         disk: None,
         queues: None,
+        packed: None,
         network: None,
         mac: None,
         limit: None,
+        ports: None,
+        rows_first: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
@@ -227,9 +234,12 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         slot: None,
         disk: None,
         queues: None,
+        packed: None,
         network: None,
         mac: None,
         limit: None,
+        ports: None,
+        rows_first: None,
     },
 ];
 
@@ -248,17 +258,36 @@ fn only_what_it_has(cx: &Context<'_>, spanned: &Spanned<raw::Device>) -> Result<
             "a PCI function has no `port`, `irq` or `doorbell`: its guest gives it such",
             "leave these out; `slot` says where it is on the bus",
         ),
-        _ => return Ok(()),
+        _ => match &device.packed {
+            Some(packed) if !device.kind.chooses() => (
+                packed.span().start,
+                "`packed` is of virtio-blk and virtio-net, and this device is none",
+                "leave `packed` out",
+            ),
+            _ => return Ok(()),
+        },
     };
     Err(cx.mistake(at, what.to_owned(), remedy))
 }
 
+impl raw::Device {
+    /// Whether it is to offer packed virtqueues: they are better, unless a guest's driver knows better.
+    pub fn packed(&self) -> bool {
+        self.packed.as_ref().is_none_or(|packed| *packed.get_ref())
+    }
+}
+
 impl raw::DeviceKind {
+    /// Whether the kind of its virtqueues can be chosen.
+    fn chooses(self) -> bool {
+        matches!(self, Self::VirtioBlk | Self::VirtioNet)
+    }
+
     /// Whether it is a PCI function.
     fn function(self) -> bool {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => false,
-            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet => true,
+            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet | Self::VirtioConsole => true,
         }
     }
 }
@@ -295,7 +324,13 @@ fn lower_devices<'a>(
                 let disk = disks.iter().position(|d| Some(&d.name) == named);
                 // One that is not there is refused by the check.
                 let disk = disk.and_then(|d| u32::try_from(d).ok()).unwrap_or(u32::MAX);
-                let kind = DeviceKind::VirtioBlk { slot, disk, queues };
+                let packed = device.packed();
+                let kind = DeviceKind::VirtioBlk {
+                    slot,
+                    disk,
+                    queues,
+                    packed,
+                };
                 (kind, "blk", 0, 0, None)
             }
             raw::DeviceKind::VirtioNet => {
@@ -303,6 +338,7 @@ fn lower_devices<'a>(
                 let card = format!("{vm}.net{}", before.count());
                 (nets::kind(device, slot, &card, networks), "net", 0, 0, None)
             }
+            raw::DeviceKind::VirtioConsole => (consoles::kind(device, slot), "console", 0, 0, None),
         };
         let earlier = list
             .clone()

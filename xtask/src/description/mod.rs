@@ -5,6 +5,7 @@
 //! executed, and paths in it are read only.
 
 mod check;
+mod consoles;
 mod disks;
 mod explain;
 mod nets;
@@ -59,6 +60,8 @@ pub struct Description {
     pub checker: bool,
     /// Whether the kernel is built to measure how long interrupts are off (`measure = true`), for tests too.
     pub measure: bool,
+    /// Whether the kernel uses what newer processors offer and no emulator shows (`unproven = true`; microkernel/docs/VIRT.md).
+    pub unproven: bool,
 }
 
 /// One mistake in a description.

@@ -18,6 +18,8 @@ pub struct System {
     #[serde(default)]
     pub measure: bool,
     #[serde(default)]
+    pub unproven: bool,
+    #[serde(default)]
     pub vm: Vec<Spanned<Vm>>,
     pub driver: Option<Vec<Spanned<Driver>>>,
     #[serde(default)]
@@ -84,6 +86,8 @@ pub enum DeviceKind {
     VirtioBlk,
     #[serde(rename = "virtio-net")]
     VirtioNet,
+    #[serde(rename = "virtio-console")]
+    VirtioConsole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,9 +100,12 @@ pub struct Device {
     pub slot: Option<Spanned<u8>>,
     pub disk: Option<Spanned<String>>,
     pub queues: Option<Spanned<u16>>,
+    pub packed: Option<Spanned<bool>>,
     pub network: Option<Spanned<String>>,
     pub mac: Option<Spanned<String>>,
     pub limit: Option<Spanned<String>>,
+    pub ports: Option<Spanned<Vec<String>>>,
+    pub rows_first: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -221,6 +221,7 @@ disk = "data"
 [[vm.device]]
 kind = "virtio-blk"
 disk = "install"
+packed = false
 "#;
 
 #[test]
@@ -239,8 +240,14 @@ fn disks() {
         Source::Debian(crate::setup::guests::File::Busybox)
     )));
     let kinds: Vec<DeviceKind> = d.system.vms[2].devices.iter().map(|d| d.kind).collect();
-    let blk = |slot, disk, queues| DeviceKind::VirtioBlk { slot, disk, queues };
-    assert_eq!(kinds, [blk(1, 1, 4), blk(2, 0, 1), blk(3, 1, 1)]);
+    let blk = |slot, disk, queues, packed| DeviceKind::VirtioBlk {
+        slot,
+        disk,
+        queues,
+        packed,
+    };
+    let all = [blk(1, 1, 4, true), blk(2, 0, 1, true), blk(3, 1, 1, false)];
+    assert_eq!(kinds, all);
     // All of a disk can be written when nothing else is said.
     let whole = parse(&text.replacen("memory = \"16M\"\n", "", 1), path(), None).unwrap();
     assert_eq!(whole.system.disks[0].memory, 64 << 20);
@@ -299,6 +306,9 @@ fn each_mistake_about_disks() {
     assert!(what.contains("has the name of another"), "{what}");
     let (_, what, _) = wrong("queues = 4", "queues = 33");
     assert!(what.contains("1 to 32 queues"), "{what}");
+    let (_, what, remedy) = wrong("port = 0x2f8", "packed = true");
+    assert!(what.contains("virtio-blk and virtio-net"), "{what}");
+    assert_eq!(remedy, "leave `packed` out");
     let (_, what, remedy) = wrong("port = 0x2f8", "queues = 3");
     assert_eq!(remedy, "leave them out", "{what}");
     let (_, what, _) = wrong(
@@ -403,6 +413,7 @@ fn networks() {
                 network,
                 mac,
                 rate,
+                packed: true,
             } => (slot, network, mac, rate),
             other => panic!("{other:?}"),
         })
@@ -454,4 +465,75 @@ fn each_mistake_about_networks() {
         m.what.contains("`d.net0`") && m.what.contains("`c.net1`"),
         "{m}"
     );
+}
+
+const CONSOLES: &str = r#"
+[[vm]]
+name = "c"
+memory = "64M"
+kernel = "build:exerciser"
+[[vm.device]]
+kind = "virtio-console"
+[[vm.device]]
+kind = "virtio-console"
+ports = ["hvc1", "data"]
+rows_first = true
+"#;
+
+#[test]
+fn consoles() {
+    let d = parse(&format!("{GOOD}{CONSOLES}"), path(), None).unwrap();
+    let devices = d.system.vms[2].devices.iter();
+    let consoles: Vec<(&str, u8, bool, Vec<&str>)> = devices
+        .map(|d| match &d.kind {
+            DeviceKind::VirtioConsole {
+                slot,
+                rows_first,
+                ports,
+            } => {
+                let names = ports.names().iter().map(|n| n.as_str()).collect();
+                (d.name.as_str(), *slot, *rows_first, names)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        consoles,
+        [
+            ("c.console0", 1, false, vec!["hvc0"]),
+            ("c.console1", 2, true, vec!["hvc1", "data"]),
+        ]
+    );
+}
+
+#[test]
+fn each_mistake_about_consoles() {
+    let text = format!("{GOOD}{CONSOLES}");
+    let wrong = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "`{from}` is not in the sample");
+        let m = parse(&changed, path(), None).unwrap_err();
+        (m.at.clone(), m.what.clone(), m.remedy)
+    };
+    for bad in ["hvc.1", "", "a-port-with-too-long-a-name"] {
+        let (at, what, remedy) = wrong("\"hvc1\"", &format!("\"{bad}\""));
+        assert_eq!(at, "guests/two.toml:37");
+        assert_eq!(what, format!("`{bad}` cannot be the name of a port"));
+        assert!(remedy.contains("at most 15"), "{remedy}");
+    }
+    let nine: Vec<String> = (0..9).map(|i| format!("\"p{i}\"")).collect();
+    for bad in ["\"x\", \"x\"", "", &nine.join(", ")] {
+        let (at, what, remedy) = wrong("\"hvc1\", \"data\"", bad);
+        assert_eq!(at, "guests/two.toml:37");
+        assert!(what.contains("1 to 8 ports of different names"), "{what}");
+        assert!(remedy.contains("ports = [\"hvc0\", \"data\"]"), "{remedy}");
+    }
+    let (_, what, _) = wrong("\"virtio-console\"\nports", "\"virtio-rng\"\nports");
+    assert!(what.contains("are of virtio-console"), "{what}");
+    let (at, what, remedy) = wrong("\"hvc1\"", "\"hvc0\"");
+    assert!(
+        what.contains("VM `c`") && what.contains("a port of the same name"),
+        "{at} {what}"
+    );
+    assert!(remedy.contains("ports ="), "{remedy}");
 }

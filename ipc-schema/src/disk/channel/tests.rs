@@ -203,17 +203,18 @@ fn golden_bytes() {
         disk,
         serial: "s".into(),
         queues: 2,
+        packed: true,
         back: Back::Store,
     };
     assert_eq!(
         postcard::to_allocvec(&blk).unwrap(),
-        b"\x01d\xac\x02\x02\x01\x01s\x02\x00"
+        b"\x01d\xac\x02\x02\x01\x01s\x02\x01\x00"
     );
     let back = Back::Driver { read_only: true };
     let blk = BlkConfig { back, ..blk };
     assert_eq!(
         postcard::to_allocvec(&blk).unwrap(),
-        b"\x01d\xac\x02\x02\x01\x01s\x02\x01\x01"
+        b"\x01d\xac\x02\x02\x01\x01s\x02\x01\x01\x01"
     );
     let driver = DriverConfig {
         clients: vec![DriverClient {

@@ -24,13 +24,7 @@ pub mod field {
     pub const NP_ENABLE: usize = 0x090;
     pub const EVENTINJ: usize = 0x0a8;
     pub const N_CR3: usize = 0x0b0;
-    pub const LBR_CONTROL: usize = 0x0b8;
-    pub const CLEAN: usize = 0x0c0;
     pub const NEXT_RIP: usize = 0x0c8;
-    /// Number of bytes, and the bytes.
-    pub const GUEST_INSTRUCTION: usize = 0x0d0;
-    pub const AVIC_BACKING_PAGE: usize = 0x0e0;
-    pub const AVIC_PHYSICAL_TABLE: usize = 0x0f8;
     pub const ES: usize = 0x400;
     pub const CS: usize = 0x410;
     pub const SS: usize = 0x420;
@@ -69,6 +63,9 @@ pub static MAPS: Global<Cell<(u64, u64)>> = Global(Cell::new((0, 0)));
 /// VMRUN does not load CR2, and does not see a virtual interrupt that the guest can take at once (Bochs 2.7), so each entry is an unusual
 /// one. No processor that has decode assists is like that, and none that does not save the next RIP. A bit beyond TSC_AUX, or 0.
 pub static BY_HAND: Global<Cell<u64>> = Global(Cell::new(0));
+
+/// TLB_CONTROL that drops what is cached under the guest's own identifier (3, APM vol. 2, 15.16.2), or 0: there is none.
+pub static FLUSH_OWN: Global<Cell<u64>> = Global(Cell::new(0));
 
 /// EFER.SVME: must be set while a guest runs; the guest never sees it.
 pub const SVME: u64 = 1 << 12;

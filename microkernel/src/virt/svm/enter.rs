@@ -1,6 +1,6 @@
 //! VMRUN, and what is prepared for it when something is rare.
 
-use super::control::{BY_HAND, Vmcb, field as f};
+use super::control::{BY_HAND, FLUSH_OWN, Vmcb, field as f};
 use super::{V_IRQ, armed, extended};
 use crate::arch::Cpu;
 use crate::object::{Thread, Vcpu};
@@ -116,11 +116,7 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
     let c = Vmcb::of(v);
     v.flushes.set(v.flushes.get() & !UNUSUAL);
     if v.asid_round.get() != cpu.asid_round.get() || v.flushes.get() != v.guest.flushes.get() {
-        // TLB_CONTROL 1 (flush all) is all that every processor knows.
-        let flush = u64::from(identify(cpu, v));
-        v.flushes.set(v.guest.flushes.get());
-        c.word(f::ASID_TLB)
-            .set(u64::from(v.asid.get()) | flush << 32);
+        renew(cpu, v, c);
     }
     if armed(c) {
         extended::arm_breakpoints(c.word(f::DR7).get());
@@ -153,4 +149,15 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (&'a Thread, &'a Vcpu) {
     // Flush only once.
     c.word(f::ASID_TLB).set(u64::from(v.asid.get()));
     (t, v)
+}
+
+/// Nothing that was cached for `v` is to be found any more.
+#[inline(never)]
+fn renew(cpu: &Cpu, v: &Vcpu, c: Vmcb) {
+    // TLB_CONTROL 1 (flush all) is all that every processor knows.
+    let own = FLUSH_OWN.get() * u64::from(v.asid_round == cpu.asid_round);
+    let flush = own.max(u64::from(own == 0 && identify(cpu, v)));
+    v.flushes.set(v.guest.flushes.get());
+    c.word(f::ASID_TLB)
+        .set(u64::from(v.asid.get()) | flush << 32);
 }

@@ -1,10 +1,12 @@
 //! What newer processors offer guests and no emulator shows; in the kernel with its feature `unproven` alone. The APIC in hardware is AVIC
 //! in x2APIC mode (APM vol. 2, 15.29): TPR, PPR, EOI, ISR, TMR and IRR make no exit. ICR does, so that no table of APIC IDs is looked at.
 
+#![cfg(any(test, feature = "unproven"))]
+
 use super::control::{MAPS, Vmcb, field as f};
 use super::{V_IRQ, extended};
 use crate::arch::Cpu;
-use crate::mem::{self, Global, Obj, PAGE, Words};
+use crate::mem::{self, Obj, PAGE, Words};
 use crate::object::Vcpu;
 use crate::virt::{apic, unusual};
 use core::cell::Cell;
@@ -21,10 +23,27 @@ pub mod feature {
     pub const VIRTUAL_VMLOAD: u32 = 1 << 15;
     pub const X2AVIC: u32 = 1 << 18;
 }
-/// Which of them the processor has. Written at boot alone.
-pub static HAS: Global<Cell<u32>> = Global(Cell::new(0));
+/// Fields of the VMCB, by their offsets in bytes (APM vol. 2, appendix B).
+#[allow(missing_docs, reason = "they are the manual's names")]
+pub mod field {
+    pub const LBR_CONTROL: usize = 0x0b8;
+    pub const CLEAN: usize = 0x0c0;
+    /// Number of bytes, and the bytes.
+    pub const GUEST_INSTRUCTION: usize = 0x0d0;
+    pub const AVIC_BACKING_PAGE: usize = 0x0e0;
+    pub const AVIC_PHYSICAL_TABLE: usize = 0x0f8;
+}
+/// Which of them the processor has. Written at boot alone; in the host's tests each has its own.
+#[cfg(target_os = "none")]
+pub static HAS: mem::Global<Cell<u32>> = mem::Global(Cell::new(0));
+#[cfg(not(target_os = "none"))]
+std::thread_local! {
+    /// Which of them this test's processor has.
+    pub static HAS: Cell<u32> = const { Cell::new(0) };
+}
 
-fn has(features: u32) -> bool {
+/// Whether it has all of these.
+pub fn has(features: u32) -> bool {
     HAS.get() & features == features
 }
 
@@ -70,11 +89,12 @@ pub fn create(v: &Vcpu, c: Vmcb) {
         }
     }
     page.0[APIC].set(0);
-    c.word(f::AVIC_BACKING_PAGE).set(v.extended_phys);
-    c.word(f::AVIC_PHYSICAL_TABLE).set(maps(true) + 2 * PAGE);
+    c.word(field::AVIC_BACKING_PAGE).set(v.extended_phys);
+    c.word(field::AVIC_PHYSICAL_TABLE)
+        .set(maps(true) + 2 * PAGE);
     // VMLOAD and VMSAVE are intercepted; should they not be, they use the guest's addresses (15.33.1).
     let translated = u64::from(has(feature::VIRTUAL_VMLOAD)) << 1;
-    c.word(f::LBR_CONTROL).set(translated);
+    c.word(field::LBR_CONTROL).set(translated);
     let offer = |features, offer| if has(features) { offer } else { 0 };
     let all = offer(feature::AVIC | feature::X2AVIC, offers::X2APIC)
         | offer(feature::TSC_RATE, offers::TSC_RATIO)
@@ -101,8 +121,8 @@ pub fn load(v: &Vcpu, groups: u64) {
         page(v).0[APIC].set(on.into());
         apic::load(v, page(v));
     }
-    if groups & Groups::REQUESTS != 0 && in_hardware(v) {
-        apic::request(v, page(v), |_, _| {});
+    if groups & (Groups::APIC | Groups::REQUESTS) != 0 && in_hardware(v) {
+        apic::request(v, page(v), false, |_, _| {});
     }
 }
 
@@ -145,12 +165,12 @@ pub fn left(v: &Vcpu, intr: u64) -> u64 {
 
 /// An entry with something rare about it: before, and after.
 pub fn enters(c: Vmcb) {
-    c.word(f::CLEAN).set(0);
+    c.word(field::CLEAN).set(0);
 }
 /// See there.
 pub fn has_left(c: Vmcb) {
     if has(feature::CLEAN) {
-        c.word(f::CLEAN).set(ALL_BUT_TPR);
+        c.word(field::CLEAN).set(ALL_BUT_TPR);
     }
 }
 
@@ -171,7 +191,7 @@ pub fn ended(info1: u64, info2: u64) -> Option<u64> {
 pub fn fetched(v: &Vcpu, c: Vmcb) {
     if has(feature::DECODE) {
         for i in [0, 8] {
-            let word = c.word(f::GUEST_INSTRUCTION + i).get();
+            let word = c.word(field::GUEST_INSTRUCTION + i).get();
             v.state().0[(offset_of!(S, fetched) + i) / 8].set(word);
         }
     }

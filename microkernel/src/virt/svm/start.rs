@@ -1,9 +1,9 @@
 //! Whether a processor has SVM and lets it be used; switching it on.
 
-use super::control::{BY_HAND, MAPS, SVME};
+use super::control::{BY_HAND, FLUSH_OWN, MAPS, SVME};
 use crate::arch::{Cpu, cpuid, entry};
 use crate::mem::{self, PAGE};
-use crate::virt::apic::passed;
+use crate::virt::apic;
 use x86_64::registers::control::{Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
@@ -15,41 +15,31 @@ const SVMDIS: u64 = 1 << 4;
 /// Pages for maps of MSRs, and with AVIC for a table.
 pub const MSR_PAGES: u64 = if cfg!(feature = "unproven") { 5 } else { 2 };
 
-fn fill(phys: u64) {
-    // SAFETY: a page of `init`'s caller's.
-    let page = unsafe { mem::page(phys) };
-    page.0.iter().for_each(|w| w.set(!0));
-}
-
-/// Fills the two pages of a map of MSRs.
-fn pass(map: u64, apic: bool) {
-    [map, map + PAGE].map(fill);
-    for (m, write) in passed(apic) {
-        // Two bits an MSR, of which the second is for writes: 0000_0000 to 0000_1fff at byte 0, c000_0000 to c000_1fff at byte 0x800.
-        let upper = if m >= 0xc000_0000 { 0x800 * 8 } else { 0 };
-        let bit = u64::from(m & 0x1fff) * 2 + upper + u64::from(write);
-        // SAFETY: as above; both ranges are in the first.
-        let w = unsafe { &mem::page(map).0[(bit / 64) as usize] };
-        w.set(w.get() & !(1 << (bit % 64)));
-    }
-}
-
 /// Boot: fills the permission maps: `io` is three pages, `msr` [`MSR_PAGES`] (APM vol. 2, 15.10.1, 15.11).
 ///
 /// # Safety
 /// Both are runs of kernel pages that are nothing else's.
 pub unsafe fn init(io: u64, msr: u64) {
-    (0..3).for_each(|i| fill(io + i * PAGE));
-    pass(msr, false);
+    for phys in [io, io + PAGE, io + 2 * PAGE, msr + PAGE] {
+        // SAFETY: the caller's pages.
+        let page = unsafe { mem::page(phys) };
+        page.0.iter().for_each(|w| w.set(!0));
+    }
+    // The guest's own MSRs are all in the first page of the map.
+    // SAFETY: the caller's page.
+    apic::permit(unsafe { mem::page(msr) }, false, false);
     MAPS.set((io, msr));
     #[cfg(feature = "unproven")]
     {
-        // The first `MSR_PAGES` are the caller's.
-        pass(msr + 2 * PAGE, true);
+        // SAFETY: the caller's pages.
+        let [first, rest] = [2, 3].map(|i| unsafe { mem::page(msr + i * PAGE) });
+        apic::permit(first, true, false);
+        rest.0.iter().for_each(|w| w.set(!0));
         super::newer::HAS.set(cpuid(0x8000_000a).edx);
     }
     // By hand: next RIP saved, but no decode assists.
     BY_HAND.set(u64::from(cpuid(0x8000_000a).edx & 0x88 == 8) << 32);
+    FLUSH_OWN.set(3 * u64::from(cpuid(0x8000_000a).edx >> 6 & 1));
 }
 
 /// Whether this processor can do the work (APM vol. 3, E.4.2, E.4.9).

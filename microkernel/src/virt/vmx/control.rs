@@ -4,7 +4,7 @@
 use super::{Soft, newer};
 use crate::mem::{self, Global};
 use crate::object::Vcpu;
-use crate::virt::apic::passed;
+use crate::virt::apic;
 use core::cell::Cell;
 pub use hardware::*;
 use x86::vmx::vmcs::control::{
@@ -17,15 +17,10 @@ use x86::vmx::vmcs::{guest as g, host as h};
 pub struct Controls {
     /// VMCS revision identifier.
     pub revision: u32,
-    /// Pin-based controls.
-    pub pin: u32,
-    primary: u32,
-    /// Secondary controls, always.
-    pub secondary: u32,
-    /// Those of [`newer`].
+    /// Pin-based, primary and secondary, exit and entry controls ([`PIN`] to [`ENTRY`]).
+    pub sets: [u32; 5],
+    /// Secondary controls that some guests have in addition ([`newer`]).
     pub newer: u32,
-    exit: u32,
-    entry: u32,
     /// Lower bits of the EPT pointer (25.6.11).
     ept: u64,
     /// CR4 bits that guests may set.
@@ -36,40 +31,26 @@ pub struct Controls {
     pub rate: u32,
 }
 
+/// Places in [`Controls::sets`].
+pub const PIN: usize = 0;
+/// See there.
+pub const PRIMARY: usize = 1;
+/// See there.
+pub const SECONDARY: usize = 2;
+const ENTRY: usize = 4;
+
 /// Of the pin-based controls: activate VMX-preemption timer.
 pub const TIMER: u32 = PinbasedControls::VMX_PREEMPTION_TIMER.bits();
-/// To the bit of the exit controls that saves its value.
-const SAVE_TIMER: u32 = ExitControls::SAVE_VMX_PREEMPTION_TIMER.bits() / TIMER;
-
-impl Controls {
-    /// The primary controls without a window.
-    #[inline(always)]
-    pub fn primary(&self) -> u32 {
-        self.primary
-    }
-}
 
 /// Written at boot alone.
-static CONTROLS: Global<Cell<Controls>> = Global(Cell::new(Controls {
-    revision: 0,
-    pin: 0,
-    primary: 0,
-    secondary: 0,
-    newer: 0,
-    exit: 0,
-    entry: 0,
-    ept: 0,
-    cr4: 0,
-    gigabyte: false,
-    rate: 0,
-}));
+static CONTROLS: Global<Cell<Option<Controls>>> = Global(Cell::new(None));
 /// Physical addresses of the MSR bitmaps, the same for every VM: without and with a local APIC in hardware; written at boot alone.
 static BITMAPS: Global<Cell<[u64; 2]>> = Global(Cell::new([0; 2]));
 
 /// See [`Controls`].
 #[inline(always)]
 pub fn controls() -> Controls {
-    CONTROLS.get()
+    CONTROLS.get().unwrap_or_default()
 }
 
 /// The MSR bitmap of a guest, whose APIC may be in hardware.
@@ -81,19 +62,13 @@ pub fn bitmap(apic: bool) -> u64 {
 ///
 /// # Safety
 /// The pages are the kernel's and nothing else's.
+#[cold]
+#[inline(never)]
 pub unsafe fn init(controls: Controls, bitmaps: [u64; 2]) {
-    CONTROLS.set(controls);
+    CONTROLS.set(Some(controls));
     for (phys, with_apic) in bitmaps.into_iter().zip([false, true]) {
         // SAFETY: the caller's page.
-        let page = unsafe { mem::page(phys) };
-        page.0.iter().for_each(|w| w.set(!0));
-        for (m, write) in passed(with_apic) {
-            // A bit an MSR: reads of 0000_0000 to 0000_1fff, of c000_0000 to c000_1fff, and writes of both (25.6.9).
-            let upper = u64::from(m >= 0xc000_0000) + 2 * u64::from(write);
-            let bit = u64::from(m & 0x1fff) + 0x2000 * upper;
-            let w = &page.0[(bit / 64 % 512) as usize];
-            w.set(w.get() & !(1 << (bit % 64)));
-        }
+        apic::permit(unsafe { mem::page(phys) }, with_apic, true);
     }
     BITMAPS.set(bitmaps);
 }
@@ -144,7 +119,7 @@ pub fn real_cr0(guest: u64) -> u64 {
 }
 /// CR4.
 pub fn real_cr4(guest: u64) -> u64 {
-    guest & !(0xffff_ffff & !CONTROLS.get().cr4) | VMXE | MCE
+    guest & !(0xffff_ffff & !controls().cr4) | VMXE | MCE
 }
 
 /// IA32_FEATURE_CONTROL: locked; VMXON is allowed (SDM vol. 3, 24.7).
@@ -209,23 +184,12 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
     if m.basic & TRUE_CONTROLS == 0 {
         return Err(lacks!("true control capabilities"));
     }
-    // What a set must have by its lower half, and can have by its upper (A.3.1).
-    let set = |capability: u64, wanted: u32, name| {
-        let value = wanted | capability as u32;
-        if value & !((capability >> 32) as u32) == 0 {
-            Ok(value)
-        } else {
-            Err(name)
-        }
-    };
     let [pin, primary, exit, entry] = m.sets;
     type P = PinbasedControls;
     type R = PrimaryControls;
     type S = SecondaryControls;
     type X = ExitControls;
     type E = EntryControls;
-    let optional = |capability: u64, wanted: u32| (capability >> 32) as u32 & wanted;
-    let timer = optional(pin, TIMER);
     for (bit, name) in [
         (S::ENABLE_EPT, lacks!("extended page tables (EPT)")),
         (S::UNRESTRICTED_GUEST, lacks!("unrestricted guests")),
@@ -234,22 +198,24 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
             lacks!("virtual processor identifiers (VPID)"),
         ),
     ] {
-        set(m.secondary, bit.bits(), name)?;
+        if m.secondary >> 32 & u64::from(bit.bits()) == 0 {
+            return Err(name);
+        }
     }
     if m.ept & EPT != EPT {
         return Err(lacks!(
             "EPT with four levels, write-back tables, 2 MiB pages, INVEPT and INVVPID"
         ));
     }
-    let accessed = if m.ept & EPT_ACCESSED != 0 { 1 << 6 } else { 0 };
-    Ok(Controls {
-        revision: m.basic as u32 & 0x7fff_ffff,
-        pin: set(
+    // What each can have by its capability, what it must have, what it has if it can, and what is missing otherwise.
+    let rows = [
+        (
             pin,
-            timer | (P::EXTERNAL_INTERRUPT_EXITING | P::NMI_EXITING | P::VIRTUAL_NMIS).bits(),
+            (P::EXTERNAL_INTERRUPT_EXITING | P::NMI_EXITING | P::VIRTUAL_NMIS).bits(),
+            TIMER,
             lacks!("virtual NMIs"),
-        )?,
-        primary: set(
+        ),
+        (
             primary,
             (R::USE_TSC_OFFSETTING
                 | R::HLT_EXITING
@@ -261,32 +227,47 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
                 | R::MONITOR_EXITING
                 | R::SECONDARY_CONTROLS)
                 .bits(),
+            0,
             lacks!("TPR shadow, TSC offsetting or MSR bitmaps"),
-        )?,
-        newer: newer::choose((m.secondary >> 32) as u32),
-        secondary: set(
+        ),
+        (
             m.secondary,
-            optional(m.secondary, (S::ENABLE_RDTSCP | S::ENABLE_INVPCID).bits())
-                | (S::ENABLE_EPT | S::ENABLE_VPID | S::WBINVD_EXITING | S::UNRESTRICTED_GUEST)
-                    .bits(),
+            (S::ENABLE_EPT | S::ENABLE_VPID | S::WBINVD_EXITING | S::UNRESTRICTED_GUEST).bits(),
+            (S::ENABLE_RDTSCP | S::ENABLE_INVPCID).bits(),
             lacks!("WBINVD exits"),
-        )?,
-        exit: set(
+        ),
+        (
             exit,
-            optional(exit, timer * SAVE_TIMER)
-                | (X::SAVE_DEBUG_CONTROLS
-                    | X::HOST_ADDRESS_SPACE_SIZE
-                    | X::LOAD_IA32_PAT
-                    | X::SAVE_IA32_EFER
-                    | X::LOAD_IA32_EFER)
-                    .bits(),
+            (X::SAVE_DEBUG_CONTROLS
+                | X::HOST_ADDRESS_SPACE_SIZE
+                | X::LOAD_IA32_PAT
+                | X::SAVE_IA32_EFER
+                | X::LOAD_IA32_EFER)
+                .bits(),
+            (pin >> 32) as u32 / TIMER % 2 * X::SAVE_VMX_PREEMPTION_TIMER.bits(),
             lacks!("switching of PAT and EFER"),
-        )?,
-        entry: set(
+        ),
+        (
             entry,
             (E::LOAD_DEBUG_CONTROLS | E::LOAD_IA32_PAT | E::LOAD_IA32_EFER).bits(),
+            0,
             lacks!("switching of PAT and EFER"),
-        )?,
+        ),
+    ];
+    let mut sets = [0; 5];
+    for (to, (capability, wanted, optional, name)) in sets.iter_mut().zip(rows) {
+        // Bits that must be set are in the lower half, those that can be in the upper (A.3.1).
+        let can = (capability >> 32) as u32;
+        *to = wanted | optional & can | capability as u32;
+        if *to & !can != 0 {
+            return Err(name);
+        }
+    }
+    let accessed = if m.ept & EPT_ACCESSED != 0 { 1 << 6 } else { 0 };
+    Ok(Controls {
+        revision: m.basic as u32 & 0x7fff_ffff,
+        sets,
+        newer: newer::choose((m.secondary >> 32) as u32),
         ept: 3 << 3 | 6 | accessed,
         cr4: m.cr4 & CR4_GUEST,
         gigabyte: m.ept & EPT_GIGABYTE != 0,
@@ -296,7 +277,7 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
 
 /// The EPT pointer of `v`'s VM.
 pub fn ept_pointer(v: &Vcpu) -> u64 {
-    v.guest.table.root | CONTROLS.get().ept
+    v.guest.table.root | controls().ept
 }
 
 /// A new vCPU's VMCS is written when a processor first loads it.
@@ -308,20 +289,22 @@ pub fn create(v: &Vcpu) {
     for i in [0, 3] {
         kept.0[area + i].set(vmcs.0[i].take());
     }
-    vmcs.0[0].set(CONTROLS.get().revision.into());
-    Soft::of(v).reset();
+    vmcs.0[0].set(controls().revision.into());
+    // The rest of it is 0 in new pages.
+    Soft::of(v).reset_guest();
     newer::offer(v);
     super::unusual(v);
 }
 
 /// Writes the VMCS of `v`, which has just become current for the first time.
 pub fn reset(v: &Vcpu) {
-    let k = CONTROLS.get();
+    let k = controls();
+    let [pin, primary, secondary, exit, _] = k.sets.map(u64::from);
     for (field, value) in [
-        (c::PINBASED_EXEC_CONTROLS, k.pin.into()),
-        (c::PRIMARY_PROCBASED_EXEC_CONTROLS, k.primary.into()),
-        (c::SECONDARY_PROCBASED_EXEC_CONTROLS, k.secondary.into()),
-        (c::VMEXIT_CONTROLS, k.exit.into()),
+        (c::PINBASED_EXEC_CONTROLS, pin),
+        (c::PRIMARY_PROCBASED_EXEC_CONTROLS, primary),
+        (c::SECONDARY_PROCBASED_EXEC_CONTROLS, secondary),
+        (c::VMEXIT_CONTROLS, exit),
         (c::EXCEPTION_BITMAP, crate::virt::EXCEPTIONS),
         (c::MSR_BITMAPS_ADDR_FULL, bitmap(false)),
         (c::VIRT_APIC_ADDR_FULL, v.control_phys),
@@ -357,8 +340,7 @@ pub fn reset(v: &Vcpu) {
     ] {
         write(field, 0);
     }
-    newer::reset();
-    Soft::of(v).controls.set(k.primary);
+    Soft::of(v).controls.set(k.sets[PRIMARY]);
     reset_guest();
 }
 
@@ -411,7 +393,7 @@ pub fn set_cr(cr0: u64, cr4: u64, efer: u64) {
         (g::IA32_EFER_FULL, efer & !(1 << 10) | long << 10),
         (
             c::VMENTRY_CONTROLS,
-            u64::from(CONTROLS.get().entry) | long << 9,
+            u64::from(controls().sets[ENTRY]) | long << 9,
         ),
     ] {
         write(field, value);

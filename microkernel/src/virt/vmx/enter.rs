@@ -1,6 +1,6 @@
 //! VMLAUNCH and VMRESUME, and what is prepared for them when something is rare.
 
-use super::control::{self, read, write};
+use super::control::{self, PRIMARY, read, write};
 use super::{BLOCKING, HOT, IF, KIND, NMI, NMI_BLOCKED, RFLAGS, SHADOW, Soft, TF, VALID};
 use super::{dirty, exit, tpr};
 use crate::arch::Cpu;
@@ -196,7 +196,7 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
             cell.set(0);
         }
     }
-    if s.controls.get() != control::controls().primary() {
+    if s.controls.get() != control::controls().sets[PRIMARY] {
         unusual(v);
     }
     left
@@ -209,7 +209,7 @@ pub fn enter_prepared<'a>(cpu: &'a Cpu, v: &'a Vcpu) -> (Who<'a>, bool) {
 pub fn bound(cpu: &Cpu) {
     let (k, until) = (control::controls(), cpu.programmed.get());
     cpu.until.set(until);
-    if k.pin & control::TIMER != 0 {
+    if k.sets[control::PIN] & control::TIMER != 0 {
         let left = until.saturating_sub(crate::arch::now());
         // Rounded up. The processor takes the lower half: a far deadline has it fire early, and be set again.
         let less = left.wrapping_neg() as i64 >> k.rate;
@@ -252,7 +252,7 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
             window |= INTERRUPT_WINDOW;
         }
     }
-    let controls = control::controls().primary() | window;
+    let controls = control::controls().sets[PRIMARY] | window;
     if s.controls.replace(controls) != controls {
         write(c::PRIMARY_PROCBASED_EXEC_CONTROLS, controls.into());
     }
@@ -273,6 +273,7 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
 }
 
 /// Has the entry deliver an event.
+#[inline]
 fn deliver(event: u64) {
     const ERROR: u64 = 1 << 11;
     let mut info = event & (0xff | KIND | ERROR | VALID);

@@ -53,13 +53,8 @@ const INT1: u64 = 5 << 8;
 #[inline(always)]
 pub fn decode<T: Then>((cpu, t, v): Who, failed: bool, then: T) -> T::Answer {
     if failed {
-        return then.then(
-            (cpu, t, v),
-            Left::Exit(
-                Exit::EntryFailed,
-                refused(v, read(ro::VM_INSTRUCTION_ERROR)),
-            ),
-        );
+        let why = refused(v, read(ro::VM_INSTRUCTION_ERROR));
+        return then.then((cpu, t, v), Left::Exit(Exit::EntryFailed, why));
     }
     let exit = read(ro::EXIT_REASON);
     // Nothing that was known is.

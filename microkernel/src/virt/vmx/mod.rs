@@ -166,17 +166,7 @@ impl Soft {
         self.marks.get() & 1 << RFLAGS != 0 && self.hot[RFLAGS].get() & TF != 0
     }
 
-    /// For a new vCPU.
-    fn reset(&self) {
-        self.launched.set(0);
-        self.host.set(0);
-        self.root.set(0);
-        self.controls.set(0);
-        self.threshold.set(0);
-        self.newer.set(0);
-        self.reset_guest();
-    }
-
+    /// The guest's, after reset.
     fn reset_guest(&self) {
         for cell in [&self.cr2, &self.kernel_gs, &self.event, &self.post] {
             cell.set(0);

@@ -25,6 +25,7 @@ pub fn choose(can: u32) -> u32 {
 }
 
 /// Tells the VMM.
+#[inline(never)]
 pub fn offer(v: &Vcpu) {
     let has = |bits, offer| u64::from(controls().newer & bits != 0) * offer;
     let all = has(APIC, offers::X2APIC) | has(SCALING, offers::TSC_RATIO);
@@ -42,14 +43,8 @@ fn ends(i: usize, vectors: u64) {
     write(c::EOI_EXIT0_FULL + 2 * i as u32, vectors);
 }
 
-/// A VMCS that is new, in which nothing need be 0 (25.11.3).
-pub fn reset() {
-    if controls().newer & APIC != 0 {
-        (0..4).for_each(|i| ends(i, 0));
-    }
-}
-
 /// State page to VMCS and virtual-APIC page.
+#[inline(never)]
 pub fn load(v: &Vcpu, groups: u64) {
     let get = |at: usize| v.state().0[at / 8].get();
     let (k, s) = (controls(), Soft::of(v));
@@ -70,18 +65,17 @@ pub fn load(v: &Vcpu, groups: u64) {
     if s.newer.replace(on) != on {
         write(
             c::SECONDARY_PROCBASED_EXEC_CONTROLS,
-            (k.secondary | on).into(),
+            (k.sets[control::SECONDARY] | on).into(),
         );
     }
     if on & APIC != 0 {
-        if groups & Groups::REQUESTS != 0 {
-            apic::request(v, page(v), ends);
-        }
+        apic::request(v, page(v), groups & Groups::APIC != 0, ends);
         write(g::INTERRUPT_STATUS, apic::status(page(v)));
     }
 }
 
 /// Virtual-APIC page to state page.
+#[inline(never)]
 pub fn save(v: &Vcpu) {
     if Soft::of(v).newer.get() & APIC != 0 {
         apic::save(v, page(v));

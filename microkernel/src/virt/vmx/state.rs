@@ -4,6 +4,7 @@ use super::control::{self, read, write};
 use super::{BLOCKING, IF, RFLAGS, RIP, SHADOW, Soft, newer};
 use crate::mem::PAGE;
 use crate::object::Vcpu;
+use crate::virt::DR7_ALLOWED;
 use core::mem::offset_of;
 use ipc_schema::abi::vm::{Groups, VcpuState as S};
 use x86::vmx::vmcs::{control as c, guest as g};
@@ -161,11 +162,7 @@ fn load_slowly(v: &Vcpu, groups: u64) {
 fn load_rare(v: &Vcpu, groups: u64) {
     let get = |at: usize| v.state().0[at / 8].get();
     if groups & Groups::CR != 0 {
-        let (cr0, cr3, cr4) = (
-            get(offset_of!(S, cr0)),
-            get(offset_of!(S, cr3)),
-            get(offset_of!(S, cr4)),
-        );
+        let [cr0, cr3, cr4] = [offset_of!(S, cr0), offset_of!(S, cr3), offset_of!(S, cr4)].map(get);
         let efer = get(offset_of!(S, efer)) & EFER_ALLOWED;
         control::set_cr(cr0, cr4, efer);
         write(g::CR3, cr3);
@@ -188,15 +185,11 @@ fn load_rare(v: &Vcpu, groups: u64) {
     }
     for (_, words) in WORDS.iter().filter(|w| groups & w.0 != 0) {
         for &(at, field) in *words {
-            let value = get(at);
-            write(
-                field,
-                if field == g::DR7 {
-                    value & crate::virt::DR7_ALLOWED | 0x400
-                } else {
-                    value
-                },
-            );
+            let value = match field {
+                g::DR7 => get(at) & DR7_ALLOWED | 0x400,
+                _ => get(at),
+            };
+            write(field, value);
         }
     }
     if groups & newer::GROUPS != 0 {
@@ -252,10 +245,8 @@ fn save_slowly(v: &Vcpu, groups: u64) {
         }
     }
     if groups & Groups::RIP != 0 {
-        set(
-            offset_of!(S, shadow),
-            u64::from(s.get(BLOCKING) & SHADOW != 0),
-        );
+        let shadow = s.get(BLOCKING) & SHADOW != 0;
+        set(offset_of!(S, shadow), shadow.into());
         set(offset_of!(S, cpl), read(g::SS_ACCESS_RIGHTS) >> 5 & 3);
         save_segment(v, SEG[CS as usize]);
     }
@@ -269,16 +260,12 @@ fn save_rare(v: &Vcpu, groups: u64) {
     let set = |at: usize, value| v.state().0[at / 8].set(value);
     if groups & Groups::CR != 0 {
         let seen = |real, shadow, mask: u64| read(real) & !mask | read(shadow) & mask;
-        set(
-            offset_of!(S, cr0),
-            seen(g::CR0, c::CR0_READ_SHADOW, control::CR0_SHADOWED),
-        );
+        let cr0 = seen(g::CR0, c::CR0_READ_SHADOW, control::CR0_SHADOWED);
         // VMXE is in the shadow too: never set.
         let shadowed = control::CR4_SHADOWED | 1 << 13;
-        set(
-            offset_of!(S, cr4),
-            seen(g::CR4, c::CR4_READ_SHADOW, shadowed),
-        );
+        let cr4 = seen(g::CR4, c::CR4_READ_SHADOW, shadowed);
+        set(offset_of!(S, cr0), cr0);
+        set(offset_of!(S, cr4), cr4);
         set(offset_of!(S, cr3), read(g::CR3));
         set(offset_of!(S, cr2), Soft::of(v).cr2.get());
         set(offset_of!(S, efer), read(g::IA32_EFER_FULL));

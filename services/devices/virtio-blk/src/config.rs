@@ -2,6 +2,7 @@
 
 use ipc_schema::disk::{BLOCK, BlkConfig, SECTOR};
 use ipc_schema::virtio::{BLOCK as IDENTITY, feature};
+use virtio::device::FEATURES;
 
 /// Feature bits of block devices (5.2.3).
 pub mod bits {
@@ -37,8 +38,10 @@ pub const SECTORS: u32 = (BLOCK / SECTOR) as u32;
 /// Features that are offered.
 #[must_use]
 pub const fn features(config: &BlkConfig) -> u64 {
-    let common = feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_RESET;
-    let mut all = common | bits::SEG_MAX | bits::BLK_SIZE | bits::FLUSH | bits::TOPOLOGY;
+    let mut all = FEATURES | bits::SEG_MAX | bits::BLK_SIZE | bits::FLUSH | bits::TOPOLOGY;
+    if !config.packed {
+        all &= !feature::RING_PACKED;
+    }
     if config.queues > 1 {
         all |= bits::MQ;
     }

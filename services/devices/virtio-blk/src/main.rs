@@ -9,20 +9,21 @@ mod bare {
     extern crate alloc;
 
     use alloc::boxed::Box;
-    use device_virtio_blk::server::{Parts, Server, Signals};
+    use device_virtio_blk::server::{Parts, Server, begin};
     use ipc_schema::disk::BlkConfig;
     use ipc_schema::proto::{RootRequest, RootResponse};
-    use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
+    use runtime::abi::{NEVER, vm::PortAccess};
+    use runtime::device::{Ports, serve_ports};
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc, time};
+    use runtime::{Endpoint, Notification, StartInfo, now, time};
+    use virtio::Signals;
+    use virtio::device::Pages;
 
     runtime::entry!(main);
 
     /// How long `store` may take for an answer, in microseconds, and root.
     const PATIENCE: u64 = 1_000_000;
     const ROOT_PATIENCE: u64 = 100_000;
-
-    type Made = (Server<'static>, Notification, Notification);
 
     /// Sees whether `store` answers.
     struct Watch {
@@ -62,10 +63,47 @@ mod bare {
         }
     }
 
-    fn set_up(start: &'static StartInfo) -> Result<Made, StartError> {
-        let memory = start.guest_memory()?;
+    struct Whole {
+        server: Server<'static>,
+        vmm: Notification,
+        watch: Watch,
+    }
+
+    impl Whole {
+        fn signal(&self, signals: Signals) {
+            // Who is gone needs no signal; a successor looks by itself.
+            if signals.peer {
+                let _ = self.watch.store.signal();
+            }
+            if signals.vmm {
+                let _ = self.vmm.signal();
+            }
+        }
+    }
+
+    impl Ports for Whole {
+        fn access(&mut self, access: PortAccess, value: u32) -> u32 {
+            let (value, signals) = self.server.access(access, value);
+            self.signal(signals);
+            value
+        }
+
+        fn wake(&mut self, late: bool) {
+            let signals = self.server.wake();
+            self.signal(signals);
+            if late && self.watch.late(self.server.model().waits()) {
+                self.watch.complain();
+            }
+        }
+
+        fn deadline(&mut self) -> u64 {
+            self.watch.deadline(self.server.model().waits())
+        }
+    }
+
+    fn set_up(start: &'static StartInfo) -> Result<Whole, StartError> {
         let config: &BlkConfig = Box::leak(Box::new(start.config()?));
-        let pages: &'static mut [u8] = match start.region("pages") {
+        let content: &'static mut [u8] = match start.region("pages") {
             // SAFETY: root has mapped the region here, readable and writable, for as long as this server lives, and in no other server
             // that lives; this is the only reference to it.
             Ok(pages) => unsafe {
@@ -77,64 +115,34 @@ mod bare {
             0 => &[],
             _ => start.file("image")?,
         };
-        let (server, was) = Server::new(Parts {
+        let (server, was) = begin(Parts {
             config,
-            memory,
-            irq: start.interrupt_page("irq")?,
-            state: start.state_page("state")?,
+            pages: Pages {
+                memory: start.guest_memory()?,
+                irq: start.interrupt_page("irq")?,
+                state: start.state_page("state")?,
+            },
             channel: start.disk_channel("channel")?,
-            pages,
+            content,
             image,
         });
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
-        let (vmm, store) = (start.notification("vmm")?, start.notification("store")?);
-        Ok((server, vmm, store))
-    }
-
-    fn main(start: &'static StartInfo) -> ! {
-        let (mut server, vmm, store) = set_up(start).unwrap_or_else(|e| panic!("{e}"));
-        // Who is gone needs no signal; a successor looks by itself.
-        let signal = |signals: Signals| {
-            if signals.store {
-                let _ = store.signal();
-            }
-            if signals.vmm {
-                let _ = vmm.signal();
-            }
-        };
-        let _ = server.wake();
-        signal(Signals {
-            vmm: true,
-            store: true,
-        });
-        let mut watch = Watch {
-            store,
-            root: start.endpoint("root").unwrap_or_else(|e| panic!("{e}")),
+        let watch = Watch {
+            store: start.notification("store")?,
+            root: start.endpoint("root")?,
             patience: time::cycles(PATIENCE),
             answers: 0,
             due: NEVER,
         };
-        let mut reply = Message::default();
-        loop {
-            let deadline = watch.deadline(server.waits());
-            reply = match reply_recv(Endpoint(slot::ENDPOINT), reply, deadline) {
-                Ok(Event::Call { message, .. }) if message.tag.label() == Tag::PORT => {
-                    let [port, value, ..] = message.words;
-                    let (value, signals) = server.access(PortAccess(port), value as u32);
-                    signal(signals);
-                    Message::new(0, [u64::from(value), 0, 0, 0])
-                }
-                Ok(Event::Call { .. }) => Message::new(rpc::BAD_REQUEST, [0; 4]),
-                Ok(event) => {
-                    signal(server.wake());
-                    if event == Event::Timeout && watch.late(server.waits()) {
-                        watch.complain();
-                    }
-                    Message::default()
-                }
-                Err(status) => panic!("reply_recv: {}", status as u64),
-            };
-        }
+        let vmm = start.notification("vmm")?;
+        Ok(Whole { server, vmm, watch })
+    }
+
+    fn main(start: &'static StartInfo) -> ! {
+        let mut whole = set_up(start).unwrap_or_else(|e| panic!("{e}"));
+        whole.wake(false);
+        whole.signal(Signals::ALL);
+        serve_ports(&mut whole)
     }
 }

@@ -9,65 +9,74 @@ mod bare {
     extern crate alloc;
 
     use alloc::boxed::Box;
-    use device_virtio_net::server::{Parts, Server, Signals};
+    use device_virtio_net::server::{Parts, Server, begin};
     use ipc_schema::link::NetConfig;
-    use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
+    use runtime::abi::vm::PortAccess;
+    use runtime::device::{Ports, serve_ports};
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, reply_recv, rpc};
+    use runtime::{Notification, StartInfo};
+    use virtio::Signals;
+    use virtio::device::Pages;
 
     runtime::entry!(main);
 
-    type Made = (Server<'static>, Notification, Notification);
+    struct Whole {
+        server: Server<'static>,
+        vmm: Notification,
+        switch: Notification,
+    }
 
-    fn set_up(start: &'static StartInfo) -> Result<Made, StartError> {
-        let memory = start.guest_memory()?;
+    impl Whole {
+        fn signal(&self, signals: Signals) {
+            // Who is gone needs no signal; a successor looks by itself.
+            if signals.peer {
+                let _ = self.switch.signal();
+            }
+            if signals.vmm {
+                let _ = self.vmm.signal();
+            }
+        }
+    }
+
+    impl Ports for Whole {
+        fn access(&mut self, access: PortAccess, value: u32) -> u32 {
+            let (value, signals) = self.server.access(access, value);
+            self.signal(signals);
+            value
+        }
+
+        fn wake(&mut self, _late: bool) {
+            let signals = self.server.wake();
+            self.signal(signals);
+        }
+    }
+
+    fn set_up(start: &'static StartInfo) -> Result<Whole, StartError> {
         let config: &NetConfig = Box::leak(Box::new(start.config()?));
-        let (server, was) = Server::new(&Parts {
+        let (server, was) = begin(&Parts {
             config,
-            memory,
-            irq: start.interrupt_page("irq")?,
-            state: start.state_page("state")?,
+            pages: Pages {
+                memory: start.guest_memory()?,
+                irq: start.interrupt_page("irq")?,
+                state: start.state_page("state")?,
+            },
             page: start.link("link")?,
             link: start.memory("link")?,
         });
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
         let (vmm, switch) = (start.notification("vmm")?, start.notification("switch")?);
-        Ok((server, vmm, switch))
+        Ok(Whole {
+            server,
+            vmm,
+            switch,
+        })
     }
 
     fn main(start: &'static StartInfo) -> ! {
-        let (mut server, vmm, switch) = set_up(start).unwrap_or_else(|e| panic!("{e}"));
-        // Who is gone needs no signal; a successor looks by itself.
-        let signal = |signals: Signals| {
-            if signals.switch {
-                let _ = switch.signal();
-            }
-            if signals.vmm {
-                let _ = vmm.signal();
-            }
-        };
-        let _ = server.wake();
-        signal(Signals {
-            vmm: true,
-            switch: true,
-        });
-        let mut reply = Message::default();
-        loop {
-            reply = match reply_recv(Endpoint(slot::ENDPOINT), reply, NEVER) {
-                Ok(Event::Call { message, .. }) if message.tag.label() == Tag::PORT => {
-                    let [port, value, ..] = message.words;
-                    let (value, signals) = server.access(PortAccess(port), value as u32);
-                    signal(signals);
-                    Message::new(0, [u64::from(value), 0, 0, 0])
-                }
-                Ok(Event::Call { .. }) => Message::new(rpc::BAD_REQUEST, [0; 4]),
-                Ok(Event::Signal(_) | Event::Timeout) => {
-                    signal(server.wake());
-                    Message::default()
-                }
-                Err(status) => panic!("reply_recv: {}", status as u64),
-            };
-        }
+        let mut whole = set_up(start).unwrap_or_else(|e| panic!("{e}"));
+        whole.wake(false);
+        whole.signal(Signals::ALL);
+        serve_ports(&mut whole)
     }
 }

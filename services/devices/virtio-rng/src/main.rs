@@ -7,10 +7,13 @@ fn main() {}
 #[cfg(target_os = "none")]
 mod bare {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
-    use device_virtio_rng::server::Server;
-    use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
+    use device_virtio_rng::server::{Server, begin};
+    use runtime::abi::vm::PortAccess;
+    use runtime::device::{Ports, serve_ports};
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc};
+    use runtime::{Notification, StartInfo, now};
+    use virtio::Signals;
+    use virtio::device::Pages;
 
     runtime::entry!(main);
 
@@ -52,45 +55,55 @@ mod bare {
         }
     }
 
-    fn set_up(start: &'static StartInfo) -> Result<(Server<'static>, Notification), StartError> {
-        let memory = start.guest_memory()?;
-        let (irq, state) = (start.interrupt_page("irq")?, start.state_page("state")?);
-        let vmm = start.notification("vmm")?;
-        let (server, was) = Server::new(memory, irq, state);
+    struct Whole {
+        server: Server<'static>,
+        source: Source,
+        vmm: Notification,
+    }
+
+    impl Whole {
+        fn signal(&self, signals: Signals) {
+            // A VMM that is gone needs no signal; its successor looks by itself.
+            if signals.vmm {
+                let _ = self.vmm.signal();
+            }
+        }
+    }
+
+    impl Ports for Whole {
+        fn access(&mut self, access: PortAccess, value: u32) -> u32 {
+            let (value, signals) = self.server.access(access, value);
+            self.signal(signals);
+            value
+        }
+
+        fn wake(&mut self, _late: bool) {
+            self.server.model_mut().mix(self.source.words());
+            let signals = self.server.wake();
+            self.signal(signals);
+        }
+    }
+
+    fn set_up(start: &'static StartInfo) -> Result<Whole, StartError> {
+        let (server, was) = begin(Pages {
+            memory: start.guest_memory()?,
+            irq: start.interrupt_page("irq")?,
+            state: start.state_page("state")?,
+        });
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
-        Ok((server, vmm))
+        let (source, vmm) = (Source::new(), start.notification("vmm")?);
+        Ok(Whole {
+            server,
+            source,
+            vmm,
+        })
     }
 
     fn main(start: &'static StartInfo) -> ! {
-        let (mut server, vmm) = set_up(start).unwrap_or_else(|e| panic!("{e}"));
-        let source = Source::new();
-        server.mix(source.words());
-        // A VMM that is gone needs no signal; its successor looks by itself.
-        let signal = |wanted: bool| {
-            if wanted {
-                let _ = vmm.signal();
-            }
-        };
-        let _ = server.wake();
-        signal(true);
-        let mut reply = Message::default();
-        loop {
-            reply = match reply_recv(Endpoint(slot::ENDPOINT), reply, NEVER) {
-                Ok(Event::Call { message, .. }) if message.tag.label() == Tag::PORT => {
-                    let [port, value, ..] = message.words;
-                    let (value, wanted) = server.access(PortAccess(port), value as u32);
-                    signal(wanted);
-                    Message::new(0, [u64::from(value), 0, 0, 0])
-                }
-                Ok(Event::Call { .. }) => Message::new(rpc::BAD_REQUEST, [0; 4]),
-                Ok(Event::Signal(_) | Event::Timeout) => {
-                    server.mix(source.words());
-                    signal(server.wake());
-                    Message::default()
-                }
-                Err(status) => panic!("reply_recv: {}", status as u64),
-            };
-        }
+        let mut whole = set_up(start).unwrap_or_else(|e| panic!("{e}"));
+        whole.wake(false);
+        whole.signal(Signals::ALL);
+        serve_ports(&mut whole)
     }
 }

@@ -1,11 +1,8 @@
-//! The server around the device: pages shared with the VMM and a successor; still pure.
+//! The entropy source behind its registers; still pure.
 
-use ipc_schema::abi::vm::PortAccess;
-use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
-use ipc_schema::state_page::{Access, StatePage, StateWriter, kind};
-use ipc_schema::virtio::{BAR_SIZE, feature};
-use virtio::pci::{Effect, Interrupt, Transport};
-use virtio::{Chain, Error, Memory, Queue};
+use ipc_schema::state_page::kind;
+use virtio::device::{FEATURES, Kind, Pages};
+use virtio::{Chain, Device, Error, Memory, Model, Queue};
 
 use crate::entropy::Generator;
 
@@ -17,127 +14,40 @@ const MOST: u32 = 1024;
 const REQUESTS: u16 = 0;
 
 /// An entropy source with its surroundings.
-pub struct Server<'a> {
-    transport: Transport,
-    queue: Option<Queue<'a>>,
-    generator: Generator,
-    memory: &'a Memory,
-    irq: InterruptWriter<'a>,
-    state: StateWriter<'a>,
+pub type Server<'a> = virtio::Server<'a, Source>;
+
+/// What answers the guest's requests.
+pub struct Source(Generator);
+
+/// Takes the pages over from a predecessor, or begins anew. True if there was a predecessor.
+#[must_use]
+pub fn begin(pages: Pages<'_>) -> (Server<'_>, bool) {
+    let kind = Kind {
+        record: kind::VIRTIO_RNG,
+        features: FEATURES,
+        queues: 1,
+        max_size: MAX_SIZE,
+    };
+    Server::new(&kind, pages, Source(Generator::new()))
 }
 
-impl<'a> Server<'a> {
-    /// Takes the pages over from a predecessor, or begins anew. True if there was a predecessor. [`Server::wake`] is to be called next,
-    /// and the VMM signalled: the last signals may have been lost.
-    #[must_use]
-    pub fn new(memory: &'a Memory, irq: &'a InterruptPage, state: &'a StatePage) -> (Self, bool) {
-        let (state, record) = StateWriter::new(state, kind::VIRTIO_RNG);
-        let features = feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_RESET;
-        let mut transport = Transport::new(features, 1, MAX_SIZE);
-        let was = record.is_some_and(|record| transport.restore(record.words()));
-        let mut server = Self {
-            transport,
-            queue: None,
-            generator: Generator::new(),
-            memory,
-            irq: InterruptWriter::new(irq),
-            state,
-        };
-        if was {
-            server.find(Queue::restore);
-        }
-        if was && server.transport.running() {
-            // The guest may have been promised an interrupt that never came.
-            let interrupt = server.transport.interrupt(REQUESTS);
-            let _ = server.raise(interrupt);
-        }
-        (server, was)
-    }
-
+impl Source {
     /// Mixes words in that the guest cannot know; before anything is served, and as often as there are some.
     pub fn mix(&mut self, words: [u64; 4]) {
-        self.generator.mix(words);
+        self.0.mix(words);
     }
+}
 
-    /// A routed access; gives the value of an IN, and whether the VMM is to be signalled.
-    pub fn access(&mut self, port: PortAccess, value: u32) -> (u32, bool) {
-        self.state.begin();
-        let offset = port.port() % BAR_SIZE;
-        let before = self.transport.clone();
-        let mut signal = false;
-        let mut answer = 0;
-        if port.input() {
-            answer = self.transport.read(offset, port.width(), &[]);
-        } else {
-            match self.transport.write(offset, port.width(), value) {
-                Effect::Reset | Effect::QueueReset(_) => self.queue = None,
-                Effect::QueueEnabled(_) => signal |= self.find(Queue::new),
-                Effect::DriverOk | Effect::Notify(_) => signal |= self.serve(),
-                Effect::Nothing | Effect::FeaturesOk(_) | Effect::Config { .. } => {}
-            }
-        }
-        signal |= self.irq.set_intx(self.transport.pin());
-        if self.transport != before {
-            let words = self.transport.save();
-            self.state.commit(Access::of(port, value), answer, &words);
-        }
-        (answer, signal)
-    }
-
-    /// A doorbell rang, or it is the start; true if the VMM is to be signalled.
-    #[must_use]
-    pub fn wake(&mut self) -> bool {
-        let before = self.transport.clone();
-        let signal = self.serve();
-        if self.transport != before {
-            self.state.save(&self.transport.save());
-        }
-        signal
-    }
-
-    /// Finds the queue in the guest's memory, if it is on.
-    fn find(
-        &mut self,
-        how: impl FnOnce(&'a Memory, &virtio::split::Place, u64) -> Result<Queue<'a>, Error>,
-    ) -> bool {
-        let registers = self.transport.queue(REQUESTS).filter(|q| q.enabled);
-        let Some(registers) = registers else {
-            return false;
+impl<'a> Model<'a> for Source {
+    fn serve(&mut self, device: &mut Device<'a>) -> Result<(), Error> {
+        let (running, memory) = (device.running(), device.memory());
+        let Some(queue) = device.queue(REQUESTS).filter(|_| running) else {
+            return Ok(());
         };
-        match how(self.memory, &registers.place, self.transport.features()) {
-            Ok(queue) => {
-                self.queue = Some(queue);
-                false
-            }
-            Err(_) => self.lost(),
+        if serve(queue, memory, &mut self.0)? {
+            device.interrupt(REQUESTS);
         }
-    }
-
-    fn serve(&mut self) -> bool {
-        let Some(queue) = self.queue.as_mut().filter(|_| self.transport.running()) else {
-            return false;
-        };
-        match serve(queue, self.memory, &mut self.generator) {
-            Ok(true) => {
-                let interrupt = self.transport.interrupt(REQUESTS);
-                self.raise(interrupt)
-            }
-            Ok(false) => false,
-            Err(_) => self.lost(),
-        }
-    }
-
-    /// The guest has broken the device.
-    fn lost(&mut self) -> bool {
-        let interrupt = self.transport.needs_reset();
-        interrupt.is_some_and(|interrupt| self.raise(interrupt))
-    }
-
-    fn raise(&mut self, interrupt: Interrupt) -> bool {
-        match interrupt {
-            Interrupt::Vector(vector) => self.irq.set_msi(vector.into()),
-            Interrupt::Pin => self.irq.set_intx(self.transport.pin()),
-        }
+        Ok(())
     }
 }
 

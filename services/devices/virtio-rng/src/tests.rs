@@ -1,11 +1,12 @@
 //! The whole device against a driver's side, written out by hand.
 
-use crate::server::Server;
+use crate::server::{self, Server};
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader, Lines};
 use ipc_schema::state_page::StatePage;
 use ipc_schema::virtio::{NO_VECTOR, status};
 use virtio::Memory;
+use virtio::device::Pages;
 
 /// Memory that both sides have.
 struct Ram(Memory);
@@ -49,10 +50,16 @@ impl Ram {
     }
 }
 
+fn begin<'a>(ram: &'a Ram, irq: &'a InterruptPage, state: &'a StatePage) -> (Server<'a>, bool) {
+    let memory = &ram.0;
+    server::begin(Pages { memory, irq, state })
+}
+
 fn out(server: &mut Server<'_>, offset: u16, width: u8, value: u32) -> bool {
     server
         .access(PortAccess::new(0xC000 + offset, width, false), value)
         .1
+        .vmm
 }
 
 fn get(server: &mut Server<'_>, offset: u16, width: u8) -> u32 {
@@ -87,13 +94,13 @@ fn start(server: &mut Server<'_>, vector: u16) {
 fn a_request_is_filled_and_told_by_its_vector() {
     let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
     let vmm = InterruptReader::function(&irq);
-    let (mut server, was) = Server::new(&ram.0, &irq, &state);
+    let (mut server, was) = begin(&ram, &irq, &state);
     assert!(!was);
     start(&mut server, 1);
     ram.descriptor(3, 0x8000, 16, 1 | 2, 5);
     ram.descriptor(5, 0x9000, 48, 2, 0);
     ram.offer(3);
-    assert!(server.wake());
+    assert!(server.wake().vmm);
     assert_eq!(
         vmm.look(),
         Lines {
@@ -106,11 +113,11 @@ fn a_request_is_filled_and_told_by_its_vector() {
     assert_ne!(ram.bytes(0x8000, 16), [0; 16]);
     assert_ne!(ram.bytes(0x9000, 48), [0; 48]);
     assert_eq!(ram.bytes(0x9030, 16), [0; 16], "nothing beyond");
-    assert!(!server.wake(), "nothing more to do");
+    assert!(!server.wake().vmm, "nothing more to do");
     // No interrupt wanted.
     ram.put(AVAILABLE, &[1, 0]);
     ram.offer(5);
-    assert!(!server.wake());
+    assert!(!server.wake().vmm);
     assert_eq!(ram.half(USED + 2), 2);
 }
 
@@ -118,11 +125,11 @@ fn a_request_is_filled_and_told_by_its_vector() {
 fn without_a_vector_the_pin_asserts_until_isr_is_read() {
     let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
     let vmm = InterruptReader::function(&irq);
-    let (mut server, _) = Server::new(&ram.0, &irq, &state);
+    let (mut server, _) = begin(&ram, &irq, &state);
     start(&mut server, NO_VECTOR);
     ram.descriptor(0, 0x8000, 64, 2, 0);
     ram.offer(0);
-    assert!(server.wake());
+    assert!(server.wake().vmm);
     assert_eq!(
         vmm.look(),
         Lines {
@@ -142,18 +149,18 @@ fn without_a_vector_the_pin_asserts_until_isr_is_read() {
 fn a_successor_goes_on_where_its_predecessor_was() {
     let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
     let vmm = InterruptReader::function(&irq);
-    let (mut server, _) = Server::new(&ram.0, &irq, &state);
+    let (mut server, _) = begin(&ram, &irq, &state);
     start(&mut server, 1);
     ram.descriptor(0, 0x8000, 8, 2, 0);
     ram.offer(0);
-    assert!(server.wake());
+    assert!(server.wake().vmm);
     let _ = vmm.look();
     // Dead before it heard the next doorbell.
     ram.offer(0);
-    let (mut server, was) = Server::new(&ram.0, &irq, &state);
+    let (mut server, was) = begin(&ram, &irq, &state);
     assert!(was);
     assert_eq!(vmm.look().rises, 2, "an interrupt that may have been lost");
-    assert!(server.wake());
+    assert!(server.wake().vmm);
     assert_eq!((ram.half(USED + 2), vmm.look().rises), (2, 2));
     assert_eq!(get(&mut server, 0x14, 1), 15);
 }
@@ -172,12 +179,12 @@ fn what_makes_no_sense_needs_a_reset() {
     ];
     for spoil in ways {
         let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
-        let (mut server, _) = Server::new(&ram.0, &irq, &state);
+        let (mut server, _) = begin(&ram, &irq, &state);
         start(&mut server, NO_VECTOR);
         ram.descriptor(0, 0x8000, 8, 2, 0);
         ram.offer(0);
         spoil(&ram);
-        assert!(server.wake());
+        assert!(server.wake().vmm);
         assert_eq!(
             get(&mut server, 0x14, 1) as u8 & status::NEEDS_RESET,
             status::NEEDS_RESET
@@ -188,7 +195,7 @@ fn what_makes_no_sense_needs_a_reset() {
             "a change of the configuration"
         );
         ram.offer(0);
-        assert!(!server.wake(), "it does nothing more");
+        assert!(!server.wake().vmm, "it does nothing more");
         let _ = out(&mut server, 0x14, 1, 0);
         assert_eq!(get(&mut server, 0x14, 1), 0);
     }

@@ -236,6 +236,7 @@ pub fn uses(
         disk: geometry.clone(),
         serial: described.serial.clone(),
         queues: device.kind.queues(),
+        packed: device.kind.packed(),
         back,
     })
 }

@@ -21,6 +21,7 @@ fn what_disks_take() {
             slot,
             disk: number,
             queues: 2,
+            packed: slot == 1,
         };
         let vm = &mut system.vms[v];
         let name = format!("{}.blk{}", vm.name, slot - 1);

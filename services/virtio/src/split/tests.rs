@@ -1,28 +1,15 @@
-//! The queue against a driver's side of its own, which knows the specification and nothing of the device's side.
+//! A split queue against a driver's side of its own.
+
+mod lies;
 
 use super::*;
 use crate::Part;
+use crate::tests::{
+    AREA as AVAILABLE, DATA, DEVICE_AREA as USED, RING as TABLE, Side, TABLES, World, memory,
+    parts, place, step, through_deaths,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
-
-const TABLE: u64 = 0x1000;
-const AVAILABLE: u64 = 0x2000;
-const USED: u64 = 0x3000;
-const TABLES: u64 = 0x8000;
-const DATA: u64 = 1 << 32;
-
-fn memory() -> Memory {
-    Memory::owned(&[(0, 0x1_0000), (DATA, 0x1_0000)])
-}
-
-fn place(size: u16) -> Place {
-    Place {
-        size,
-        descriptors: TABLE,
-        driver: AVAILABLE,
-        device: USED,
-    }
-}
 
 /// The driver.
 struct Driver<'m> {
@@ -72,8 +59,9 @@ impl<'m> Driver<'m> {
             .write(table + 16 * u64::from(index), &bytes)
             .unwrap();
     }
+}
 
-    /// Makes a buffer available; false if there is no room.
+impl Side for Driver<'_> {
     fn offer(&mut self, number: u32, parts: &[Part], indirect: bool) -> bool {
         let need = if indirect { 1 } else { parts.len() };
         if self.free.len() < need {
@@ -104,7 +92,6 @@ impl<'m> Driver<'m> {
         true
     }
 
-    /// What was used: numbers and lengths.
     fn reap(&mut self) -> Vec<(u32, u32)> {
         let mut all = Vec::new();
         while self.half(USED + 2) != self.used {
@@ -123,133 +110,32 @@ impl<'m> Driver<'m> {
         }
         all
     }
-}
 
-fn parts(number: u32, shape: u8) -> Vec<Part> {
-    let (read, write) = (u32::from(shape & 3), u32::from(shape >> 2 & 3));
-    let count = (read + write).max(1);
-    (0..count)
-        .map(|i| Part {
-            gpa: DATA + u64::from((number * 8 + i) % 0x1000),
-            len: number % 97 + i,
-            writable: i >= read,
-        })
-        .collect()
-}
+    fn told(&self) -> u32 {
+        self.half(USED + 2).wrapping_sub(self.used).into()
+    }
 
-/// Writable bytes, and how many of them a device writes.
-fn room(parts: &[Part]) -> u32 {
-    parts.iter().filter(|p| p.writable).map(|p| p.len).sum()
-}
-fn written(number: u32, room: u32) -> u32 {
-    room - room.min(number % 4)
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Offer(u8, bool),
-    Pop,
-    Complete(u8),
-    Publish,
-    Reap,
-    Die,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (any::<u8>(), any::<bool>()).prop_map(|(s, i)| Step::Offer(s, i)),
-        4 => Just(Step::Pop),
-        4 => any::<u8>().prop_map(Step::Complete),
-        2 => Just(Step::Publish),
-        1 => Just(Step::Reap),
-        1 => Just(Step::Die),
-    ]
+    fn kicks(&self) -> bool {
+        let event = USED + 4 + 8 * u64::from(self.size);
+        match self.event_idx {
+            true => self.half(event) == self.available.wrapping_sub(1),
+            false => self.half(USED) == 0,
+        }
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever happens in whatever order, deaths at any moment included: each buffer comes as it was given, is used once and in order,
-    /// and the driver is interrupted for it whenever it has asked to be.
     #[test]
     fn every_buffer_is_used_once(
         size in 0u32..6, event_idx: bool, steps in prop::collection::vec(step(), 0..400)
     ) {
         let (memory, size) = (memory(), 1u16 << size);
         let features = feature::INDIRECT_DESC | if event_idx { feature::EVENT_IDX } else { 0 };
-        let mut queue = Split::new(&memory, &place(size), features).unwrap();
-        let mut driver = Driver::new(&memory, size, event_idx);
-        let mut given: BTreeMap<u32, Vec<Part>> = BTreeMap::new();
-        let mut flying: Vec<(u32, Token, u32)> = Vec::new();
-        let mut dead: Vec<Token> = Vec::new();
-        // The number of the next to be offered, and of the next to be taken.
-        let (mut number, mut taken, mut told, mut seen) = (0u32, 0u32, 0u32, 0u32);
-        // The last look of the driver came before `told` went on, and no interrupt since.
-        let mut interrupted = false;
-        let end = [Step::Pop, Step::Complete(0), Step::Publish].repeat(70);
-        for step in steps.into_iter().chain(end) {
-            match step {
-                Step::Offer(shape, indirect) => {
-                    let parts = parts(number, shape);
-                    if driver.offer(number, &parts, indirect) {
-                        given.insert(number, parts);
-                        number += 1;
-                    }
-                }
-                Step::Pop => match queue.pop().unwrap() {
-                    Some(chain) => {
-                        let mut chain = chain;
-                        let got: Vec<_> = chain.by_ref().map(Result::unwrap).collect();
-                        prop_assert_eq!(&got, &given[&taken]);
-                        flying.push((taken, chain.token(), room(&got)));
-                        taken += 1;
-                    }
-                    None => {
-                        prop_assert_eq!(taken, number);
-                        prop_assert!(!queue.arm().unwrap());
-                    }
-                },
-                Step::Complete(which) if !flying.is_empty() => {
-                    let (number, token, room) = flying.remove(usize::from(which) % flying.len());
-                    prop_assert_eq!(queue.complete(token, room + 1), Err(Error::Written));
-                    prop_assert!(queue.holds(token));
-                    queue.complete(token, written(number, room)).unwrap();
-                    prop_assert_eq!(queue.complete(token, 0), Err(Error::Token));
-                    for &token in &dead {
-                        prop_assert_eq!(queue.complete(token, 0), Err(Error::Token));
-                    }
-                }
-                Step::Complete(_) => {}
-                Step::Publish => {
-                    let old = told;
-                    let wanted = queue.publish().unwrap();
-                    told = flying.iter().map(|f| f.0).min().unwrap_or(taken);
-                    prop_assert_eq!(u32::from(driver.half(USED + 2)), told & 0xFFFF);
-                    interrupted |= wanted;
-                    prop_assert!(told != old || !wanted);
-                    prop_assert!(interrupted || told == seen, "sleeps on");
-                }
-                Step::Reap => {
-                    for (n, len) in driver.reap() {
-                        prop_assert_eq!((n, len), (seen, written(n, room(&given[&n]))));
-                        seen += 1;
-                    }
-                    prop_assert_eq!(seen, told);
-                    interrupted = false;
-                }
-                Step::Die => {
-                    queue = Split::restore(&memory, &place(size), features).unwrap();
-                    interrupted |= told != seen;
-                    dead = flying.drain(..).map(|f| f.1).collect();
-                    taken = told;
-                }
-            }
-        }
-        for (n, len) in driver.reap() {
-            prop_assert_eq!((n, len), (seen, written(n, room(&given[&n]))));
-            seen += 1;
-        }
-        prop_assert_eq!(seen, number, "none is lost");
+        let world = World { memory: &memory, place: place(size), features };
+        let driver = Driver::new(&memory, size, event_idx);
+        through_deaths(&world, driver, steps, |_, _| ())?;
     }
 
     /// Memory full of anything: every buffer ends, and what it gives is inside.
@@ -293,178 +179,6 @@ proptest! {
     }
 }
 
-fn first_error(features: u64, spoil: impl FnOnce(&Driver<'_>)) -> Option<Error> {
-    let memory = memory();
-    let mut driver = Driver::new(&memory, 8, false);
-    let part = |len, writable| Part {
-        gpa: DATA,
-        len,
-        writable,
-    };
-    assert!(driver.offer(0, &[part(16, false), part(32, true)], false));
-    spoil(&driver);
-    let mut queue = Split::new(&memory, &place(8), features).unwrap();
-    match queue.pop() {
-        Ok(chain) => chain?.find_map(Result::err),
-        Err(error) => Some(error),
-    }
-}
-
-#[test]
-fn each_lie_has_its_name() {
-    let indirect = feature::INDIRECT_DESC;
-    let odd = |d: &Driver<'_>| {
-        d.descriptor(TABLE, 0, (TABLES + 1, 16), 4, 0);
-        d.descriptor(TABLES + 1, 0, (DATA, 16), 0, 0);
-    };
-    assert_eq!(
-        first_error(indirect, odd),
-        None,
-        "an indirect table may be anywhere"
-    );
-    assert_eq!(first_error(indirect, |_| {}), None);
-    type Spoil = fn(&Driver<'_>);
-    let lies: [(u64, Spoil, Error); 14] = [
-        (0, |d| d.put(AVAILABLE + 2, 9), Error::Index),
-        (0, |d| d.put(AVAILABLE + 2, 0xFFFF), Error::Index),
-        (0, |d| d.put(AVAILABLE + 4, 8), Error::Descriptor),
-        (
-            0,
-            |d| d.descriptor(TABLE, 0, (DATA, 1), 1, 8),
-            Error::Descriptor,
-        ),
-        (
-            0,
-            |d| d.descriptor(TABLE, 0, (DATA, 1), 1, 0),
-            Error::Length,
-        ),
-        (
-            0,
-            |d| d.descriptor(TABLE, 0, (DATA, 1), 3, 0),
-            Error::Length,
-        ),
-        (
-            0,
-            |d| d.descriptor(TABLE, 0, (DATA - 1, 1), 0, 0),
-            Error::Memory,
-        ),
-        (
-            0,
-            |d| d.descriptor(TABLE, 0, (u64::MAX, 1), 2, 0),
-            Error::Memory,
-        ),
-        (
-            0,
-            |d| d.descriptor(TABLE, 1, (DATA + 0xFFFF, 2), 2, 0),
-            Error::Memory,
-        ),
-        (
-            0,
-            |d| {
-                d.descriptor(TABLE, 0, (DATA, 1), 3, 1);
-                d.descriptor(TABLE, 1, (DATA, 1), 0, 0);
-            },
-            Error::Order,
-        ),
-        (
-            0,
-            |d| d.descriptor(TABLE, 0, (TABLES, 16), 4, 0),
-            Error::Indirect,
-        ),
-        (
-            indirect,
-            |d| d.descriptor(TABLE, 0, (TABLES, 24), 4, 0),
-            Error::Indirect,
-        ),
-        (
-            indirect,
-            |d| d.descriptor(TABLE, 0, (TABLES, 16), 5, 0),
-            Error::Indirect,
-        ),
-        (
-            indirect,
-            |d| {
-                d.descriptor(TABLE, 0, (TABLES, 16), 4, 0);
-                d.descriptor(TABLES, 0, (TABLES, 16), 4, 0);
-            },
-            Error::Indirect,
-        ),
-    ];
-    for (i, (features, spoil, error)) in lies.into_iter().enumerate() {
-        assert_eq!(first_error(features, spoil), Some(error), "lie {i}");
-    }
-}
-
-#[test]
-fn rings_must_be_where_they_may_be() {
-    let memory = memory();
-    let new = |place| Split::new(&memory, &place, 0).err();
-    assert_eq!(new(place(8)), None);
-    for size in [0, 3, 2048, 0x8000] {
-        assert_eq!(new(place(size)), Some(Error::Ring));
-    }
-    let p = place(8);
-    assert_eq!(
-        new(Place {
-            descriptors: 8,
-            ..p
-        }),
-        Some(Error::Ring)
-    );
-    assert_eq!(new(Place { driver: 1, ..p }), Some(Error::Ring));
-    assert_eq!(new(Place { device: 2, ..p }), Some(Error::Ring));
-    // The last byte of each counts.
-    assert_eq!(
-        new(Place {
-            descriptors: 0x1_0000 - 128,
-            ..p
-        }),
-        None
-    );
-    assert_eq!(
-        new(Place {
-            descriptors: 0x1_0000 - 112,
-            ..p
-        }),
-        Some(Error::Memory)
-    );
-    assert_eq!(
-        new(Place {
-            driver: 0x1_0000 - 22,
-            ..p
-        }),
-        None
-    );
-    assert_eq!(
-        new(Place {
-            driver: 0x1_0000 - 20,
-            ..p
-        }),
-        Some(Error::Memory)
-    );
-    assert_eq!(
-        new(Place {
-            device: 0x1_0000 - 72,
-            ..p
-        }),
-        None
-    );
-    assert_eq!(
-        new(Place {
-            device: 0x1_0000 - 68,
-            ..p
-        }),
-        Some(Error::Memory)
-    );
-    assert_eq!(
-        new(Place {
-            device: u64::MAX - 3,
-            ..p
-        }),
-        Some(Error::Memory)
-    );
-}
-
 #[test]
 fn a_driver_that_asks_for_quiet_has_it() {
     let memory = memory();
@@ -484,6 +198,35 @@ fn a_driver_that_asks_for_quiet_has_it() {
     assert_eq!((queue.arm(), driver.half(USED)), (Ok(false), 0));
     assert!(driver.offer(1, &parts(1, 1), false));
     assert_eq!(queue.arm(), Ok(true), "it came before it was asked for");
+}
+
+/// What is complete and committed, but not published, is published by the successor; the rest is taken again.
+#[test]
+fn a_successor_publishes_what_was_committed() {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 4, false);
+    let mut queue = Split::new(&memory, &place(4), 0).unwrap();
+    for number in 0..6 {
+        assert!(driver.offer(number, &parts(number, 1), false));
+        let chain = queue.pop().unwrap().unwrap();
+        assert_eq!(queue.position(), number as u16);
+        if number < 5 {
+            queue.complete(chain.token(), 0).unwrap();
+        }
+        if number < 3 {
+            assert_eq!(queue.publish(), Ok(true));
+            assert_eq!(driver.reap().len(), 1);
+        }
+    }
+    let position = queue.position();
+    assert_eq!((position, driver.half(USED + 2)), (5, 3));
+    drop(queue);
+    for _ in 0..2 {
+        let mut queue = Split::resume(&memory, &place(4), 0, position).unwrap();
+        assert_eq!((queue.position(), driver.half(USED + 2)), (5, 5));
+        assert!(queue.pop().unwrap().is_some() && queue.pop().unwrap().is_none());
+    }
+    assert_eq!(driver.reap().len(), 2);
 }
 
 #[test]

@@ -1,0 +1,38 @@
+//! The loop of a device server: a call is a routed access to a port, all else is a reason to look.
+
+use crate::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
+use crate::{Endpoint, Event, Message, reply_recv, rpc};
+
+/// What has ports.
+pub trait Ports {
+    /// A routed access; gives the value of an IN. Whom it concerns is signalled before the answer.
+    fn access(&mut self, access: PortAccess, value: u32) -> u32;
+
+    /// A doorbell rang, a neighbour has done something, or it is `late`: the deadline has passed.
+    fn wake(&mut self, late: bool);
+
+    /// When to be woken if nothing happens.
+    fn deadline(&mut self) -> u64 {
+        NEVER
+    }
+}
+
+/// Serves for ever.
+pub fn serve_ports(server: &mut impl Ports) -> ! {
+    let mut reply = Message::default();
+    loop {
+        reply = match reply_recv(Endpoint(slot::ENDPOINT), reply, server.deadline()) {
+            Ok(Event::Call { message, .. }) if message.tag.label() == Tag::PORT => {
+                let [port, value, ..] = message.words;
+                let value = server.access(PortAccess(port), value as u32);
+                Message::new(0, [u64::from(value), 0, 0, 0])
+            }
+            Ok(Event::Call { .. }) => Message::new(rpc::BAD_REQUEST, [0; 4]),
+            Ok(event) => {
+                server.wake(event == Event::Timeout);
+                Message::default()
+            }
+            Err(status) => panic!("reply_recv: {}", status as u64),
+        };
+    }
+}

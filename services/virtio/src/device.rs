@@ -1,0 +1,410 @@
+//! What all device models are around: registers, queues, interrupts, and the pages shared with the VMM and a successor.
+//!
+//! Job: a [`Server`] answers accesses and wake-ups with a [`Model`], which is what makes a device of its kind; the model works on the
+//! [`Device`], which holds the rest. Still pure: who is signalled is an answer.
+//!
+//! Registers are committed to the state page when they change, and queues say by themselves where they are. A model of which neither is
+//! enough [keeps more](Model::KEEPS): where its queues are and words of its own are committed with the registers, before anybody sees
+//! what it did.
+
+use alloc::vec::Vec;
+
+use ipc_schema::abi::vm::PortAccess;
+use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
+use ipc_schema::state_page::{Access, Note, StatePage, StateWriter};
+use ipc_schema::virtio::{BAR_SIZE, feature};
+
+use crate::pci::{Effect, Interrupt, Transport};
+use crate::split::Place;
+use crate::{Error, Memory, Queue};
+
+/// Who is to be signalled.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// The VMM: the interrupt page has changed.
+    pub vmm: bool,
+    /// The model's back end, if it has one.
+    pub peer: bool,
+}
+
+impl Signals {
+    /// All: the last signals of a predecessor may have been lost.
+    pub const ALL: Self = Self {
+        vmm: true,
+        peer: true,
+    };
+}
+
+/// Features that every device has.
+pub const FEATURES: u64 =
+    feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_PACKED | feature::RING_RESET;
+
+/// What a model is to the transport.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Which records of the state page are its own ([`ipc_schema::state_page::kind`]).
+    pub record: u64,
+    /// Features that are offered.
+    pub features: u64,
+    /// Queues.
+    pub queues: u16,
+    /// Most descriptors of each.
+    pub max_size: u16,
+}
+
+/// What a device shares with the guest, the VMM and its successor.
+#[derive(Clone, Copy)]
+pub struct Pages<'a> {
+    /// The guest's memory.
+    pub memory: &'a Memory,
+    /// The interrupt page.
+    pub irq: &'a InterruptPage,
+    /// The state page.
+    pub state: &'a StatePage,
+}
+
+/// What makes a device of its kind.
+pub trait Model<'a> {
+    /// Its queues' places and its words are committed with the registers: [`Device::commit`] in [`Model::serve`], before
+    /// [`Device::publish`]; and after an access that has changed them.
+    const KEEPS: bool = false;
+
+    /// The device-specific configuration.
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    /// The driver writes to the device-specific configuration. Nobody sees what that does before [`Model::committed`].
+    fn write_config(&mut self, offset: u16, value: u32) {
+        let _ = (offset, value);
+    }
+
+    /// What a successor is to know beside registers and queues, if it is [kept](Model::KEEPS).
+    fn words(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Takes what a predecessor has kept; false, and nothing taken, if it makes no sense.
+    fn restore(&mut self, words: &[u64]) -> bool {
+        words.is_empty()
+    }
+
+    /// An access has been committed: what it did is to be seen.
+    fn committed(&mut self, device: &mut Device<'a>) {
+        let _ = device;
+    }
+
+    /// Does what there is to be done, and asks to be told of more. An error is the guest's: the device is lost, and this is called once
+    /// more.
+    fn serve(&mut self, device: &mut Device<'a>) -> Result<(), Error>;
+
+    /// What was taken from this queue, or from all, is the driver's again.
+    fn forget(&mut self, queue: Option<u16>) {
+        let _ = queue;
+    }
+}
+
+/// A device as its model sees it.
+pub struct Device<'a> {
+    memory: &'a Memory,
+    transport: Transport,
+    queues: Vec<Option<Queue<'a>>>,
+    irq: InterruptWriter<'a>,
+    state: StateWriter<'a>,
+    /// What was committed last, of a model that keeps more than registers.
+    kept: Vec<u64>,
+    signals: Signals,
+}
+
+impl<'a> Device<'a> {
+    /// The guest's memory.
+    #[must_use]
+    pub const fn memory(&self) -> &'a Memory {
+        self.memory
+    }
+
+    /// Whether the driver drives and the device is not lost.
+    #[must_use]
+    pub const fn running(&self) -> bool {
+        self.transport.running()
+    }
+
+    /// Features that the driver has accepted.
+    #[must_use]
+    pub const fn features(&self) -> u64 {
+        self.transport.features()
+    }
+
+    /// A queue, if it is on.
+    #[inline]
+    pub fn queue(&mut self, queue: u16) -> Option<&mut Queue<'a>> {
+        self.queues.get_mut(usize::from(queue))?.as_mut()
+    }
+
+    /// The queues that are on.
+    pub fn queues(&mut self) -> impl Iterator<Item = &mut Queue<'a>> {
+        self.queues.iter_mut().flatten()
+    }
+
+    /// The driver is to look at a queue.
+    pub fn interrupt(&mut self, queue: u16) {
+        let interrupt = self.transport.interrupt(queue);
+        self.raise(interrupt);
+    }
+
+    /// The driver is told of what is complete in a queue, and interrupted if it wants to be.
+    #[inline]
+    pub fn publish(&mut self, number: u16) -> Result<(), Error> {
+        let wanted = match self.queue(number) {
+            Some(queue) => queue.publish()?,
+            None => false,
+        };
+        if wanted {
+            self.interrupt(number);
+        }
+        Ok(())
+    }
+
+    /// The driver is told that the device-specific configuration has changed.
+    pub fn config_changed(&mut self) {
+        let interrupt = self.transport.config_changed();
+        self.raise(interrupt);
+    }
+
+    /// The model's back end is to be signalled, if `wanted`.
+    pub const fn signal_peer(&mut self, wanted: bool) {
+        self.signals.peer |= wanted;
+    }
+
+    /// Commits registers, where the queues are, and these words of the model, if any of it has changed; what has not been published is the
+    /// successor's to publish.
+    pub fn commit(&mut self, model: &[u64]) {
+        let words = self.words(model);
+        if words != self.kept {
+            self.state.save(&words);
+            self.kept = words;
+        }
+    }
+
+    /// Registers, where the queues are, and the model's words.
+    fn words(&self, model: &[u64]) -> Vec<u64> {
+        let mut words = self.transport.save();
+        words.extend(self.queues.chunks(PLACES).map(|queues| {
+            let places = queues
+                .iter()
+                .map(|q| q.as_ref().map_or(0, |q| q.position()));
+            places.rev().fold(0, |word, at| word << 16 | u64::from(at))
+        }));
+        words.extend(model);
+        words
+    }
+
+    fn raise(&mut self, interrupt: Interrupt) {
+        self.signals.vmm |= match interrupt {
+            Interrupt::Vector(vector) => self.irq.set_msi(vector.into()),
+            Interrupt::Pin => self.irq.set_intx(self.transport.pin()),
+        };
+    }
+
+    /// Finds a queue in the guest's memory, if it is on.
+    fn find(
+        &mut self,
+        number: u16,
+        how: impl FnOnce(&'a Memory, &Place, u64, Note<'a>) -> Result<Queue<'a>, Error>,
+    ) -> Result<(), Error> {
+        let registers = self.transport.queue(number).filter(|q| q.enabled);
+        let place = self.queues.get_mut(usize::from(number));
+        let note = self.state.note(number);
+        if let (Some(registers), Some(place), Some(note)) = (registers, place, note) {
+            let features = self.transport.features();
+            *place = Some(how(self.memory, &registers.place, features, note)?);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, queue: Option<u16>) {
+        for (number, place) in (0u16..).zip(&mut self.queues) {
+            if queue.is_none_or(|q| q == number) {
+                *place = None;
+            }
+        }
+    }
+}
+
+/// Queues' places in a word.
+const PLACES: usize = 4;
+
+/// A device and its model.
+pub struct Server<'a, M> {
+    device: Device<'a>,
+    model: M,
+}
+
+impl<'a, M: Model<'a>> Server<'a, M> {
+    /// Takes the pages over from a predecessor, or begins anew. True if there was a predecessor. [`Server::wake`] is to be called next,
+    /// and [`Signals::ALL`] be signalled.
+    #[must_use]
+    pub fn new(kind: &Kind, pages: Pages<'a>, model: M) -> (Self, bool) {
+        let (state, record) = StateWriter::new(pages.state, kind.record);
+        let packed = if M::KEEPS { feature::RING_PACKED } else { 0 };
+        let device = Device {
+            memory: pages.memory,
+            // A queue's place is committed as a split one's.
+            transport: Transport::new(kind.features & !packed, kind.queues, kind.max_size),
+            queues: (0..kind.queues).map(|_| None).collect(),
+            irq: InterruptWriter::new(pages.irq),
+            state,
+            kept: Vec::new(),
+            signals: Signals::default(),
+        };
+        let mut server = Self { device, model };
+        let was = record.is_some_and(|record| server.take_over(kind.queues, record.words()));
+        (server, was)
+    }
+
+    /// Takes what a predecessor has committed; false, and nothing taken, if it makes no sense.
+    fn take_over(&mut self, queues: u16, words: &[u64]) -> bool {
+        let (mut registers, mut places) = (words, &[][..]);
+        if M::KEEPS {
+            let own = self.device.transport.save().len();
+            let many = usize::from(queues).div_ceil(PLACES);
+            let Some((all, model)) = words.split_at_checked(own + many) else {
+                return false;
+            };
+            (registers, places) = all.split_at(own);
+            let fresh = self.device.transport.clone();
+            if !self.device.transport.restore(registers) {
+                return false;
+            }
+            if !self.model.restore(model) {
+                self.device.transport = fresh;
+                return false;
+            }
+        } else if !self.device.transport.restore(registers) {
+            return false;
+        }
+        for queue in 0..queues {
+            let place = places.get(usize::from(queue) / PLACES);
+            let found = match place {
+                Some(word) => {
+                    let at = (word >> (16 * (usize::from(queue) % PLACES))) as u16;
+                    self.device.find(queue, |memory, place, features, _| {
+                        Queue::resume(memory, place, features, at)
+                    })
+                }
+                None => self.device.find(queue, Queue::restore),
+            };
+            self.judge(found);
+        }
+        if self.device.running() {
+            // The guest may have been promised interrupts that never came.
+            for queue in 0..queues {
+                if self.device.queue(queue).is_some() {
+                    self.device.interrupt(queue);
+                }
+            }
+        }
+        true
+    }
+
+    /// What makes it a device of its kind.
+    pub const fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// As above.
+    pub const fn model_mut(&mut self) -> &mut M {
+        &mut self.model
+    }
+
+    /// Dies, and leaves what the model owns.
+    pub fn into_model(self) -> M {
+        self.model
+    }
+
+    /// A routed access; gives the value of an IN, and who is to be signalled.
+    pub fn access(&mut self, port: PortAccess, value: u32) -> (u32, Signals) {
+        self.device.state.begin();
+        let offset = port.port() % BAR_SIZE;
+        // Of one that keeps more than registers all is compared with what was committed.
+        let before = (!M::KEEPS).then(|| self.device.transport.clone());
+        let mut answer = 0;
+        if port.input() {
+            let config = self.model.config();
+            answer = self.device.transport.read(offset, port.width(), config);
+        } else {
+            let effect = self.device.transport.write(offset, port.width(), value);
+            self.follow(effect);
+        }
+        let device = &mut self.device;
+        device.signals.vmm |= device.irq.set_intx(device.transport.pin());
+        let access = Access::of(port, value);
+        if before.is_some_and(|before| device.transport != before) {
+            let words = device.transport.save();
+            device.state.commit(access, answer, &words);
+        }
+        if M::KEEPS {
+            let words = device.words(&self.model.words());
+            if words != device.kept {
+                device.state.commit(access, answer, &words);
+                device.kept = words;
+                self.model.committed(device);
+            }
+        }
+        (answer, core::mem::take(&mut device.signals))
+    }
+
+    fn follow(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reset => self.forget(None),
+            Effect::QueueReset(queue) => self.forget(Some(queue)),
+            Effect::QueueEnabled(queue) => {
+                let found = self.device.find(queue, Queue::new);
+                self.judge(found);
+            }
+            Effect::DriverOk | Effect::Notify(_) => self.serve(),
+            Effect::Config { offset, value, .. } => self.model.write_config(offset, value),
+            Effect::Nothing | Effect::FeaturesOk(_) => {}
+        }
+    }
+
+    /// A doorbell rang, the back end has done something, or it is the start.
+    pub fn wake(&mut self) -> Signals {
+        let before = (!M::KEEPS).then(|| self.device.transport.clone());
+        self.serve();
+        let device = &mut self.device;
+        if before.is_some_and(|before| device.transport != before) {
+            device.state.save(&device.transport.save());
+        }
+        if M::KEEPS {
+            device.commit(&self.model.words());
+        }
+        core::mem::take(&mut device.signals)
+    }
+
+    fn serve(&mut self) {
+        let served = self.model.serve(&mut self.device);
+        if served.is_err() {
+            self.judge(served);
+            // It may still have something to say to its back end.
+            let _ = self.model.serve(&mut self.device);
+        }
+    }
+
+    fn forget(&mut self, queue: Option<u16>) {
+        self.device.forget(queue);
+        self.model.forget(queue);
+    }
+
+    /// After an error the guest has broken the device: it does nothing more.
+    fn judge(&mut self, so_far: Result<(), Error>) {
+        if so_far.is_ok() {
+            return;
+        }
+        self.model.forget(None);
+        if let Some(interrupt) = self.device.transport.needs_reset() {
+            self.device.raise(interrupt);
+        }
+    }
+}
