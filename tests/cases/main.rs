@@ -6,6 +6,7 @@
 mod bochs;
 mod conformance;
 mod consoles;
+mod debian;
 mod disks;
 mod errors;
 mod exerciser;
@@ -17,6 +18,7 @@ mod lifetimes;
 mod linux;
 mod net;
 mod others;
+mod second_disk;
 mod secrets;
 mod server_death;
 mod smp;

@@ -263,6 +263,78 @@ mod tests {
         assert_eq!(class_name(0xff_0000), "other");
     }
 
+    /// A virtio disk as QEMU has it: registers in a 64-bit range, the messages' table in another, ports, a list of capabilities.
+    fn disk() -> Machine {
+        let mut m = machine();
+        m.function(0x20, 0x1042_1af4, 0x0100_0000, 0, 0);
+        let mut put = |register, value, mask| m.pci_register(0x20, register, value, mask);
+        put(0x04, 0x0010_0003, 0xffff);
+        put(0x10, 0xc001, 0xffff_ff80);
+        put(0x14, 0xfebd_1000, 0xffff_f000);
+        put(0x18, 0, 0);
+        put(0x1c, 0, 0);
+        put(0x20, 0xfe00_000c, 0xffff_c000);
+        put(0x24, 0, u32::MAX);
+        put(0x34, 0x98, 0);
+        // MSI-X with two messages, at byte 0x800 of range 1; behind it a capability that leads back.
+        put(0x98, 0x0001_7c11, 0xc000_0000);
+        put(0x9c, 0x801, 0);
+        put(0x7c, 0x9809, 0);
+        m.device = 0xfebd_1000..0xfebd_2000;
+        m
+    }
+
+    #[test]
+    fn a_function_for_its_driver() {
+        let mut m = disk();
+        let found = describe(&mut m, 0x20).unwrap();
+        let (number, base, len) = (4, 0xfe00_0000, 0x4000);
+        assert_eq!(found.bars, [PciBar { number, base, len }]);
+        assert_eq!((found.address, found.config.len()), (0x20, 256));
+        assert_eq!(found.config[..4], [0xf4, 0x1a, 0x42, 0x10]);
+        // As it was.
+        assert_eq!(m.pci_value(0x20, 0x04) & 0xffff, 3);
+        assert_eq!(m.pci_value(0x20, 0x20), 0xfe00_000c);
+        assert_eq!(m.pci_value(0x20, 0x24), 0);
+        start(&mut m, 0x20, 0x41, 3).unwrap();
+        // Memory, bus master, no line; one message, unmasked, the other masked.
+        assert_eq!(m.pci_value(0x20, 0x04) & 0xffff, 0x407);
+        assert_eq!(m.pci_value(0x20, 0x98), 0x8001_7c11);
+        let at = 0xfebd_1800;
+        let words = |n: u64, control| {
+            let words = [0xfee0_3000, 0, 0x41, control];
+            (0u64..)
+                .zip(words)
+                .map(move |(i, w)| (at + n * 16 + i * 4, w))
+        };
+        let all: Vec<_> = words(0, 0).chain(words(1, 1)).collect();
+        assert_eq!(m.stored, all);
+    }
+
+    #[test]
+    fn functions_that_cannot_be_handed_over() {
+        let mut m = disk();
+        m.pci_register(0x20, 0x98, 0x9809, 0);
+        assert_eq!(
+            start(&mut m, 0x20, 0x41, 0),
+            None,
+            "no messages, in a circle"
+        );
+        assert_eq!(describe(&mut m, 0x20).unwrap().bars.len(), 2);
+        let mut m = disk();
+        m.pci_register(0x20, 0x9c, 0x806, 0);
+        assert_eq!(start(&mut m, 0x20, 0x41, 0), None, "a table nowhere");
+        let mut m = disk();
+        m.device = 0..0;
+        assert_eq!(
+            start(&mut m, 0x20, 0x41, 0),
+            None,
+            "a table that is not ours"
+        );
+        assert_eq!(m.pci_value(0x20, 0x04) & 4, 0, "so it reaches no memory");
+        assert!(describe(&mut Machine::default(), 0).is_none());
+    }
+
     /// Function 1 of a device that says it has one function only is an echo.
     #[test]
     fn no_further_functions_of_a_single_one() {

@@ -393,6 +393,47 @@ mod tests {
         assert_eq!((m.ioapics.len(), m.ioapics[0].lines), (1, 24));
     }
 
+    /// Functions are root's to hand out, and messages have eight bits for a processor.
+    #[test]
+    fn functions() {
+        let mut p = platform();
+        let (address, vendor, device) = (0x20, 0x1af4, 0x1042);
+        let class = 0x01_0000;
+        p.pci = vec![PciDevice {
+            address,
+            vendor,
+            device,
+            class,
+        }];
+        let find = |devices: &[u16], index| PlatformRequest::Function {
+            vendor,
+            devices: devices.to_vec(),
+            index,
+        };
+        let begin = |address, vector, apic_id| PlatformRequest::StartFunction {
+            address,
+            vector,
+            apic_id,
+        };
+        let refused = PlatformResponse::Refused;
+        let unknown = refused(Refusal::Unknown);
+        let found = ask(&mut p, 1, find(&[1, device], 0));
+        assert!(matches!(found, PlatformResponse::Function(f) if f.address == address));
+        assert_eq!(ask(&mut p, 1, find(&[device], 1)), unknown);
+        assert_eq!(ask(&mut p, 1, find(&[1], 0)), unknown);
+        for request in [find(&[device], 0), begin(address, 0x41, 0)] {
+            assert_eq!(ask(&mut p, 7, request), refused(Refusal::Forbidden));
+        }
+        for (request, why) in [
+            (begin(address, 0x1f, 0), Refusal::Malformed),
+            (begin(address, 0x41, 255), Refusal::Unsupported),
+            (begin(8, 0x41, 0), Refusal::Unknown),
+            (begin(address, 0x41, 0), Refusal::Failed),
+        ] {
+            assert_eq!(ask(&mut p, 0, request), refused(why));
+        }
+    }
+
     /// The largest description still goes into one message.
     #[test]
     fn the_description_fits() {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ipc_schema::{
     archive,
     manifest::{Disk, MANIFEST_FILE},
@@ -83,6 +83,9 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
     }
     let bytes = pack(&tc, description, &binaries, true)?;
     let kernel = host::read(&bare::stripped(&tc, &binaries.kernel)?)?;
+    if firmware == Firmware::Bios {
+        fits(kernel.len() + bytes.len())?;
+    }
     let (kernel_copy, archive) = (dir.join("kernel"), dir.join("boot-archive"));
     let disk = dir.join(format!("{}.{}", description.stem, firmware.name()));
     let same = |path: &Path, new: &[u8]| fs::read(path).is_ok_and(|old| old == new);
@@ -115,6 +118,21 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         disk,
         firmware,
     })
+}
+
+/// Most bytes of kernel and boot archive together that the loader finds when it is loaded by a BIOS: it takes a file system of 65,536 sectors
+/// and more for a FAT32, which it is not yet.
+const BIOS_MOST: usize = (30 << 20) - (256 << 10);
+
+fn fits(bytes: usize) -> Result<()> {
+    ensure!(
+        bytes <= BIOS_MOST,
+        "kernel and boot archive have {} KiB together, and a BIOS loads at most {}\n  remedy: boot by UEFI (--uefi), put disks on the \
+         second disk (on = \"second-disk\"), or take smaller kernels and initial RAM disks",
+        bytes.div_ceil(1024),
+        BIOS_MOST / 1024
+    );
+    Ok(())
 }
 
 /// The boot archive's bytes; without the guests' files for `sizes`.

@@ -1,5 +1,5 @@
 use super::*;
-use ipc_schema::manifest::{DeviceKind, Idle};
+use ipc_schema::manifest::{DeviceKind, Home, Idle};
 
 const GOOD: &str = r#"
 name = "two"
@@ -316,6 +316,47 @@ fn each_mistake_about_disks() {
         "memory = \"64M\"\n[[disk]]\nname = \"big\"\nsize = \"900M\"",
     );
     assert!(what.contains("disk `big` needs"), "{what}");
+}
+
+/// On the second disk: no image in the archive, no memory for what is written.
+#[test]
+fn disks_on_the_second_disk() {
+    let on = |from: &str, to: &str| {
+        let text = format!("{GOOD}{DISKS}").replacen(from, to, 1);
+        parse(&text, path(), None)
+    };
+    let d = on("read_only = true", "read_only = true\non = \"second-disk\"").unwrap();
+    let disk = &d.system.disks[1];
+    assert_eq!(disk.home, Home::SecondDisk { read_only: true });
+    assert_eq!((disk.size, disk.memory, &disk.image), (32 << 20, 0, &None));
+    assert!(d.files.iter().all(|(name, _)| name != "disk/install"));
+    let image = Some(Source::Debian(crate::setup::guests::File::Busybox));
+    let (name, size) = ("install".into(), 32 << 20);
+    assert_eq!(d.second_disk, [Partition { name, size, image }]);
+    let d = on("memory = \"16M\"", "on = \"second-disk\"").unwrap();
+    assert!(d.system.disks[0].writable() && d.second_disk[0].image.is_none());
+    let d = on("memory = \"16M\"", "on = \"memory\"").unwrap();
+    assert!(d.second_disk.is_empty());
+    let m = on("memory = \"16M\"", "memory = \"16M\"\non = \"second-disk\"").unwrap_err();
+    assert!(m.what.contains("takes what is written"), "{}", m.what);
+    assert_eq!(
+        (&*m.at, &*m.remedy),
+        ("guests/two.toml:32", "leave `memory` out, or `on`")
+    );
+    let m = on("size = \"64M\"\nmemory = \"16M\"", "on = \"second-disk\"").unwrap_err();
+    assert!(
+        m.what.contains("has no `size` and no `image`"),
+        "{}",
+        m.what
+    );
+    let m = on("memory = \"16M\"", "on = \"seconddisk\"").unwrap_err();
+    assert!(m.remedy.contains("second-disk"), "{} {}", m.what, m.remedy);
+    let m = on(
+        "size = \"64M\"\nmemory = \"16M\"",
+        "on = \"second-disk\"\nsize = \"1000\"",
+    )
+    .unwrap_err();
+    assert!(m.what.contains("multiples of 4K"), "{}", m.what);
 }
 
 #[test]
