@@ -62,6 +62,8 @@ pub struct PortConfig {
 pub struct NetConfig {
     /// Its address.
     pub mac: [u8; 6],
+    /// Packed virtqueues are offered.
+    pub packed: bool,
 }
 
 /// What the sender left to be done of a frame: the first words of a virtio network header (virtio 1.2, 5.1.6).

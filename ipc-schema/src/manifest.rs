@@ -18,7 +18,7 @@ mod ports;
 
 pub use crate::virtio::MAX_QUEUES;
 pub use consoles::{Channel, MAX_CONSOLE_PORTS, MAX_PORT_NAME, PortName, Ports};
-pub use disks::{Disk, MAX_SERIAL, disk_file};
+pub use disks::{Disk, Home, MAX_SERIAL, disk_file};
 pub use faults::{CheckError, Fault, Place};
 pub use ports::{DEBUG_EXIT_PORT, PortRange, VMM_PORTS};
 
@@ -55,7 +55,7 @@ pub struct System {
     pub drivers: Vec<Driver>,
     /// Servers beside the core ones.
     pub servers: Vec<Server>,
-    /// Disks that `store` serves.
+    /// Disks.
     pub disks: Vec<Disk>,
 }
 
@@ -129,6 +129,8 @@ pub enum DeviceKind {
         disk: u32,
         /// Its virtqueues, at most [`MAX_QUEUES`].
         queues: u16,
+        /// Packed virtqueues are offered.
+        packed: bool,
     },
     /// Virtio network card.
     VirtioNet {
@@ -140,6 +142,8 @@ pub enum DeviceKind {
         mac: [u8; 6],
         /// Bytes per second that its guest may send; 0: no limit.
         rate: u64,
+        /// Packed virtqueues are offered.
+        packed: bool,
     },
     /// Virtio console.
     VirtioConsole {
@@ -187,6 +191,16 @@ impl DeviceKind {
             Self::VirtioNet { .. } => 2,
             // Not more than 18.
             Self::VirtioConsole { ports, .. } => 2 * (ports.count() as u16 + 1),
+        }
+    }
+
+    /// Whether it offers packed virtqueues.
+    pub const fn packed(self) -> bool {
+        match self {
+            // A console commits where its rings and split queues are together.
+            Self::Uart | Self::Rtc | Self::TestDev | Self::VirtioConsole { .. } => false,
+            Self::VirtioRng { .. } => true,
+            Self::VirtioBlk { packed, .. } | Self::VirtioNet { packed, .. } => packed,
         }
     }
 

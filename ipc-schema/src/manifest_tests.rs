@@ -32,6 +32,7 @@ fn disk(name: &str, memory: u64) -> Disk {
         image: None,
         memory,
         serial: name.into(),
+        home: Home::Memory,
     }
 }
 
@@ -201,14 +202,22 @@ fn golden_bytes_of_disks() {
         slot: 5,
         disk: 1,
         queues: 2,
+        packed: true,
     };
     let blk = device("a.blk0", kind, 0, 0);
-    let want = b"\x06a.blk0\x04\x05\x01\x02\x15bin/device-virtio-blk\x00\x00\x00\x00";
+    let want = b"\x06a.blk0\x04\x05\x01\x02\x01\x15bin/device-virtio-blk\x00\x00\x00\x00";
     assert_eq!(postcard::to_allocvec(&blk).unwrap(), want);
     let mut disk = disk("d", 4096);
     disk.image = Some(disk_file("d"));
-    let want = b"\x01d\x80\x80\x80\x20\x01\x06disk/d\x80\x20\x01d";
+    let want = b"\x01d\x80\x80\x80\x20\x01\x06disk/d\x80\x20\x01d\x00";
     assert_eq!(postcard::to_allocvec(&disk).unwrap(), want);
+    disk.home = Home::SecondDisk { read_only: true };
+    disk.serial = String::new();
+    assert!(
+        postcard::to_allocvec(&disk)
+            .unwrap()
+            .ends_with(b"\x00\x01\x01")
+    );
 }
 
 #[test]
@@ -217,7 +226,12 @@ fn disks() {
         let slot = i as u8 + 1;
         device(
             &format!("a.blk{i}"),
-            DeviceKind::VirtioBlk { slot, disk, queues },
+            DeviceKind::VirtioBlk {
+                slot,
+                disk,
+                queues,
+                packed: true,
+            },
             0,
             0,
         )
@@ -259,6 +273,23 @@ fn disks() {
             _ => None,
         }
     };
+    let second = |d: &mut Disk, read_only| d.home = Home::SecondDisk { read_only };
+    assert_eq!(
+        bad(&|d| second(d, false)),
+        Some(Fault::BadDiskSize),
+        "memory"
+    );
+    let image = |d: &mut Disk| {
+        second(d, false);
+        (d.memory, d.image) = (0, Some(disk_file("w")));
+    };
+    assert_eq!(bad(&image), Some(Fault::BadDiskSize));
+    let mut there = disk("s", 0);
+    second(&mut there, false);
+    let taken = Err((dev(3), Fault::DiskTaken(dev(2))));
+    assert_eq!(with(&[there.clone()], &[(0, 1), (0, 1)]), taken);
+    second(&mut there, true);
+    assert_eq!(with(&[there], &[(0, 1), (0, 1)]), Ok(()));
     assert_eq!(bad(&|d| d.name = "a/b".into()), Some(Fault::BadName));
     assert_eq!(bad(&|d| d.serial = "x".repeat(21)), Some(Fault::BadSerial));
     assert_eq!(bad(&|d| d.serial = "a b".into()), Some(Fault::BadSerial));
@@ -454,6 +485,7 @@ fn addresses_are_one_cards_in_a_network() {
                     network: networks[i],
                     mac: macs[i],
                     rate: 0,
+                    packed: true,
                 };
                 let mut vm = vm(name);
                 vm.devices = vec![device(&format!("{name}.net0"), kind, 0, 0)];

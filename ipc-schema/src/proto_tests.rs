@@ -300,6 +300,31 @@ fn platform() {
         },
         &[4, 1, 2, 2],
     );
+    let function = PlatformRequest::Function {
+        vendor: 0x1af4,
+        devices: vec![0x1042, 1],
+        index: 2,
+    };
+    golden(function, &[7, 0xf4, 0x35, 2, 0xc2, 0x20, 1, 2]);
+    let start = PlatformRequest::StartFunction {
+        address: 8,
+        vector: 0x41,
+        apic_id: 3,
+    };
+    golden(start, &[8, 8, 0x41, 3]);
+    let function = PciFunction {
+        address: 8,
+        config: vec![1, 2],
+        bars: vec![PciBar {
+            number: 4,
+            base: 5,
+            len: 6,
+        }],
+    };
+    golden(
+        PlatformResponse::Function(function),
+        &[5, 8, 2, 1, 2, 1, 4, 5, 6],
+    );
     golden(PlatformResponse::Done, &[0]);
     golden(PlatformResponse::Refused(Refusal::Busy), &[1, 1]);
     golden(

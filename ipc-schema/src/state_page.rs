@@ -10,14 +10,20 @@
 //! gave it, which covers the few instructions between the kernel's hand-over and [`StateWriter::begin`]: there an equal access may have
 //! been completed before.
 //!
+//! Beside the records there are *notes*, single words which check themselves and are written by one store ([`Note`]).
+//!
 //! Cost: `begin` is one store; a commit of four words is about twenty stores and eight multiplications.
 //!
 //! Trust: none between the parties. A reader bounds every index and verifies the checksum; a scribbled page reads as
 //! no record. The checksum finds accidents; it does not authenticate.
 
+mod note;
+
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::abi::vm::PortAccess;
+
+pub use note::Note;
 
 /// Kinds of records: which device wrote it, and in which layout. A number changes with the meaning of the words.
 pub mod kind {
@@ -38,7 +44,9 @@ pub mod kind {
 }
 
 /// Most words of state that a record holds.
-pub const MAX_WORDS: usize = 240;
+pub const MAX_WORDS: usize = 214;
+/// Notes of a page.
+pub const NOTES: usize = 32;
 const BEGUN: u64 = 1;
 const HEADER_WORDS: usize = 8;
 const SLOT_WORDS: usize = 252;
@@ -56,7 +64,9 @@ struct Slot {
     /// What the completed access returned; above that, its stamp.
     value: AtomicU64,
     checksum: AtomicU64,
-    words: [AtomicU64; SLOT_WORDS - 6],
+    words: [AtomicU64; MAX_WORDS],
+    /// In the first slot the notes, which are no part of a record; in the second nothing.
+    notes: [AtomicU64; NOTES],
 }
 
 /// The layout of the shared page. A page of zeroes holds no record.
@@ -68,7 +78,7 @@ pub struct StatePage {
     slots: [Slot; 2],
 }
 
-const _: () = assert!(size_of::<StatePage>() == 4096 && MAX_WORDS <= SLOT_WORDS - 6);
+const _: () = assert!(size_of::<StatePage>() == 4096 && size_of::<Slot>() == 8 * SLOT_WORDS);
 
 /// A port access as the exit route reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +195,8 @@ impl StatePage {
                 access: AtomicU64::new(0),
                 value: AtomicU64::new(0),
                 checksum: AtomicU64::new(0),
-                words: [const { AtomicU64::new(0) }; SLOT_WORDS - 6],
+                words: [const { AtomicU64::new(0) }; MAX_WORDS],
+                notes: [const { AtomicU64::new(0) }; NOTES],
             }
         }
         Self {
@@ -300,6 +311,15 @@ impl<'a> StateWriter<'a> {
         )
     }
 
+    /// One of the page's notes, if there are so many.
+    #[must_use]
+    pub fn note(&self, number: u16) -> Option<Note<'a>> {
+        let [first, _] = &self.page.slots;
+        let word = first.notes.get(usize::from(number))?;
+        let salt = self.kind ^ u64::from(number).rotate_right(16);
+        Some(Note::new(word, salt))
+    }
+
     /// Marks that an access was taken and is not yet done: one store, and the first thing to do with an access.
     pub fn begin(&self) {
         self.page
@@ -347,164 +367,4 @@ impl<'a> StateWriter<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::vec::Vec;
-
-    const KIND: u64 = 0x1655_0001;
-    const IN: Access = Access {
-        port: 0x3f8,
-        width: 1,
-        write: false,
-        value: 0,
-        stamp: 0,
-    };
-
-    fn cells(page: &StatePage) -> Vec<&AtomicU64> {
-        let mut all = std::vec![&page.current];
-        for slot in &page.slots {
-            all.extend([
-                &slot.sequence,
-                &slot.kind,
-                &slot.length,
-                &slot.access,
-                &slot.value,
-                &slot.checksum,
-            ]);
-            all.extend(slot.words.iter());
-        }
-        all
-    }
-
-    fn copy_of(page: &StatePage) -> Vec<u64> {
-        cells(page)
-            .iter()
-            .map(|cell| cell.load(Ordering::Relaxed))
-            .collect()
-    }
-
-    fn words_of(page: &StatePage) -> Option<Vec<u64>> {
-        page.load(KIND).map(|record| record.words().to_vec())
-    }
-
-    #[test]
-    fn a_successor_gets_the_last_commit() {
-        let page = StatePage::new();
-        let (mut writer, none) = StateWriter::new(&page, KIND);
-        assert!(none.is_none());
-        for i in 1..10u64 {
-            writer.commit(IN, i as u32, &[i, i * i, 7]);
-            assert_eq!(page.sequence(), i);
-        }
-        let (mut successor, record) = StateWriter::new(&page, KIND);
-        assert_eq!(record.unwrap().words(), [9, 81, 7]);
-        successor.save(&[1]);
-        assert_eq!((page.sequence(), words_of(&page)), (10, Some(std::vec![1])));
-        assert_eq!(
-            page.outcome(KIND, IN),
-            Outcome::Done(9),
-            "saving keeps the last access"
-        );
-        assert!(
-            page.load(KIND + 1).is_none(),
-            "another layout is not taken over"
-        );
-    }
-
-    #[test]
-    fn the_outcome_of_a_lost_access() {
-        let page = StatePage::new();
-        let (mut writer, _) = StateWriter::new(&page, KIND);
-        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
-        writer.begin();
-        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
-        writer.commit(IN, 0x41, &[]);
-        assert_eq!(page.outcome(KIND, IN), Outcome::Done(0x41));
-        // An equal access that it died of before it could begin it.
-        let again = Access { stamp: 7, ..IN };
-        assert_eq!(page.outcome(KIND, again), Outcome::NotDone);
-        writer.commit(again, 0x42, &[]);
-        assert_eq!(page.outcome(KIND, again), Outcome::Done(0x42));
-        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
-        writer.commit(IN, 0x41, &[]);
-        assert_eq!(
-            page.outcome(KIND, Access { write: true, ..IN }),
-            Outcome::NotDone,
-            "another access"
-        );
-        // The same access again, dying before its commit; input that arrives meanwhile changes nothing.
-        writer.begin();
-        writer.save(&[3]);
-        assert_eq!(page.outcome(KIND, IN), Outcome::NotDone);
-        assert_eq!(words_of(&page), Some(std::vec![3]));
-    }
-
-    #[test]
-    fn a_page_that_claims_the_last_number_takes_records_all_the_same() {
-        let page = StatePage::new();
-        page.current.store(u64::MAX, Ordering::Relaxed);
-        let (mut writer, none) = StateWriter::new(&page, KIND);
-        assert!(none.is_none());
-        for i in 0..3 {
-            writer.commit(IN, i, &[i.into()]);
-            assert_eq!(words_of(&page), Some(std::vec![i.into()]));
-            assert_eq!(page.outcome(KIND, IN), Outcome::Done(i));
-        }
-    }
-
-    proptest! {
-        /// Death after any number of a commit's stores leaves the old record or the new one.
-        #[test]
-        fn a_death_in_the_middle_tears_nothing(old: Vec<u64>, new: Vec<u64>, reordered: u64) {
-            let (old, new) = (&old[..old.len().min(MAX_WORDS)], &new[..new.len().min(MAX_WORDS)]);
-            let page = StatePage::new();
-            let (mut writer, _) = StateWriter::new(&page, KIND);
-            writer.commit(IN, 1, &[5]);
-            writer.commit(IN, 1, old);
-            let before = copy_of(&page);
-            writer.commit(IN, 2, new);
-            let after = copy_of(&page);
-            prop_assert_eq!(words_of(&page), Some(new.to_vec()));
-            // Any subset of the stores to the slot may have happened, but `current` (cell 0) comes last.
-            for (i, cell) in cells(&page).iter().enumerate() {
-                let stored = i != 0 && reordered.rotate_right(i as u32 * 7) & 1 != 0;
-                cell.store(if stored { after[i] } else { before[i] }, Ordering::Relaxed);
-            }
-            prop_assert_eq!(words_of(&page), Some(old.to_vec()));
-            prop_assert_eq!(page.outcome(KIND, IN), Outcome::Done(1));
-            let (mut successor, record) = StateWriter::new(&page, KIND);
-            prop_assert_eq!(record.map(|record| record.words().to_vec()), Some(old.to_vec()));
-            successor.commit(IN, 3, new);
-            prop_assert_eq!(words_of(&page), Some(new.to_vec()));
-        }
-
-        #[test]
-        fn a_scribble_is_noticed(words in proptest::collection::vec(any::<u64>(), 0..20), at in 0usize..26, xor in 1u64..) {
-            let page = StatePage::new();
-            let (mut writer, _) = StateWriter::new(&page, KIND);
-            writer.commit(IN, 1, &words);
-            // Slot 1 holds sequence 1; its first six cells are the header.
-            let cell = cells(&page)[1 + SLOT_WORDS + at];
-            cell.store(cell.load(Ordering::Relaxed) ^ xor, Ordering::Relaxed);
-            prop_assert_eq!(page.load(KIND).is_none(), at < 6 + words.len());
-        }
-
-        #[test]
-        fn a_page_of_noise_is_survived(noise in proptest::collection::vec(any::<u64>(), 505), lengths in 0u64..300) {
-            let page = StatePage::new();
-            for (cell, word) in cells(&page).iter().zip(&noise) {
-                cell.store(*word, Ordering::Relaxed);
-            }
-            for slot in &page.slots {
-                slot.length.store(lengths, Ordering::Relaxed);
-                slot.sequence.store(noise[0] >> 1, Ordering::Relaxed);
-                slot.kind.store(KIND, Ordering::Relaxed);
-            }
-            prop_assert!(page.load(KIND).is_none());
-            let (mut writer, _) = StateWriter::new(&page, KIND);
-            writer.commit(IN, 1, &[1, 2]);
-            prop_assert_eq!(words_of(&page), Some(std::vec![1, 2]));
-        }
-    }
-}
+mod tests;

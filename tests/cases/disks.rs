@@ -28,7 +28,10 @@ fn identity(s: &mut System) -> Result<()> {
     )?;
     // One queue of two is used: the guest has one processor.
     let vectors = s.sh("grep -c -E 'PCI-MSI.*virtio[12]-req.0' /proc/interrupts")?;
-    s.check(&vectors, "^2$")
+    s.check(&vectors, "^2$")?;
+    // The entropy source's and one disk's queues are packed; the other disk's are not to be.
+    let packed = s.sh("cut -c 35 /sys/bus/virtio/devices/virtio[012]/features")?;
+    s.check(&packed, r"^1\r?\n1\r?\n0$")
 }
 
 /// What the host's own program says of a part of a file.

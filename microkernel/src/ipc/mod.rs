@@ -461,6 +461,7 @@ fn end_help(cpu: &Cpu, q: Obj<Thread>) {
 }
 
 /// What `t` was waiting for, which it has left, won't come: it goes on with `status`.
+#[inline]
 pub fn give_up(cpu: &Cpu, t: Obj<Thread>, status: Status) {
     t.deadline.set(NEVER);
     match t.resume.get() {

@@ -146,6 +146,44 @@ impl<H: Hardware> Platform<H> {
         power::power_off(&mut self.hardware, self.fadt.as_ref(), self.s5, code);
     }
 
+    /// One of the functions that a driver looks for.
+    fn function(
+        &mut self,
+        vendor: u16,
+        devices: &[u16],
+        index: u32,
+    ) -> Result<PlatformResponse, Refusal> {
+        let mut fits = self
+            .pci
+            .iter()
+            .filter(|d| d.vendor == vendor && devices.contains(&d.device));
+        let index = usize::try_from(index).map_err(|_| Refusal::Unknown)?;
+        let address = fits.nth(index).ok_or(Refusal::Unknown)?.address;
+        let found = pci::describe(&mut self.hardware, address).ok_or(Refusal::Failed)?;
+        Ok(PlatformResponse::Function(found))
+    }
+
+    fn start_function(
+        &mut self,
+        address: u16,
+        vector: u8,
+        apic_id: u32,
+    ) -> Result<PlatformResponse, Refusal> {
+        if vector < FIRST_VECTOR {
+            return Err(Refusal::Malformed);
+        }
+        // A message has 8 bits for it; 0xff are all processors.
+        let apic_id = u8::try_from(apic_id).map_err(|_| Refusal::Unsupported)?;
+        if apic_id == u8::MAX {
+            return Err(Refusal::Unsupported);
+        }
+        if self.pci.iter().all(|d| d.address != address) {
+            return Err(Refusal::Unknown);
+        }
+        let done = pci::start(&mut self.hardware, address, vector, apic_id);
+        done.map(|()| PlatformResponse::Done).ok_or(Refusal::Failed)
+    }
+
     fn answer(
         &mut self,
         badge: u64,
@@ -170,6 +208,16 @@ impl<H: Hardware> Platform<H> {
                 self.power_off(code);
                 Err(Refusal::Failed)
             }
+            PlatformRequest::Function {
+                vendor,
+                ref devices,
+                index,
+            } => self.function(vendor, devices, index),
+            PlatformRequest::StartFunction {
+                address,
+                vector,
+                apic_id,
+            } => self.start_function(address, vector, apic_id),
             PlatformRequest::Reset => {
                 power::reset(&mut self.hardware, self.fadt.as_ref());
                 Err(Refusal::Failed)

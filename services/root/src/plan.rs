@@ -19,7 +19,7 @@ use runtime::forward::Grants;
 use runtime::start::Region;
 use runtime::time::WallClock;
 
-mod disks;
+pub mod disks;
 mod error;
 mod nets;
 mod servers;
@@ -189,6 +189,8 @@ pub enum Role {
     Store,
     /// The switch between network cards.
     Switch,
+    /// The driver of the machine's second disk.
+    SecondDisk,
     /// A driver, by number.
     Driver(usize),
     /// A VM's VMM, by the VM's number.

@@ -7,7 +7,7 @@ use crate::{Error, Memory};
 
 /// Bytes of a descriptor.
 pub const DESCRIPTOR: u32 = 16;
-/// Bits of a descriptor's flags (2.7.5).
+/// Bits of a descriptor's flags (2.7.5, 2.8.1).
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
@@ -44,6 +44,17 @@ pub struct Part {
     pub writable: bool,
 }
 
+/// How descriptors lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// Each names the next (2.7.5).
+    Linked,
+    /// One after the other in a packed ring, flags last (2.8.1).
+    Ring,
+    /// The same in an indirect table.
+    Table,
+}
+
 /// A buffer: its parts, first those to be read, then those to be written. After an error it ends.
 #[derive(Clone)]
 pub struct Chain<'m> {
@@ -51,9 +62,10 @@ pub struct Chain<'m> {
     table: Window<'m>,
     /// Descriptors of the table.
     len: u32,
-    /// How many may follow: a chain that has more loops.
+    /// How many may follow: a chain that has more loops. In a packed queue, how many do.
     left: u32,
     at: Option<u16>,
+    shape: Shape,
     /// An indirect table may follow.
     indirect: bool,
     bytes: u32,
@@ -76,10 +88,28 @@ impl<'m> Chain<'m> {
             len,
             left: len,
             at: Some(token.id),
+            shape: Shape::Linked,
             indirect,
             bytes: 0,
             writable: false,
             token,
+        }
+    }
+
+    /// A buffer of a packed queue with this ring of `len` descriptors: its first, and how many it has, one at least.
+    pub(crate) fn packed(
+        memory: &'m Memory,
+        table: Window<'m>,
+        len: u32,
+        (first, count): (u16, u16),
+        indirect: bool,
+        token: Token,
+    ) -> Self {
+        Self {
+            left: count.into(),
+            at: Some(first),
+            shape: Shape::Ring,
+            ..Self::linked(memory, table, len, indirect, token)
         }
     }
 }
@@ -92,15 +122,17 @@ impl Chain<'_> {
     }
 
     fn part(&mut self, index: u16) -> Result<Part, Error> {
+        let mut index = index;
         let (mut gpa, mut rest) = self.descriptor(index)?;
-        if (rest >> 32) as u16 & INDIRECT != 0 {
+        if self.leads_on(rest) {
             self.enter(gpa, rest)?;
-            (gpa, rest) = self.descriptor(0)?;
-            if (rest >> 32) as u16 & INDIRECT != 0 {
+            index = 0;
+            (gpa, rest) = self.descriptor(index)?;
+            if self.leads_on(rest) {
                 return Err(Error::Indirect);
             }
         }
-        let (len, flags) = (rest as u32, (rest >> 32) as u16);
+        let (len, flags) = (rest as u32, self.flags(rest));
         let writable = flags & WRITE != 0;
         if self.writable && !writable {
             return Err(Error::Order);
@@ -112,10 +144,28 @@ impl Chain<'_> {
             // Not more than all bytes, which fit.
             self.token.room += len;
         }
-        if flags & NEXT != 0 {
-            self.at = Some((rest >> 48) as u16);
-        }
+        self.at = match self.shape {
+            Shape::Linked => (flags & NEXT != 0).then_some((rest >> 48) as u16),
+            Shape::Ring | Shape::Table => {
+                let next = u32::from(index) + 1;
+                let next = if next < self.len { next as u16 } else { 0 };
+                (self.left != 0).then_some(next)
+            }
+        };
         Ok(Part { gpa, len, writable })
+    }
+
+    /// The flags in the second word of a descriptor.
+    const fn flags(&self, rest: u64) -> u16 {
+        (match self.shape {
+            Shape::Linked => rest >> 32,
+            Shape::Ring | Shape::Table => rest >> 48,
+        }) as u16
+    }
+
+    /// Whether it names an indirect table. In a packed queue's table only one flag says anything (2.8.7).
+    fn leads_on(&self, rest: u64) -> bool {
+        self.shape != Shape::Table && self.flags(rest) & INDIRECT != 0
     }
 
     fn descriptor(&mut self, index: u16) -> Result<(u64, u64), Error> {
@@ -127,18 +177,22 @@ impl Chain<'_> {
         Ok((self.table.load_u64(at)?, self.table.load_u64(at + 8)?))
     }
 
-    /// Goes on in an indirect table (2.7.5.3): the last of the chain outside, and not inside another one.
+    /// Goes on in an indirect table (2.7.5.3, 2.8.7): the last of the chain outside, and not inside another one.
     fn enter(&mut self, gpa: u64, rest: u64) -> Result<(), Error> {
-        let (bytes, flags) = (rest as u32, (rest >> 32) as u16);
+        let (bytes, flags) = (rest as u32, self.flags(rest));
         let len = bytes / DESCRIPTOR;
         let fits = bytes.is_multiple_of(DESCRIPTOR) && (1..=MAX_INDIRECT).contains(&len);
-        if !self.indirect || flags & NEXT != 0 || !fits {
+        let last = flags & NEXT == 0 && (self.shape == Shape::Linked || self.left == 0);
+        if !self.indirect || !last || !fits {
             return Err(Error::Indirect);
         }
         self.indirect = false;
         // Nothing is said of its alignment.
         self.table = self.memory.window(gpa, bytes, 1)?;
         (self.len, self.left) = (len, len);
+        if self.shape == Shape::Ring {
+            self.shape = Shape::Table;
+        }
         Ok(())
     }
 }

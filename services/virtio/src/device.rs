@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
-use ipc_schema::state_page::{Access, StatePage, StateWriter};
-use ipc_schema::virtio::BAR_SIZE;
+use ipc_schema::state_page::{Access, Note, StatePage, StateWriter};
+use ipc_schema::virtio::{BAR_SIZE, feature};
 
 use crate::pci::{Effect, Interrupt, Transport};
 use crate::split::Place;
@@ -35,6 +35,10 @@ impl Signals {
         peer: true,
     };
 }
+
+/// Features that every device has.
+pub const FEATURES: u64 =
+    feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_PACKED | feature::RING_RESET;
 
 /// What a model is to the transport.
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +191,9 @@ impl<'a> Device<'a> {
     fn words(&self, model: &[u64]) -> Vec<u64> {
         let mut words = self.transport.save();
         words.extend(self.queues.chunks(PLACES).map(|queues| {
-            let places = queues.iter().map(|q| q.as_ref().map_or(0, Queue::position));
+            let places = queues
+                .iter()
+                .map(|q| q.as_ref().map_or(0, |q| q.position()));
             places.rev().fold(0, |word, at| word << 16 | u64::from(at))
         }));
         words.extend(model);
@@ -205,16 +211,14 @@ impl<'a> Device<'a> {
     fn find(
         &mut self,
         number: u16,
-        how: impl FnOnce(&'a Memory, &Place, u64) -> Result<Queue<'a>, Error>,
+        how: impl FnOnce(&'a Memory, &Place, u64, Note<'a>) -> Result<Queue<'a>, Error>,
     ) -> Result<(), Error> {
         let registers = self.transport.queue(number).filter(|q| q.enabled);
         let place = self.queues.get_mut(usize::from(number));
-        if let (Some(registers), Some(place)) = (registers, place) {
-            *place = Some(how(
-                self.memory,
-                &registers.place,
-                self.transport.features(),
-            )?);
+        let note = self.state.note(number);
+        if let (Some(registers), Some(place), Some(note)) = (registers, place, note) {
+            let features = self.transport.features();
+            *place = Some(how(self.memory, &registers.place, features, note)?);
         }
         Ok(())
     }
@@ -243,9 +247,11 @@ impl<'a, M: Model<'a>> Server<'a, M> {
     #[must_use]
     pub fn new(kind: &Kind, pages: Pages<'a>, model: M) -> (Self, bool) {
         let (state, record) = StateWriter::new(pages.state, kind.record);
+        let packed = if M::KEEPS { feature::RING_PACKED } else { 0 };
         let device = Device {
             memory: pages.memory,
-            transport: Transport::new(kind.features, kind.queues, kind.max_size),
+            // A queue's place is committed as a split one's.
+            transport: Transport::new(kind.features & !packed, kind.queues, kind.max_size),
             queues: (0..kind.queues).map(|_| None).collect(),
             irq: InterruptWriter::new(pages.irq),
             state,
@@ -283,7 +289,7 @@ impl<'a, M: Model<'a>> Server<'a, M> {
             let found = match place {
                 Some(word) => {
                     let at = (word >> (16 * (usize::from(queue) % PLACES))) as u16;
-                    self.device.find(queue, |memory, place, features| {
+                    self.device.find(queue, |memory, place, features, _| {
                         Queue::resume(memory, place, features, at)
                     })
                 }

@@ -1,6 +1,6 @@
 //! The device's side of virtio 1.2, for all models.
 //!
-//! Job: guest memory ([`memory`]), virtqueues ([`split`]), the registers of a modern PCI device in one I/O BAR ([`pci`]), and the server
+//! Job: guest memory ([`memory`]), virtqueues ([`split`], [`packed`]), the registers of a modern PCI device in one I/O BAR ([`pci`]), and the server
 //! around a model ([`device`]). Place: below each device model; it knows no kernel and no device. Trust: whatever is in guest memory or
 //! written to a register is hostile. A ring or chain that makes no sense ends in an [`Error`], for which the server calls
 //! [`pci::Transport::needs_reset`]; never in a panic, an endless loop or an access outside the guest's memory.
@@ -21,8 +21,8 @@
 //!   lost nor comes twice, for a commit of its state page each time.
 //! * The interrupt that was to follow the last publication may have been lost: the successor raises one for each queue.
 //!
-//! Registers are saved by [`pci::Transport::save`] when they change, which they do not on the data path: a request costs the state page
-//! nothing.
+//! A packed ring says less of itself than a split one, so that there the place where it goes on is noted in the state page, one word for each
+//! buffer ([`packed`]). Registers are saved by [`pci::Transport::save`] when they change, which they do not on the data path.
 //!
 //! **Why in order.** A split ring names what is in flight only as long as its entries in the available ring last, and the driver may write
 //! over an entry as soon as it has a free descriptor, in flight or not: with one slow request and a ring full of quick ones published past
@@ -43,20 +43,24 @@ pub mod device;
     reason = "guest memory is no Rust object: the one module that reaches it, by checked copies"
 )]
 pub mod memory;
+pub mod packed;
 pub mod pci;
+mod queue;
 pub mod split;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{Chain, Part, Token};
 pub use device::{Device, Model, Server, Signals};
 pub use memory::Memory;
-pub use split::Split as Queue;
+pub use queue::Queue;
 
 /// What the driver (or, for [`Error::Token`] and [`Error::Written`], the model) has done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// A buffer or ring is not wholly in the guest's memory.
     Memory,
-    /// A ring is misaligned, or its size is none (2.7).
+    /// A ring is misaligned, or its size is none (2.7, 2.8).
     Ring,
     /// More buffers are available than the queue holds.
     Index,
@@ -68,6 +72,8 @@ pub enum Error {
     Order,
     /// An indirect table where there may be none, or of a wrong length (2.7.5.3).
     Indirect,
+    /// Where a packed queue goes on is not known: the state page is damaged.
+    Place,
     /// The buffer is not in flight.
     Token,
     /// More is said to be written than was handed out to be written.

@@ -163,6 +163,14 @@ impl Window<'_> {
         Ok(at)
     }
 
+    fn whole(&self, offset: u32) -> Result<*mut u32, Error> {
+        let at = self.at(offset, 4)?.cast::<u32>();
+        if !at.is_aligned() {
+            return Err(Error::Ring);
+        }
+        Ok(at)
+    }
+
     /// Loads a half that what it covers is read after.
     #[inline]
     pub fn load_u16(&self, offset: u32) -> Result<u16, Error> {
@@ -183,18 +191,41 @@ impl Window<'_> {
         Ok(())
     }
 
-    /// Loads eight bytes.
+    /// As [`Self::load_u16`], a word.
+    #[inline]
+    pub fn load_u32(&self, offset: u32) -> Result<u32, Error> {
+        let at = self.whole(offset)?;
+        // SAFETY: inside the window and aligned, so that it is one load.
+        let value = unsafe { at.read_volatile() };
+        fence(Ordering::Acquire);
+        Ok(u32::from_le(value))
+    }
+
+    /// As [`Self::store_u16`], a word.
+    #[inline]
+    pub fn store_u32(&self, offset: u32, value: u32) -> Result<(), Error> {
+        let at = self.whole(offset)?;
+        fence(Ordering::Release);
+        // SAFETY: as for `load_u32`: one store.
+        unsafe { at.write_volatile(value.to_le()) };
+        Ok(())
+    }
+
+    /// Loads eight bytes; where they are aligned by one load that what they cover is read after.
     #[inline]
     pub fn load_u64(&self, offset: u32) -> Result<u64, Error> {
         let at = self.at(offset, 8)?.cast::<Unaligned>();
         // SAFETY: all eight bytes are inside the window.
-        Ok(u64::from_le(unsafe { at.read_volatile() }.0))
+        let value = unsafe { at.read_volatile() }.0;
+        fence(Ordering::Acquire);
+        Ok(u64::from_le(value))
     }
 
-    /// Stores eight bytes.
+    /// Stores eight bytes; where they are aligned by one store, behind all that was written before.
     #[inline]
     pub fn store_u64(&self, offset: u32, value: u64) -> Result<(), Error> {
         let at = self.at(offset, 8)?.cast::<Unaligned>();
+        fence(Ordering::Release);
         // SAFETY: all eight bytes are inside the window.
         unsafe { at.write_volatile(Unaligned(value.to_le())) };
         Ok(())

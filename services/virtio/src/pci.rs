@@ -85,8 +85,7 @@ impl Transport {
     pub fn new(features: u64, queues: u16, max_size: u16) -> Self {
         let max_size = 1 << max_size.clamp(1, MAX_SIZE).ilog2();
         let mut transport = Self {
-            // No packed rings yet.
-            offered: (features & !feature::RING_PACKED) | feature::VERSION_1,
+            offered: features | feature::VERSION_1,
             accepted: 0,
             device_select: 0,
             driver_select: 0,
@@ -275,6 +274,8 @@ impl Transport {
                 let (number, max_size) = (self.queue_select, self.max_size);
                 let agreed = self.status & status::FEATURES_OK != 0;
                 let resets = self.accepted & feature::RING_RESET != 0;
+                let any = agreed && self.accepted & feature::RING_PACKED != 0;
+                let fits = |size: u16| fits(size, max_size, any);
                 let Some(queue) = self.queues.get_mut(usize::from(number)) else {
                     return Effect::Nothing;
                 };
@@ -286,7 +287,7 @@ impl Transport {
                     }
                     // Once it is on it stays as it is (4.1.4.3.2).
                     _ if queue.enabled => {}
-                    0x18..0x1A if half(0x18).is_power_of_two() && half(0x18) <= max_size => {
+                    0x18..0x1A if fits(half(0x18)) => {
                         queue.place.size = half(0x18);
                     }
                     0x1C..0x1E if agreed && half(0x1C) == 1 => {
@@ -383,8 +384,9 @@ impl Transport {
         // Whatever was lost on the way was no state of ours.
         let vectors = new.queues.len() as u16 + 1;
         let vector = |v: u16| v == NO_VECTOR || v < vectors;
-        let size = |s: u16| s.is_power_of_two() && s <= new.max_size;
         let agreed = new.status & status::FEATURES_OK != 0;
+        let any = agreed && new.accepted & feature::RING_PACKED != 0;
+        let size = |size: u16| fits(size, new.max_size, any);
         let sound = new.save() == words
             && vector(new.config_vector)
             && new.isr & !3 == 0
@@ -400,6 +402,11 @@ impl Transport {
         }
         sound
     }
+}
+
+/// Whether a queue may have so many descriptors: a power of two, unless queues are packed (2.7, 2.8).
+const fn fits(size: u16, most: u16, any: bool) -> bool {
+    size != 0 && size <= most && (any || size.is_power_of_two())
 }
 
 /// One word of two.

@@ -23,11 +23,11 @@ const ELEMENTS: u32 = 4;
 pub struct Place {
     /// Descriptors.
     pub size: u16,
-    /// The descriptor table.
+    /// The descriptor table, or the ring.
     pub descriptors: u64,
-    /// The available ring.
+    /// The available ring, or the driver's event suppression.
     pub driver: u64,
-    /// The used ring.
+    /// The used ring, or the device's event suppression.
     pub device: u64,
 }
 
@@ -111,7 +111,7 @@ impl<'m> Split<'m> {
 
     /// Buffers taken and not published.
     #[must_use]
-    pub fn in_flight(&self) -> u16 {
+    pub const fn in_flight(&self) -> u16 {
         self.next.wrapping_sub(self.published)
     }
 

@@ -179,6 +179,7 @@ mod bare {
                     device,
                     status as u64
                 ),
+                Note::HardwareApic => defmt::info!("the guest's local APIC is in hardware"),
                 Note::Halted => defmt::warn!(
                     "the guest halted with interrupts disabled, at {=u64:#x}",
                     self.state().rip

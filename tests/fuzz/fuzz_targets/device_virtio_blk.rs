@@ -4,9 +4,9 @@
 use std::sync::atomic::AtomicU64;
 
 use device_virtio_blk::server::{Parts, begin};
-use fuzz::virtio::{HIGH, OWN, Seed, WAKE, descriptor, judge, memory, step};
+use fuzz::virtio::{HIGH, OWN, Seed, WAKE, descriptor, judge, memory, packed, step};
 use fuzz::{Bytes, scribble, target};
-use ipc_schema::disk::{BlkConfig, Channel, Geometry, StoreConfig, map_words};
+use ipc_schema::disk::{Back, BlkConfig, Channel, Geometry, StoreConfig, map_words};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
 use ipc_schema::virtio::feature;
@@ -47,6 +47,8 @@ fn run(data: &[u8]) {
         disk: disk.clone(),
         serial: "serial".into(),
         queues: 2,
+        packed: true,
+        back: Back::Store,
     };
     let of_store = StoreConfig {
         disks: vec![disk],
@@ -98,16 +100,10 @@ fn run(data: &[u8]) {
     }
 }
 
-/// A driver that begins, writes a sector, reads it, and is served through the deaths of both servers.
+/// A driver that begins, writes a sector, reads it, and is served through the deaths of both servers. The same with a packed queue.
 fn seeds() -> Vec<Vec<u8>> {
     let features = feature::INDIRECT_DESC | feature::EVENT_IDX;
     let mut seed = Seed::driver(features, &[(8, [0x1000, 0x2000, 0x3000])]);
-    let header = |kind: u32, sector: u64| {
-        let mut bytes = kind.to_le_bytes().to_vec();
-        bytes.extend([0; 4]);
-        bytes.extend(sector.to_le_bytes());
-        bytes
-    };
     let write = [
         descriptor(0x400, 16, 1, 1),
         descriptor(HIGH, 512, 1, 2),
@@ -122,13 +118,44 @@ fn seeds() -> Vec<Vec<u8>> {
     seed.memory(0x1000, &write.concat());
     seed.memory(0x1030, &read.concat());
     seed.memory(0x1060, &clear.concat());
+    seed.memory(0x2000, &[0, 0, 3, 0, 0, 0, 3, 0, 6, 0]);
+    let mut other = Seed::driver(
+        features | feature::RING_PACKED,
+        &[(9, [0x1000, 0x2000, 0x3000])],
+    );
+    let write = [
+        packed(0x400, 16, 0, 1),
+        packed(HIGH, 512, 0, 1),
+        packed(0x500, 1, 5, 2),
+    ];
+    let read = [
+        packed(0x410, 16, 0, 1),
+        packed(HIGH + 0x1000, 512, 0, 3),
+        packed(0x501, 1, 2, 2),
+    ];
+    let clear = [packed(0x420, 16, 0, 1), packed(0x430, 16, 3, 2)];
+    other.memory(0x1000, &write.concat());
+    other.memory(0x1030, &read.concat());
+    other.memory(0x1060, &clear.concat());
+    for seed in [&mut seed, &mut other] {
+        requests(seed);
+    }
+    vec![seed.0, other.0]
+}
+
+/// The requests' headers, and the steps of those who serve them.
+fn requests(seed: &mut Seed) {
+    let header = |kind: u32, sector: u64| {
+        let mut bytes = kind.to_le_bytes().to_vec();
+        bytes.extend([0; 4]);
+        bytes.extend(sector.to_le_bytes());
+        bytes
+    };
     seed.memory(0x0400, &header(1, 17));
     seed.memory(0x0410, &header(0, 17));
     seed.memory(0x0420, &header(13, 0));
     seed.memory(0x0430, &[9, 0, 0, 0, 0, 0, 0, 0, 30, 0, 0, 0, 1, 0, 0, 0]);
-    seed.memory(0x2000, &[0, 0, 3, 0, 0, 0, 3, 0, 6, 0]);
     seed.steps(&[
         WAKE, STORE, WAKE, DIE, WAKE, STORE, WAKE, STORE_DIES, STORE, WAKE, STORE, WAKE,
     ]);
-    vec![seed.0]
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 use device_virtio_net::server::{Parts, begin};
-use fuzz::virtio::{HIGH, IN, OUT, OWN, Seed, WAKE, descriptor, judge, memory, step};
+use fuzz::virtio::{HIGH, IN, OUT, OWN, Seed, WAKE, descriptor, judge, memory, packed, step};
 use fuzz::{Bytes, scribble, target};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::link::{LINK_BYTES, LinkPage, NetConfig, PortConfig};
@@ -32,6 +32,7 @@ fn run(data: &[u8]) {
     let mut vmm = InterruptReader::function(&irq);
     let config = NetConfig {
         mac: [2, 0, 0, 0, 0, 1],
+        packed: true,
     };
     // The card's link, and that of another which sends whatever it likes.
     let ports = [0, 100_000].map(|rate| PortConfig {
@@ -87,19 +88,35 @@ fn run(data: &[u8]) {
     }
 }
 
-/// A driver that begins, gives two receive buffers and sends a frame to all; the other port's frame comes in; then both servers die.
+/// A driver that begins, gives two receive buffers and sends a frame to all; the other port's frame comes in; then both servers die. The same
+/// with packed queues.
 fn seeds() -> Vec<Vec<u8>> {
     let features = feature::INDIRECT_DESC | feature::EVENT_IDX | 0x8003;
-    let mut seed = Seed::driver(
-        features,
-        &[(4, [0x1000, 0x1100, 0x1200]), (4, [0x1400, 0x1500, 0x1600])],
-    );
+    let places = [(4, [0x1000, 0x1100, 0x1200]), (4, [0x1400, 0x1500, 0x1600])];
+    let mut seed = Seed::driver(features, &places);
     let receive = [descriptor(HIGH, 40, 2, 0), descriptor(0x800, 100, 2, 0)];
     seed.memory(0x1000, &receive.concat());
     seed.memory(0x1100, &[0, 0, 2, 0, 0, 0, 1, 0]);
     let transmit = [descriptor(0x900, 12, 1, 1), descriptor(0x920, 60, 0, 0)];
     seed.memory(0x1400, &transmit.concat());
     seed.memory(0x1500, &[0, 0, 1, 0, 0, 0]);
+    let mut other = Seed::driver(features | feature::RING_PACKED, &places);
+    let receive = [packed(HIGH, 40, 2, 2), packed(0x800, 100, 0, 2)];
+    other.memory(0x1000, &receive.concat());
+    let transmit = [packed(0x900, 12, 7, 1), packed(0x920, 60, 1, 0)];
+    other.memory(0x1400, &transmit.concat());
+    let mut all = Vec::new();
+    for mut seed in [seed, other] {
+        frames(&mut seed);
+        all.push(seed.0.clone());
+        seed.steps(&[DIE, 1, WAKE, DIE, 0, SWITCH, 1]);
+        all.push(seed.0);
+    }
+    all
+}
+
+/// The frame that is sent, and the one that comes in.
+fn frames(seed: &mut Seed) {
     seed.memory(0x0900, &[1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0]);
     seed.memory(
         0x0920,
@@ -115,7 +132,4 @@ fn seeds() -> Vec<Vec<u8>> {
     ]);
     // A packet of 80 bytes is in that lane: its first word.
     seed.steps(&[INDICES, 1, 1, 0, 0, 80, 0, SWITCH, 1, WAKE, IN, 0x40, 0]);
-    let mut two = seed.clone();
-    two.steps(&[DIE, 1, WAKE, DIE, 0, SWITCH, 1]);
-    vec![seed.0, two.0]
 }

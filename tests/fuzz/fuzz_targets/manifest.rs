@@ -3,7 +3,7 @@
 
 use fuzz::target;
 use ipc_schema::manifest::{
-    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Idle, PortRange, Server, System, Vm,
+    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Home, Idle, PortRange, Server, System, Vm,
 };
 
 target!(run, seeds);
@@ -59,14 +59,19 @@ fn seeds() -> Vec<Vec<u8>> {
         disks: Vec::new(),
     };
     let mut two = system.clone();
-    let (slot, disk, queues) = (3, 0, 2);
-    let blk = DeviceKind::VirtioBlk { slot, disk, queues };
+    let blk = DeviceKind::VirtioBlk {
+        slot: 3,
+        disk: 0,
+        queues: 2,
+        packed: true,
+    };
     two.disks.push(Disk {
         name: "data".into(),
         size: 64 << 20,
         image: Some("disk/data".into()),
         memory: 1 << 20,
         serial: "0123".into(),
+        home: Home::Memory,
     });
     two.vms.push(Vm {
         devices: vec![device("blk.b", blk, 0, 0, None)],

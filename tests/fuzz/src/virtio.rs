@@ -140,6 +140,12 @@ impl Seed {
     }
 }
 
+/// A descriptor of a packed queue that is available in the first round (2.8.1).
+#[must_use]
+pub fn packed(gpa: u64, len: u32, id: u16, flags: u16) -> Vec<u8> {
+    descriptor(gpa, len, id, flags | 1 << 7)
+}
+
 /// A descriptor of a split queue (2.7.5).
 #[must_use]
 pub fn descriptor(gpa: u64, len: u32, flags: u16, next: u16) -> Vec<u8> {

@@ -6,9 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ipc_schema::{archive, manifest::MANIFEST_FILE};
+use ipc_schema::{
+    archive,
+    manifest::{Disk, MANIFEST_FILE},
+};
 
 use super::bare::{self, Binaries};
+use super::second_disk;
 use crate::{
     description::{Description, Source},
     host,
@@ -29,6 +33,8 @@ pub struct Image {
     pub archive: PathBuf,
     /// The bootable disk image.
     pub disk: PathBuf,
+    /// The machine's second disk, if something is on it.
+    pub second_disk: Option<PathBuf>,
     /// What it boots from.
     pub firmware: Firmware,
 }
@@ -44,8 +50,12 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         .flat_map(|vm| vm.devices.iter().map(|d| &d.binary));
     let driver_bins = system.drivers.iter().map(|d| &d.binary);
     let server_bins = system.servers.iter().map(|s| &s.binary);
-    // It serves nobody when there are no disks.
-    let store = (!system.disks.is_empty()).then_some("store");
+    // They serve nobody when there are no disks.
+    let on_second = |disk: &Disk| disk.on_second_disk();
+    let in_memory = !system.disks.iter().all(on_second);
+    let store = in_memory.then_some("store");
+    let second = system.disks.iter().any(on_second);
+    let second = second.then_some("driver-virtio-blk");
     let mut devices = system.vms.iter().flat_map(|vm| &vm.devices);
     let switch = devices
         .any(|d| d.kind.network().is_some())
@@ -56,6 +66,7 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         .map(|file| file.strip_prefix("bin/").unwrap_or(file))
         .chain(store)
         .chain(switch)
+        .chain(second)
         .collect();
     let dir = host::target().join("systems").join(&description.stem);
     host::make_dir(&dir)?;
@@ -67,6 +78,8 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         binaries.kernel = bare::kernel_with(&tc, "checker")?;
     } else if description.measure {
         binaries.kernel = bare::kernel_with(&tc, "measure")?;
+    } else if description.unproven {
+        binaries.kernel = bare::kernel_with(&tc, "unproven")?;
     }
     let bytes = pack(&tc, description, &binaries, true)?;
     let kernel = host::read(&bare::stripped(&tc, &binaries.kernel)?)?;
@@ -85,7 +98,17 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         host::step(format!("making the {} image", firmware.name()));
         maker.make(&kernel_copy, &archive, &disk, firmware)?;
     }
+    let mut second_disk = None;
+    if !description.second_disk.is_empty() {
+        let path = dir.join(format!("{}.second", description.stem));
+        second_disk::make(&path, &description.second_disk, |partition| {
+            let image = partition.image.as_ref();
+            image.map(|source| find(&tc, source)).transpose()
+        })?;
+        second_disk = Some(path);
+    }
     Ok(Image {
+        second_disk,
         description: description.clone(),
         binaries,
         archive,
@@ -123,11 +146,14 @@ pub fn pack(
     archive::write(&refs).context("packing the boot archive")
 }
 
+fn find(tc: &Toolchain, source: &Source) -> Result<PathBuf> {
+    match source {
+        Source::Debian(file) => file.get(),
+        Source::Build(package) => bare::stripped(tc, &bare::guest(tc, package)?),
+        Source::File(path) => Ok(path.clone()),
+    }
+}
+
 fn fetch(tc: &Toolchain, source: &Source) -> Result<Vec<u8>> {
-    let path = match source {
-        Source::Debian(file) => file.get()?,
-        Source::Build(package) => bare::stripped(tc, &bare::guest(tc, package)?)?,
-        Source::File(path) => path.clone(),
-    };
-    host::read(&path)
+    host::read(&find(tc, source)?)
 }

@@ -123,7 +123,8 @@ pub fn lower(
     let cx = Context { text, path };
     let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let mut files = Vec::new();
-    let disks = disks::lower(&cx, raw, &mut files)?;
+    let mut second_disk = Vec::new();
+    let disks = disks::lower(&cx, raw, (&mut files, &mut second_disk))?;
     let networks = nets::networks(raw);
     let mut vms = Vec::new();
     for vm in &raw.vm {
@@ -152,9 +153,11 @@ pub fn lower(
     Ok(Description {
         system,
         files,
+        second_disk,
         stem: String::new(),
         checker: raw.checker,
         measure: raw.measure,
+        unproven: raw.unproven,
     })
 }
 
@@ -216,6 +219,7 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         slot: None,
         disk: None,
         queues: None,
+        packed: None,
         network: None,
         mac: None,
         limit: None,
@@ -230,6 +234,7 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         slot: None,
         disk: None,
         queues: None,
+        packed: None,
         network: None,
         mac: None,
         limit: None,
@@ -253,12 +258,31 @@ fn only_what_it_has(cx: &Context<'_>, spanned: &Spanned<raw::Device>) -> Result<
             "a PCI function has no `port`, `irq` or `doorbell`: its guest gives it such",
             "leave these out; `slot` says where it is on the bus",
         ),
-        _ => return Ok(()),
+        _ => match &device.packed {
+            Some(packed) if !device.kind.chooses() => (
+                packed.span().start,
+                "`packed` is of virtio-blk and virtio-net, and this device is none",
+                "leave `packed` out",
+            ),
+            _ => return Ok(()),
+        },
     };
     Err(cx.mistake(at, what.to_owned(), remedy))
 }
 
+impl raw::Device {
+    /// Whether it is to offer packed virtqueues: they are better, unless a guest's driver knows better.
+    pub fn packed(&self) -> bool {
+        self.packed.as_ref().is_none_or(|packed| *packed.get_ref())
+    }
+}
+
 impl raw::DeviceKind {
+    /// Whether the kind of its virtqueues can be chosen.
+    fn chooses(self) -> bool {
+        matches!(self, Self::VirtioBlk | Self::VirtioNet)
+    }
+
     /// Whether it is a PCI function.
     fn function(self) -> bool {
         match self {
@@ -300,7 +324,13 @@ fn lower_devices<'a>(
                 let disk = disks.iter().position(|d| Some(&d.name) == named);
                 // One that is not there is refused by the check.
                 let disk = disk.and_then(|d| u32::try_from(d).ok()).unwrap_or(u32::MAX);
-                let kind = DeviceKind::VirtioBlk { slot, disk, queues };
+                let packed = device.packed();
+                let kind = DeviceKind::VirtioBlk {
+                    slot,
+                    disk,
+                    queues,
+                    packed,
+                };
                 (kind, "blk", 0, 0, None)
             }
             raw::DeviceKind::VirtioNet => {

@@ -93,5 +93,6 @@ pub fn kind(device: &raw::Device, slot: u8, card: &str, networks: &[&str]) -> De
         network: network.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         mac: mac.unwrap_or_else(|| address(card)),
         rate: rate.unwrap_or(0),
+        packed: device.packed(),
     }
 }

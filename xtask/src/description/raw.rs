@@ -18,6 +18,8 @@ pub struct System {
     #[serde(default)]
     pub measure: bool,
     #[serde(default)]
+    pub unproven: bool,
+    #[serde(default)]
     pub vm: Vec<Spanned<Vm>>,
     pub driver: Option<Vec<Spanned<Driver>>>,
     #[serde(default)]
@@ -36,6 +38,15 @@ pub struct Disk {
     #[serde(default)]
     pub read_only: bool,
     pub serial: Option<Spanned<String>>,
+    pub on: Option<Home>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Home {
+    #[serde(rename = "memory")]
+    Memory,
+    #[serde(rename = "second-disk")]
+    SecondDisk,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -89,6 +100,7 @@ pub struct Device {
     pub slot: Option<Spanned<u8>>,
     pub disk: Option<Spanned<String>>,
     pub queues: Option<Spanned<u16>>,
+    pub packed: Option<Spanned<bool>>,
     pub network: Option<Spanned<String>>,
     pub mac: Option<Spanned<String>>,
     pub limit: Option<Spanned<String>>,

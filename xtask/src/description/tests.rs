@@ -221,6 +221,7 @@ disk = "data"
 [[vm.device]]
 kind = "virtio-blk"
 disk = "install"
+packed = false
 "#;
 
 #[test]
@@ -239,8 +240,14 @@ fn disks() {
         Source::Debian(crate::setup::guests::File::Busybox)
     )));
     let kinds: Vec<DeviceKind> = d.system.vms[2].devices.iter().map(|d| d.kind).collect();
-    let blk = |slot, disk, queues| DeviceKind::VirtioBlk { slot, disk, queues };
-    assert_eq!(kinds, [blk(1, 1, 4), blk(2, 0, 1), blk(3, 1, 1)]);
+    let blk = |slot, disk, queues, packed| DeviceKind::VirtioBlk {
+        slot,
+        disk,
+        queues,
+        packed,
+    };
+    let all = [blk(1, 1, 4, true), blk(2, 0, 1, true), blk(3, 1, 1, false)];
+    assert_eq!(kinds, all);
     // All of a disk can be written when nothing else is said.
     let whole = parse(&text.replacen("memory = \"16M\"\n", "", 1), path(), None).unwrap();
     assert_eq!(whole.system.disks[0].memory, 64 << 20);
@@ -299,6 +306,9 @@ fn each_mistake_about_disks() {
     assert!(what.contains("has the name of another"), "{what}");
     let (_, what, _) = wrong("queues = 4", "queues = 33");
     assert!(what.contains("1 to 32 queues"), "{what}");
+    let (_, what, remedy) = wrong("port = 0x2f8", "packed = true");
+    assert!(what.contains("virtio-blk and virtio-net"), "{what}");
+    assert_eq!(remedy, "leave `packed` out");
     let (_, what, remedy) = wrong("port = 0x2f8", "queues = 3");
     assert_eq!(remedy, "leave them out", "{what}");
     let (_, what, _) = wrong(
@@ -362,6 +372,7 @@ fn networks() {
                 network,
                 mac,
                 rate,
+                packed: true,
             } => (slot, network, mac, rate),
             other => panic!("{other:?}"),
         })

@@ -91,6 +91,7 @@ fn classify(status: Option<i32>, triple_fault: bool) -> Exit {
 fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
     let Boot {
         disk,
+        second_disk,
         firmware,
         memory,
         options,
@@ -145,6 +146,14 @@ fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
         "format=raw,if=ide,snapshot=on,file={}",
         text(disk)?
     ));
+    if let Some(second) = second_disk {
+        // What is written goes to a file of this run's own.
+        let file = text(second)?;
+        cmd.arg("-drive").arg(format!(
+            "format=raw,if=none,id=second,snapshot=on,file={file}"
+        ));
+        cmd.args(["-device", "virtio-blk-pci,drive=second,disable-legacy=on"]);
+    }
     cmd.args(&options.extra);
     Ok(cmd)
 }

@@ -9,7 +9,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::apt;
 use super::debian::Part;
-use crate::{build::cpio::Cpio, host};
+use super::toolchain::Toolchain;
+use crate::{
+    build::{bare, cpio::Cpio},
+    host,
+};
 
 /// What busybox's init does: a shell on the console, started anew when it ends. `poweroff` and `reboot` ask init, which
 /// ends everything in order.
@@ -65,6 +69,10 @@ pub enum File {
     CloudKernel,
     /// The initramfs around busybox.
     Busybox,
+    /// The initramfs around `guests/costs`, for what needs no module.
+    Costs,
+    /// The same with the modules of virtio disks and networks.
+    CostsVirtio,
     /// Memtest86+, a bzImage.
     Memtest,
     /// GNU Mach, a Multiboot kernel.
@@ -75,9 +83,11 @@ pub enum File {
 
 impl File {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("cloud-kernel", Self::CloudKernel),
         ("busybox", Self::Busybox),
+        ("costs", Self::Costs),
+        ("costs-virtio", Self::CostsVirtio),
         ("memtest86+", Self::Memtest),
         ("gnumach", Self::Gnumach),
         ("system-disk", Self::System(Part::Disk)),
@@ -97,6 +107,8 @@ impl File {
         match self {
             Self::CloudKernel => cloud_kernel(),
             Self::Busybox => busybox_initramfs(),
+            Self::Costs => costs_initramfs(&[], "costs.cpio.gz"),
+            Self::CostsVirtio => costs_initramfs(&VIRTIO_MODULES, "costs-virtio.cpio.gz"),
             Self::Memtest => memtest(),
             Self::Gnumach => gnumach(),
             Self::System(part) => part.get(),
@@ -160,15 +172,44 @@ pub fn busybox_initramfs() -> Result<PathBuf> {
     Ok(out)
 }
 
-/// [`MODULES`] and [`VIRTIO_MODULES`] of the cloud kernel, by their paths in the initramfs.
-fn modules() -> Result<Vec<(String, Vec<u8>)>> {
+/// An initramfs whose init is `guests/costs`, with these modules.
+fn costs_initramfs(modules: &[&str], name: &str) -> Result<PathBuf> {
+    let tc = Toolchain::get()?;
+    let program = bare::stripped(&tc, &bare::guest(&tc, "guest-costs")?)?;
+    let mut cpio = Cpio::default();
+    for dir in ["dev", "modules"] {
+        cpio.dir(dir);
+    }
+    cpio.char_device("dev/console", 5, 1);
+    cpio.file("init", 0o755, &host::read(&program)?);
+    let (tree, _) = module_tree()?;
+    for (i, path) in modules.iter().enumerate() {
+        let bytes = host::read(&tree.join(path))?;
+        cpio.file(&format!("modules/{i:02}.ko"), 0o644, &bytes);
+    }
+    let bytes = packed(cpio)?;
+    let out = program.with_file_name(name);
+    if !std::fs::read(&out).is_ok_and(|old| old == bytes) {
+        host::write_whole(&out, &bytes)?;
+    }
+    Ok(out)
+}
+
+/// Where the cloud kernel's modules are, and its version.
+pub fn module_tree() -> Result<(PathBuf, String)> {
     let kernel = cloud_kernel()?;
     let name = kernel.file_name().unwrap_or_default().to_string_lossy();
-    let version = name.strip_prefix("vmlinuz-").unwrap_or_default();
-    let tree = kernel.with_file_name("../lib/modules").join(version);
+    let version = name.strip_prefix("vmlinuz-").unwrap_or_default().to_owned();
+    let tree = kernel.with_file_name("../lib/modules").join(&version);
+    Ok((tree.join("kernel"), version))
+}
+
+/// [`MODULES`] and [`VIRTIO_MODULES`] of the cloud kernel, by their paths in the initramfs.
+fn modules() -> Result<Vec<(String, Vec<u8>)>> {
+    let (tree, version) = module_tree()?;
     let load = |path: &str, prefix: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
-        let bytes = host::read(&tree.join("kernel").join(path))?;
+        let bytes = host::read(&tree.join(path))?;
         Ok((format!("lib/modules/{version}/{prefix}{file}"), bytes))
     };
     // The shell sorts names: a number says the order.
@@ -211,7 +252,11 @@ fn initramfs(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
         }
         cpio.file(path, 0o644, bytes);
     }
-    // No name and no time in the header: the same files give the same bytes.
+    packed(cpio)
+}
+
+/// Compressed; no name and no time in the header: the same files give the same bytes.
+fn packed(cpio: Cpio) -> Result<Vec<u8>> {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gz.write_all(&cpio.finish())?;
     Ok(gz.finish()?)

@@ -6,7 +6,7 @@ use crate::ipc;
 use crate::object::cap::Cap;
 use crate::object::cpu::CpuObject;
 use crate::object::thread::{Resume, State, reg};
-use crate::object::{Budget, Endpoint, Notification, Thread};
+use crate::object::{Budget, Endpoint, Notification, Thread, refuse_if};
 use crate::sched;
 use ipc_schema::abi::rights::{CONTROL, GRANT, RECV, SEND};
 use ipc_schema::abi::{Status, ThreadRegs, layout, op, thread_state};
@@ -121,13 +121,9 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             let faulted = t.faulted.get()
                 && t.resume.get() == Resume::Interrupt
                 && matches!(t.state.get(), State::Queued | State::Calling);
-            if !faulted && t.state.get() != State::Stopped {
-                return Err(Status::Busy);
-            }
+            refuse_if(!faulted && t.state.get() != State::Stopped, Status::Busy)?;
             let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
-            if input[16].get() >= layout::USER_END {
-                return Err(Status::OutOfRange);
-            }
+            refuse_if(input[16].get() >= layout::USER_END, Status::OutOfRange)?;
             let (gpr, flags) = (t.regs.gpr.iter(), input[17].get() & 0xcd5);
             gpr.zip(input).for_each(|(r, i)| r.set(i.get()));
             t.regs.rip.set(input[16].get());

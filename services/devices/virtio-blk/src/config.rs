@@ -2,6 +2,7 @@
 
 use ipc_schema::disk::{BLOCK, BlkConfig, SECTOR};
 use ipc_schema::virtio::{BLOCK as IDENTITY, feature};
+use virtio::device::FEATURES;
 
 /// Feature bits of block devices (5.2.3).
 pub mod bits {
@@ -37,16 +38,20 @@ pub const SECTORS: u32 = (BLOCK / SECTOR) as u32;
 /// Features that are offered.
 #[must_use]
 pub const fn features(config: &BlkConfig) -> u64 {
-    let common = feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_RESET;
-    let mut all = common | bits::SEG_MAX | bits::BLK_SIZE | bits::FLUSH | bits::TOPOLOGY;
+    let mut all = FEATURES | bits::SEG_MAX | bits::BLK_SIZE | bits::FLUSH | bits::TOPOLOGY;
+    if !config.packed {
+        all &= !feature::RING_PACKED;
+    }
     if config.queues > 1 {
         all |= bits::MQ;
     }
-    if config.disk.pages == 0 {
-        all | bits::RO
-    } else {
-        all | bits::DISCARD | bits::WRITE_ZEROES
+    if !config.writable() {
+        all |= bits::RO;
     }
+    if config.clears() {
+        all |= bits::DISCARD | bits::WRITE_ZEROES;
+    }
+    all
 }
 
 /// The device-specific configuration.
@@ -68,7 +73,7 @@ pub fn image(config: &BlkConfig) -> [u8; IDENTITY.config_len as usize] {
     put(28, &(SECTORS * ipc_schema::disk::SPAN as u32).to_le_bytes());
     // What is written is the disk's when the guest is told: there is no cache to be written back.
     put(34, &config.queues.to_le_bytes());
-    if config.disk.pages != 0 {
+    if config.clears() {
         put(36, &MAX_CLEAR.to_le_bytes());
         put(40, &MAX_SEGMENTS.to_le_bytes());
         put(44, &SECTORS.to_le_bytes());

@@ -192,9 +192,9 @@ struct Judge {
 }
 
 impl Judge {
-    fn new() -> Self {
+    fn new(packed: bool) -> Self {
         Self {
-            w: World::new(BLOCKS),
+            w: World::with(BLOCKS, packed),
             disk: begins(),
             open: vec![vec![None; REQUESTS]; QUEUES.into()],
             told: 0,
@@ -271,8 +271,8 @@ proptest! {
 
     /// Whatever is asked and whoever dies: no request fails, each is told once and in its turn, and the disk holds what was written.
     #[test]
-    fn a_disk_through_deaths(steps in proptest::collection::vec(step(), 0..150)) {
-        let mut j = Judge::new();
+    fn a_disk_through_deaths(packed: bool, steps in proptest::collection::vec(step(), 0..150)) {
+        let mut j = Judge::new(packed);
         let mut submitted = 0;
         for step in steps {
             match step {

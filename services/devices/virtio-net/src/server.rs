@@ -2,8 +2,8 @@
 
 use ipc_schema::link::{LinkPage, NetConfig, Receiver, Sender, Way};
 use ipc_schema::state_page::kind;
-use ipc_schema::virtio::{NET, feature as all};
-use virtio::device::{Kind, Pages};
+use ipc_schema::virtio::{NET, feature::RING_PACKED};
+use virtio::device::{self, Kind, Pages};
 use virtio::{Device, Error, Memory, Model};
 
 use crate::feature;
@@ -26,9 +26,7 @@ const FEATURES: u64 = feature::CSUM
     | feature::HOST_TSO6
     | feature::MRG_RXBUF
     | feature::STATUS
-    | all::INDIRECT_DESC
-    | all::EVENT_IDX
-    | all::RING_RESET;
+    | device::FEATURES;
 
 /// What the card is made of.
 pub struct Parts<'a> {
@@ -57,7 +55,10 @@ pub struct Card<'a> {
 pub fn begin<'a>(parts: &Parts<'a>) -> (Server<'a>, bool) {
     let kind = Kind {
         record: kind::VIRTIO_NET,
-        features: FEATURES,
+        features: match parts.config.packed {
+            true => FEATURES,
+            false => FEATURES & !RING_PACKED,
+        },
         queues: 2,
         max_size: MAX_SIZE,
     };

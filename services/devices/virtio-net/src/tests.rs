@@ -45,6 +45,7 @@ impl World {
             state: StatePage::new(),
             config: NetConfig {
                 mac: [2, 1, 2, 3, 4, 5],
+                packed: true,
             },
         }
     }

@@ -1,8 +1,7 @@
 //! The entropy source behind its registers; still pure.
 
 use ipc_schema::state_page::kind;
-use ipc_schema::virtio::feature;
-use virtio::device::{Kind, Pages};
+use virtio::device::{FEATURES, Kind, Pages};
 use virtio::{Chain, Device, Error, Memory, Model, Queue};
 
 use crate::entropy::Generator;
@@ -25,7 +24,7 @@ pub struct Source(Generator);
 pub fn begin(pages: Pages<'_>) -> (Server<'_>, bool) {
     let kind = Kind {
         record: kind::VIRTIO_RNG,
-        features: feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_RESET,
+        features: FEATURES,
         queues: 1,
         max_size: MAX_SIZE,
     };

@@ -94,6 +94,13 @@ impl Root {
         };
         let role = server.plan.role;
         let restarts = server.restarts + u32::from(server.state == ServerState::Restarting);
+        let function = match role {
+            Role::SecondDisk => self.take_function(index),
+            _ => Ok(()),
+        };
+        let Some(server) = self.registry.servers.get(index) else {
+            return false;
+        };
         let mut built = Built::default();
         let group_at = role.vm().and_then(|vm| self.cpu_of_vm(vm));
         let (machine, shared) = (&mut self.machine, &mut self.shared);
@@ -101,7 +108,7 @@ impl Root {
             (Some(vm), len @ 1..) => shared.take_guest(machine, vm, len),
             _ => Ok(()),
         };
-        let done = guest.and_then(|()| {
+        let done = guest.and(function).and_then(|()| {
             build::build(
                 machine,
                 shared,

@@ -1,6 +1,6 @@
 use super::*;
 use ipc_schema::disk::{BlkConfig, StoreConfig};
-use ipc_schema::manifest::Disk;
+use ipc_schema::manifest::{Disk, Home};
 
 /// Who has what of a disk: `store` its map, the device model its contents, both the channel; nobody else anything.
 #[test]
@@ -12,6 +12,7 @@ fn what_disks_take() {
         image: image.map(Into::into),
         memory,
         serial: "s".into(),
+        home: Home::Memory,
     };
     system.disks = vec![disk("w", 1 << 20, None), disk("r", 0, Some("disk/r"))];
     for (v, slot, number) in [(0, 1, 0), (0, 2, 1), (1, 1, 1)] {
@@ -19,6 +20,7 @@ fn what_disks_take() {
             slot,
             disk: number,
             queues: 2,
+            packed: slot == 1,
         };
         let vm = &mut system.vms[v];
         let name = format!("{}.blk{}", vm.name, slot - 1);

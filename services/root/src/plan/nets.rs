@@ -48,8 +48,8 @@ fn link(plan: &mut Plan, name: &str, device: &Device, number: u64) {
 }
 
 /// What the device model of a card gets beside what every virtio device gets.
-pub fn uses(mut plan: Plan, device: &Device, mac: [u8; 6]) -> Result<Plan, PlanError> {
+pub fn uses(mut plan: Plan, device: &Device, config: NetConfig) -> Result<Plan, PlanError> {
     plan.signals("switch", SWITCH, device_bits::BELL);
     link(&mut plan, "link", device, 0);
-    plan.configured(&NetConfig { mac })
+    plan.configured(&config)
 }

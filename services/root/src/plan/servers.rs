@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{ALL, CONTROL, EXEC, GRANT, READ, SEND, WRITE};
 use ipc_schema::disk::Geometry;
+use ipc_schema::link::NetConfig;
 use ipc_schema::manifest::{Device, DeviceKind, Driver, PortRange, Server, System, Vm};
 use ipc_schema::proto::{Class, Group};
 use runtime::start::PlatformConfig;
@@ -28,6 +29,7 @@ pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
     plans.push(manager(s)?);
     let disks = disks::geometries(s, machine.file)?;
     plans.extend(disks::store(s, &disks)?);
+    plans.extend(disks::driver(s, &disks)?);
     plans.extend(nets::switch(s)?);
     for (i, extra) in s.servers.iter().enumerate() {
         plans.push(self::extra(machine, i, extra)?);
@@ -100,7 +102,8 @@ fn platform(machine: &Machine<'_>) -> Result<Plan, PlanError> {
         let rights = if name.starts_with("acpi") {
             READ
         } else {
-            READ | WRITE
+            // It divides what it maps.
+            READ | WRITE | CONTROL
         };
         plan.named(name, Object::Boot(*slot), rights, 0);
         config.memories.push((name.clone(), *phys, *len));
@@ -299,8 +302,8 @@ fn device(
     if let Some(disk) = device.kind.disk() {
         return disks::uses(plan, (machine, disks), device, disk).map(Some);
     }
-    if let DeviceKind::VirtioNet { mac, .. } = device.kind {
-        return nets::uses(plan, device, mac).map(Some);
+    if let DeviceKind::VirtioNet { mac, packed, .. } = device.kind {
+        return nets::uses(plan, device, NetConfig { mac, packed }).map(Some);
     }
     plan.configured(device).map(Some)
 }

@@ -89,6 +89,26 @@ fn agreement_is_two_sided() {
 }
 
 #[test]
+fn a_packed_queue_has_any_size() {
+    for (features, size, taken) in [(4, 7, 7), (0, 7, 64), (4, 0, 64), (4, 65, 64), (0, 8, 8)] {
+        let mut t = Transport::new(feature::RING_PACKED, 1, 64);
+        let _ = t.write(0x08, 4, 1);
+        let _ = t.write(0x0C, 4, features | 1);
+        let _ = t.write(0x18, 2, 7);
+        assert_eq!(t.read(0x18, 2, &[]), 64, "nothing is agreed on yet");
+        let _ = t.write(0x14, 1, 11);
+        let _ = t.write(0x18, 2, size);
+        assert_eq!(t.read(0x18, 2, &[]), taken);
+        let mut new = Transport::new(feature::RING_PACKED, 1, 64);
+        assert!(new.restore(&t.save()));
+        // Where it is not agreed on, so many are not possible.
+        let mut words = t.save();
+        words[0] &= !feature::RING_PACKED;
+        assert_eq!(new.restore(&words), taken != 7);
+    }
+}
+
+#[test]
 fn one_queue_is_reset_where_that_is_agreed() {
     for (offered, effect) in [
         (feature::RING_RESET, Effect::QueueReset(0)),
@@ -126,7 +146,6 @@ proptest! {
                 prop_assert!(q < queues.min(32));
             }
             prop_assert!(!t.running() || t.features() & feature::VERSION_1 != 0);
-            prop_assert!(t.features() & feature::RING_PACKED == 0 || !t.running());
             let mut new = Transport::new(features, queues, size);
             prop_assert!(new.restore(&t.save()));
             prop_assert_eq!(&new, &t);

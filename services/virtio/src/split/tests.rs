@@ -1,30 +1,15 @@
-//! The queue against a driver's side of its own, which knows the specification and nothing of the device's side.
+//! A split queue against a driver's side of its own.
 
 mod lies;
 
 use super::*;
 use crate::Part;
+use crate::tests::{
+    AREA as AVAILABLE, DATA, DEVICE_AREA as USED, RING as TABLE, Side, TABLES, World, memory,
+    parts, place, step, through_deaths,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
-
-const TABLE: u64 = 0x1000;
-const AVAILABLE: u64 = 0x2000;
-const USED: u64 = 0x3000;
-const TABLES: u64 = 0x8000;
-const DATA: u64 = 1 << 32;
-
-fn memory() -> Memory {
-    Memory::owned(&[(0, 0x1_0000), (DATA, 0x1_0000)])
-}
-
-fn place(size: u16) -> Place {
-    Place {
-        size,
-        descriptors: TABLE,
-        driver: AVAILABLE,
-        device: USED,
-    }
-}
 
 /// The driver.
 struct Driver<'m> {
@@ -74,8 +59,9 @@ impl<'m> Driver<'m> {
             .write(table + 16 * u64::from(index), &bytes)
             .unwrap();
     }
+}
 
-    /// Makes a buffer available; false if there is no room.
+impl Side for Driver<'_> {
     fn offer(&mut self, number: u32, parts: &[Part], indirect: bool) -> bool {
         let need = if indirect { 1 } else { parts.len() };
         if self.free.len() < need {
@@ -106,7 +92,6 @@ impl<'m> Driver<'m> {
         true
     }
 
-    /// What was used: numbers and lengths.
     fn reap(&mut self) -> Vec<(u32, u32)> {
         let mut all = Vec::new();
         while self.half(USED + 2) != self.used {
@@ -125,133 +110,32 @@ impl<'m> Driver<'m> {
         }
         all
     }
-}
 
-fn parts(number: u32, shape: u8) -> Vec<Part> {
-    let (read, write) = (u32::from(shape & 3), u32::from(shape >> 2 & 3));
-    let count = (read + write).max(1);
-    (0..count)
-        .map(|i| Part {
-            gpa: DATA + u64::from((number * 8 + i) % 0x1000),
-            len: number % 97 + i,
-            writable: i >= read,
-        })
-        .collect()
-}
+    fn told(&self) -> u32 {
+        self.half(USED + 2).wrapping_sub(self.used).into()
+    }
 
-/// Writable bytes, and how many of them a device writes.
-fn room(parts: &[Part]) -> u32 {
-    parts.iter().filter(|p| p.writable).map(|p| p.len).sum()
-}
-fn written(number: u32, room: u32) -> u32 {
-    room - room.min(number % 4)
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Offer(u8, bool),
-    Pop,
-    Complete(u8),
-    Publish,
-    Reap,
-    Die,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (any::<u8>(), any::<bool>()).prop_map(|(s, i)| Step::Offer(s, i)),
-        4 => Just(Step::Pop),
-        4 => any::<u8>().prop_map(Step::Complete),
-        2 => Just(Step::Publish),
-        1 => Just(Step::Reap),
-        1 => Just(Step::Die),
-    ]
+    fn kicks(&self) -> bool {
+        let event = USED + 4 + 8 * u64::from(self.size);
+        match self.event_idx {
+            true => self.half(event) == self.available.wrapping_sub(1),
+            false => self.half(USED) == 0,
+        }
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever happens in whatever order, deaths at any moment included: each buffer comes as it was given, is used once and in order,
-    /// and the driver is interrupted for it whenever it has asked to be.
     #[test]
     fn every_buffer_is_used_once(
         size in 0u32..6, event_idx: bool, steps in prop::collection::vec(step(), 0..400)
     ) {
         let (memory, size) = (memory(), 1u16 << size);
         let features = feature::INDIRECT_DESC | if event_idx { feature::EVENT_IDX } else { 0 };
-        let mut queue = Split::new(&memory, &place(size), features).unwrap();
-        let mut driver = Driver::new(&memory, size, event_idx);
-        let mut given: BTreeMap<u32, Vec<Part>> = BTreeMap::new();
-        let mut flying: Vec<(u32, Token, u32)> = Vec::new();
-        let mut dead: Vec<Token> = Vec::new();
-        // The number of the next to be offered, and of the next to be taken.
-        let (mut number, mut taken, mut told, mut seen) = (0u32, 0u32, 0u32, 0u32);
-        // The last look of the driver came before `told` went on, and no interrupt since.
-        let mut interrupted = false;
-        let end = [Step::Pop, Step::Complete(0), Step::Publish].repeat(70);
-        for step in steps.into_iter().chain(end) {
-            match step {
-                Step::Offer(shape, indirect) => {
-                    let parts = parts(number, shape);
-                    if driver.offer(number, &parts, indirect) {
-                        given.insert(number, parts);
-                        number += 1;
-                    }
-                }
-                Step::Pop => match queue.pop().unwrap() {
-                    Some(chain) => {
-                        let mut chain = chain;
-                        let got: Vec<_> = chain.by_ref().map(Result::unwrap).collect();
-                        prop_assert_eq!(&got, &given[&taken]);
-                        flying.push((taken, chain.token(), room(&got)));
-                        taken += 1;
-                    }
-                    None => {
-                        prop_assert_eq!(taken, number);
-                        prop_assert!(!queue.arm().unwrap());
-                    }
-                },
-                Step::Complete(which) if !flying.is_empty() => {
-                    let (number, token, room) = flying.remove(usize::from(which) % flying.len());
-                    prop_assert_eq!(queue.complete(token, room + 1), Err(Error::Written));
-                    prop_assert!(queue.holds(token));
-                    queue.complete(token, written(number, room)).unwrap();
-                    prop_assert_eq!(queue.complete(token, 0), Err(Error::Token));
-                    for &token in &dead {
-                        prop_assert_eq!(queue.complete(token, 0), Err(Error::Token));
-                    }
-                }
-                Step::Complete(_) => {}
-                Step::Publish => {
-                    let old = told;
-                    let wanted = queue.publish().unwrap();
-                    told = flying.iter().map(|f| f.0).min().unwrap_or(taken);
-                    prop_assert_eq!(u32::from(driver.half(USED + 2)), told & 0xFFFF);
-                    interrupted |= wanted;
-                    prop_assert!(told != old || !wanted);
-                    prop_assert!(interrupted || told == seen, "sleeps on");
-                }
-                Step::Reap => {
-                    for (n, len) in driver.reap() {
-                        prop_assert_eq!((n, len), (seen, written(n, room(&given[&n]))));
-                        seen += 1;
-                    }
-                    prop_assert_eq!(seen, told);
-                    interrupted = false;
-                }
-                Step::Die => {
-                    queue = Split::restore(&memory, &place(size), features).unwrap();
-                    interrupted |= told != seen;
-                    dead = flying.drain(..).map(|f| f.1).collect();
-                    taken = told;
-                }
-            }
-        }
-        for (n, len) in driver.reap() {
-            prop_assert_eq!((n, len), (seen, written(n, room(&given[&n]))));
-            seen += 1;
-        }
-        prop_assert_eq!(seen, number, "none is lost");
+        let world = World { memory: &memory, place: place(size), features };
+        let driver = Driver::new(&memory, size, event_idx);
+        through_deaths(&world, driver, steps, |_, _| ())?;
     }
 
     /// Memory full of anything: every buffer ends, and what it gives is inside.

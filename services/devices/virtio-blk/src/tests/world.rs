@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use ipc_schema::abi::vm::PortAccess;
-use ipc_schema::disk::{BlkConfig, Channel, Geometry, StoreConfig, map_words};
+use ipc_schema::disk::{Back, BlkConfig, Channel, Geometry, StoreConfig, map_words};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
 use store::server::Store;
@@ -39,6 +39,13 @@ const WRITE: u16 = 2;
 /// The disk's image.
 pub fn image() -> Vec<u8> {
     (0..IMAGE).map(|i| (i * 7 + i / 256) as u8 | 1).collect()
+}
+
+/// Where the descriptors of a packed queue's buffer lie, and in which round; each has [`EACH`].
+fn place(number: u16) -> (u64, bool) {
+    let first = u64::from(number) * u64::from(EACH);
+    let size = u64::from(SIZE);
+    (16 * (first % size), first / size % 2 == 0)
 }
 
 fn leak<T>(value: T) -> &'static mut T {
@@ -82,6 +89,11 @@ fn store(
 
 impl World {
     pub fn new(pages: u32) -> Self {
+        Self::with(pages, false)
+    }
+
+    /// One whose queues are packed, if that is so.
+    pub fn with(pages: u32, packed: bool) -> Self {
         let irq: &'static InterruptPage = leak(InterruptPage::new());
         let disk = Geometry {
             name: "d".into(),
@@ -96,6 +108,8 @@ impl World {
             disk,
             serial: "serial-7".into(),
             queues: QUEUES,
+            packed,
+            back: Back::Store,
         });
         let mut world = Self {
             memory: leak(Memory::owned(&[(0, MEMORY)])),
@@ -249,36 +263,60 @@ impl World {
             (data + cut as u64, len - cut, NEXT | direction),
             (status, 1, WRITE),
         ];
-        for (i, (gpa, len, flags)) in (first..).zip(descriptors) {
-            let at = table + 16 * u64::from(i);
-            self.memory.write(at, &gpa.to_le_bytes()).unwrap();
-            self.memory
-                .write(at + 8, &(len as u32).to_le_bytes())
-                .unwrap();
-            self.memory.write(at + 12, &flags.to_le_bytes()).unwrap();
-            self.memory.write(at + 14, &(i + 1).to_le_bytes()).unwrap();
+        let number = self.offered[queue as usize];
+        self.offered[queue as usize] = number.wrapping_add(1);
+        if self.config.packed {
+            let (at, wrap) = place(number);
+            let whose = if wrap { 1 << 7 } else { 1 << 15 };
+            // The first one last (2.8.21); the last one has the ID.
+            for (i, (gpa, len, flags)) in descriptors.into_iter().enumerate().rev() {
+                let descriptor = (gpa, len as u32, request as u16, flags | whose);
+                self.descriptor(table + at + 16 * i as u64, descriptor);
+            }
+            return;
         }
-        let offered = &mut self.offered[queue as usize];
-        let place = table + AVAILABLE + 4 + 2 * u64::from(*offered % SIZE);
-        *offered = offered.wrapping_add(1);
-        let index = offered.to_le_bytes();
+        for (i, (gpa, len, flags)) in (first..).zip(descriptors) {
+            self.descriptor(table + 16 * u64::from(i), (gpa, len as u32, flags, i + 1));
+        }
+        let place = table + AVAILABLE + 4 + 2 * u64::from(number % SIZE);
+        let index = number.wrapping_add(1).to_le_bytes();
         self.memory.write(place, &first.to_le_bytes()).unwrap();
         self.memory.write(table + AVAILABLE + 2, &index).unwrap();
     }
 
+    /// The last two halves are flags and the next one's number, or ID and flags.
+    fn descriptor(&self, at: u64, (gpa, len, one, two): (u64, u32, u16, u16)) {
+        self.memory.write(at, &gpa.to_le_bytes()).unwrap();
+        self.memory.write(at + 8, &len.to_le_bytes()).unwrap();
+        self.memory.write(at + 12, &one.to_le_bytes()).unwrap();
+        self.memory.write(at + 14, &two.to_le_bytes()).unwrap();
+    }
+
+    /// The next request in the used ring, or in the ring.
+    fn used(&self, queue: u16, seen: u16) -> Option<u16> {
+        let table = RINGS + STEP * u64::from(queue);
+        if self.config.packed {
+            let (at, wrap) = place(seen);
+            let flags = self.half(table + at + 14);
+            let used = [7, 15].iter().all(|bit| (flags >> bit & 1 != 0) == wrap);
+            return used.then(|| self.half(table + at + 12));
+        }
+        let used = table + USED;
+        let there = self.half(used + 2) != seen;
+        there.then(|| self.half(used + 4 + 8 * u64::from(seen % SIZE)) / EACH)
+    }
+
     /// The next request that is done: its number, its status, and the first `len` bytes of its data.
     pub fn done(&mut self, queue: u16, len: usize) -> Option<(usize, u8, Vec<u8>)> {
-        let used = RINGS + STEP * u64::from(queue) + USED;
         let seen = self.seen[queue as usize];
         self.rises |= self.vmm.look().rises;
         let vector = 2 << queue;
-        if self.half(used + 2) == seen {
+        let Some(request) = self.used(queue, seen) else {
             self.rises &= !vector;
             return None;
-        }
+        };
         assert!(self.rises & vector != 0, "told without an interrupt");
         self.seen[queue as usize] = seen.wrapping_add(1);
-        let request = self.half(used + 4 + 8 * u64::from(seen % SIZE)) / EACH;
         let (_, status, data) = Self::buffers(queue, request.into());
         let mut byte = [0];
         self.memory.read(status, &mut byte).unwrap();

@@ -1,0 +1,367 @@
+//! The device's side of a packed virtqueue (virtio 1.2, 2.8).
+//!
+//! One ring of descriptors serves both ways: the driver makes a chain available in it, and the device writes over the chain's first
+//! descriptor when it is used. Buffers are used in the order in which they were made available, as in a split queue, so that a used
+//! descriptor is always written where its chain began.
+//!
+//! **What a successor needs.** Flags say of a descriptor whether it is available or used in this round, but not how many more its chain
+//! had, so that the place where the queue goes on cannot be found in the ring. A [`Note`] keeps it, one word that is written before each
+//! buffer is published: where the queue was and where it will be. Publishing is one store of eight bytes, which changes the flags at the
+//! old place; so those flags say which of the two places holds, whenever the server dies. They say so as long as the note is the last
+//! one: the driver can make the old place available once more, but not go round to it a second time before the device publishes again.
+//! Nothing else in the ring was touched, so that what is not published is found as the driver left it, and done again.
+
+use alloc::boxed::Box;
+
+use ipc_schema::state_page::Note;
+use ipc_schema::virtio::feature;
+
+use crate::chain::{Chain, DESCRIPTOR, NEXT, Token, WRITE, generation};
+use crate::memory::{Window, barrier};
+use crate::split::{MAX_SIZE, Place};
+use crate::{Error, Memory};
+
+/// Flags of a descriptor that say whose it is (2.8.1).
+const AVAILABLE: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+/// An event suppression structure's flags (2.8.10): events, none, or one at a descriptor.
+const ENABLE: u32 = 0;
+const DISABLE: u32 = 1;
+const AT: u32 = 2;
+/// Bytes of it.
+const EVENT: u32 = 4;
+
+/// A place in the ring as the event suppression structures have it: a descriptor's number and, above it, the wrap counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct At(u16);
+
+const WRAP: u16 = 1 << 15;
+
+impl At {
+    /// Where both sides begin (2.8.1).
+    const START: Self = Self(WRAP);
+
+    const fn index(self) -> u16 {
+        self.0 & !WRAP
+    }
+
+    const fn wrap(self) -> bool {
+        self.0 & WRAP != 0
+    }
+
+    /// So many descriptors on, at most `size`.
+    const fn on(self, count: u16, size: u16) -> Self {
+        let index = self.index() + count;
+        match index.checked_sub(size) {
+            Some(index) => Self((self.0 & WRAP ^ WRAP) | index),
+            None => Self(self.0 & WRAP | index),
+        }
+    }
+
+    /// Where the word with length, ID and flags of its descriptor is.
+    const fn word(self) -> u32 {
+        DESCRIPTOR * self.index() as u32 + 8
+    }
+
+    /// Whether a descriptor with these flags is available there in this round (2.8.1).
+    const fn available(self, flags: u16) -> bool {
+        let (available, used) = (flags & AVAILABLE != 0, flags & USED != 0);
+        available == self.wrap() && used != self.wrap()
+    }
+
+    /// Flags of one that is used there in this round.
+    const fn used(self) -> u16 {
+        if self.wrap() { AVAILABLE | USED } else { 0 }
+    }
+}
+
+/// A buffer that was taken and not published.
+#[derive(Clone, Copy, Default)]
+struct Buffer {
+    written: u32,
+    id: u16,
+    /// Descriptors of the ring that it has.
+    count: u16,
+    complete: bool,
+}
+
+/// The step from one place to the next that publishes a buffer.
+#[derive(Clone, Copy)]
+struct Turn {
+    from: At,
+    to: At,
+    buffer: Buffer,
+}
+
+/// One that was noted: only such a one is published.
+struct Noted(Turn);
+
+/// A virtqueue.
+pub struct Packed<'m> {
+    memory: &'m Memory,
+    generation: u32,
+    ring: Window<'m>,
+    /// What the driver wants to be told of, and what the device wants to be.
+    driver: Window<'m>,
+    device: Window<'m>,
+    note: Note<'m>,
+    size: u16,
+    indirect: bool,
+    event_idx: bool,
+    /// Where the next is taken, and published.
+    next: At,
+    published: At,
+    /// Descriptors between both.
+    open: u16,
+    /// Numbers of the next to be taken, and of the next to be published.
+    taken: u16,
+    told: u16,
+    /// By number modulo their length, which is a power of two.
+    buffers: Box<[Buffer]>,
+}
+
+impl<'m> Packed<'m> {
+    /// A queue that the driver has just enabled.
+    pub fn new(
+        memory: &'m Memory,
+        place: &Place,
+        features: u64,
+        note: Note<'m>,
+    ) -> Result<Self, Error> {
+        let queue = Self::at(memory, place, features, note, At::START)?;
+        let _ = queue.note(Turn {
+            from: At::START,
+            to: At::START,
+            buffer: Buffer::default(),
+        });
+        Ok(queue)
+    }
+
+    /// A queue that a predecessor served: what it did not publish is taken again. An interrupt is due: its last one may have been lost.
+    pub fn restore(
+        memory: &'m Memory,
+        place: &Place,
+        features: u64,
+        note: Note<'m>,
+    ) -> Result<Self, Error> {
+        let note_word = note.get().ok_or(Error::Place)?;
+        let (from, to) = (At(note_word as u16), At((note_word >> 16) as u16));
+        let mut queue = Self::at(memory, place, features, note, from)?;
+        if from.index() >= place.size || to.index() >= place.size {
+            return Err(Error::Place);
+        }
+        if from != to {
+            // Used in this round, or available in the next one.
+            let flags = (queue.ring.load_u64(from.word())? >> 48) as u16;
+            if (flags & USED != 0) == from.wrap() {
+                (queue.next, queue.published) = (to, to);
+            }
+        }
+        Ok(queue)
+    }
+
+    fn at(
+        memory: &'m Memory,
+        place: &Place,
+        features: u64,
+        note: Note<'m>,
+        at: At,
+    ) -> Result<Self, Error> {
+        let size = place.size;
+        if !(1..=MAX_SIZE).contains(&size) {
+            return Err(Error::Ring);
+        }
+        let buffers = alloc::vec![Buffer::default(); usize::from(size).next_power_of_two()];
+        // 2.8: sizes and alignments.
+        Ok(Self {
+            memory,
+            generation: generation(),
+            ring: memory.window(place.descriptors, DESCRIPTOR * u32::from(size), 16)?,
+            driver: memory.window(place.driver, EVENT, 4)?,
+            device: memory.window(place.device, EVENT, 4)?,
+            note,
+            size,
+            indirect: features & feature::INDIRECT_DESC != 0,
+            event_idx: features & feature::EVENT_IDX != 0,
+            next: at,
+            published: at,
+            open: 0,
+            taken: 0,
+            told: 0,
+            buffers: buffers.into_boxed_slice(),
+        })
+    }
+
+    fn note(&self, turn: Turn) -> Noted {
+        let (from, to) = (u32::from(turn.from.0), u32::from(turn.to.0));
+        self.note.set(from | to << 16);
+        Noted(turn)
+    }
+
+    fn slot(&mut self, number: u16) -> Option<&mut Buffer> {
+        let mask = self.buffers.len().wrapping_sub(1);
+        self.buffers.get_mut(usize::from(number) & mask)
+    }
+
+    /// Buffers taken and not published.
+    #[must_use]
+    pub const fn in_flight(&self) -> u16 {
+        self.taken.wrapping_sub(self.told)
+    }
+
+    /// Takes the next buffer, if one is there.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<Chain<'m>>, Error> {
+        let first = self.next;
+        let mut word = self.ring.load_u64(first.word())?;
+        if !first.available((word >> 48) as u16) {
+            return Ok(None);
+        }
+        // The descriptors of all that are in flight are the device's: none is in two chains, and none twice in one.
+        let room = self.size - self.open;
+        let mut count = 1;
+        while (word >> 48) as u16 & NEXT != 0 && count < room {
+            word = self.ring.load_u64(first.on(count, self.size).word())?;
+            count += 1;
+        }
+        if count > room {
+            return Err(Error::Index);
+        }
+        if (word >> 48) as u16 & NEXT != 0 {
+            return Err(Error::Length);
+        }
+        // The last one has the ID (2.8.6).
+        let id = (word >> 32) as u16;
+        let position = self.taken;
+        if let Some(buffer) = self.slot(position) {
+            *buffer = Buffer {
+                written: 0,
+                id,
+                count,
+                complete: false,
+            };
+        }
+        self.taken = position.wrapping_add(1);
+        self.open += count;
+        self.next = first.on(count, self.size);
+        let token = Token {
+            generation: self.generation,
+            position,
+            id,
+            room: 0,
+        };
+        let (memory, len) = (self.memory, u32::from(self.size));
+        let run = (first.index(), count);
+        let chain = Chain::packed(memory, self.ring, len, run, self.indirect, token);
+        Ok(Some(chain))
+    }
+
+    /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its
+    /// memory is the driver's.
+    #[must_use]
+    pub fn holds(&self, token: Token) -> bool {
+        let mask = self.buffers.len().wrapping_sub(1);
+        let buffer = self.buffers.get(usize::from(token.position) & mask);
+        token.generation == self.generation
+            && token.position.wrapping_sub(self.told) < self.in_flight()
+            && buffer.is_some_and(|buffer| !buffer.complete)
+    }
+
+    /// A buffer is done with, `written` bytes of it written. The driver learns it by [`Self::publish`].
+    #[inline]
+    pub fn complete(&mut self, token: Token, written: u32) -> Result<(), Error> {
+        if !self.holds(token) {
+            return Err(Error::Token);
+        }
+        if written > token.room {
+            return Err(Error::Written);
+        }
+        if let Some(buffer) = self.slot(token.position) {
+            (buffer.written, buffer.complete) = (written, true);
+        }
+        Ok(())
+    }
+
+    /// The next step, if the next buffer is complete.
+    #[inline]
+    fn turn(&mut self) -> Option<Turn> {
+        if self.told == self.taken {
+            return None;
+        }
+        let (from, size) = (self.published, self.size);
+        let buffer = *self.slot(self.told)?;
+        let to = from.on(buffer.count, size);
+        buffer.complete.then_some(Turn { from, to, buffer })
+    }
+
+    /// Writes a used descriptor (2.8.5): length, ID and flags by one store, behind all that was written before.
+    #[inline]
+    fn show(&mut self, Noted(turn): Noted) -> Result<(), Error> {
+        let Buffer { written, id, .. } = turn.buffer;
+        let flags = turn.from.used() | if written != 0 { WRITE } else { 0 };
+        let word = u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48;
+        self.ring.store_u64(turn.from.word(), word)?;
+        self.published = turn.to;
+        self.told = self.told.wrapping_add(1);
+        self.open -= turn.buffer.count;
+        Ok(())
+    }
+
+    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them (2.8.10).
+    #[inline]
+    pub fn publish(&mut self) -> Result<bool, Error> {
+        let old = self.published;
+        let mut count = 0;
+        while let Some(turn) = self.turn() {
+            let noted = self.note(turn);
+            self.show(noted)?;
+            count += u32::from(turn.buffer.count);
+        }
+        if count == 0 {
+            return Ok(false);
+        }
+        barrier();
+        let event = self.driver.load_u32(0)?;
+        Ok(match event >> 16 & 3 {
+            AT if self.event_idx => passed(At(event as u16), old, count, self.size),
+            flags => flags != DISABLE,
+        })
+    }
+
+    /// Asks for a notification when more becomes available (2.8.10); true if more is there already, so that none may come.
+    pub fn arm(&mut self) -> Result<bool, Error> {
+        let event = if self.event_idx {
+            u32::from(self.next.0) | AT << 16
+        } else {
+            ENABLE << 16
+        };
+        self.device.store_u32(0, event)?;
+        barrier();
+        let word = self.ring.load_u64(self.next.word())?;
+        Ok(self.next.available((word >> 48) as u16))
+    }
+
+    /// Asks for no notifications. With the event index nothing need be said: the driver notifies once it passes the place of the last
+    /// [`Self::arm`], and not before it has gone round.
+    pub fn disarm(&mut self) -> Result<(), Error> {
+        if self.event_idx {
+            return Ok(());
+        }
+        self.device.store_u32(0, DISABLE << 16)
+    }
+}
+
+/// Whether `event` is one of the `count` descriptors from `old` on.
+fn passed(event: At, old: At, count: u32, size: u16) -> bool {
+    let lap = if event.wrap() == old.wrap() {
+        0
+    } else {
+        u32::from(size)
+    };
+    let at = u32::from(event.index()) + lap;
+    at.checked_sub(old.index().into())
+        .is_some_and(|ahead| ahead < count)
+}
+
+#[cfg(test)]
+mod tests;
