@@ -220,7 +220,6 @@ fn a_successor_publishes_what_was_committed() {
     }
     let position = queue.position();
     assert_eq!((position, driver.half(USED + 2)), (5, 3));
-    drop(queue);
     for _ in 0..2 {
         let mut queue = Split::resume(&memory, &place(4), 0, position).unwrap();
         assert_eq!((queue.position(), driver.half(USED + 2)), (5, 5));

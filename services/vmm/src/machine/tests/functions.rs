@@ -278,9 +278,9 @@ fn a_shared_line_comes_again_until_all_pins_have_fallen() {
             (Exit::Init, [0; 3])
         });
         m.run();
-        let posts = m.kernel.entries.iter().filter(|e| e.post != Post::NONE);
+        let mut posts = m.kernel.entries.iter().filter(|e| e.post != Post::NONE);
         assert_eq!(
-            posts.last().map(|e| e.post),
+            posts.next_back().map(|e| e.post),
             Some(Post::vector(0x61, false))
         );
         m.kernel.entries.clear();
