@@ -19,9 +19,12 @@ use super::{
 /// The instance of the disks' server, and its package.
 const STORE: &str = "store";
 
+/// How keys of parts of disks begin.
+pub const KEYS: &str = "disk/";
+
 /// Key of a part of a disk.
 fn part(disk: &Geometry, what: &str) -> String {
-    format!("disk/{}/{what}", disk.name)
+    format!("{KEYS}{}/{what}", disk.name)
 }
 
 /// What the disks are, their images looked up.
