@@ -107,13 +107,23 @@ fn root_responses() {
             memory_bytes: 6,
             cpu_time: 7,
             cpu: None,
+            kinds: MemoryKinds {
+                image: 10,
+                stack: 11,
+                heap: 12,
+                objects: 13,
+                objects_free: 14,
+                other: 15,
+            },
         };
         golden(
             RootResponse::Servers {
                 servers: vec![server],
                 total: 9,
             },
-            &[3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 0, 9],
+            &[
+                3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 0, 10, 11, 12, 13, 14, 15, 9,
+            ],
         );
     }
     golden(RootResponse::Death(None), &[4, 0]);
@@ -412,6 +422,14 @@ fn long_lists_come_in_pieces() {
             memory_bytes: u64::MAX,
             cpu_time: u64::MAX,
             cpu: Some(u32::MAX),
+            kinds: MemoryKinds {
+                image: u64::MAX,
+                stack: u64::MAX,
+                heap: u64::MAX,
+                objects: u64::MAX,
+                objects_free: u64::MAX,
+                other: u64::MAX,
+            },
         })
         .collect();
     let mut seen = vec![];

@@ -1,6 +1,6 @@
 //! Reads from a virtio disk, past the page cache.
 
-use crate::report::{fail, measure, must, say};
+use crate::report::{fail, measure, must};
 use crate::sys::{Aio, DIRECT, EINVAL, File, IoEvent, Iocb, sleep};
 
 /// Bytes of a block.
@@ -52,7 +52,6 @@ pub fn run() {
     let Buffers(buffers) = unsafe { &mut *{ &raw mut BUFFERS } };
     fill(file, buffers);
     let mut random = Random(12_345);
-    say(format_args!("PHASE blk_read_4k_qd1"));
     measure::<9>("blk_read_4k_qd1", 64, || {
         for _ in 0..64 {
             let block = random.block();
@@ -63,13 +62,11 @@ pub fn run() {
             check(buffer, block);
         }
     });
-    say(format_args!("PHASE blk_read_4k_qd32"));
     let aio = must("io_setup", Aio::new(2 * DEPTH));
     measure::<9>("blk_read_4k_qd32", 256, || {
         deep(file, &aio, buffers, &mut random, 256)
     });
     aio.destroy();
-    say(format_args!("PHASE end"));
 }
 
 static mut BUFFERS: Buffers = Buffers([[0; BLOCK]; DEPTH]);

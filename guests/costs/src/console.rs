@@ -1,6 +1,6 @@
 //! Characters on the serial console.
 
-use crate::report::{measure, must, say};
+use crate::report::{measure, must};
 use crate::sys::{File, TERMINAL};
 
 /// Characters of a write.
@@ -16,7 +16,6 @@ pub fn run() {
     for end in text.iter_mut().skip(63).step_by(64) {
         *end = b'\n';
     }
-    say(format_args!("PHASE console_char"));
     let drain = || must("drain", tty.control(DRAIN, 1));
     drain();
     measure::<9>("console_char", LENGTH as u64, || {
@@ -27,7 +26,6 @@ pub fn run() {
         }
         drain();
     });
-    say(format_args!("PHASE end"));
 }
 
 const TCGETS: usize = 0x5401;

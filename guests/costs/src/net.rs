@@ -112,7 +112,6 @@ pub fn sender() {
     must("time limit", socket.wait_at_most(200_000));
     meet(socket, &to, &mut bytes);
     let mut lost = 0;
-    say(format_args!("PHASE net_packet_pingpong"));
     // There and back.
     measure::<9>("net_packet_pingpong", 2 * 64, || {
         for _ in 0..64 {
@@ -122,7 +121,6 @@ pub fn sender() {
             lost += u32::from(!back.is_ok_and(|(len, _)| len == FULL));
         }
     });
-    say(format_args!("PHASE net_packet_burst"));
     measure::<9>("net_packet_burst", 4 * u64::from(BURST), || {
         for _ in 0..4 {
             for i in 1..=BURST {
@@ -137,7 +135,6 @@ pub fn sender() {
             };
         }
     });
-    say(format_args!("PHASE end"));
     say(format_args!("LOST {lost}"));
     bytes[0] = ask::END;
     for _ in 0..3 {

@@ -310,6 +310,20 @@ pub fn console(vm: &Vm) -> Option<usize> {
 }
 
 impl Plan {
+    /// Bytes that a device shares with others on behalf of its VM; others' are counted there. A disk is its own and no VM's.
+    #[must_use]
+    pub fn shared_bytes(&self) -> u64 {
+        let bytes = |m: &Mapped| match &m.memory {
+            Memory::Page(_) => 4096,
+            Memory::Run(key) if !key.starts_with(disks::KEYS) => m.len,
+            _ => 0,
+        };
+        match self.role {
+            Role::Device(..) => self.mapped.iter().map(bytes).sum(),
+            _ => 0,
+        }
+    }
+
     fn new(package: &str, instance: &str, role: Role, class: Class) -> Self {
         let mut plan = Self {
             package: package.to_string(),

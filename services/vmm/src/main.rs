@@ -411,9 +411,10 @@ mod bare {
         let end = match Machine::new(host, parts) {
             Ok(mut machine) => {
                 defmt::info!(
-                    "{=str}: starts with {=u64} MiB",
+                    "{=str}: starts with {=u64} MiB, TSC {=u64}",
                     start.instance.as_str(),
-                    memory
+                    memory,
+                    runtime::now()
                 );
                 // A manager that is not there must not keep the guest from running.
                 report(manager, VmmReport::Running);

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Exit,
+    Exit, Options,
     process::{self, Boot, Diary, Process},
 };
 use crate::setup::{apt, image_maker::Firmware};
@@ -116,17 +116,10 @@ fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
         &format!("{}M", memory.div_ceil(1 << 20)),
     ]);
     cmd.args(["-smp", &options.cpus.to_string()]);
-    let cpu = options.cpu.as_deref().unwrap_or("max,+svm,+npt");
     if options.icount {
-        cmd.args(["-cpu", &format!("{cpu},-rdrand,-rdseed"), "-seed", "1"]);
-        cmd.args([
-            "-icount",
-            "shift=0,sleep=off",
-            "-rtc",
-            "base=2024-01-01,clock=vm",
-        ]);
+        deterministic(&mut cmd, options);
     } else {
-        cmd.args(["-cpu", cpu]);
+        cmd.args(["-cpu", processor(options)]);
     }
     cmd.args([
         "-chardev",
@@ -156,6 +149,18 @@ fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
     }
     cmd.args(&options.extra);
     Ok(cmd)
+}
+
+fn processor(options: &Options) -> &str {
+    options.cpu.as_deref().unwrap_or("max,+svm,+npt")
+}
+
+/// A processor and clocks with which time counts instructions, and two runs are the same.
+pub fn deterministic(cmd: &mut Command, options: &Options) {
+    let cpu = format!("{},-rdrand,-rdseed", processor(options));
+    cmd.args(["-cpu", &cpu, "-seed", "1"]);
+    cmd.args(["-icount", "shift=0,sleep=off"]);
+    cmd.args(["-rtc", "base=2024-01-01,clock=vm"]);
 }
 
 /// A path as QEMU's option syntax takes it: a comma is doubled.

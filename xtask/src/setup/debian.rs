@@ -76,13 +76,7 @@ impl Part {
 /// Names the system after what it is made by, so that another recipe makes another one.
 fn name() -> String {
     let recipe = [&PACKAGES[..], &EXCLUDED, &ANSWERS, &[SUITE, DISK]].concat();
-    // FNV-1a: any change shows, and nobody attacks it.
-    let hash = recipe
-        .join("\n")
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        });
+    let hash = host::fingerprint(recipe.join("\n").as_bytes());
     format!("system-{SUITE}-{hash:016x}")
 }
 

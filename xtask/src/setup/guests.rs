@@ -155,16 +155,23 @@ pub fn cloud_kernel() -> Result<PathBuf> {
         .with_context(|| format!("no vmlinuz in {}", dir.display()))
 }
 
-/// An initramfs with Debian's static busybox: a shell on the console, and an ear for the power button.
-pub fn busybox_initramfs() -> Result<PathBuf> {
+/// Debian's static busybox, and the folder that it was unpacked into.
+pub fn busybox() -> Result<(PathBuf, Vec<u8>)> {
     let dir = apt::unpacked("busybox-static", |name| name == "busybox-static")?;
     let bin = ["bin/busybox", "usr/bin/busybox"].map(|b| dir.join(b));
     let busybox = bin
         .iter()
         .find(|p| p.exists())
         .context("no busybox in busybox-static")?;
+    let bytes = host::read(busybox)?;
+    Ok((dir, bytes))
+}
+
+/// An initramfs with Debian's static busybox: a shell on the console, and an ear for the power button.
+pub fn busybox_initramfs() -> Result<PathBuf> {
+    let (dir, busybox) = busybox()?;
     let out = dir.join("initramfs.cpio.gz");
-    let bytes = initramfs(&host::read(busybox)?, &modules()?)?;
+    let bytes = initramfs(&busybox, &modules()?)?;
     if std::fs::read(&out).is_ok_and(|old| old == bytes) {
         return Ok(out);
     }

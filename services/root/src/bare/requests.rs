@@ -85,6 +85,9 @@ impl Root {
                 .used_before
                 .saturating_add(built.as_ref().map_or(0, |b| b.used())),
             cpu: built.as_ref().map(|b| b.cpu),
+            kinds: built
+                .as_ref()
+                .map_or_else(Default::default, |b| b.kinds(&server.plan)),
         })
         .collect()
     }

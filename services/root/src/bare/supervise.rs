@@ -169,6 +169,8 @@ impl Root {
     pub fn start_vm(&mut self, vm: usize) -> bool {
         self.registry.vm_starting(vm);
         if let Some(description) = self.system.vms.get(vm) {
+            let name = description.name.as_str();
+            defmt::info!("VM {=str}: start at TSC {=u64}", name, now());
             for key in plan::volatile_pages(description) {
                 if let Some(page) = self.shared.pages.get(&key).copied()
                     && let Err(error) = self.machine.clear(page)

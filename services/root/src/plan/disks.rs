@@ -33,9 +33,12 @@ const BAR_STEP: u64 = 1 << 26;
 /// Distance of clients' pages.
 const PAGES_STEP: u64 = 16 << 20;
 
+/// How keys of parts of disks begin.
+pub const KEYS: &str = "disk/";
+
 /// Key of a part of a disk.
 fn part(disk: &Geometry, what: &str) -> String {
-    format!("disk/{}/{what}", disk.name)
+    format!("{KEYS}{}/{what}", disk.name)
 }
 
 /// What the disks are, their images looked up.
