@@ -38,7 +38,7 @@ pub fn permit(page: &Words, apic: bool, vmx: bool) {
             } else {
                 (at >> 1, at >> 14, at & 1)
             };
-            let msr = low & 0x1fff | upper * 0xc000_0000;
+            let msr = low & 0x1fff | (upper * 0xc000_0000);
             exits |= u64::from(!passes(msr, write == 1, apic)) << bit;
         }
         word.set(exits);

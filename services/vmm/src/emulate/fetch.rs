@@ -136,7 +136,7 @@ mod tests {
         // Nothing is there.
         state.rip = 0x10_0000;
         assert!(fetch(&memory, &state).is_err());
-        state.fetched = [0xC0_3189_03, u64::MAX];
+        state.fetched = [0xC031_8903, u64::MAX];
         assert!(faulting(&memory, &state).is_err(), "not offered");
         state.offers = offers::BYTES;
         let fetched = faulting(&memory, &state).unwrap();
