@@ -162,7 +162,7 @@ fn only_what_the_processor_virtualises_is_passed_to_the_guest() {
     let passed = |apic: bool, msr: u64, write: bool| {
         // SAFETY: pages of the machine's own.
         let page = unsafe { mem::page(bitmap(apic)) };
-        let bit = msr & 0x1fff | u64::from(msr >> 31) << 13 | u64::from(write) << 14;
+        let bit = msr & 0x1fff | (msr >> 31) << 13 | u64::from(write) << 14;
         page.0[(bit / 64) as usize].get() >> (bit % 64) & 1 == 0
     };
     for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000) {

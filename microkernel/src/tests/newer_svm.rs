@@ -203,12 +203,12 @@ fn the_bytes_of_a_faulting_instruction_are_as_the_state_page_has_them() {
     let g = Guest::on(feature::DECODE);
     let c = Vmcb::of(g.v.get());
     // Three bytes: 0f 01 d8.
-    c.word(0xd0).set(0xd8_010f_03);
+    c.word(0xd0).set(0xd801_0f03);
     c.word(0xd8).set(7);
     crate::virt::svm::newer::fetched(g.v.get(), c);
-    assert_eq!(g.state().fetched, [0xd8_010f_03, 7]);
+    assert_eq!(g.state().fetched, [0xd801_0f03, 7]);
     HAS.set(0);
     c.word(0xd0).set(1);
     crate::virt::svm::newer::fetched(g.v.get(), c);
-    assert_eq!(g.state().fetched, [0xd8_010f_03, 7]);
+    assert_eq!(g.state().fetched, [0xd801_0f03, 7]);
 }
