@@ -5,11 +5,11 @@ use fuzz::{Bytes, scribble, target};
 use ipc_schema::proto::{RootRequest, RootResponse, VmEnd, VmmReport, decode, encode};
 use ipc_schema::ring::{Consumer, Producer, RingPage};
 use manager::relay::{Pages, Relay};
-use manager::{Action, Console, Described, ESCAPE_KEY};
+use manager::{Action, Console, Described, ESCAPE_KEY, Port};
 
 target!(run, seeds);
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "\x1d",
     "vms\r",
     "attach a\r",
@@ -26,6 +26,8 @@ const KEYS: [&str; 16] = [
     "\x1b[A",
     "\x7f",
     "\x15",
+    "resize a 132x43\r",
+    "resize a.hvc0 99999x0\r",
 ];
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -64,9 +66,10 @@ fn answer(bytes: &mut Bytes<'_>) -> Option<RootResponse> {
 }
 
 /// A VM that is started with the system.
-fn described(name: &str, port: bool) -> Described<'_> {
+fn described(name: &str, port: Port) -> Described<'_> {
     Described {
         name,
+        vm: name,
         port,
         autostart: true,
     }
@@ -77,7 +80,7 @@ fn console(mut bytes: Bytes<'_>) {
     let mut console = Console::new(
         "Vireo",
         1_000_000_000,
-        &[described("a", true), described("b", false)],
+        &[described("a", Port::Terminal), described("b", Port::None)],
     );
     let mut asked = 0;
     let mut steps = 0;
@@ -86,6 +89,7 @@ fn console(mut bytes: Bytes<'_>) {
             match action {
                 Action::Terminal(text) => assert!(!text.is_empty()),
                 Action::ToVm(channel, typed) => assert!(channel < 2 && !typed.is_empty()),
+                Action::Resize(channel, _) => assert!(channel < 2),
                 Action::Ask(request) => {
                     assert!(
                         encode(&request, &mut [0; 256]).is_ok(),
@@ -150,8 +154,8 @@ fn relay(mut bytes: Bytes<'_>) {
         1_000_000_000,
         &terminal,
         &[
-            (described("a", true), Some(vm)),
-            (described("b", false), None),
+            (described("a", Port::Terminal), Some(vm)),
+            (described("b", Port::None), None),
         ],
     );
     let (mut typing, mut screen) = (Producer::new(&pages[1]), Consumer::new(&pages[0]));
@@ -187,6 +191,6 @@ fn relay(mut bytes: Bytes<'_>) {
             assert!(encode(request, &mut [0; 256]).is_ok());
             answer(&mut bytes)
         });
-        assert!(relay.take_signals().vms.iter().all(|vm| *vm < 2));
+        assert!(relay.take_signals().channels.iter().all(|c| *c < 2));
     }
 }
