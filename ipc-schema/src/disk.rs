@@ -18,7 +18,10 @@
 //! [`Status::Stale`], since [`Answer::epoch`] is another, and the client writes again. A successor of the client asks [`Op::Begin`] first,
 //! which takes back what its predecessor had been given out, and looks at no answer to what it did not ask itself.
 //!
-//! **Later drivers** answer the same requests: with pages that they read into, and by carrying out a commit.
+//! **Drivers** of real disks answer the same requests, to a client that asks at most [`DRIVER_DEPTH`] at a time. Request number n has its
+//! own [`SPAN`] pages, from page n modulo that depth times `SPAN` on: a read is answered with those, once the disk has filled them, and
+//! so is a write; a commit is answered when the disk has taken what it says ([`Request::skip`]). Until then the pages of a write are not given out
+//! again: what would need them is [`Status::Stale`]. The pages say nothing that outlives an answer.
 //!
 //! Trust: none. Each side keeps its own index for itself, bounds the other's, and decodes each word as an allegation. A hostile side can
 //! garble this one link.
@@ -27,6 +30,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
+
+use crate::proto::PciFunction;
 
 mod channel;
 
@@ -38,6 +43,12 @@ pub const BLOCK: u64 = 4096;
 pub const SECTOR: u64 = 512;
 /// Requests that are under way at a time.
 pub const DEPTH: u32 = 64;
+/// The same, when a driver answers.
+pub const DRIVER_DEPTH: u32 = 16;
+/// Pages of a client that a driver answers.
+pub const DRIVER_PAGES: u32 = DRIVER_DEPTH * SPAN as u32;
+/// Sectors of a block.
+pub const BLOCK_SECTORS: u32 = (BLOCK / SECTOR) as u32;
 /// Blocks that one request reads, writes or commits at most.
 pub const SPAN: usize = 16;
 /// Blocks of the largest disk.
@@ -86,6 +97,67 @@ pub struct BlkConfig {
     pub queues: u16,
     /// Packed ones are offered.
     pub packed: bool,
+    /// Who answers.
+    pub back: Back,
+}
+
+/// Who answers what a device model asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Back {
+    /// `store`: the pages are the disk's contents, and the disk is read-only if it has none.
+    Store,
+    /// The driver of a real disk: the pages are those of requests under way.
+    Driver {
+        /// The disk cannot be written.
+        read_only: bool,
+    },
+}
+
+impl BlkConfig {
+    /// Whether the disk can be written.
+    #[must_use]
+    pub const fn writable(&self) -> bool {
+        match self.back {
+            Back::Store => self.disk.pages != 0,
+            Back::Driver { read_only } => !read_only,
+        }
+    }
+
+    /// Whether [`Op::Discard`] and [`Op::Zero`] are understood.
+    #[must_use]
+    pub const fn clears(&self) -> bool {
+        matches!(self.back, Back::Store) && self.writable()
+    }
+
+    /// Requests that may be under way at a time.
+    #[must_use]
+    pub const fn depth(&self) -> u32 {
+        match self.back {
+            Back::Store => DEPTH,
+            Back::Driver { .. } => DRIVER_DEPTH,
+        }
+    }
+}
+
+/// A client of a driver's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriverClient {
+    /// Its disk: the partition of this name, which may be larger. `pages` is [`DRIVER_PAGES`], and there is no image.
+    pub disk: Geometry,
+    /// It may not be written.
+    pub read_only: bool,
+}
+
+/// What the driver of a disk is told at its start. Client n's channel is region `channel:n`, its pages are region `pages:n`, and its
+/// Notification is `client:n`; region `dma` is the driver's own, and `bar:n` the function's memory of that number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriverConfig {
+    /// Its clients.
+    pub clients: Vec<DriverClient>,
+    /// The disk's PCI function.
+    pub function: PciFunction,
+    /// Physical addresses of regions `dma` and `pages:n`, by name.
+    pub physical: Vec<(String, u64)>,
 }
 
 /// What is asked.
@@ -229,6 +301,9 @@ pub struct Request {
     pub epoch: u64,
     /// Of a commit: the pages.
     pub places: Places,
+    /// Of a commit: sectors of its first block before what was written, and of its last one behind it. Of what is skipped the pages hold
+    /// anything, if a driver gave them.
+    pub skip: (u8, u8),
 }
 
 impl Request {
@@ -241,6 +316,7 @@ impl Request {
             count,
             epoch: 0,
             places: [0; SPAN],
+            skip: (0, 0),
         }
     }
 }

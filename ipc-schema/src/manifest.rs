@@ -10,13 +10,19 @@
 use alloc::{format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+mod consoles;
 mod disks;
 mod faults;
 mod nets;
+mod ports;
 
 pub use crate::virtio::MAX_QUEUES;
-pub use disks::{Disk, MAX_SERIAL, disk_file};
+pub use consoles::{Channel, MAX_CONSOLE_PORTS, MAX_PORT_NAME, PortName, Ports};
+pub use disks::{Disk, Home, MAX_SERIAL, disk_file};
 pub use faults::{CheckError, Fault, Place};
+pub use ports::{DEBUG_EXIT_PORT, PortRange, VMM_PORTS};
+
+use ports::check_ports;
 
 /// The archive file that holds the encoded [`System`].
 pub const MANIFEST_FILE: &str = "manifest";
@@ -34,22 +40,6 @@ pub const PCI_SLOTS: u8 = 32;
 pub const MAX_VCPUS: u32 = 64;
 /// Most processors of the machine that Vireo uses.
 pub const MAX_CPUS: u32 = 8;
-/// The guest's debug-exit port, present when [`Vm::debug_exit`] is set.
-pub const DEBUG_EXIT_PORT: u16 = 0xf4;
-
-/// Ports that every VMM serves itself (PIC, PIT, port 0x61, reset, PCI configuration space, ACPI).
-pub const VMM_PORTS: [PortRange; 9] = [
-    PortRange::new(0x20, 2),
-    PortRange::new(0x40, 4),
-    PortRange::new(0x61, 1),
-    PortRange::new(0x92, 1),
-    PortRange::new(0xa0, 2),
-    PortRange::new(0x4d0, 2),
-    PortRange::new(0x600, 0x40),
-    PortRange::new(0xcf8, 8),
-    PortRange::new(0xb2, 2),
-];
-
 /// A whole system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
@@ -65,7 +55,7 @@ pub struct System {
     pub drivers: Vec<Driver>,
     /// Servers beside the core ones.
     pub servers: Vec<Server>,
-    /// Disks that `store` serves.
+    /// Disks.
     pub disks: Vec<Disk>,
 }
 
@@ -117,33 +107,6 @@ pub struct CpuShare {
     pub cpu: Option<u32>,
 }
 
-/// A range of I/O ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortRange {
-    /// First port.
-    pub first: u16,
-    /// Number of ports.
-    pub count: u16,
-}
-
-impl PortRange {
-    /// `count` ports from `first` on.
-    pub const fn new(first: u16, count: u16) -> Self {
-        Self { first, count }
-    }
-
-    /// One past the last port; at most 0x10000 in a range that passed the check.
-    pub const fn end(self) -> u32 {
-        // Two u16 cannot overflow a u32.
-        self.first as u32 + self.count as u32
-    }
-
-    /// Whether a port is in both.
-    pub const fn overlaps(self, other: Self) -> bool {
-        (self.first as u32) < other.end() && (other.first as u32) < self.end()
-    }
-}
-
 /// What a device model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceKind {
@@ -182,6 +145,16 @@ pub enum DeviceKind {
         /// Packed virtqueues are offered.
         packed: bool,
     },
+    /// Virtio console.
+    VirtioConsole {
+        /// Its device number on PCI bus 0.
+        slot: u8,
+        /// Its guest takes the rows before the columns when the window's size changes, as Linux did before 2025; else the columns come
+        /// first (virtio 1.2, 5.3.6.2).
+        rows_first: bool,
+        /// Its ports.
+        ports: Ports,
+    },
 }
 
 impl DeviceKind {
@@ -191,7 +164,10 @@ impl DeviceKind {
             Self::Uart => 8,
             Self::Rtc => 2,
             Self::TestDev => 16,
-            Self::VirtioRng { .. } | Self::VirtioBlk { .. } | Self::VirtioNet { .. } => 0,
+            Self::VirtioRng { .. }
+            | Self::VirtioBlk { .. }
+            | Self::VirtioNet { .. }
+            | Self::VirtioConsole { .. } => 0,
         }
     }
 
@@ -201,7 +177,8 @@ impl DeviceKind {
             Self::Uart | Self::Rtc | Self::TestDev => None,
             Self::VirtioRng { slot }
             | Self::VirtioBlk { slot, .. }
-            | Self::VirtioNet { slot, .. } => Some(slot),
+            | Self::VirtioNet { slot, .. }
+            | Self::VirtioConsole { slot, .. } => Some(slot),
         }
     }
 
@@ -212,13 +189,16 @@ impl DeviceKind {
             Self::VirtioRng { .. } => 1,
             Self::VirtioBlk { queues, .. } => queues,
             Self::VirtioNet { .. } => 2,
+            // Not more than 18.
+            Self::VirtioConsole { ports, .. } => 2 * (ports.count() as u16 + 1),
         }
     }
 
     /// Whether it offers packed virtqueues.
     pub const fn packed(self) -> bool {
         match self {
-            Self::Uart | Self::Rtc | Self::TestDev => false,
+            // A console commits where its rings and split queues are together.
+            Self::Uart | Self::Rtc | Self::TestDev | Self::VirtioConsole { .. } => false,
             Self::VirtioRng { .. } => true,
             Self::VirtioBlk { packed, .. } | Self::VirtioNet { packed, .. } => packed,
         }
@@ -249,6 +229,7 @@ impl DeviceKind {
             Self::VirtioRng { .. } => "device-virtio-rng",
             Self::VirtioBlk { .. } => "device-virtio-blk",
             Self::VirtioNet { .. } => "device-virtio-net",
+            Self::VirtioConsole { .. } => "device-virtio-console",
         }
     }
 }
@@ -439,6 +420,9 @@ impl Vm {
         for (i, device) in self.devices.iter().enumerate() {
             self.check_device(index, i, device)?;
         }
+        if !self.port_names_differ() {
+            return fail(place, Fault::PortNameTaken);
+        }
         Ok(())
     }
 
@@ -454,6 +438,11 @@ impl Vm {
         };
         if device.kind.disk().is_some() && !(1..=MAX_QUEUES).contains(&device.kind.queues()) {
             return fail(Fault::BadQueues);
+        }
+        if let DeviceKind::VirtioConsole { ports, .. } = &device.kind
+            && !ports.is_sound()
+        {
+            return fail(Fault::BadPortNames);
         }
         if let Some(slot) = device.kind.slot() {
             if slot == 0 || slot >= PCI_SLOTS || device.doorbell.is_some() {
@@ -498,14 +487,6 @@ impl Device {
         let bell = self.doorbell.map(|port| PortRange::new(port, 1));
         core::iter::once(ports).chain(bell.filter(move |b| !b.overlaps(ports)))
     }
-}
-
-fn check_ports(place: Place, ports: PortRange, count: u16) -> Result<(), CheckError> {
-    if ports.count != count || ports.end() > 0x1_0000 {
-        let fault = Fault::BadPorts;
-        return Err(CheckError { place, fault });
-    }
-    Ok(())
 }
 
 fn check_irq(place: Place, irq: u8) -> Result<(), CheckError> {

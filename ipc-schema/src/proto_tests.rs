@@ -107,13 +107,23 @@ fn root_responses() {
             memory_bytes: 6,
             cpu_time: 7,
             cpu: None,
+            kinds: MemoryKinds {
+                image: 10,
+                stack: 11,
+                heap: 12,
+                objects: 13,
+                objects_free: 14,
+                other: 15,
+            },
         };
         golden(
             RootResponse::Servers {
                 servers: vec![server],
                 total: 9,
             },
-            &[3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 0, 9],
+            &[
+                3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 0, 10, 11, 12, 13, 14, 15, 9,
+            ],
         );
     }
     golden(RootResponse::Death(None), &[4, 0]);
@@ -300,6 +310,31 @@ fn platform() {
         },
         &[4, 1, 2, 2],
     );
+    let function = PlatformRequest::Function {
+        vendor: 0x1af4,
+        devices: vec![0x1042, 1],
+        index: 2,
+    };
+    golden(function, &[7, 0xf4, 0x35, 2, 0xc2, 0x20, 1, 2]);
+    let start = PlatformRequest::StartFunction {
+        address: 8,
+        vector: 0x41,
+        apic_id: 3,
+    };
+    golden(start, &[8, 8, 0x41, 3]);
+    let function = PciFunction {
+        address: 8,
+        config: vec![1, 2],
+        bars: vec![PciBar {
+            number: 4,
+            base: 5,
+            len: 6,
+        }],
+    };
+    golden(
+        PlatformResponse::Function(function),
+        &[5, 8, 2, 1, 2, 1, 4, 5, 6],
+    );
     golden(PlatformResponse::Done, &[0]);
     golden(PlatformResponse::Refused(Refusal::Busy), &[1, 1]);
     golden(
@@ -387,6 +422,14 @@ fn long_lists_come_in_pieces() {
             memory_bytes: u64::MAX,
             cpu_time: u64::MAX,
             cpu: Some(u32::MAX),
+            kinds: MemoryKinds {
+                image: u64::MAX,
+                stack: u64::MAX,
+                heap: u64::MAX,
+                objects: u64::MAX,
+                objects_free: u64::MAX,
+                other: u64::MAX,
+            },
         })
         .collect();
     let mut seen = vec![];

@@ -27,7 +27,9 @@ pub struct RingPage {
     head: AtomicU32,
     /// Non-zero while the producer sleeps until there is room. Set by the producer, cleared by the consumer.
     producer_waits: AtomicU32,
-    _producer_line: [AtomicU32; 14],
+    /// A word beside the bytes. Written by the producer only.
+    note: AtomicU32,
+    _producer_line: [AtomicU32; 13],
     /// Bytes ever consumed, modulo 2^32. Written by the consumer only.
     tail: AtomicU32,
     /// Non-zero while the consumer sleeps until there is data. Set by the consumer, cleared by the producer.
@@ -46,7 +48,8 @@ impl RingPage {
         Self {
             head: AtomicU32::new(0),
             producer_waits: AtomicU32::new(0),
-            _producer_line: [const { AtomicU32::new(0) }; 14],
+            note: AtomicU32::new(0),
+            _producer_line: [const { AtomicU32::new(0) }; 13],
             tail: AtomicU32::new(0),
             consumer_waits: AtomicU32::new(0),
             _consumer_line: [const { AtomicU32::new(0) }; 14],
@@ -160,6 +163,12 @@ impl<'a> Producer<'a> {
         take_announcement(&self.page.consumer_waits)
     }
 
+    /// Leaves a word beside the bytes, which the consumer finds there until there is another; 0 at first. The consumer is to be
+    /// signalled.
+    pub fn set_note(&self, note: u32) {
+        self.page.note.store(note, Ordering::Release);
+    }
+
     /// Announces that the producer is about to sleep for want of room. `false`: there is room, do not sleep.
     #[must_use]
     pub fn prepare_sleep(&self) -> bool {
@@ -251,6 +260,12 @@ impl<'a> Consumer<'a> {
         let count = self.peek(into);
         self.advance(count);
         count
+    }
+
+    /// The word that the producer has left beside the bytes: anything.
+    #[must_use]
+    pub fn note(&self) -> u32 {
+        self.page.note.load(Ordering::Acquire)
     }
 
     /// True if the producer sleeps for want of room and must now be signalled. To be asked after consuming.
@@ -359,6 +374,18 @@ mod tests {
         assert_eq!(buffer[0], b'c');
         successor.advance(9);
         assert!(successor.is_empty(), "advancing too far stops at the end");
+    }
+
+    #[test]
+    fn a_note_stays_beside_the_bytes() {
+        let page = RingPage::new();
+        let (mut producer, mut consumer) = (Producer::new(&page), Consumer::new(&page));
+        assert_eq!(consumer.note(), 0);
+        producer.set_note(7);
+        producer.push(b"x");
+        let mut buffer = [0; 8];
+        assert_eq!((consumer.pop(&mut buffer), buffer[0]), (1, b'x'));
+        assert_eq!((consumer.note(), Consumer::new(&page).note()), (7, 7));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub mod kind {
     pub const VIRTIO_BLK: u64 = u64::from_le_bytes(*b"vio-blk\x01");
     /// `device-virtio-net`.
     pub const VIRTIO_NET: u64 = u64::from_le_bytes(*b"vio-net\x01");
+    /// `device-virtio-console`.
+    pub const VIRTIO_CONSOLE: u64 = u64::from_le_bytes(*b"vio-con\x01");
 }
 
 /// Most words of state that a record holds.

@@ -9,7 +9,7 @@ use crate::mem::{self, PAGE};
 use crate::object::cpu::CpuObject;
 use crate::object::log::LogObject;
 use crate::object::ports::Ports;
-use crate::object::thread::{Resume, reg};
+use crate::object::thread::reg;
 use crate::object::{Budget, Cap, Pool, Space, Thread, pool::MAX_POOLS};
 use crate::sched;
 use crate::virt::svm::start::MSR_PAGES;
@@ -129,12 +129,9 @@ pub fn start(loader: &'static mut Loader) -> ! {
     }
     info.first_free_slot = memory::give(pool, loader, kept, info, &put);
 
-    let regs = &thread.get().regs;
-    regs.rip.set(start);
-    regs.rflags.set(arch::USER_FLAGS);
     thread.get().set(reg::RSP, layout::STACK_TOP);
     thread.get().set(reg::RDI, layout::BOOT_INFO);
-    thread.get().resume.set(Resume::Interrupt);
+    thread.get().go_on_at(start, 0);
     sched::make_ready(cpu, thread);
     defmt::info!(
         "Vireo kernel: TSC {=u64} Hz, {=u32} memory ranges to root",

@@ -5,16 +5,20 @@
 
 mod bochs;
 mod conformance;
+mod consoles;
+mod debian;
 mod disks;
 mod errors;
 mod exerciser;
 mod hardening;
 mod hostile;
+mod intx;
 mod isolation;
 mod lifetimes;
 mod linux;
 mod net;
 mod others;
+mod second_disk;
 mod secrets;
 mod server_death;
 mod smp;

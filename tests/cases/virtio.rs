@@ -3,6 +3,7 @@
 use anyhow::Result;
 use system_tests::{Judged, System};
 
+use crate::consoles::consoles;
 use crate::disks::disks;
 
 /// How often a device's server dies while its device is in use.
@@ -30,6 +31,7 @@ fn interrupts(s: &mut System) -> Result<u64> {
 fn virtio() -> Judged {
     let mut s = System::boot("guests/virtio.toml")?;
     s.shell()?;
+    consoles(&mut s)?;
     entropy(&mut s)?;
     disks(&mut s)?;
     s.machine.send_line("poweroff -f")?;

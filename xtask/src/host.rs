@@ -116,6 +116,13 @@ pub fn shown(cmd: &Command) -> String {
     words.join(" ")
 }
 
+/// A name for bytes (FNV-1a: any change shows, and nobody attacks it).
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, &b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
 /// Writes a file by way of a temporary one, so that nobody ever sees half of it.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let tmp = temporary(path);

@@ -14,7 +14,8 @@ struct Slot {
     status: AtomicU32,
     /// The request's number, plus one, that `status` is of.
     answered: AtomicU32,
-    _pad: AtomicU32,
+    /// Of a commit: [`Request::skip`], a byte each.
+    skip: AtomicU32,
     epoch: AtomicU64,
     places: [AtomicU32; SPAN],
     _rest: [AtomicU64; 4],
@@ -54,7 +55,7 @@ impl Channel {
                 count: AtomicU32::new(0),
                 status: AtomicU32::new(0),
                 answered: AtomicU32::new(0),
-                _pad: AtomicU32::new(0),
+                skip: AtomicU32::new(0),
                 epoch: AtomicU64::new(0),
                 places: [const { AtomicU32::new(0) }; SPAN],
                 _rest: [const { AtomicU64::new(0) }; 4],
@@ -107,6 +108,8 @@ pub struct Client<'a> {
     head: u32,
     /// Answers taken, or of no interest.
     seen: u32,
+    /// Most requests under way.
+    depth: u32,
 }
 
 impl<'a> Client<'a> {
@@ -118,7 +121,15 @@ impl<'a> Client<'a> {
             channel,
             head,
             seen: head,
+            depth: DEPTH,
         }
+    }
+
+    /// Has at most so many requests under way.
+    #[must_use]
+    pub fn with_depth(self, depth: u32) -> Self {
+        let depth = depth.min(DEPTH);
+        Self { depth, ..self }
     }
 
     fn tail(&self) -> u32 {
@@ -131,7 +142,7 @@ impl<'a> Client<'a> {
         // After a predecessor, `store` may be behind what this client looks at.
         let unanswered = self.head.wrapping_sub(self.tail());
         let unseen = self.head.wrapping_sub(self.seen);
-        DEPTH.saturating_sub(unanswered.max(unseen))
+        self.depth.saturating_sub(unanswered.max(unseen))
     }
 
     /// Writes a request; false if there is no room. `store` sees it by [`Client::publish`].
@@ -148,6 +159,9 @@ impl<'a> Client<'a> {
         slot.epoch.store(request.epoch, Ordering::Relaxed);
         if request.op == Some(Op::Commit) {
             slot.set_places(request.places.get(..request.count as usize).unwrap_or(&[]));
+            let (before, behind) = request.skip;
+            let skip = u32::from(before) | u32::from(behind) << 8;
+            slot.skip.store(skip, Ordering::Relaxed);
         }
         self.head = self.head.wrapping_add(1);
         true
@@ -229,15 +243,30 @@ impl<'a> Provider<'a> {
     /// The next request that is not answered yet.
     #[must_use]
     pub fn peek(&mut self) -> Option<Request> {
-        if self.distance() == 0 {
+        self.peek_at(0)
+    }
+
+    /// The number, modulo 2^32, of the next request that is not answered yet.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.tail
+    }
+
+    /// The request that comes so many behind the next that is not answered yet.
+    #[must_use]
+    pub fn peek_at(&mut self, ahead: u32) -> Option<Request> {
+        if self.distance() <= ahead {
             return None;
         }
-        let slot = self.channel.slot(self.tail);
+        let slot = self.channel.slot(self.tail.wrapping_add(ahead));
         let op = Op::of(slot.op.load(Ordering::Relaxed));
         let count = slot.count.load(Ordering::Relaxed);
-        let places = match op {
-            Some(Op::Commit) => slot.places(count),
-            _ => [0; SPAN],
+        let (places, skip) = match op {
+            Some(Op::Commit) => {
+                let [before, behind, ..] = slot.skip.load(Ordering::Relaxed).to_le_bytes();
+                (slot.places(count), (before, behind))
+            }
+            _ => ([0; SPAN], (0, 0)),
         };
         Some(Request {
             op,
@@ -245,6 +274,7 @@ impl<'a> Provider<'a> {
             count,
             epoch: slot.epoch.load(Ordering::Relaxed),
             places,
+            skip,
         })
     }
 
@@ -270,8 +300,15 @@ impl<'a> Provider<'a> {
     /// Announces that `store` is about to sleep. `false`: there are requests, do not sleep.
     #[must_use]
     pub fn prepare_sleep(&self) -> bool {
+        self.prepare_sleep_behind(0)
+    }
+
+    /// The same, when so many requests that are not answered yet have been looked at.
+    #[must_use]
+    pub fn prepare_sleep_behind(&self, taken: u32) -> bool {
         let head = || self.channel.head.load(Ordering::Acquire);
-        announce(&self.channel.store_waits, || head() == self.tail)
+        let known = self.tail.wrapping_add(taken);
+        announce(&self.channel.store_waits, || head() == known)
     }
 }
 

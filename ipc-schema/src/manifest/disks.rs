@@ -4,12 +4,24 @@ use alloc::{format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use super::{CheckError, Fault, Place, System, name_ok};
-use crate::disk::{BLOCK, MAX_BLOCKS};
+use crate::disk::{BLOCK, DRIVER_PAGES, MAX_BLOCKS};
 
 /// Longest serial of a disk in bytes (virtio 1.2, 5.2.6).
 pub const MAX_SERIAL: usize = 20;
 
-/// A disk that `store` serves: RAM over an image, which is copied as it is written.
+/// Where a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Home {
+    /// In memory, which `store` serves: RAM over an image in the boot archive, copied as it is written.
+    Memory,
+    /// On the second disk of the machine, in the partition that has its name.
+    SecondDisk {
+        /// It cannot be written.
+        read_only: bool,
+    },
+}
+
+/// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// Unique name, also a part of archive file names.
@@ -18,10 +30,12 @@ pub struct Disk {
     pub size: u64,
     /// Archive file of its image; without one it begins as zeroes.
     pub image: Option<String>,
-    /// Memory in bytes for what is written, a multiple of [`BLOCK`]; 0: the disk is read-only.
+    /// Memory in bytes for what is written, a multiple of [`BLOCK`]; 0: the disk is read-only. On the second disk: 0.
     pub memory: u64,
     /// What guests know it by, at most [`MAX_SERIAL`] bytes.
     pub serial: String,
+    /// Where it is. On the second disk it has a size, and no image in the archive.
+    pub home: Home,
 }
 
 /// Archive file name of a disk's image.
@@ -64,7 +78,7 @@ impl System {
                 let fault = match there {
                     None => Fault::UnknownDisk,
                     Some((disk, before)) => match before.replace(place) {
-                        Some(other) if disk.memory > 0 => Fault::DiskTaken(other),
+                        Some(other) if disk.writable() => Fault::DiskTaken(other),
                         _ => continue,
                     },
                 };
@@ -90,6 +104,7 @@ impl Disk {
             || self.size / BLOCK > MAX_BLOCKS
             || self.size != 0 && self.memory > self.size
             || self.memory / BLOCK > MAX_BLOCKS
+            || self.on_second_disk() && (self.size == 0 || self.memory > 0 || self.image.is_some())
         {
             Fault::BadDiskSize
         } else {
@@ -102,6 +117,25 @@ impl Disk {
     /// Bytes of the machine's memory that it takes beside its image: for what is written, and for `store` to know where that is, twice
     /// eight bytes a block.
     pub const fn takes(&self) -> u64 {
-        self.memory.saturating_add(self.size / BLOCK * 16)
+        match self.home {
+            Home::Memory => self.memory.saturating_add(self.size / BLOCK * 16),
+            // For one device; those that share a disk are few.
+            Home::SecondDisk { .. } => DRIVER_PAGES as u64 * BLOCK,
+        }
+    }
+
+    /// Whether it can be written.
+    #[must_use]
+    pub const fn writable(&self) -> bool {
+        match self.home {
+            Home::Memory => self.memory > 0,
+            Home::SecondDisk { read_only } => !read_only,
+        }
+    }
+
+    /// Whether it is on the machine's second disk.
+    #[must_use]
+    pub const fn on_second_disk(&self) -> bool {
+        matches!(self.home, Home::SecondDisk { .. })
     }
 }

@@ -4,7 +4,7 @@ use super::PortRange;
 #[cfg(doc)]
 use super::{
     MACHINE_OVERHEAD, MAX_CPUS, MAX_NAME, MAX_QUEUES, MAX_VCPUS, MAX_VM_NAME, MIN_VM_MEMORY,
-    PCI_SLOTS, System,
+    PCI_SLOTS, PortName, System,
 };
 #[cfg(doc)]
 use crate::disk::{BLOCK, MAX_BLOCKS};
@@ -78,6 +78,10 @@ pub enum Fault {
     BadMac,
     /// The other place has the same Ethernet address in the same network.
     MacTaken(Place),
+    /// A virtio console without ports, or one of them has no sound name: see [`PortName`].
+    BadPortNames,
+    /// Two virtio consoles of a VM have a port of the same name.
+    PortNameTaken,
 }
 
 /// The first problem found in a description.

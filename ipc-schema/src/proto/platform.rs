@@ -44,6 +44,26 @@ pub enum PlatformRequest {
         /// Which, from 0 on.
         index: u32,
     },
+    /// Root only: the PCI function of this vendor that is one of these devices. The answer is [`PlatformResponse::Function`]; `Unknown`:
+    /// there are no more.
+    Function {
+        /// The vendor.
+        vendor: u16,
+        /// The devices.
+        devices: Vec<u16>,
+        /// Which of those that there are, from 0 on.
+        index: u32,
+    },
+    /// Root only: lets a PCI function answer in memory, reach memory itself, and interrupt by MSI-X, by its first message alone. Answer:
+    /// [`PlatformResponse::Done`].
+    StartFunction {
+        /// Its address, as in [`PciDevice`].
+        address: u16,
+        /// The vector.
+        vector: u8,
+        /// The processor's local APIC id.
+        apic_id: u32,
+    },
 }
 
 /// What the platform server answers.
@@ -71,6 +91,8 @@ pub enum PlatformResponse {
         /// Whether it came up.
         state: CpuState,
     },
+    /// A PCI function.
+    Function(PciFunction),
 }
 
 /// What the machine has.
@@ -110,4 +132,26 @@ pub struct PciDevice {
     pub device: u16,
     /// Class, subclass and programming interface: 16..24, 8..16, 0..8.
     pub class: u32,
+}
+
+/// A PCI function, as its driver has to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciFunction {
+    /// Its address, as in [`PciDevice`].
+    pub address: u16,
+    /// Its configuration space (PCI Local Bus 3.0, 6.1), as it was.
+    pub config: Vec<u8>,
+    /// Its ranges of memory, but for the one that its MSI-X table is in.
+    pub bars: Vec<PciBar>,
+}
+
+/// A range of memory that a PCI function answers in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciBar {
+    /// The number of its (first) base address register.
+    pub number: u8,
+    /// Its physical address.
+    pub base: u64,
+    /// Its bytes.
+    pub len: u64,
 }

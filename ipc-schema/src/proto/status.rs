@@ -69,6 +69,25 @@ pub struct ServerInfo {
     pub cpu_time: u64,
     /// The processor that its first thread runs on; `None` if it does not run.
     pub cpu: Option<u32>,
+    /// What its memory is for.
+    pub kinds: MemoryKinds,
+}
+
+/// What a server's memory is for, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryKinds {
+    /// Its program and that's data.
+    pub image: u64,
+    /// The stack of its first thread, and what it was told at its start.
+    pub stack: u64,
+    /// Its heap.
+    pub heap: u64,
+    /// Kernel objects and page tables.
+    pub objects: u64,
+    /// As much of those as nothing has been made of yet.
+    pub objects_free: u64,
+    /// What it shares with others or holds beside all that; of a VM, without the guest's memory.
+    pub other: u64,
 }
 
 /// Why a server died.

@@ -109,6 +109,7 @@ fn set_xcr0(value: u64) {
 }
 
 /// XCR0 as it is, if there is one.
+#[inline]
 pub fn xcr0() -> Option<u64> {
     let _reach = Reach::new();
     (HAVE.get().xcr0 != 0).then(XCr0::read_raw)

@@ -28,16 +28,15 @@ pub static BOOT: Global<Boot> = Global(Boot {
 });
 
 /// What belongs to each processor; the others touch only its atomics, or all of it while it is stopped.
-static CPUS: Global<[Cpu; MAX_CPUS]> = Global([
-    Cpu::new(0),
-    Cpu::new(1),
-    Cpu::new(2),
-    Cpu::new(3),
-    Cpu::new(4),
-    Cpu::new(5),
-    Cpu::new(6),
-    Cpu::new(7),
-]);
+static CPUS: Global<[Cpu; MAX_CPUS]> = {
+    let mut cpus = [const { Cpu::new(0) }; MAX_CPUS];
+    let mut i = 0;
+    while i < MAX_CPUS {
+        cpus[i].number = i as u32;
+        i += 1;
+    }
+    Global(cpus)
+};
 
 impl Cpu {
     /// The processor that runs this.

@@ -3,7 +3,7 @@
 //! pages are [`EXTENDED`].
 
 use crate::mem::{self, Global, PAGE, Words};
-use crate::object::{Pool, step::Step};
+use crate::object::{Pool, refuse_if, step::Step};
 use core::cell::Cell;
 use ipc_schema::abi::{Status, rights};
 
@@ -27,7 +27,7 @@ bitflags::bitflags! {
 }
 
 /// Bits of the physical address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The highest level that has pages: 2 (2 MiB), or 3 (1 GiB) where there are such in host and nested tables (boot).
 pub static PAGES_TO: Global<Cell<u32>> = Global(Cell::new(2));
 
@@ -221,9 +221,7 @@ impl Table {
                 w.set(w.get() + ONE);
             }
         }
-        if !is_table(e.get()) {
-            return Err(Status::Overlap);
-        }
+        refuse_if(!is_table(e.get()), Status::Overlap)?;
         Ok(&table(e.get()).0[index(va, level)])
     }
 
@@ -259,9 +257,7 @@ impl Table {
             let n = step.spend_pieces(80, (rest >> shift).min(512 - first as u64))?;
             let parent = self.make(pool, va, level, step)?;
             let entries = some(table(parent.get()), first, n);
-            if entries.iter().any(|e| present(e.get())) {
-                return Err(Status::Overlap);
-            }
+            refuse_if(entries.iter().any(|e| present(e.get())), Status::Overlap)?;
             let kind = if level > 1 {
                 Entry::LARGE
             } else {

@@ -1,6 +1,6 @@
 //! What must hold of the kernel's half of every address space: nothing writable is executable, nothing is user level's.
 
-use super::paging::Entry;
+use super::paging::{ADDRESS, Entry};
 use crate::mem;
 
 /// How a page of the kernel's half gives more than it may, and its address.
@@ -18,9 +18,6 @@ pub fn check(root: u64) -> Result<(), Broken> {
     let all = Entry::PRESENT | Entry::WRITE | Entry::USER;
     walk(&read, root, 4, 0, all)
 }
-
-/// Bits of the physical address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// A table at `level`, for addresses from `base` on; `above`: what the entries that lead to it allow.
 fn walk(

@@ -5,6 +5,7 @@
 
 use super::{Cpu, apic, descriptors, entry};
 use crate::mem::{self, Global, PAGE};
+use crate::object::refuse_if;
 use core::arch::global_asm;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
@@ -134,9 +135,7 @@ fn write_page(cpu: &'static Cpu) {
 /// As `op::cpu::START` says.
 pub fn step(cpu: &'static Cpu, apic_id: u32, step: u64) -> Result<u64, Status> {
     let (page, _) = START.get();
-    if page == 0 {
-        return Err(Status::Unsupported);
-    }
+    refuse_if(page == 0, Status::Unsupported)?;
     let set = |state| {
         cpu.state.store(state, Ordering::Release);
         Ok(state)

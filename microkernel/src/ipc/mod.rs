@@ -103,12 +103,7 @@ fn serve(t: Obj<Thread>, s: Obj<Thread>, budget: Option<Obj<Budget>>) {
     to.set(reg::RAX, Status::Ok as u64);
     to.set(reg::RDI, from.badge.get());
     if from.resume.get() == Resume::Syscall {
-        let tag = Tag(from.get(reg::RSI));
-        to.set(reg::RSI, tag.0);
-        copy_words(from, to);
-        if tag.0 & 0xffff != 0 {
-            transfer::transfer(from, to, tag);
-        }
+        hand_over(from, to);
     } else {
         for (&r, m) in MESSAGE.iter().zip(&from.message) {
             to.set(r, m.get());
@@ -120,9 +115,14 @@ fn serve(t: Obj<Thread>, s: Obj<Thread>, budget: Option<Obj<Budget>>) {
 pub const WORDS: [usize; 4] = [reg::R8, reg::R9, reg::R10, reg::R12];
 const MESSAGE: [usize; 5] = [reg::RSI, WORDS[0], WORDS[1], WORDS[2], WORDS[3]];
 
+/// A message goes from one thread's registers, and UTCB, to the other's.
 #[inline(always)]
-fn copy_words(from: &Thread, to: &Thread) {
-    WORDS.iter().for_each(|&r| to.set(r, from.get(r)));
+fn hand_over(from: &Thread, to: &Thread) {
+    let tag = Tag(from.get(reg::RSI));
+    MESSAGE.iter().for_each(|&r| to.set(r, from.get(r)));
+    if tag.0 & 0xffff != 0 {
+        transfer::transfer(from, to, tag);
+    }
 }
 
 impl Thread {
@@ -204,21 +204,16 @@ fn reply(t: Obj<Thread>, c: Obj<Thread>) {
     to.state.set(State::Ready);
     to.deadline.set(NEVER);
     from.depth.set(0);
-    let tag = Tag(from.get(reg::RSI));
     match to.resume.get() {
         Resume::Syscall => {
             to.set(reg::RAX, Status::Ok as u64);
-            to.set(reg::RSI, tag.0);
-            copy_words(from, to);
-            if tag.0 & 0xffff != 0 {
-                transfer::transfer(from, to, tag);
-            }
+            hand_over(from, to);
         }
         Resume::Guest => route::complete::<svm::BackEnd>(c, from.get(reg::R8)),
         Resume::GuestVmx => vmx::exit::complete(c, from.get(reg::R8)),
         Resume::Interrupt => {
             // The supervisor's answer to a fault: label 0 lets the thread go on.
-            if tag.label() == 0 {
+            if Tag(from.get(reg::RSI)).label() == 0 {
                 to.faulted.set(false);
             } else {
                 to.state.set(State::Stopped);
@@ -461,6 +456,7 @@ fn end_help(cpu: &Cpu, q: Obj<Thread>) {
 }
 
 /// What `t` was waiting for, which it has left, won't come: it goes on with `status`.
+#[inline]
 pub fn give_up(cpu: &Cpu, t: Obj<Thread>, status: Status) {
     t.deadline.set(NEVER);
     match t.resume.get() {

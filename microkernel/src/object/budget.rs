@@ -1,6 +1,6 @@
 //! Budgets: scheduling contexts. A thread runs on one; a call lends it to the server.
 
-use super::{Cap, Header, Pool, Thread, object, pool::pool_of};
+use super::{Cap, Header, Pool, Thread, object, pool::pool_of, refuse_if};
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
 use crate::mem::Obj;
@@ -99,11 +99,8 @@ impl Budget {
     /// # Errors
     /// `OutOfRange`: priority above 31, or budget 0, or larger than the period.
     pub fn check(priority: u64, budget: u64, period: u64) -> Result<(), Status> {
-        if priority >= PRIORITIES as u64 || budget == 0 || budget > period {
-            Err(Status::OutOfRange)
-        } else {
-            Ok(())
-        }
+        refuse_if(priority >= PRIORITIES as u64, Status::OutOfRange)?;
+        refuse_if(budget == 0 || budget > period, Status::OutOfRange)
     }
 
     /// Sets what it grants, checked before; a new period begins. If it is another processor's, that one is stopped.

@@ -1,6 +1,6 @@
 //! Capabilities and their look-up.
 
-use super::pool::{MAX_POOLS, POOLS};
+use super::pool::{MAX_POOLS, POOLS, pool_of};
 use super::{Header, Thread};
 use crate::arch::Cpu;
 use crate::mem::{self, Obj};
@@ -44,16 +44,13 @@ impl Cap {
     /// A capability with all rights for a live object.
     #[must_use]
     pub fn new(header: &Header) -> Self {
-        let generation = POOLS
-            .get(header.pool as usize)
-            .map_or(0, |p| p.generation.get());
         Self {
             word: header.word.get(),
-            pool_generation: generation,
-            badge: 0,
+            pool_generation: pool_of(header).generation.get(),
             slot: header.slot,
             pool: header.pool,
             rights: rights::ALL as u16,
+            ..Self::EMPTY
         }
     }
 

@@ -1,6 +1,6 @@
 //! Cpu capabilities: the right to give out a processor's time and interrupt vectors, and to start it.
 
-use super::{Header, Pool, object};
+use super::{Header, Pool, object, refuse_if};
 use crate::arch::Cpu;
 use crate::mem::Obj;
 use core::sync::atomic::Ordering;
@@ -63,11 +63,8 @@ impl CpuObject {
     /// `Unsupported`.
     pub fn online(&self) -> Result<&'static Cpu, Status> {
         let cpu = self.cpu();
-        if cpu.state.load(Ordering::Acquire) == cpu_state::ONLINE {
-            Ok(cpu)
-        } else {
-            Err(Status::Unsupported)
-        }
+        let runs = cpu.state.load(Ordering::Acquire) == cpu_state::ONLINE;
+        refuse_if(!runs, Status::Unsupported).map(|()| cpu)
     }
 }
 

@@ -4,7 +4,7 @@
 //! ended for good by whoever gets to it, at any moment, and nothing else is mapped there before.
 
 use super::step::Step;
-use super::{Domain, Header, Memory, Thread, object};
+use super::{Domain, Header, Memory, Thread, object, refuse_if};
 use crate::arch::paging::{Access, Run};
 use crate::list::{Link, Linked};
 use crate::mem::{Obj, PAGE};
@@ -107,13 +107,9 @@ impl Request {
             return Err(Status::MissingRight);
         }
         m.mappable()?;
-        if self.rights == all && !domain.guest {
-            return Err(Status::InvalidArg);
-        }
+        refuse_if(self.rights == all && !domain.guest, Status::InvalidArg)?;
         domain.header.alive()?;
-        if m.device && domain.guest {
-            return Err(Status::InvalidArg);
-        }
+        refuse_if(m.device && domain.guest, Status::InvalidArg)?;
         Ok(Access::new(&domain.base, self.rights, m.device))
     }
 }

@@ -7,7 +7,7 @@
 //! (they come first in its list), and how many Pools there are below it. The depth of the tree is bounded.
 
 use super::step::Step;
-use super::{Header, Mapping, Object, Pool, object, pool::pool_of};
+use super::{Header, Mapping, Object, Pool, object, pool::pool_of, refuse_if};
 use crate::list::{Link, Linked, List};
 use crate::mem::{Obj, PAGE};
 use crate::tree::{Branches, Keyed, Tree};
@@ -119,11 +119,9 @@ impl Memory {
     /// Whether it can be mapped now.
     #[inline(always)]
     pub fn mappable(&self) -> Result<(), Status> {
-        if self.header.flags.get() != 0 || !self.parts.is_empty() {
-            Err(Status::Busy)
-        } else {
-            Ok(())
-        }
+        // No flag: not a Pool, not being destroyed, not being taken out of its mappings.
+        self.header.alive()?;
+        refuse_if(!self.parts.is_empty(), Status::Busy)
     }
 
     /// Adds a mapping. Only with the first one does anything change further up.
@@ -141,9 +139,8 @@ impl Memory {
 
     #[inline(never)]
     fn begins_use(&self) -> Result<(), Status> {
-        if self.upwards().any(|m| m.has(flag::DYING | flag::REVOKING)) {
-            return Err(Status::Busy);
-        }
+        let ends = |m: Obj<Self>| m.has(flag::DYING | flag::REVOKING);
+        refuse_if(self.upwards().any(ends), Status::Busy)?;
         self.now_used();
         Ok(())
     }
@@ -193,9 +190,7 @@ impl Memory {
     /// `Misaligned`; `OutOfRange` (also: the 32nd part of a part); `Overlap` with another part; `Busy` while mapped, a Pool, or being
     /// destroyed; `NoMemory`.
     pub fn divide(&self, offset: u64, len: u64, pool: &Pool) -> Result<Obj<Self>, Status> {
-        if !(offset | len).is_multiple_of(PAGE) {
-            return Err(Status::Misaligned);
-        }
+        refuse_if(!(offset | len).is_multiple_of(PAGE), Status::Misaligned)?;
         if len == 0 || offset > self.len || len > self.len - offset || self.depth + 1 >= MAX_DEPTH {
             return Err(Status::OutOfRange);
         }
@@ -251,20 +246,12 @@ impl Memory {
         if self.has(flag::POOL | flag::DYING) || !self.parts.is_empty() {
             return Err(Status::Busy);
         }
-        if self.device {
-            return Err(Status::InvalidArg);
-        }
-        if self
-            .upwards()
-            .any(|m| m.has(flag::DYING) || pool_of(&m.header).alive().is_err())
-        {
-            return Err(Status::Busy);
-        }
+        refuse_if(self.device, Status::InvalidArg)?;
+        let ends = |m: Obj<Self>| m.has(flag::DYING) || pool_of(&m.header).alive().is_err();
+        refuse_if(self.upwards().any(ends), Status::Busy)?;
         Pool::possible(self.len / PAGE)?;
         let payer = &pool_of(&self.header).quota;
-        if quota >= payer.get() {
-            return Err(Status::NoMemory);
-        }
+        refuse_if(quota >= payer.get(), Status::NoMemory)?;
         self.revoke(step)?;
         // SAFETY: RAM, without parts, not a Pool, and now without mappings: nothing refers to it, and `POOL` keeps it so. No
         // ancestor can be mapped, since it has parts.
@@ -309,9 +296,7 @@ impl Memory {
     /// # Errors
     /// `Busy`: it, or a part, is a Pool; destroy that first. `Again`: there is more to do.
     pub fn destroy(&self, step: &Step) -> Result<(), Status> {
-        if self.pools.get() != 0 {
-            return Err(Status::Busy);
-        }
+        refuse_if(self.pools.get() != 0, Status::Busy)?;
         loop {
             self.dies();
             let part = self.parts.first();

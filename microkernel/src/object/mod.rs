@@ -76,11 +76,17 @@ pub trait Object {
 impl Header {
     #[inline(always)]
     fn alive(&self) -> Result<(), Status> {
-        match self.flags.get() {
-            0 => Ok(()),
-            _ => Err(Status::Busy),
-        }
+        refuse_if(self.flags.get() != 0, Status::Busy)
     }
+}
+
+/// A check of what is asked for: refuses it with `why`, if that is `so`.
+///
+/// # Errors
+/// `why`.
+#[inline(always)]
+pub fn refuse_if(so: bool, why: Status) -> Result<(), Status> {
+    if so { Err(why) } else { Ok(()) }
 }
 
 /// Declares `$t` a kernel object of kind `$k`, its first field named `header`.
@@ -112,3 +118,25 @@ macro_rules! is_domain {
 }
 pub(crate) use is_domain;
 object!(pool::PoolObject, Kind::Pool);
+
+/// Ends any object but a Pool.
+///
+/// # Errors
+/// `Again`: there is more to do. `Busy`: as [`Memory::destroy`].
+pub fn destroy(header: crate::mem::Obj<Header>, step: &step::Step) -> Result<(), Status> {
+    let cap = Cap::new(header.get());
+    let kind = cap.kind();
+    macro_rules! ends {
+        ($($t:ty),* ; $($stepwise:ty),*) => {
+            $(if kind == <$t>::KIND as u32 {
+                step.spend(500)?;
+                cap.typed::<$t>(0)?.get().destroy();
+            })*
+            $(if kind == <$stepwise>::KIND as u32 {
+                cap.typed::<$stepwise>(0)?.get().destroy(step)?;
+            })*
+        };
+    }
+    ends!(Thread, Vcpu, Budget, Notification, irq::Irq, ports::Ports; Endpoint, GuestSpace, Space, Mapping, Memory);
+    Ok(())
+}

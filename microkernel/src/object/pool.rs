@@ -6,7 +6,7 @@
 //! hands down to Pools that are made of Memory objects in it, so that nobody uses up the numbers of all.
 
 use super::cap::Cap;
-use super::{Header, Memory, Object, step::Step};
+use super::{Header, Memory, Object, refuse_if, step::Step};
 use crate::mem::{self, Global, Obj, PAGE};
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -87,9 +87,7 @@ impl Pool {
     /// # Errors
     /// As [`Pool::create`].
     pub fn possible(pages: u64) -> Result<(usize, &'static Self), Status> {
-        if !(2..1 << 20).contains(&pages) {
-            return Err(Status::OutOfRange);
-        }
+        refuse_if(!(2..1 << 20).contains(&pages), Status::OutOfRange)?;
         POOLS
             .iter()
             .enumerate()
@@ -151,6 +149,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Cap::typed`]; `Busy` while it is being destroyed.
+    #[inline]
     pub fn from_cap(cap: &Cap, need: u32) -> Result<&'static Self, Status> {
         let object = cap.typed::<PoolObject>(need)?;
         let pool = &POOLS[object.get().header.pool as usize & (MAX_POOLS - 1)];
@@ -176,11 +175,7 @@ impl Pool {
     /// `Busy`.
     #[inline(always)]
     pub fn alive(&self) -> Result<(), Status> {
-        if self.dying.get() {
-            Err(Status::Busy)
-        } else {
-            Ok(())
-        }
+        refuse_if(self.dying.get(), Status::Busy)
     }
 
     /// A Memory that lives in this Pool has begun (or ceased) to be a Pool, or to have such a part.
@@ -318,15 +313,11 @@ impl Pool {
         Ok(self.slots[class].get())
     }
 
-    /// Destroys the Pools that were made of Memory of this one, then its objects, then itself. `destroy` ends one object by its header.
+    /// Destroys the Pools that were made of Memory of this one, then its objects, then itself.
     ///
     /// # Errors
     /// `Again`: there is more to do.
-    pub fn destroy_step(
-        &self,
-        destroy: impl Fn(Obj<Header>, &Step) -> Result<(), Status>,
-        step: &Step,
-    ) -> Result<(), Status> {
+    pub fn destroy_step(&self, step: &Step) -> Result<(), Status> {
         // Somebody else may have destroyed it since, and its number may be another's.
         let known = self.inner.get().and_then(|(n, generation)| {
             let p = &POOLS[usize::from(n) % MAX_POOLS];
@@ -343,7 +334,7 @@ impl Pool {
                 .set(Some((inner.number.get(), inner.generation.get())));
             return Err(Status::Again);
         }
-        victim.destroy_objects(destroy, step)?;
+        victim.destroy_objects(step)?;
         if core::ptr::eq(victim, self) {
             return Ok(());
         }
@@ -364,11 +355,7 @@ impl Pool {
         }
     }
 
-    fn destroy_objects(
-        &self,
-        destroy: impl Fn(Obj<Header>, &Step) -> Result<(), Status>,
-        step: &Step,
-    ) -> Result<(), Status> {
+    fn destroy_objects(&self, step: &Step) -> Result<(), Status> {
         while self.cursor.get() < self.frontier.get() {
             let i = self.cursor.get();
             let k = self.map(i).get();
@@ -383,7 +370,7 @@ impl Pool {
                         ))
                     };
                     if header.word.get() >> 32 != 0 {
-                        destroy(header, step)?;
+                        super::destroy(header, step)?;
                     }
                 }
             }

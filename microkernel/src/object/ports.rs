@@ -1,6 +1,6 @@
 //! Ports: a range of the machine's I/O ports.
 
-use super::{Header, Pool, object, pool::pool_of};
+use super::{Header, Pool, object, pool::pool_of, refuse_if};
 use crate::mem::Obj;
 use ipc_schema::abi::{Kind, Status};
 
@@ -47,9 +47,7 @@ impl Ports {
     /// `OutOfRange`, `InvalidArg` (width).
     pub fn decode(&self, word: u64) -> Result<(u16, u8), Status> {
         let (port, width) = (word & 0xffff, word >> 16);
-        if ![1, 2, 4].contains(&width) {
-            return Err(Status::InvalidArg);
-        }
+        refuse_if(![1, 2, 4].contains(&width), Status::InvalidArg)?;
         if port < self.first || port + width > self.first + self.count {
             return Err(Status::OutOfRange);
         }

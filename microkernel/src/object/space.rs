@@ -2,7 +2,7 @@
 
 use super::cap::{Cap, cell_at};
 use super::step::Step;
-use super::{Domain, Object, Pool, Thread, is_domain};
+use super::{Domain, Object, Pool, Thread, is_domain, refuse_if};
 use crate::arch::paging::{Access, Entry, HOST, Table};
 use crate::list::List;
 use crate::mem::{self, Obj, PAGE};
@@ -58,9 +58,7 @@ impl Space {
     /// `OutOfRange`, `NoMemory`.
     pub fn create(pool: &Pool, slots: u64) -> Result<Obj<Self>, Status> {
         let pages = slots.div_ceil(PAGE_SLOTS) as usize;
-        if slots == 0 || pages > CAP_PAGES {
-            return Err(Status::OutOfRange);
-        }
+        refuse_if(slots == 0 || pages > CAP_PAGES, Status::OutOfRange)?;
         let mut taken = [0; CAP_PAGES + 1];
         let taken = &mut taken[..pages + 1];
         pool.take_pages(taken)?;
@@ -116,12 +114,8 @@ impl Space {
     /// `Misaligned`, `OutOfRange`, `Overlap`, `NoMemory`, `Busy`.
     pub fn share_page(&self, at: u64, phys: u64) -> Result<(), Status> {
         self.alive()?;
-        if !at.is_multiple_of(PAGE) {
-            return Err(Status::Misaligned);
-        }
-        if at >= layout::USER_END {
-            return Err(Status::OutOfRange);
-        }
+        refuse_if(!at.is_multiple_of(PAGE), Status::Misaligned)?;
+        refuse_if(at >= layout::USER_END, Status::OutOfRange)?;
         let access = Entry::PRESENT | Entry::USER | Entry::WRITE | Entry::NO_EXECUTE;
         self.table.map_page(self.pool(), at, phys, Access(access))
     }
@@ -137,9 +131,7 @@ impl Space {
     /// # Errors
     /// `InvalidCap`: outside; slot 0 is always empty.
     pub fn slot(&self, slot: u64) -> Result<Slot<'_>, Status> {
-        if slot == 0 {
-            return Err(Status::InvalidCap);
-        }
+        refuse_if(slot == 0, Status::InvalidCap)?;
         Ok(Slot {
             cell: self.cell(slot)?,
             writes: &self.writes,
@@ -152,11 +144,7 @@ impl Space {
     /// `InvalidCap`, `Occupied`.
     pub fn empty_slot(&self, slot: u64) -> Result<Slot<'_>, Status> {
         let cell = self.slot(slot)?;
-        if cell.get().is_dead() {
-            Ok(cell)
-        } else {
-            Err(Status::Occupied)
-        }
+        refuse_if(!cell.get().is_dead(), Status::Occupied).map(|()| cell)
     }
 
     /// A thread of it is, or will be, on processor `cpu`. With a second processor the threads read the capability table in the way

@@ -4,6 +4,7 @@
 //! executes its system call anew. So each step starts from the arguments, and finds objects that others may have changed or destroyed
 //! since the last one.
 
+use super::refuse_if;
 use core::cell::Cell;
 use ipc_schema::abi::Status;
 
@@ -37,9 +38,7 @@ impl Step {
     #[inline(always)]
     pub fn spend(&self, n: u32) -> Result<(), Status> {
         let left = self.0.get();
-        if left == 0 {
-            return Err(Status::Again);
-        }
+        refuse_if(left == 0, Status::Again)?;
         self.0.set(left.saturating_sub(n));
         Ok(())
     }
@@ -59,9 +58,7 @@ impl Step {
     #[inline(always)]
     pub fn spend_pieces(&self, n: u32, all: u64) -> Result<u64, Status> {
         let left = self.0.get();
-        if left == 0 {
-            return Err(Status::Again);
-        }
+        refuse_if(left == 0, Status::Again)?;
         let pieces = all.min(u64::from(left / 11) + 1);
         self.0.set(left.saturating_sub(n + pieces as u32 * 11));
         Ok(pieces)

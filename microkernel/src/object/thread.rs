@@ -2,6 +2,7 @@
 
 use super::{
     Budget, Cap, Endpoint, Header, Notification, Pool, Space, Vcpu, object, pool::pool_of,
+    refuse_if,
 };
 use crate::arch::{Cpu, MAX_CPUS};
 use crate::list::{Link, Linked};
@@ -27,9 +28,7 @@ pub struct Regs {
 #[allow(missing_docs, reason = "they are the architecture's names")]
 pub mod reg {
     pub const RAX: usize = 0;
-    pub const RBX: usize = 3;
     pub const RSP: usize = 4;
-    pub const RBP: usize = 5;
     pub const RSI: usize = 6;
     pub const RDI: usize = 7;
     pub const R8: usize = 8;
@@ -37,8 +36,6 @@ pub mod reg {
     pub const R10: usize = 10;
     pub const R12: usize = 12;
     pub const R13: usize = 13;
-    pub const R14: usize = 14;
-    pub const R15: usize = 15;
 }
 
 /// How the thread goes on when it is next picked.
@@ -236,12 +233,17 @@ impl Thread {
         Ok(())
     }
 
+    /// It goes on at `rip` when it next runs, never with interrupts off.
+    pub fn go_on_at(&self, rip: u64, rflags: u64) {
+        self.regs.rip.set(rip);
+        self.regs.rflags.set(rflags | crate::arch::USER_FLAGS);
+        self.resume.set(Resume::Interrupt);
+    }
+
     /// It executes system call `call`, whose arguments are in its registers, again when it next runs.
     pub fn restart(&self, call: Syscall) {
         self.set(reg::RAX, call as u64);
-        self.regs.rip.set(layout::STUB);
-        self.regs.rflags.set(crate::arch::USER_FLAGS);
-        self.resume.set(Resume::Interrupt);
+        self.go_on_at(layout::STUB, 0);
     }
 
     /// Its UTCB.
@@ -280,10 +282,8 @@ impl Thread {
         n: Option<Obj<Notification>>,
     ) -> Result<(), Status> {
         let owners = [b.and_then(|b| b.owner.get()), n.and_then(|n| n.bound.get())];
-        if owners.into_iter().flatten().any(|t| t != Obj::of(self)) {
-            return Err(Status::Busy);
-        }
-        Ok(())
+        let another = |t| t != Obj::of(self);
+        refuse_if(owners.into_iter().flatten().any(another), Status::Busy)
     }
 
     /// Binds a Notification, which no other thread has, or none.

@@ -121,6 +121,7 @@ fn stranded(cpu: &Cpu, t: Obj<Thread>) {
 }
 
 /// `b` may have become able to run.
+#[inline]
 pub fn budget_ready(cpu: &Cpu, b: Obj<Budget>) {
     if cpu.budget.get() == Some(b) || !can_run(b) || tip(b).is_none() {
         return;

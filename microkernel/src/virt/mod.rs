@@ -117,6 +117,7 @@ fn each_extended(v: &Vcpu, groups: u64, copy: impl Fn(&Cell<u64>, &Cell<u64>)) {
 }
 
 /// State page to vCPU.
+#[inline]
 fn load_extended(v: &Vcpu, groups: u64) {
     each_extended(v, groups, |kept, page| kept.set(page.get()));
     v.xcr0.set(valid_xcr0(v.xcr0.get()));

@@ -24,7 +24,7 @@ impl Console {
             (Wanted::Done(text), Some(RootResponse::Done)) => self.print(&text),
             (Wanted::VmTable(sofar), Some(RootResponse::Vms { vms, total })) => {
                 if let Some(vms) = self.gather(sofar, vms, total, Wanted::VmTable) {
-                    self.print(&render::vms(&vms, self.attached_name(), self.tsc_hz));
+                    self.print(&render::vms(&vms, self.attached_vm(), self.tsc_hz));
                 }
             }
             (Wanted::Others(sofar), Some(RootResponse::Vms { vms, total })) => {
@@ -76,15 +76,18 @@ impl Console {
     }
 
     fn attach_if_running(&mut self, channel: usize, vms: &[VmInfo]) {
-        let Some(Channel { name, unseen, .. }) = self.channels.get_mut(channel) else {
+        let Some(Channel {
+            name, vm, unseen, ..
+        }) = self.channels.get_mut(channel)
+        else {
             return;
         };
-        let state = vms.iter().find(|vm| vm.name == *name).map(|vm| vm.state);
+        let state = vms.iter().find(|v| v.name == *vm).map(|vm| vm.state);
         let (dropped, text) = unseen.take();
         let intro = match state {
-            None => format!("there is no VM `{name}`; `vms` lists all\r\n"),
+            None => format!("there is no VM `{vm}`; `vms` lists all\r\n"),
             Some(VmState::Stopped | VmState::Failed) => {
-                format!("{name} does not run; `start {name}` starts it\r\n")
+                format!("{vm} does not run; `start {vm}` starts it\r\n")
             }
             Some(_) => crate::intro(name),
         };

@@ -16,6 +16,8 @@ pub enum Command {
     Vms,
     /// Without a name: back to the VM that was attached last.
     Attach(Option<String>),
+    /// The size of a channel's window: columns and rows.
+    Resize(String, (u16, u16)),
     Start(String),
     Stop(String),
     Kill(String),
@@ -29,12 +31,16 @@ pub enum Command {
 }
 
 /// Usage and meaning of each command: what `help` shows.
-const COMMANDS: [(&str, &str); 13] = [
+const COMMANDS: [(&str, &str); 14] = [
     ("help", "this list"),
     ("vms", "the virtual machines"),
     (
         "attach [NAME]",
         "this terminal becomes NAME's console (or the last one's); Ctrl-] leads back here",
+    ),
+    (
+        "resize NAME COLUMNSxROWS",
+        "tells the guest how large the window of its console NAME is, as resize linux.hvc0 132x43",
     ),
     ("start NAME", "starts a virtual machine"),
     (
@@ -64,7 +70,7 @@ const COMMANDS: [(&str, &str); 13] = [
 pub fn help() -> String {
     let mut text = String::new();
     for (usage, meaning) in COMMANDS {
-        text.push_str(&format!("  {usage:<14} {meaning}\r\n"));
+        text.push_str(&format!("  {usage:<24} {meaning}\r\n"));
     }
     text
 }
@@ -76,7 +82,8 @@ pub fn parse(line: &str) -> Result<Command, String> {
         return Ok(Command::Nothing);
     };
     let argument = words.next();
-    if words.next().is_some() {
+    let second = words.next();
+    if words.next().is_some() || second.is_some() != (word == "resize" && argument.is_some()) {
         return Err(usage(word));
     }
     let name = || match argument {
@@ -98,6 +105,10 @@ pub fn parse(line: &str) -> Result<Command, String> {
         "vms" => alone(Command::Vms),
         "attach" if argument.is_none() => Ok(Command::Attach(None)),
         "attach" => Ok(Command::Attach(Some(name()?))),
+        "resize" => match second.and_then(size) {
+            Some(size) => Ok(Command::Resize(name()?, size)),
+            None => Err(usage(word)),
+        },
         "start" => Ok(Command::Start(name()?)),
         "stop" => Ok(Command::Stop(name()?)),
         "kill" => Ok(Command::Kill(name()?)),
@@ -114,6 +125,13 @@ pub fn parse(line: &str) -> Result<Command, String> {
         "version" => alone(Command::Version),
         _ => Err(format!("unknown command `{word}`; `help` lists all")),
     }
+}
+
+/// Columns and rows, as `132x43`; neither is 0.
+fn size(text: &str) -> Option<(u16, u16)> {
+    let (columns, rows) = text.split_once('x')?;
+    let size = (columns.parse().ok()?, rows.parse().ok()?);
+    (size.0 != 0 && size.1 != 0).then_some(size)
 }
 
 /// How a command is used, from the list.

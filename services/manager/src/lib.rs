@@ -1,6 +1,6 @@
 //! The operator's console, and the manager's part in the life of VMs.
 //!
-//! Job: connects the machine's serial terminal to one VM's console at a time, or to the prompt `vireo> `, where the
+//! Job: connects the machine's serial terminal to one channel of a VM at a time (its serial port, or a port of a virtio console), or to the prompt `vireo> `, where the
 //! operator sees and rules VMs and servers. Place: the `manager` server, between `drivers/uart`, the VMs' UART models
 //! and root, which carries out what is asked for. Trust: bytes from the terminal and from VMs are hostile: all
 //! buffers are bounded. VM output is passed on as it is, so a guest can paint anything on the terminal it is attached
@@ -49,8 +49,10 @@ const MAX_PIECES: u32 = 256;
 pub enum Action {
     /// Send these bytes to the terminal.
     Terminal(Vec<u8>),
-    /// Send these bytes to the console of the VM with this channel number.
+    /// Send these bytes to the VM's end of the channel with this number.
     ToVm(usize, Vec<u8>),
+    /// Tell the VM behind this channel how large the window is: columns and rows.
+    Resize(usize, (u16, u16)),
     /// Ask root; its answer goes to [`Console::answer`].
     Ask(RootRequest),
 }
@@ -73,25 +75,38 @@ enum Wanted {
 
 struct Channel {
     name: String,
-    /// Its VM has a serial port to attach to.
-    port: bool,
+    vm: String,
+    port: Port,
     unseen: Scrollback,
 }
 
-/// A VM, as the console knows it from the system's description.
+/// What is at a VM's end of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Nothing: the VM has no console at all.
+    None,
+    /// A serial port, or what else is not a terminal.
+    Bytes,
+    /// A terminal, whose size the guest can be told.
+    Terminal,
+}
+
+/// A channel, as the console knows it from the system's description. Those of a VM stand together, its main one first.
 #[derive(Clone, Copy, Debug)]
 pub struct Described<'a> {
     /// Its name.
     pub name: &'a str,
-    /// It has a serial port.
-    pub port: bool,
-    /// It is started with the system.
+    /// Its VM's name.
+    pub vm: &'a str,
+    /// What is at the VM's end.
+    pub port: Port,
+    /// The VM is started with the system.
     pub autostart: bool,
 }
 
 /// What an operator reads first at a VM's console.
-fn intro(vm: &str) -> String {
-    format!("[console of {vm}; Ctrl-] leads to the manager]\r\n")
+fn intro(channel: &str) -> String {
+    format!("[console of {channel}; Ctrl-] leads to the manager]\r\n")
 }
 
 /// The console.
@@ -99,7 +114,7 @@ pub struct Console {
     version: String,
     tsc_hz: u64,
     channels: Vec<Channel>,
-    /// The VM whose console the terminal is, or was last.
+    /// The channel whose console the terminal is, or was last.
     attached: Option<usize>,
     /// The operator is at the prompt.
     at_prompt: bool,
@@ -112,20 +127,22 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console attached to the first of `vms`, which are the channels, that is started with the system and has a
-    /// serial port; at the prompt if there is none.
+    /// A console attached to the first of `channels` whose VM is started with the system and has something there; at the prompt if
+    /// there is none.
     #[must_use]
-    pub fn new(version: &str, tsc_hz: u64, vms: &[Described<'_>]) -> Self {
-        let channel = |vm: &Described<'_>| Channel {
-            name: vm.name.to_string(),
-            port: vm.port,
+    pub fn new(version: &str, tsc_hz: u64, channels: &[Described<'_>]) -> Self {
+        let channel = |channel: &Described<'_>| Channel {
+            name: channel.name.to_string(),
+            vm: channel.vm.to_string(),
+            port: channel.port,
             unseen: Scrollback::default(),
         };
-        let first = vms.iter().position(|vm| vm.port && vm.autostart);
+        let starts = |c: &Described<'_>| c.port != Port::None && c.autostart;
+        let first = channels.iter().position(starts);
         let mut console = Self {
             version: version.to_string(),
             tsc_hz,
-            channels: vms.iter().map(channel).collect(),
+            channels: channels.iter().map(channel).collect(),
             attached: first,
             at_prompt: first.is_none(),
             editor: Editor::default(),
@@ -136,8 +153,8 @@ impl Console {
             actions: Vec::new(),
         };
         console.print(&format!("\r\n{version}\r\n"));
-        match first.and_then(|first| vms.get(first)) {
-            Some(vm) => console.print(&intro(vm.name)),
+        match first.and_then(|first| channels.get(first)) {
+            Some(channel) => console.print(&intro(channel.name)),
             None => console.prompt(),
         }
         console
@@ -154,6 +171,11 @@ impl Console {
     #[must_use]
     pub fn shows(&self, channel: usize) -> bool {
         !self.at_prompt && self.attached == Some(channel)
+    }
+
+    /// Whether a channel of this VM is shown.
+    fn shows_vm(&self, vm: &str) -> bool {
+        !self.at_prompt && self.attached_vm() == Some(vm)
     }
 
     /// Bytes from the terminal.
@@ -181,8 +203,7 @@ impl Console {
         match event {
             RootEvent::VmStopped { vm, end } => {
                 let notice = format!("[{vm} has stopped: {}]", render::end(*end));
-                let shown = self.channel(vm).is_some_and(|channel| self.shows(channel));
-                if !shown || self.wanted.is_some() {
+                if !self.shows_vm(vm) || self.wanted.is_some() {
                     return self.notice(notice);
                 }
                 self.at_prompt = true;
@@ -204,7 +225,7 @@ impl Console {
     /// still had is to be delivered first.
     pub fn reset(&mut self, vm: &str) {
         let notice = format!("[{vm} starts again: it asked for a reset]");
-        if self.channel(vm).is_some_and(|channel| self.shows(channel)) {
+        if self.shows_vm(vm) {
             self.print(&format!("\r\n{notice}\r\n"));
         } else {
             self.notice(notice);
@@ -272,6 +293,7 @@ impl Console {
             }
             Command::Vms => self.ask(RootRequest::Vms { first: 0 }, Wanted::VmTable(Vec::new())),
             Command::Attach(name) => self.attach(name.as_deref()),
+            Command::Resize(name, size) => self.resize(&name, size),
             Command::Start(vm) => {
                 let text = format!("{vm} is being started");
                 self.ask(RootRequest::Start { vm }, done(text));
@@ -320,8 +342,8 @@ impl Console {
             None => self.attached,
         };
         let portless = channel.and_then(|channel| self.channels.get(channel));
-        if let Some(channel) = portless.filter(|channel| !channel.port) {
-            let text = format!("{} has no serial port to attach to\r\n", channel.name);
+        if let Some(channel) = portless.filter(|channel| channel.port == Port::None) {
+            let text = format!("{} has no console to attach to\r\n", channel.name);
             return self.print(&text);
         }
         match (channel, name) {
@@ -331,11 +353,38 @@ impl Console {
                     Wanted::Attach(channel, Vec::new()),
                 );
             }
-            (None, Some(name)) => {
-                self.print(&format!("there is no VM `{name}`; `vms` lists all\r\n"))
-            }
+            (None, Some(name)) => self.unknown(name),
             (None, None) => self.print("no VM was attached before; usage: attach NAME\r\n"),
         }
+    }
+
+    /// There is no such channel: names those of the VM, if it is one of a VM's.
+    fn unknown(&mut self, name: &str) {
+        let vm = name.split('.').next().unwrap_or(name);
+        let names = self.channels.iter().filter(|channel| channel.vm == vm);
+        let names: Vec<&str> = names.map(|channel| channel.name.as_str()).collect();
+        let text = if names.is_empty() {
+            format!("there is no VM `{name}`; `vms` lists all\r\n")
+        } else {
+            format!("there is no `{name}`, but: {}\r\n", names.join(", "))
+        };
+        self.print(&text);
+    }
+
+    fn resize(&mut self, name: &str, (columns, rows): (u16, u16)) {
+        let Some(number) = self.channel(name) else {
+            return self.unknown(name);
+        };
+        let channel = self.channels.get(number);
+        let port = channel.map_or(Port::None, |channel| channel.port);
+        let name = channel.map_or(name, |channel| &channel.name);
+        if port != Port::Terminal {
+            let text = format!("{name} is no terminal whose guest could be told its size\r\n");
+            return self.print(&text);
+        }
+        let text = format!("{name} is told that it has {columns} columns and {rows} rows\r\n");
+        self.actions.push(Action::Resize(number, (columns, rows)));
+        self.print(&text);
     }
 
     fn ask(&mut self, request: RootRequest, wanted: Wanted) {
@@ -347,16 +396,18 @@ impl Console {
         self.actions.push(Action::Ask(request));
     }
 
+    /// The channel of this name; or the main one of the VM of this name.
     fn channel(&self, name: &str) -> Option<usize> {
-        self.channels
-            .iter()
-            .position(|channel| channel.name == name)
+        let by = |matches: fn(&Channel, &str) -> bool| {
+            self.channels.iter().position(|c| matches(c, name))
+        };
+        by(|c, name| c.name == name).or_else(|| by(|c, name| c.vm == name))
     }
 
-    fn attached_name(&self) -> Option<&str> {
+    fn attached_vm(&self) -> Option<&str> {
         self.channels
             .get(self.attached?)
-            .map(|channel| channel.name.as_str())
+            .map(|channel| channel.vm.as_str())
     }
 
     /// Tells the operator now if he is at the prompt, else when he comes there.

@@ -10,10 +10,10 @@ mod bare {
 
     use alloc::format;
     use alloc::vec::Vec;
-    use ipc_schema::manifest::System;
+    use ipc_schema::manifest::{Channel, System};
     use ipc_schema::proto::{Refusal, RootRequest, RootResponse, VmmReport, VmmReportResponse};
-    use manager::Described;
     use manager::relay::{Pages, Relay};
+    use manager::{Described, Port};
     use runtime::abi::{NEVER, layout::slot};
     use runtime::start::StartError;
     use runtime::{Endpoint, Notification, ReplyCaps, Service, StartInfo, serve, time};
@@ -28,8 +28,8 @@ mod bare {
         relay: Relay<'static>,
         root: Endpoint,
         driver: Notification,
-        /// The Notification of each VM's UART.
-        uarts: Vec<Option<Notification>>,
+        /// The Notification of the device at the end of each channel.
+        devices: Vec<Option<Notification>>,
         /// There is more to do at once.
         more: bool,
     }
@@ -53,28 +53,43 @@ mod bare {
             tx: start.ring("serial-tx")?,
             rx: start.ring("serial-rx")?,
         };
-        let mut vms = Vec::new();
-        let mut uarts = Vec::new();
-        for vm in &system.vms {
-            let name = vm.name.as_str();
-            // A VM without a UART has no rings, and no console.
-            let uart = start.notification(&format!("uart:{name}")).ok();
-            let pages = match uart {
-                None => None,
-                Some(_) => Some(Pages {
+        let channels: Vec<(usize, Channel)> = (0..)
+            .zip(&system.vms)
+            .flat_map(|(v, vm)| vm.channels().into_iter().map(move |c| (v, c)))
+            .collect();
+        let (mut described, mut devices) = (Vec::new(), Vec::new());
+        for (v, vm) in system.vms.iter().enumerate() {
+            let own: Vec<&Channel> = channels.iter().filter(|c| c.0 == v).map(|c| &c.1).collect();
+            let mut push = |name, port, pages, device| {
+                let channel = Described {
+                    name,
+                    vm: vm.name.as_str(),
+                    port,
+                    autostart: vm.autostart,
+                };
+                described.push((channel, pages));
+                devices.push(device);
+            };
+            // The console knows of a VM without any that it has none.
+            if own.is_empty() {
+                push(vm.name.as_str(), Port::None, None, None);
+            }
+            for channel in own {
+                let name = channel.name.as_str();
+                let pages = Pages {
                     tx: start.ring(&format!("tx:{name}"))?,
                     rx: start.ring(&format!("rx:{name}"))?,
-                }),
-            };
-            let described = Described {
-                name,
-                port: pages.is_some(),
-                autostart: vm.autostart,
-            };
-            vms.push((described, pages));
-            uarts.push(uart);
+                };
+                let port = if channel.sized() {
+                    Port::Terminal
+                } else {
+                    Port::Bytes
+                };
+                let device = start.notification(&format!("device:{name}"))?;
+                push(name, port, Some(pages), Some(device));
+            }
         }
-        let relay = Relay::new(VERSION, start.tsc_hz, &terminal, &vms);
+        let relay = Relay::new(VERSION, start.tsc_hz, &terminal, &described);
         defmt::info!(
             "{=usize} VMs in system {=str}",
             system.vms.len(),
@@ -84,7 +99,7 @@ mod bare {
             relay,
             root,
             driver,
-            uarts,
+            devices,
             more: false,
         })
     }
@@ -98,9 +113,9 @@ mod bare {
             if signals.terminal {
                 let _ = self.driver.signal();
             }
-            for vm in signals.vms {
-                if let Some(Some(uart)) = self.uarts.get(vm) {
-                    let _ = uart.signal();
+            for channel in signals.channels {
+                if let Some(Some(device)) = self.devices.get(channel) {
+                    let _ = device.signal();
                 }
             }
         }

@@ -16,7 +16,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let line = prop_oneof![
-        "(vms|attach|attach [abc]|start a|kill b|servers|servers a|cpus|log|help|version|[ -~]{0,20})\r",
+        "(vms|attach|attach [abc]|resize [abc] [0-9]{1,5}x[0-9]{1,3}|start a|kill b|servers|servers a|cpus|log|help|version|[ -~]{0,20})\r",
         Just(String::from("\x1d")),
     ];
     prop_oneof![

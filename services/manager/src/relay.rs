@@ -77,11 +77,16 @@ impl<'a> Link<'a> {
     }
 }
 
-struct Vm<'a> {
+struct Vm {
     name: String,
-    link: Option<Link<'a>>,
     /// The operator knows that it has stopped.
     told: bool,
+}
+
+/// A channel's rings, if there is anything at the VM's end, and the number of its VM.
+struct Way<'a> {
+    vm: usize,
+    link: Option<Link<'a>>,
 }
 
 /// Whom to signal.
@@ -89,40 +94,53 @@ struct Vm<'a> {
 pub struct Signals {
     /// The terminal's driver.
     pub terminal: bool,
-    /// UARTs of VMs, by their numbers.
-    pub vms: Vec<usize>,
+    /// Devices of VMs, by their channels' numbers.
+    pub channels: Vec<usize>,
 }
 
 /// Terminal, console and VMs.
 pub struct Relay<'a> {
     console: Console,
     terminal: Link<'a>,
-    vms: Vec<Vm<'a>>,
+    ways: Vec<Way<'a>>,
+    vms: Vec<Vm>,
     /// A question to root that waits until the terminal has taken what earlier answers made.
     deferred: Option<RootRequest>,
 }
 
 impl<'a> Relay<'a> {
-    /// Joins all. `vms`: the description and, if it has a serial port, the rings of each.
+    /// Joins all. `channels`: the description and, if there is anything at the VM's end, the rings of each. VMs are numbered in the order
+    /// of their channels, of which each has one at least.
     #[must_use]
     pub fn new(
         version: &str,
         tsc_hz: u64,
         terminal: &Pages<'a>,
-        vms: &[(Described<'_>, Option<Pages<'a>>)],
+        channels: &[(Described<'_>, Option<Pages<'a>>)],
     ) -> Self {
-        let described: Vec<Described<'_>> = vms.iter().map(|(vm, _)| *vm).collect();
-        let vm = |(vm, pages): &(Described<'_>, Option<Pages<'a>>)| Vm {
-            name: vm.name.to_string(),
-            link: pages.as_ref().map(Link::new),
-            told: false,
-        };
+        let described: Vec<Described<'_>> = channels.iter().map(|(channel, _)| *channel).collect();
+        let (mut vms, mut ways) = (Vec::<Vm>::new(), Vec::new());
+        for (channel, pages) in channels {
+            if vms.last().is_none_or(|vm| vm.name != channel.vm) {
+                let name = channel.vm.to_string();
+                vms.push(Vm { name, told: false });
+            }
+            ways.push(Way {
+                vm: vms.len().saturating_sub(1),
+                link: pages.as_ref().map(Link::new),
+            });
+        }
         Self {
             console: Console::new(version, tsc_hz, &described),
             terminal: Link::new(terminal),
-            vms: vms.iter().map(vm).collect(),
+            ways,
+            vms,
             deferred: None,
         }
+    }
+
+    fn link(&mut self, channel: usize) -> Option<&mut Link<'a>> {
+        self.ways.get_mut(channel)?.link.as_mut()
     }
 
     /// Moves everything that can be moved. `ask` asks root. True if there is more to do at once; if not, everybody
@@ -134,8 +152,8 @@ impl<'a> Relay<'a> {
             let full = self.full();
             let mut idle =
                 (full || self.terminal.sleep_for_bytes()) && self.terminal.sleep_for_room();
-            for (number, vm) in self.vms.iter().enumerate() {
-                let Some(link) = &vm.link else { continue };
+            for (number, way) in self.ways.iter().enumerate() {
+                let Some(link) = &way.link else { continue };
                 let held_up = full && self.console.shows(number);
                 idle &= (held_up || link.sleep_for_bytes()) && link.sleep_for_room();
             }
@@ -151,15 +169,12 @@ impl<'a> Relay<'a> {
     pub fn take_signals(&mut self) -> Signals {
         let mut signals = Signals {
             terminal: core::mem::take(&mut self.terminal.signal),
-            vms: Vec::new(),
+            channels: Vec::new(),
         };
-        for (number, vm) in self.vms.iter_mut().enumerate() {
-            if vm
-                .link
-                .as_mut()
-                .is_some_and(|link| core::mem::take(&mut link.signal))
-            {
-                signals.vms.push(number);
+        for (number, way) in self.ways.iter_mut().enumerate() {
+            let link = way.link.as_mut();
+            if link.is_some_and(|link| core::mem::take(&mut link.signal)) {
+                signals.channels.push(number);
             }
         }
         signals
@@ -256,12 +271,15 @@ impl<'a> Relay<'a> {
     /// Takes the last words of a VM that has ended.
     fn drain(&mut self, number: usize) {
         let mut bytes = [0; CAPACITY];
-        if let Some(link) = self.vms.get_mut(number).and_then(|vm| vm.link.as_mut()) {
+        for (channel, way) in self.ways.iter_mut().enumerate() {
+            let Some(link) = way.link.as_mut().filter(|_| way.vm == number) else {
+                continue;
+            };
             let count = link.read(&mut bytes);
             // What was typed for it is for nobody now.
             link.waiting.clear();
             self.console
-                .vm_output(number, bytes.get(..count).unwrap_or(&[]));
+                .vm_output(channel, bytes.get(..count).unwrap_or(&[]));
         }
     }
 
@@ -277,18 +295,18 @@ impl<'a> Relay<'a> {
             self.console.input(typed.get(..count).unwrap_or(&[]));
         }
         self.act(ask);
-        for number in 0..self.vms.len() {
+        for number in 0..self.ways.len() {
             if self.full() && self.console.shows(number) {
                 continue;
             }
-            let Some(link) = self.vms.get_mut(number).and_then(|vm| vm.link.as_mut()) else {
+            let Some(link) = self.link(number) else {
                 continue;
             };
             let count = link.read(&mut bytes);
             self.console
                 .vm_output(number, bytes.get(..count).unwrap_or(&[]));
             self.act(ask);
-            if let Some(link) = self.vms.get_mut(number).and_then(|vm| vm.link.as_mut()) {
+            if let Some(link) = self.link(number) {
                 link.flush();
             }
         }
@@ -306,11 +324,17 @@ impl<'a> Relay<'a> {
                 match action {
                     Action::Terminal(bytes) => self.terminal.waiting.extend(bytes),
                     Action::ToVm(number, bytes) => {
-                        if let Some(link) = self.vms.get_mut(number).and_then(|vm| vm.link.as_mut())
-                        {
+                        if let Some(link) = self.link(number) {
                             let room = MAX_TYPED.saturating_sub(link.waiting.len());
                             link.waiting.extend(bytes.iter().take(room));
                             link.flush();
+                        }
+                    }
+                    Action::Resize(number, (columns, rows)) => {
+                        if let Some(link) = self.link(number) {
+                            let size = u32::from(columns) | u32::from(rows) << 16;
+                            link.tx.set_note(size);
+                            link.signal = true;
                         }
                     }
                     Action::Ask(request) if self.full() => self.deferred = Some(request),

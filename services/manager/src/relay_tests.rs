@@ -1,6 +1,7 @@
 //! The relay between real rings, with a driver, two UARTs and root at their other ends.
 
 use super::*;
+use crate::Port;
 use ipc_schema::proto::{Cause, LogRecord, Refusal, VmInfo, VmState};
 use proptest::prelude::*;
 use std::format;
@@ -56,7 +57,8 @@ impl Bench {
         let vm = |name, pages: Option<Pages<'static>>| {
             let described = Described {
                 name,
-                port: pages.is_some(),
+                vm: name,
+                port: pages.map_or(Port::None, |_| Port::Bytes),
                 autostart: true,
             };
             (described, pages)
@@ -81,7 +83,7 @@ impl Bench {
             bench.relay.take_signals(),
             Signals {
                 terminal: true,
-                vms: vec![0, 1]
+                channels: vec![0, 1]
             },
             "the first signal"
         );
@@ -154,7 +156,7 @@ fn bytes_go_both_ways_with_one_signal_each() {
         bench.relay.take_signals(),
         Signals {
             terminal: true,
-            vms: vec![]
+            channels: vec![]
         }
     );
     assert_eq!(bench.terminal.takes(), "login: ");
@@ -165,12 +167,58 @@ fn bytes_go_both_ways_with_one_signal_each() {
         bench.relay.take_signals(),
         Signals {
             terminal: false,
-            vms: vec![0]
+            channels: vec![0]
         }
     );
     assert_eq!(bench.a.takes(), "root\r");
     bench.works();
     assert_eq!(bench.relay.take_signals(), Signals::default());
+}
+
+/// Two channels of one VM: a size goes to the one that is meant, and all of its last words are heard.
+#[test]
+fn a_size_is_left_beside_the_ring() {
+    let (terminal, serial, hvc) = (End::new(), End::new(), End::new());
+    let channel = |name, port, end: &End| {
+        let described = Described {
+            name,
+            vm: "a",
+            port,
+            autostart: true,
+        };
+        (described, Some(end.pages()))
+    };
+    let channels = [
+        channel("a", Port::Bytes, &serial),
+        channel("a.hvc0", Port::Terminal, &hvc),
+    ];
+    let mut relay = Relay::new("Vireo", 1000, &terminal.pages(), &channels);
+    let (mut asked, states) = (vec![], [VmState::Running; 2]);
+    let work = |relay: &mut Relay<'_>, asked: &mut Vec<RootRequest>| {
+        while relay.work(|request| answer(asked, &states, request)) {}
+    };
+    work(&mut relay, &mut asked);
+    let _ = relay.take_signals();
+    terminal.sends(b"\x1dresize a.hvc0 132x43\r");
+    work(&mut relay, &mut asked);
+    assert_eq!(relay.take_signals().channels, [1]);
+    assert_eq!(Consumer::new(hvc.tx).note(), 132 | 43 << 16);
+    assert_eq!(Consumer::new(serial.tx).note(), 0);
+    hvc.sends(b"last words");
+    assert!(
+        relay.report(0, VmmReport::Ended(VmEnd::PowerOff), |request| answer(
+            &mut asked, &states, request
+        ))
+    );
+    assert!(!relay.report(1, VmmReport::Running, |_| None), "one VM");
+    let _ = terminal.takes();
+    terminal.sends(b"attach a.hvc0\r");
+    work(&mut relay, &mut asked);
+    let text = terminal.takes();
+    assert!(
+        text.ends_with("[console of a.hvc0; Ctrl-] leads to the manager]\r\nlast words"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -201,7 +249,7 @@ fn a_slow_terminal_holds_up_only_who_is_looked_at() {
             break;
         }
     }
-    assert!(bench.relay.take_signals().vms.contains(&0));
+    assert!(bench.relay.take_signals().channels.contains(&0));
     assert_eq!(Producer::new(bench.a.rx).room(), CAPACITY);
     assert!(total > 2 * CAPACITY);
 }
@@ -402,7 +450,7 @@ fn a_deaf_vm_does_not_eat_memory() {
     for _ in 0..50 {
         bench.types(&"y".repeat(1000));
     }
-    let link = bench.relay.vms[0].link.as_ref().unwrap();
+    let link = bench.relay.ways[0].link.as_ref().unwrap();
     assert_eq!(link.waiting.len(), MAX_TYPED);
     assert_eq!(bench.a.takes().len(), CAPACITY);
 }

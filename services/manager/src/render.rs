@@ -85,6 +85,7 @@ pub fn vms(vms: &[VmInfo], attached: Option<&str>, hz: u64) -> String {
     text
 }
 
+/// A line for each: what it does; and another: what its memory is for.
 pub fn servers(servers: &[ServerInfo], hz: u64) -> String {
     let mut text = String::from(
         " ID  NAME                     STATE       RESTARTS  MEMORY       CPU  CPU TIME\r\n",
@@ -105,6 +106,24 @@ pub fn servers(servers: &[ServerInfo], hz: u64) -> String {
             bytes(server.memory_bytes),
             cpu(server.cpu),
             seconds(server.cpu_time, hz)
+        );
+    }
+    text.push_str(
+        " ID  NAME                     IMAGE     STACK     HEAP      OBJECTS   (FREE)    OTHER\r\n",
+    );
+    for server in servers {
+        let kinds = server.kinds;
+        put!(
+            text,
+            "{:>3}  {:<24} {:<9} {:<9} {:<9} {:<9} {:<9} {}\r\n",
+            server.id,
+            server.name,
+            bytes(kinds.image),
+            bytes(kinds.stack),
+            bytes(kinds.heap),
+            bytes(kinds.objects),
+            bytes(kinds.objects_free),
+            bytes(kinds.other)
         );
     }
     text

@@ -33,7 +33,8 @@ pub(crate) fn both(a: VmState, b: VmState) -> Option<RootResponse> {
 pub(crate) fn described<'a>(names: &[&'a str]) -> Vec<Described<'a>> {
     let vm = |name: &&'a str| Described {
         name,
-        port: true,
+        vm: name,
+        port: Port::Bytes,
         autostart: true,
     };
     names.iter().map(vm).collect()
@@ -121,7 +122,7 @@ fn starts_at_the_first_vm_and_passes_bytes() {
 fn starts_at_a_vm_that_runs_and_can_speak() {
     let mut vms = described(&["later", "mute", "c"]);
     vms[0].autostart = false;
-    vms[1].port = false;
+    vms[1].port = Port::None;
     let mut bench = Bench(Console::new("v", 1, &vms));
     assert_eq!(
         bench.shown(),
@@ -131,7 +132,7 @@ fn starts_at_a_vm_that_runs_and_can_speak() {
     bench.types("\x1d");
     assert_eq!(
         bench.types("attach mute\r"),
-        "attach mute\r\nmute has no serial port to attach to\r\nvireo> "
+        "attach mute\r\nmute has no console to attach to\r\nvireo> "
     );
     let mut nobody = Bench(Console::new("v", 1, &vms[..2]));
     assert_eq!(nobody.shown(), "\r\nv\r\nvireo> ");
@@ -366,4 +367,95 @@ fn notices_do_not_eat_the_line() {
         total: 0,
     }));
     assert!(text.ends_with("\r\n[a.uart0 runs again]\r\nvireo> "));
+}
+
+/// A VM with a serial port, and a virtio console of two ports; and one that has a console only.
+fn with_ports() -> Bench {
+    let channel = |name, vm, port| Described {
+        name,
+        vm,
+        port,
+        autostart: true,
+    };
+    let channels = [
+        channel("a", "a", Port::Bytes),
+        channel("a.hvc0", "a", Port::Terminal),
+        channel("a.data", "a", Port::Bytes),
+        channel("b.hvc0", "b", Port::Terminal),
+    ];
+    let mut bench = Bench(Console::new("v", 1, &channels));
+    let _ = bench.shown();
+    bench
+}
+
+#[test]
+fn ports_are_attached_by_name() {
+    let mut bench = with_ports();
+    bench.0.vm_output(2, b"from the second port");
+    let _ = bench.types("\x1d");
+    bench.asks("attach a.data", RootRequest::Vms { first: 0 });
+    assert_eq!(
+        bench.answers(both(VmState::Running, VmState::Running)),
+        "[console of a.data; Ctrl-] leads to the manager]\r\nfrom the second port"
+    );
+    bench.0.input(b"x");
+    assert_eq!(bench.0.take_actions(), [Action::ToVm(2, b"x".to_vec())]);
+    let _ = bench.types("\x1d");
+    bench.asks("vms", RootRequest::Vms { first: 0 });
+    let table = bench.answers(both(VmState::Running, VmState::Running));
+    assert!(table.contains("* a  "), "{table}");
+    // A VM's name alone leads to its main channel, whatever that is.
+    bench.asks("attach b", RootRequest::Vms { first: 0 });
+    let text = bench.answers(both(VmState::Running, VmState::Running));
+    assert!(text.starts_with("[console of b.hvc0;"), "{text}");
+    // The end of a VM is the end of each of its channels.
+    bench.0.event(&RootEvent::VmStopped {
+        vm: "b".into(),
+        end: VmEnd::PowerOff,
+    });
+    let stopped = Action::Terminal(b"\r\n[b has stopped: it powered itself off]\r\n".to_vec());
+    assert_eq!(bench.0.take_actions().first(), Some(&stopped));
+    let _ = bench.answers(both(VmState::Running, VmState::Stopped));
+    let text = bench.types("attach a.nope\r");
+    assert!(
+        text.contains("there is no `a.nope`, but: a, a.hvc0, a.data"),
+        "{text}"
+    );
+    bench.asks("attach b.hvc0", RootRequest::Vms { first: 0 });
+    let text = bench.answers(both(VmState::Running, VmState::Stopped));
+    assert!(
+        text.starts_with("b does not run; `start b` starts it"),
+        "{text}"
+    );
+}
+
+#[test]
+fn terminals_have_sizes() {
+    let mut bench = with_ports();
+    let _ = bench.types("\x1d");
+    bench.0.input(b"resize a.hvc0 132x43\r");
+    let actions = bench.0.take_actions();
+    assert!(
+        actions.contains(&Action::Resize(1, (132, 43))),
+        "{actions:?}"
+    );
+    for (line, text) in [
+        (
+            "resize a 80x25",
+            "a is no terminal whose guest could be told its size",
+        ),
+        ("resize c 80x25", "there is no VM `c`; `vms` lists all"),
+        ("resize a.hvc0 80", "usage: resize NAME COLUMNSxROWS"),
+        ("resize a.hvc0 0x25", "usage: resize NAME COLUMNSxROWS"),
+        ("resize a.hvc0 80x65536", "usage: resize NAME COLUMNSxROWS"),
+        ("resize a.hvc0", "usage: resize NAME COLUMNSxROWS"),
+        ("resize", "usage: resize NAME COLUMNSxROWS"),
+        ("resize a.hvc0 80x25 x", "usage: resize NAME COLUMNSxROWS"),
+        ("attach a.hvc0 80x25", "usage: attach [NAME]"),
+    ] {
+        assert_eq!(
+            bench.types(&format!("{line}\r")),
+            format!("{line}\r\n{text}\r\nvireo> ")
+        );
+    }
 }

@@ -44,10 +44,12 @@ struct Capabilities {
     ports: Vec<(Ports, u16, u32)>,
     /// Physical addresses of the pages mapped from [`REGISTERS`] on.
     pages: Vec<u64>,
+    /// Slots for those pages' Memory: what is mapped cannot be divided, and drivers are to have their parts of the same ranges.
+    slots: Slots,
 }
 
 impl Capabilities {
-    fn new(start: &StartInfo, config: &PlatformConfig) -> Result<Self, StartError> {
+    fn new(start: &StartInfo, config: &PlatformConfig, slots: Slots) -> Result<Self, StartError> {
         let range = |(name, base, len): &(alloc::string::String, u64, u64)| {
             Ok(Range {
                 memory: Memory(start.cap(name)?),
@@ -67,6 +69,7 @@ impl Capabilities {
                 .collect::<Result<_, _>>()?,
             ports: config.ports.iter().map(ports).collect::<Result<_, _>>()?,
             pages: Vec::new(),
+            slots,
         })
     }
 
@@ -101,8 +104,10 @@ impl Capabilities {
                     return None;
                 }
                 let va = REGISTERS + number as u64 * PAGE;
-                let from = page - range.base;
-                SPACE.map(va, range.memory, READ | WRITE, from, PAGE).ok()?;
+                let (memory, from) = (range.memory, page - range.base);
+                let dest = self.slots.take()?;
+                let part = memory.divide(from, PAGE, dest, Pool(slot::POOL)).ok()?;
+                SPACE.map(va, part, READ | WRITE, 0, PAGE).ok()?;
                 self.pages.push(page);
                 number
             }
@@ -284,12 +289,15 @@ impl Processors for Cpus {
 
 fn main(start: &'static StartInfo) -> ! {
     let config: PlatformConfig = start.config().unwrap_or_else(|e| panic!("{e}"));
-    let machine = Capabilities::new(start, &config).unwrap_or_else(|e| panic!("{e}"));
+    let mut others = start.free_slots();
+    let first = others.take_run(MAX_PAGES as u32);
+    let of_pages = first.map_or(Slots::new(0, 0), |s| Slots::new(s, s + MAX_PAGES as u32));
+    let machine = Capabilities::new(start, &config, of_pages).unwrap_or_else(|e| panic!("{e}"));
     let mut platform = Platform::new(machine, config.rsdp);
     report(&platform);
     let mut cpus = Cpus {
         pool: Pool(start.cap("processors").unwrap_or_else(|e| panic!("{e}"))),
-        slots: start.free_slots(),
+        slots: others,
         added: Vec::new(),
     };
     let found = processors::start(&mut cpus, &platform.madt.processors);

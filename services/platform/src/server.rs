@@ -146,6 +146,44 @@ impl<H: Hardware> Platform<H> {
         power::power_off(&mut self.hardware, self.fadt.as_ref(), self.s5, code);
     }
 
+    /// One of the functions that a driver looks for.
+    fn function(
+        &mut self,
+        vendor: u16,
+        devices: &[u16],
+        index: u32,
+    ) -> Result<PlatformResponse, Refusal> {
+        let mut fits = self
+            .pci
+            .iter()
+            .filter(|d| d.vendor == vendor && devices.contains(&d.device));
+        let index = usize::try_from(index).map_err(|_| Refusal::Unknown)?;
+        let address = fits.nth(index).ok_or(Refusal::Unknown)?.address;
+        let found = pci::describe(&mut self.hardware, address).ok_or(Refusal::Failed)?;
+        Ok(PlatformResponse::Function(found))
+    }
+
+    fn start_function(
+        &mut self,
+        address: u16,
+        vector: u8,
+        apic_id: u32,
+    ) -> Result<PlatformResponse, Refusal> {
+        if vector < FIRST_VECTOR {
+            return Err(Refusal::Malformed);
+        }
+        // A message has 8 bits for it; 0xff are all processors.
+        let apic_id = u8::try_from(apic_id).map_err(|_| Refusal::Unsupported)?;
+        if apic_id == u8::MAX {
+            return Err(Refusal::Unsupported);
+        }
+        if self.pci.iter().all(|d| d.address != address) {
+            return Err(Refusal::Unknown);
+        }
+        let done = pci::start(&mut self.hardware, address, vector, apic_id);
+        done.map(|()| PlatformResponse::Done).ok_or(Refusal::Failed)
+    }
+
     fn answer(
         &mut self,
         badge: u64,
@@ -170,6 +208,16 @@ impl<H: Hardware> Platform<H> {
                 self.power_off(code);
                 Err(Refusal::Failed)
             }
+            PlatformRequest::Function {
+                vendor,
+                ref devices,
+                index,
+            } => self.function(vendor, devices, index),
+            PlatformRequest::StartFunction {
+                address,
+                vector,
+                apic_id,
+            } => self.start_function(address, vector, apic_id),
             PlatformRequest::Reset => {
                 power::reset(&mut self.hardware, self.fadt.as_ref());
                 Err(Refusal::Failed)
@@ -343,6 +391,47 @@ mod tests {
         assert!(m.acpi_power_off);
         assert_eq!(m.processors, [0, 1]);
         assert_eq!((m.ioapics.len(), m.ioapics[0].lines), (1, 24));
+    }
+
+    /// Functions are root's to hand out, and messages have eight bits for a processor.
+    #[test]
+    fn functions() {
+        let mut p = platform();
+        let (address, vendor, device) = (0x20, 0x1af4, 0x1042);
+        let class = 0x01_0000;
+        p.pci = vec![PciDevice {
+            address,
+            vendor,
+            device,
+            class,
+        }];
+        let find = |devices: &[u16], index| PlatformRequest::Function {
+            vendor,
+            devices: devices.to_vec(),
+            index,
+        };
+        let begin = |address, vector, apic_id| PlatformRequest::StartFunction {
+            address,
+            vector,
+            apic_id,
+        };
+        let refused = PlatformResponse::Refused;
+        let unknown = refused(Refusal::Unknown);
+        let found = ask(&mut p, 1, find(&[1, device], 0));
+        assert!(matches!(found, PlatformResponse::Function(f) if f.address == address));
+        assert_eq!(ask(&mut p, 1, find(&[device], 1)), unknown);
+        assert_eq!(ask(&mut p, 1, find(&[1], 0)), unknown);
+        for request in [find(&[device], 0), begin(address, 0x41, 0)] {
+            assert_eq!(ask(&mut p, 7, request), refused(Refusal::Forbidden));
+        }
+        for (request, why) in [
+            (begin(address, 0x1f, 0), Refusal::Malformed),
+            (begin(address, 0x41, 255), Refusal::Unsupported),
+            (begin(8, 0x41, 0), Refusal::Unknown),
+            (begin(address, 0x41, 0), Refusal::Failed),
+        ] {
+            assert_eq!(ask(&mut p, 0, request), refused(why));
+        }
     }
 
     /// The largest description still goes into one message.

@@ -126,6 +126,11 @@ pub struct Machine {
     reactions: Vec<((u16, u32), (u16, u32))>,
     pci: BTreeMap<(u16, u8), u32>,
     pci_present: BTreeSet<u16>,
+    /// Which bits of PCI registers can be written.
+    pci_masks: BTreeMap<(u16, u8), u32>,
+    /// Registers of a device: where they are, and what was written there.
+    pub device: core::ops::Range<u64>,
+    pub stored: Vec<(u64, u32)>,
     has_pci: bool,
     entries: Vec<u64>,
     log: Vec<(u32, u64)>,
@@ -185,6 +190,17 @@ impl Machine {
         self.pci.insert((address, 0x18), u32::from(secondary) << 8);
     }
 
+    /// A PCI register with a value, of which these bits can be written.
+    pub fn pci_register(&mut self, function: u16, register: u8, value: u32, mask: u32) {
+        self.pci.insert((function, register), value);
+        self.pci_masks.insert((function, register), mask);
+    }
+
+    /// Such a register as it is.
+    pub fn pci_value(&self, function: u16, register: u8) -> u32 {
+        self.pci.get(&(function, register)).copied().unwrap_or(0)
+    }
+
     pub fn redirection(&self, line: usize) -> u64 {
         self.entries[line]
     }
@@ -227,6 +243,14 @@ impl Hardware for Machine {
         if !self.ports {
             return None;
         }
+        if self.has_pci && port == 0xcfc {
+            let at = self.values.get(&0xcf8).copied().unwrap_or(0);
+            let key = ((at >> 8) as u16, at as u8);
+            let mask = self.pci_masks.get(&key).copied().unwrap_or(0);
+            let register = self.pci.entry(key).or_insert(0);
+            *register = *register & !mask | value & mask;
+            return Some(());
+        }
         self.writes.push((port, value));
         self.values.insert(port, value);
         for (on, then) in &self.reactions {
@@ -259,6 +283,10 @@ impl Hardware for Machine {
 
     fn register_out(&mut self, address: u64, width: Width, value: u32) -> Option<()> {
         assert_eq!(width, Width::Long);
+        if self.device.contains(&address) {
+            self.stored.push((address, value));
+            return Some(());
+        }
         if self.entries.is_empty() {
             return None;
         }

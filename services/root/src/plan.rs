@@ -19,7 +19,7 @@ use runtime::forward::Grants;
 use runtime::start::Region;
 use runtime::time::WallClock;
 
-mod disks;
+pub mod disks;
 mod error;
 mod nets;
 mod servers;
@@ -189,6 +189,8 @@ pub enum Role {
     Store,
     /// The switch between network cards.
     Switch,
+    /// The driver of the machine's second disk.
+    SecondDisk,
     /// A driver, by number.
     Driver(usize),
     /// A VM's VMM, by the VM's number.
@@ -308,6 +310,20 @@ pub fn console(vm: &Vm) -> Option<usize> {
 }
 
 impl Plan {
+    /// Bytes that a device shares with others on behalf of its VM; others' are counted there. A disk is its own and no VM's.
+    #[must_use]
+    pub fn shared_bytes(&self) -> u64 {
+        let bytes = |m: &Mapped| match &m.memory {
+            Memory::Page(_) => 4096,
+            Memory::Run(key) if !key.starts_with(disks::KEYS) => m.len,
+            _ => 0,
+        };
+        match self.role {
+            Role::Device(..) => self.mapped.iter().map(bytes).sum(),
+            _ => 0,
+        }
+    }
+
     fn new(package: &str, instance: &str, role: Role, class: Class) -> Self {
         let mut plan = Self {
             package: package.to_string(),

@@ -202,7 +202,7 @@ proptest! {
             }
             let count = u32::from(count).wrapping_sub(4);
             let epoch = if epoch { disk.epoch } else { 0 };
-            let reply = disk.handle(&Request { op, first, count, epoch, places });
+            let reply = disk.handle(&Request { op, first, count, epoch, places, skip: (0, 0) });
             let inside = first.checked_add(count).is_some_and(|end| end <= BLOCKS);
             let begin = matches!(op, Some(Op::Begin | Op::Flush));
             prop_assert!(reply.status == Status::Malformed || inside || begin);

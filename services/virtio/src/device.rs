@@ -2,6 +2,10 @@
 //!
 //! Job: a [`Server`] answers accesses and wake-ups with a [`Model`], which is what makes a device of its kind; the model works on the
 //! [`Device`], which holds the rest. Still pure: who is signalled is an answer.
+//!
+//! Registers are committed to the state page when they change, and queues say by themselves where they are. A model of which neither is
+//! enough [keeps more](Model::KEEPS): where its queues are and words of its own are committed with the registers, before anybody sees
+//! what it did.
 
 use alloc::vec::Vec;
 
@@ -62,9 +66,33 @@ pub struct Pages<'a> {
 
 /// What makes a device of its kind.
 pub trait Model<'a> {
+    /// Its queues' places and its words are committed with the registers: [`Device::commit`] in [`Model::serve`], before
+    /// [`Device::publish`]; and after an access that has changed them.
+    const KEEPS: bool = false;
+
     /// The device-specific configuration.
     fn config(&self) -> &[u8] {
         &[]
+    }
+
+    /// The driver writes to the device-specific configuration. Nobody sees what that does before [`Model::committed`].
+    fn write_config(&mut self, offset: u16, value: u32) {
+        let _ = (offset, value);
+    }
+
+    /// What a successor is to know beside registers and queues, if it is [kept](Model::KEEPS).
+    fn words(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Takes what a predecessor has kept; false, and nothing taken, if it makes no sense.
+    fn restore(&mut self, words: &[u64]) -> bool {
+        words.is_empty()
+    }
+
+    /// An access has been committed: what it did is to be seen.
+    fn committed(&mut self, device: &mut Device<'a>) {
+        let _ = device;
     }
 
     /// Does what there is to be done, and asks to be told of more. An error is the guest's: the device is lost, and this is called once
@@ -84,6 +112,8 @@ pub struct Device<'a> {
     queues: Vec<Option<Queue<'a>>>,
     irq: InterruptWriter<'a>,
     state: StateWriter<'a>,
+    /// What was committed last, of a model that keeps more than registers.
+    kept: Vec<u64>,
     signals: Signals,
 }
 
@@ -147,6 +177,29 @@ impl<'a> Device<'a> {
         self.signals.peer |= wanted;
     }
 
+    /// Commits registers, where the queues are, and these words of the model, if any of it has changed; what has not been published is the
+    /// successor's to publish.
+    pub fn commit(&mut self, model: &[u64]) {
+        let words = self.words(model);
+        if words != self.kept {
+            self.state.save(&words);
+            self.kept = words;
+        }
+    }
+
+    /// Registers, where the queues are, and the model's words.
+    fn words(&self, model: &[u64]) -> Vec<u64> {
+        let mut words = self.transport.save();
+        words.extend(self.queues.chunks(PLACES).map(|queues| {
+            let places = queues
+                .iter()
+                .map(|q| q.as_ref().map_or(0, |q| q.position()));
+            places.rev().fold(0, |word, at| word << 16 | u64::from(at))
+        }));
+        words.extend(model);
+        words
+    }
+
     fn raise(&mut self, interrupt: Interrupt) {
         self.signals.vmm |= match interrupt {
             Interrupt::Vector(vector) => self.irq.set_msi(vector.into()),
@@ -179,6 +232,9 @@ impl<'a> Device<'a> {
     }
 }
 
+/// Queues' places in a word.
+const PLACES: usize = 4;
+
 /// A device and its model.
 pub struct Server<'a, M> {
     device: Device<'a>,
@@ -191,26 +247,54 @@ impl<'a, M: Model<'a>> Server<'a, M> {
     #[must_use]
     pub fn new(kind: &Kind, pages: Pages<'a>, model: M) -> (Self, bool) {
         let (state, record) = StateWriter::new(pages.state, kind.record);
-        let mut transport = Transport::new(kind.features, kind.queues, kind.max_size);
-        let was = record.is_some_and(|record| transport.restore(record.words()));
+        let packed = if M::KEEPS { feature::RING_PACKED } else { 0 };
         let device = Device {
             memory: pages.memory,
-            transport,
+            // A queue's place is committed as a split one's.
+            transport: Transport::new(kind.features & !packed, kind.queues, kind.max_size),
             queues: (0..kind.queues).map(|_| None).collect(),
             irq: InterruptWriter::new(pages.irq),
             state,
+            kept: Vec::new(),
             signals: Signals::default(),
         };
         let mut server = Self { device, model };
-        if was {
-            server.take_over(kind.queues);
-        }
+        let was = record.is_some_and(|record| server.take_over(kind.queues, record.words()));
         (server, was)
     }
 
-    fn take_over(&mut self, queues: u16) {
+    /// Takes what a predecessor has committed; false, and nothing taken, if it makes no sense.
+    fn take_over(&mut self, queues: u16, words: &[u64]) -> bool {
+        let (mut registers, mut places) = (words, &[][..]);
+        if M::KEEPS {
+            let own = self.device.transport.save().len();
+            let many = usize::from(queues).div_ceil(PLACES);
+            let Some((all, model)) = words.split_at_checked(own + many) else {
+                return false;
+            };
+            (registers, places) = all.split_at(own);
+            let fresh = self.device.transport.clone();
+            if !self.device.transport.restore(registers) {
+                return false;
+            }
+            if !self.model.restore(model) {
+                self.device.transport = fresh;
+                return false;
+            }
+        } else if !self.device.transport.restore(registers) {
+            return false;
+        }
         for queue in 0..queues {
-            let found = self.device.find(queue, Queue::restore);
+            let place = places.get(usize::from(queue) / PLACES);
+            let found = match place {
+                Some(word) => {
+                    let at = (word >> (16 * (usize::from(queue) % PLACES))) as u16;
+                    self.device.find(queue, |memory, place, features, _| {
+                        Queue::resume(memory, place, features, at)
+                    })
+                }
+                None => self.device.find(queue, Queue::restore),
+            };
             self.judge(found);
         }
         if self.device.running() {
@@ -221,6 +305,7 @@ impl<'a, M: Model<'a>> Server<'a, M> {
                 }
             }
         }
+        true
     }
 
     /// What makes it a device of its kind.
@@ -242,7 +327,8 @@ impl<'a, M: Model<'a>> Server<'a, M> {
     pub fn access(&mut self, port: PortAccess, value: u32) -> (u32, Signals) {
         self.device.state.begin();
         let offset = port.port() % BAR_SIZE;
-        let before = self.device.transport.clone();
+        // Of one that keeps more than registers all is compared with what was committed.
+        let before = (!M::KEEPS).then(|| self.device.transport.clone());
         let mut answer = 0;
         if port.input() {
             let config = self.model.config();
@@ -253,10 +339,18 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         }
         let device = &mut self.device;
         device.signals.vmm |= device.irq.set_intx(device.transport.pin());
-        if device.transport != before {
+        let access = Access::of(port, value);
+        if before.is_some_and(|before| device.transport != before) {
             let words = device.transport.save();
-            let access = Access::of(port, value);
             device.state.commit(access, answer, &words);
+        }
+        if M::KEEPS {
+            let words = device.words(&self.model.words());
+            if words != device.kept {
+                device.state.commit(access, answer, &words);
+                device.kept = words;
+                self.model.committed(device);
+            }
         }
         (answer, core::mem::take(&mut device.signals))
     }
@@ -270,17 +364,21 @@ impl<'a, M: Model<'a>> Server<'a, M> {
                 self.judge(found);
             }
             Effect::DriverOk | Effect::Notify(_) => self.serve(),
-            Effect::Nothing | Effect::FeaturesOk(_) | Effect::Config { .. } => {}
+            Effect::Config { offset, value, .. } => self.model.write_config(offset, value),
+            Effect::Nothing | Effect::FeaturesOk(_) => {}
         }
     }
 
     /// A doorbell rang, the back end has done something, or it is the start.
     pub fn wake(&mut self) -> Signals {
-        let before = self.device.transport.clone();
+        let before = (!M::KEEPS).then(|| self.device.transport.clone());
         self.serve();
         let device = &mut self.device;
-        if device.transport != before {
+        if before.is_some_and(|before| device.transport != before) {
             device.state.save(&device.transport.save());
+        }
+        if M::KEEPS {
+            device.commit(&self.model.words());
         }
         core::mem::take(&mut device.signals)
     }

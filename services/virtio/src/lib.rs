@@ -17,6 +17,8 @@
 //!   again), or characters missing from a console, where nothing sends them again. A model whose input must not be lost lets its back
 //!   end keep it until it was published: copy, [`Queue::publish`], and only then release what was read; then the last of it may come
 //!   twice instead. An entropy source has no input to lose.
+//!   Or it commits the queue's place and its own together before it publishes ([`Queue::position`], [`Queue::resume`]): then neither is
+//!   lost nor comes twice, for a commit of its state page each time.
 //! * The interrupt that was to follow the last publication may have been lost: the successor raises one for each queue.
 //!
 //! A packed ring says less of itself than a split one, so that there the place where it goes on is noted in the state page, one word for each

@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::arch::asm;
 use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, fence};
 
@@ -238,25 +239,38 @@ pub fn barrier() {
     fence(Ordering::SeqCst);
 }
 
-/// Copies by eight bytes, then by one.
+/// Copies by eight bytes, then by one; by hand where that is shorter than it takes the processor to begin.
 ///
 /// # Safety
 /// `len` bytes can be read at `from` and written at `to`, and they do not overlap.
 #[inline]
 unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-    let words = len / 8;
-    for i in 0..words {
-        // SAFETY: `8 * (i + 1) <= len`.
+    let words = if len < STRING { 0 } else { len / 8 };
+    if words > 0 {
+        // SAFETY: `8 * words <= len`; the direction flag is clear (System V ABI for x86-64, 3.2.1). Rust does not see the accesses, so
+        // that it may not matter that the guest makes others there.
         unsafe {
-            let word = from.add(8 * i).cast::<Unaligned>().read_volatile();
-            to.add(8 * i).cast::<Unaligned>().write_volatile(word);
+            asm!("rep movsq", inout("rcx") words => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
         }
     }
-    for i in words * 8..len {
+    let mut i = words * 8;
+    while i + 8 <= len {
+        // SAFETY: `i + 8 <= len`.
+        unsafe {
+            let word = from.add(i).cast::<Unaligned>().read_volatile();
+            to.add(i).cast::<Unaligned>().write_volatile(word);
+        }
+        i += 8;
+    }
+    for i in i..len {
         // SAFETY: `i < len`.
         unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
 }
+
+/// From so many bytes on the processor copies by itself.
+const STRING: usize = 64;
 
 #[cfg(test)]
 mod tests {

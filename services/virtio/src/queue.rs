@@ -52,6 +52,26 @@ impl<'m> Queue<'m> {
         Split::restore(memory, place, features).map(Self::Split)
     }
 
+    /// A split queue of a predecessor that committed where it was ([`Self::position`]) before it published: what it did not come to publish
+    /// is published now, and nothing is done again.
+    pub fn resume(
+        memory: &'m Memory,
+        place: &Place,
+        features: u64,
+        position: u16,
+    ) -> Result<Self, Error> {
+        Split::resume(memory, place, features, position).map(Self::Split)
+    }
+
+    /// Where a split queue is once all that is complete has been published; 0 for a packed one, whose own note has it.
+    #[must_use]
+    pub const fn position(&self) -> u16 {
+        match self {
+            Self::Split(queue) => queue.position(),
+            Self::Packed(_) => 0,
+        }
+    }
+
     /// Buffers taken and not published.
     #[must_use]
     pub const fn in_flight(&self) -> u16 {

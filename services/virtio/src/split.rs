@@ -86,6 +86,25 @@ impl<'m> Split<'m> {
         Ok(queue)
     }
 
+    /// A queue of a predecessor that committed where it was ([`Self::position`]) before it published: what it did not come to publish is
+    /// published now, and nothing is done again.
+    pub fn resume(
+        memory: &'m Memory,
+        place: &Place,
+        features: u64,
+        position: u16,
+    ) -> Result<Self, Error> {
+        let queue = Self::new(memory, place, features)?;
+        queue.used.store_u16(INDEX, position)?;
+        Self::restore(memory, place, features)
+    }
+
+    /// Where it is once all that is complete has been published.
+    #[must_use]
+    pub const fn position(&self) -> u16 {
+        self.done
+    }
+
     fn slot(&self, position: u16) -> u32 {
         u32::from(position & (self.size - 1))
     }

@@ -179,6 +179,7 @@ mod bare {
                     device,
                     status as u64
                 ),
+                Note::HardwareApic => defmt::info!("the guest's local APIC is in hardware"),
                 Note::Halted => defmt::warn!(
                     "the guest halted with interrupts disabled, at {=u64:#x}",
                     self.state().rip
@@ -410,9 +411,10 @@ mod bare {
         let end = match Machine::new(host, parts) {
             Ok(mut machine) => {
                 defmt::info!(
-                    "{=str}: starts with {=u64} MiB",
+                    "{=str}: starts with {=u64} MiB, TSC {=u64}",
                     start.instance.as_str(),
-                    memory
+                    memory,
+                    runtime::now()
                 );
                 // A manager that is not there must not keep the guest from running.
                 report(manager, VmmReport::Running);

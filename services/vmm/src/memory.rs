@@ -9,6 +9,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -275,13 +276,10 @@ impl GuestMemory {
     pub fn fill(&self, gpa: u64, len: u64, byte: u8) -> Result<(), OutOfRange> {
         let to = self.host(gpa, len)?;
         let words = (len / 8) as usize;
-        for i in 0..words {
-            // SAFETY: `8 * words <= len` bytes from `to` are inside the region.
-            unsafe {
-                to.add(8 * i)
-                    .cast::<Unaligned<u64>>()
-                    .write_volatile(Unaligned(u64::from(byte) * 0x0101_0101_0101_0101))
-            };
+        // SAFETY: `8 * words <= len` bytes from `to` are inside the region; the direction flag is clear, as for `copy`.
+        unsafe {
+            asm!("rep stosq", inout("rcx") words => _, inout("rdi") to => _,
+                in("rax") u64::from(byte) * 0x0101_0101_0101_0101, options(nostack, preserves_flags));
         }
         for i in words * 8..len as usize {
             // SAFETY: `i < len`.
@@ -327,37 +325,38 @@ impl Drop for GuestMemory {
     }
 }
 
-/// Copies `len` bytes with volatile accesses, eight at a time.
+/// Copies `len` bytes, eight at a time; what is long (kernels and RAM disks of many megabytes) the processor copies by itself.
 ///
 /// # Safety
 /// `from` must be readable and `to` writable for `len` bytes, and they must not overlap.
 #[inline]
 unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-    let words = len / 8;
-    let mut i = 0;
-    // Four words a turn: kernels and RAM disks of many megabytes come through here.
-    while i + 4 <= words {
-        for j in i..i + 4 {
-            // SAFETY: `8 * (j + 1) <= len`.
-            unsafe {
-                let word = from.add(8 * j).cast::<Unaligned<u64>>().read_volatile();
-                to.add(8 * j).cast::<Unaligned<u64>>().write_volatile(word);
-            }
-        }
-        i += 4;
-    }
-    for j in i..words {
-        // SAFETY: as above.
+    let words = if len < STRING { 0 } else { len / 8 };
+    if words > 0 {
+        // SAFETY: `8 * words <= len`; the direction flag is clear (System V ABI for x86-64, 3.2.1). Rust does not see the accesses, so
+        // that it may not matter that the guest makes others there.
         unsafe {
-            let word = from.add(8 * j).cast::<Unaligned<u64>>().read_volatile();
-            to.add(8 * j).cast::<Unaligned<u64>>().write_volatile(word);
+            asm!("rep movsq", inout("rcx") words => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
         }
     }
-    for j in words * 8..len {
-        // SAFETY: `j < len`.
-        unsafe { to.add(j).write_volatile(from.add(j).read_volatile()) };
+    let mut i = words * 8;
+    while i + 8 <= len {
+        // SAFETY: `i + 8 <= len`.
+        unsafe {
+            let word = from.add(i).cast::<Unaligned<u64>>().read_volatile();
+            to.add(i).cast::<Unaligned<u64>>().write_volatile(word);
+        }
+        i += 8;
+    }
+    for i in i..len {
+        // SAFETY: `i < len`.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
 }
+
+/// From so many bytes on the processor copies by itself.
+const STRING: usize = 64;
 
 #[cfg(test)]
 mod tests {

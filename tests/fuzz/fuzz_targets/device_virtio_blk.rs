@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use device_virtio_blk::server::{Parts, begin};
 use fuzz::virtio::{HIGH, OWN, Seed, WAKE, descriptor, judge, memory, packed, step};
 use fuzz::{Bytes, scribble, target};
-use ipc_schema::disk::{BlkConfig, Channel, Geometry, StoreConfig, map_words};
+use ipc_schema::disk::{Back, BlkConfig, Channel, Geometry, StoreConfig, map_words};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
 use ipc_schema::virtio::feature;
@@ -48,6 +48,7 @@ fn run(data: &[u8]) {
         serial: "serial".into(),
         queues: 2,
         packed: true,
+        back: Back::Store,
     };
     let of_store = StoreConfig {
         disks: vec![disk],

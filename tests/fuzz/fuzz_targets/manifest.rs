@@ -3,7 +3,7 @@
 
 use fuzz::target;
 use ipc_schema::manifest::{
-    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Idle, PortRange, Server, System, Vm,
+    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Home, Idle, PortRange, Server, System, Vm,
 };
 
 target!(run, seeds);
@@ -71,6 +71,7 @@ fn seeds() -> Vec<Vec<u8>> {
         image: Some("disk/data".into()),
         memory: 1 << 20,
         serial: "0123".into(),
+        home: Home::Memory,
     });
     two.vms.push(Vm {
         devices: vec![device("blk.b", blk, 0, 0, None)],

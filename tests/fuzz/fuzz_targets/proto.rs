@@ -35,6 +35,7 @@ fn seeds() -> Vec<Vec<u8>> {
         memory_bytes: 9,
         cpu_time: 1 << 40,
         cpu: None,
+        kinds: ipc_schema::proto::MemoryKinds::default(),
     };
     vec![
         seed(0, &RootRequest::Start { vm: "linux".into() }),

@@ -5,10 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
-use ipc_schema::{archive, manifest::MANIFEST_FILE};
+use anyhow::{Context, Result, ensure};
+use ipc_schema::{
+    archive,
+    manifest::{Disk, MANIFEST_FILE},
+};
 
 use super::bare::{self, Binaries};
+use super::second_disk;
 use crate::{
     description::{Description, Source},
     host,
@@ -29,6 +33,8 @@ pub struct Image {
     pub archive: PathBuf,
     /// The bootable disk image.
     pub disk: PathBuf,
+    /// The machine's second disk, if something is on it.
+    pub second_disk: Option<PathBuf>,
     /// What it boots from.
     pub firmware: Firmware,
 }
@@ -44,8 +50,12 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         .flat_map(|vm| vm.devices.iter().map(|d| &d.binary));
     let driver_bins = system.drivers.iter().map(|d| &d.binary);
     let server_bins = system.servers.iter().map(|s| &s.binary);
-    // It serves nobody when there are no disks.
-    let store = (!system.disks.is_empty()).then_some("store");
+    // They serve nobody when there are no disks.
+    let on_second = |disk: &Disk| disk.on_second_disk();
+    let in_memory = !system.disks.iter().all(on_second);
+    let store = in_memory.then_some("store");
+    let second = system.disks.iter().any(on_second);
+    let second = second.then_some("driver-virtio-blk");
     let mut devices = system.vms.iter().flat_map(|vm| &vm.devices);
     let switch = devices
         .any(|d| d.kind.network().is_some())
@@ -56,6 +66,7 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         .map(|file| file.strip_prefix("bin/").unwrap_or(file))
         .chain(store)
         .chain(switch)
+        .chain(second)
         .collect();
     let dir = host::target().join("systems").join(&description.stem);
     host::make_dir(&dir)?;
@@ -67,9 +78,14 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         binaries.kernel = bare::kernel_with(&tc, "checker")?;
     } else if description.measure {
         binaries.kernel = bare::kernel_with(&tc, "measure")?;
+    } else if description.unproven {
+        binaries.kernel = bare::kernel_with(&tc, "unproven")?;
     }
     let bytes = pack(&tc, description, &binaries, true)?;
     let kernel = host::read(&bare::stripped(&tc, &binaries.kernel)?)?;
+    if firmware == Firmware::Bios {
+        fits(kernel.len() + bytes.len())?;
+    }
     let (kernel_copy, archive) = (dir.join("kernel"), dir.join("boot-archive"));
     let disk = dir.join(format!("{}.{}", description.stem, firmware.name()));
     let same = |path: &Path, new: &[u8]| fs::read(path).is_ok_and(|old| old == new);
@@ -85,13 +101,38 @@ pub fn build(description: &Description, firmware: Firmware) -> Result<Image> {
         host::step(format!("making the {} image", firmware.name()));
         maker.make(&kernel_copy, &archive, &disk, firmware)?;
     }
+    let mut second_disk = None;
+    if !description.second_disk.is_empty() {
+        let path = dir.join(format!("{}.second", description.stem));
+        second_disk::make(&path, &description.second_disk, |partition| {
+            let image = partition.image.as_ref();
+            image.map(|source| find(&tc, source)).transpose()
+        })?;
+        second_disk = Some(path);
+    }
     Ok(Image {
+        second_disk,
         description: description.clone(),
         binaries,
         archive,
         disk,
         firmware,
     })
+}
+
+/// Most bytes of kernel and boot archive together that the loader finds when it is loaded by a BIOS: it takes a file system of 65,536 sectors
+/// and more for a FAT32, which it is not yet.
+const BIOS_MOST: usize = (30 << 20) - (256 << 10);
+
+fn fits(bytes: usize) -> Result<()> {
+    ensure!(
+        bytes <= BIOS_MOST,
+        "kernel and boot archive have {} KiB together, and a BIOS loads at most {}\n  remedy: boot by UEFI (--uefi), put disks on the \
+         second disk (on = \"second-disk\"), or take smaller kernels and initial RAM disks",
+        bytes.div_ceil(1024),
+        BIOS_MOST / 1024
+    );
+    Ok(())
 }
 
 /// The boot archive's bytes; without the guests' files for `sizes`.
@@ -123,11 +164,14 @@ pub fn pack(
     archive::write(&refs).context("packing the boot archive")
 }
 
+fn find(tc: &Toolchain, source: &Source) -> Result<PathBuf> {
+    match source {
+        Source::Debian(file) => file.get(),
+        Source::Build(package) => bare::stripped(tc, &bare::guest(tc, package)?),
+        Source::File(path) => Ok(path.clone()),
+    }
+}
+
 fn fetch(tc: &Toolchain, source: &Source) -> Result<Vec<u8>> {
-    let path = match source {
-        Source::Debian(file) => file.get()?,
-        Source::Build(package) => bare::stripped(tc, &bare::guest(tc, package)?)?,
-        Source::File(path) => path.clone(),
-    };
-    host::read(&path)
+    host::read(&find(tc, source)?)
 }

@@ -7,3 +7,4 @@ pub mod bare;
 pub mod cpio;
 pub mod elf;
 pub mod image;
+mod second_disk;

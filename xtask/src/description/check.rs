@@ -8,7 +8,9 @@ use ipc_schema::manifest::{
 };
 use toml::Spanned;
 
-use super::{Description, Mistake, Source, disks, explain::explain, nets, parse_size, raw};
+use super::{
+    Description, Mistake, Source, consoles, disks, explain::explain, nets, parse_size, raw,
+};
 use crate::build::bare::{GUESTS, SERVERS};
 use crate::setup::guests;
 
@@ -121,7 +123,8 @@ pub fn lower(
     let cx = Context { text, path };
     let described = raw.memory.as_ref().map(|m| cx.size(m)).transpose()?;
     let mut files = Vec::new();
-    let disks = disks::lower(&cx, raw, &mut files)?;
+    let mut second_disk = Vec::new();
+    let disks = disks::lower(&cx, raw, (&mut files, &mut second_disk))?;
     let networks = nets::networks(raw);
     let mut vms = Vec::new();
     for vm in &raw.vm {
@@ -150,9 +153,11 @@ pub fn lower(
     Ok(Description {
         system,
         files,
+        second_disk,
         stem: String::new(),
         checker: raw.checker,
         measure: raw.measure,
+        unproven: raw.unproven,
     })
 }
 
@@ -179,6 +184,7 @@ fn lower_vm(
                 only_what_it_has(cx, device)?;
                 disks::known(cx, device, backs.0)?;
                 nets::check(cx, device)?;
+                consoles::check(cx, device)?;
             }
             lower_devices(name, list.iter().map(Spanned::get_ref), backs)
         }
@@ -217,6 +223,8 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         network: None,
         mac: None,
         limit: None,
+        ports: None,
+        rows_first: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
@@ -230,6 +238,8 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         network: None,
         mac: None,
         limit: None,
+        ports: None,
+        rows_first: None,
     },
 ];
 
@@ -277,7 +287,7 @@ impl raw::DeviceKind {
     fn function(self) -> bool {
         match self {
             Self::Uart | Self::Rtc | Self::TestDev => false,
-            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet => true,
+            Self::VirtioRng | Self::VirtioBlk | Self::VirtioNet | Self::VirtioConsole => true,
         }
     }
 }
@@ -328,6 +338,7 @@ fn lower_devices<'a>(
                 let card = format!("{vm}.net{}", before.count());
                 (nets::kind(device, slot, &card, networks), "net", 0, 0, None)
             }
+            raw::DeviceKind::VirtioConsole => (consoles::kind(device, slot), "console", 0, 0, None),
         };
         let earlier = list
             .clone()

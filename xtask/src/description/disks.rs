@@ -1,11 +1,11 @@
 //! Disks: from the TOML as written to the schema's.
 
 use ipc_schema::disk::BLOCK;
-use ipc_schema::manifest::{Disk, MAX_SERIAL, disk_file};
+use ipc_schema::manifest::{Disk, Home, MAX_SERIAL, disk_file};
 use toml::Spanned;
 
 use super::check::Context;
-use super::{Mistake, Source, raw};
+use super::{Mistake, Partition, Source, raw};
 
 /// A block device names one of the disks; no other device does.
 pub fn known(
@@ -42,11 +42,11 @@ pub fn known(
     }
 }
 
-/// The disks, and where their images come from.
+/// The disks, and where their images come from: those in memory out of the boot archive, the others are on the second disk themselves.
 pub fn lower(
     cx: &Context<'_>,
     raw: &raw::System,
-    files: &mut Vec<(String, Source)>,
+    (files, second): (&mut Vec<(String, Source)>, &mut Vec<Partition>),
 ) -> Result<Vec<Disk>, Mistake> {
     let mut disks = Vec::new();
     for disk in &raw.disk {
@@ -54,6 +54,8 @@ pub fn lower(
         let name = disk.name.get_ref();
         let size = |value: &Option<Spanned<String>>| value.as_ref().map(|v| cx.size(v)).transpose();
         let mut bytes = size(&disk.size)?.unwrap_or(0);
+        let on_second = disk.on == Some(raw::Home::SecondDisk);
+        let mut of_second = None;
         if let Some(image) = &disk.image {
             let source = cx.source(image)?;
             // Of what xtask makes itself the length is not known yet; root compares it again.
@@ -70,7 +72,20 @@ pub fn lower(
                     format!("disk `{name}` has no `size`, and that of its image is not known");
                 return Err(cx.mistake(at, what, "write for example size = \"64M\""));
             }
-            files.push((disk_file(name), source));
+            if on_second {
+                of_second = Some(source);
+            } else {
+                files.push((disk_file(name), source));
+            }
+        }
+        if on_second {
+            disks.push(there(cx, at, disk, bytes)?);
+            second.push(Partition {
+                name: name.clone(),
+                size: bytes,
+                image: of_second,
+            });
+            continue;
         }
         let memory = match (size(&disk.memory)?, disk.read_only) {
             (None, true) => 0,
@@ -84,17 +99,46 @@ pub fn lower(
                 return Err(cx.mistake(at, what, remedy));
             }
         };
-        let serial = disk.serial.as_ref().map(Spanned::get_ref).unwrap_or(name);
         disks.push(Disk {
             name: name.clone(),
             size: bytes,
             image: disk.image.as_ref().map(|_| disk_file(name)),
             memory,
-            serial: match disk.serial {
-                Some(_) => serial.clone(),
-                None => serial.chars().take(MAX_SERIAL).collect(),
-            },
+            serial: serial(disk),
+            home: Home::Memory,
         });
     }
     Ok(disks)
+}
+
+/// As it is written, or the first letters of the name.
+fn serial(disk: &raw::Disk) -> String {
+    match &disk.serial {
+        Some(serial) => serial.get_ref().clone(),
+        None => disk.name.get_ref().chars().take(MAX_SERIAL).collect(),
+    }
+}
+
+/// A disk on the second disk.
+fn there(cx: &Context<'_>, at: usize, disk: &raw::Disk, bytes: u64) -> Result<Disk, Mistake> {
+    let name = disk.name.get_ref();
+    if let Some(memory) = &disk.memory {
+        let what = format!("disk `{name}` is on the second disk, which takes what is written");
+        let remedy = "leave `memory` out, or `on`";
+        return Err(cx.mistake(memory.span().start, what, remedy));
+    }
+    if bytes == 0 {
+        let what = format!("disk `{name}` has no `size` and no `image`");
+        return Err(cx.mistake(at, what, "write for example size = \"64M\""));
+    }
+    Ok(Disk {
+        name: name.clone(),
+        size: bytes,
+        image: None,
+        memory: 0,
+        serial: serial(disk),
+        home: Home::SecondDisk {
+            read_only: disk.read_only,
+        },
+    })
 }

@@ -197,6 +197,14 @@ pub fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: Chec
             ),
             "give one of them another `mac`, or leave it out".into(),
         ),
+        Fault::BadPortNames => (
+            format!("{who}: its ports have no sound names"),
+            "write for example ports = [\"hvc0\", \"data\"], or leave `ports` out".into(),
+        ),
+        Fault::PortNameTaken => (
+            format!("{who}: two of its virtio consoles have a port of the same name"),
+            "give each console other names, as ports = [\"hvc1\"]".into(),
+        ),
         Fault::BadQueues => (
             format!("{who}: it must have 1 to {MAX_QUEUES} queues"),
             "write queues = 1, or leave it out".into(),

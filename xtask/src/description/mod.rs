@@ -5,6 +5,7 @@
 //! executed, and paths in it are read only.
 
 mod check;
+mod consoles;
 mod disks;
 mod explain;
 mod nets;
@@ -33,6 +34,17 @@ pub enum Source {
     File(PathBuf),
 }
 
+/// A partition of the machine's second disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Its name: the disk's.
+    pub name: String,
+    /// Bytes, whole blocks.
+    pub size: u64,
+    /// What it begins with; nothing: zeroes.
+    pub image: Option<Source>,
+}
+
 /// A checked description, and where its guests' files come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -40,12 +52,16 @@ pub struct Description {
     pub system: System,
     /// For each archive file of a guest, its source.
     pub files: Vec<(String, Source)>,
+    /// What is on the machine's second disk.
+    pub second_disk: Vec<Partition>,
     /// The folder that the system's images are built in is named after this.
     pub stem: String,
     /// Whether the kernel is built with its invariant checker (`checker = true`), for tests: never a system that ships.
     pub checker: bool,
     /// Whether the kernel is built to measure how long interrupts are off (`measure = true`), for tests too.
     pub measure: bool,
+    /// Whether the kernel uses what newer processors offer and no emulator shows (`unproven = true`; microkernel/docs/VIRT.md).
+    pub unproven: bool,
 }
 
 /// One mistake in a description.

@@ -18,6 +18,8 @@ pub struct System {
     #[serde(default)]
     pub measure: bool,
     #[serde(default)]
+    pub unproven: bool,
+    #[serde(default)]
     pub vm: Vec<Spanned<Vm>>,
     pub driver: Option<Vec<Spanned<Driver>>>,
     #[serde(default)]
@@ -36,6 +38,15 @@ pub struct Disk {
     #[serde(default)]
     pub read_only: bool,
     pub serial: Option<Spanned<String>>,
+    pub on: Option<Home>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Home {
+    #[serde(rename = "memory")]
+    Memory,
+    #[serde(rename = "second-disk")]
+    SecondDisk,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -75,6 +86,8 @@ pub enum DeviceKind {
     VirtioBlk,
     #[serde(rename = "virtio-net")]
     VirtioNet,
+    #[serde(rename = "virtio-console")]
+    VirtioConsole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,6 +104,8 @@ pub struct Device {
     pub network: Option<Spanned<String>>,
     pub mac: Option<Spanned<String>>,
     pub limit: Option<Spanned<String>>,
+    pub ports: Option<Spanned<Vec<String>>>,
+    pub rows_first: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

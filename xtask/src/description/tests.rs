@@ -1,5 +1,5 @@
 use super::*;
-use ipc_schema::manifest::{DeviceKind, Idle};
+use ipc_schema::manifest::{DeviceKind, Home, Idle};
 
 const GOOD: &str = r#"
 name = "two"
@@ -318,6 +318,47 @@ fn each_mistake_about_disks() {
     assert!(what.contains("disk `big` needs"), "{what}");
 }
 
+/// On the second disk: no image in the archive, no memory for what is written.
+#[test]
+fn disks_on_the_second_disk() {
+    let on = |from: &str, to: &str| {
+        let text = format!("{GOOD}{DISKS}").replacen(from, to, 1);
+        parse(&text, path(), None)
+    };
+    let d = on("read_only = true", "read_only = true\non = \"second-disk\"").unwrap();
+    let disk = &d.system.disks[1];
+    assert_eq!(disk.home, Home::SecondDisk { read_only: true });
+    assert_eq!((disk.size, disk.memory, &disk.image), (32 << 20, 0, &None));
+    assert!(d.files.iter().all(|(name, _)| name != "disk/install"));
+    let image = Some(Source::Debian(crate::setup::guests::File::Busybox));
+    let (name, size) = ("install".into(), 32 << 20);
+    assert_eq!(d.second_disk, [Partition { name, size, image }]);
+    let d = on("memory = \"16M\"", "on = \"second-disk\"").unwrap();
+    assert!(d.system.disks[0].writable() && d.second_disk[0].image.is_none());
+    let d = on("memory = \"16M\"", "on = \"memory\"").unwrap();
+    assert!(d.second_disk.is_empty());
+    let m = on("memory = \"16M\"", "memory = \"16M\"\non = \"second-disk\"").unwrap_err();
+    assert!(m.what.contains("takes what is written"), "{}", m.what);
+    assert_eq!(
+        (&*m.at, &*m.remedy),
+        ("guests/two.toml:32", "leave `memory` out, or `on`")
+    );
+    let m = on("size = \"64M\"\nmemory = \"16M\"", "on = \"second-disk\"").unwrap_err();
+    assert!(
+        m.what.contains("has no `size` and no `image`"),
+        "{}",
+        m.what
+    );
+    let m = on("memory = \"16M\"", "on = \"seconddisk\"").unwrap_err();
+    assert!(m.remedy.contains("second-disk"), "{} {}", m.what, m.remedy);
+    let m = on(
+        "size = \"64M\"\nmemory = \"16M\"",
+        "on = \"second-disk\"\nsize = \"1000\"",
+    )
+    .unwrap_err();
+    assert!(m.what.contains("multiples of 4K"), "{}", m.what);
+}
+
 #[test]
 fn two_drivers_on_one_port() {
     let text = format!("{GOOD}[[driver]]\nkind = \"uart\"\n[[driver]]\nkind = \"uart\"\n");
@@ -424,4 +465,75 @@ fn each_mistake_about_networks() {
         m.what.contains("`d.net0`") && m.what.contains("`c.net1`"),
         "{m}"
     );
+}
+
+const CONSOLES: &str = r#"
+[[vm]]
+name = "c"
+memory = "64M"
+kernel = "build:exerciser"
+[[vm.device]]
+kind = "virtio-console"
+[[vm.device]]
+kind = "virtio-console"
+ports = ["hvc1", "data"]
+rows_first = true
+"#;
+
+#[test]
+fn consoles() {
+    let d = parse(&format!("{GOOD}{CONSOLES}"), path(), None).unwrap();
+    let devices = d.system.vms[2].devices.iter();
+    let consoles: Vec<(&str, u8, bool, Vec<&str>)> = devices
+        .map(|d| match &d.kind {
+            DeviceKind::VirtioConsole {
+                slot,
+                rows_first,
+                ports,
+            } => {
+                let names = ports.names().iter().map(|n| n.as_str()).collect();
+                (d.name.as_str(), *slot, *rows_first, names)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        consoles,
+        [
+            ("c.console0", 1, false, vec!["hvc0"]),
+            ("c.console1", 2, true, vec!["hvc1", "data"]),
+        ]
+    );
+}
+
+#[test]
+fn each_mistake_about_consoles() {
+    let text = format!("{GOOD}{CONSOLES}");
+    let wrong = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "`{from}` is not in the sample");
+        let m = parse(&changed, path(), None).unwrap_err();
+        (m.at.clone(), m.what.clone(), m.remedy)
+    };
+    for bad in ["hvc.1", "", "a-port-with-too-long-a-name"] {
+        let (at, what, remedy) = wrong("\"hvc1\"", &format!("\"{bad}\""));
+        assert_eq!(at, "guests/two.toml:37");
+        assert_eq!(what, format!("`{bad}` cannot be the name of a port"));
+        assert!(remedy.contains("at most 15"), "{remedy}");
+    }
+    let nine: Vec<String> = (0..9).map(|i| format!("\"p{i}\"")).collect();
+    for bad in ["\"x\", \"x\"", "", &nine.join(", ")] {
+        let (at, what, remedy) = wrong("\"hvc1\", \"data\"", bad);
+        assert_eq!(at, "guests/two.toml:37");
+        assert!(what.contains("1 to 8 ports of different names"), "{what}");
+        assert!(remedy.contains("ports = [\"hvc0\", \"data\"]"), "{remedy}");
+    }
+    let (_, what, _) = wrong("\"virtio-console\"\nports", "\"virtio-rng\"\nports");
+    assert!(what.contains("are of virtio-console"), "{what}");
+    let (at, what, remedy) = wrong("\"hvc1\"", "\"hvc0\"");
+    assert!(
+        what.contains("VM `c`") && what.contains("a port of the same name"),
+        "{at} {what}"
+    );
+    assert!(remedy.contains("ports ="), "{remedy}");
 }

@@ -94,6 +94,7 @@ impl Machine {
         host::make_dir(&dir)?;
         let boot = Boot {
             disk: &image.disk,
+            second_disk: image.second_disk.as_deref(),
             firmware: image.firmware,
             memory: options.memory.unwrap_or(image.description.system.memory),
             options,

@@ -15,6 +15,8 @@ use crate::{host, setup::image_maker::Firmware};
 pub struct Boot<'a> {
     /// The disk image.
     pub disk: &'a Path,
+    /// The second disk's image, if there is one.
+    pub second_disk: Option<&'a Path>,
     /// What it boots from.
     pub firmware: Firmware,
     /// Memory in bytes.

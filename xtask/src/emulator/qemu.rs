@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Exit,
+    Exit, Options,
     process::{self, Boot, Diary, Process},
 };
 use crate::setup::{apt, image_maker::Firmware};
@@ -91,6 +91,7 @@ fn classify(status: Option<i32>, triple_fault: bool) -> Exit {
 fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
     let Boot {
         disk,
+        second_disk,
         firmware,
         memory,
         options,
@@ -115,17 +116,10 @@ fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
         &format!("{}M", memory.div_ceil(1 << 20)),
     ]);
     cmd.args(["-smp", &options.cpus.to_string()]);
-    let cpu = options.cpu.as_deref().unwrap_or("max,+svm,+npt");
     if options.icount {
-        cmd.args(["-cpu", &format!("{cpu},-rdrand,-rdseed"), "-seed", "1"]);
-        cmd.args([
-            "-icount",
-            "shift=0,sleep=off",
-            "-rtc",
-            "base=2024-01-01,clock=vm",
-        ]);
+        deterministic(&mut cmd, options);
     } else {
-        cmd.args(["-cpu", cpu]);
+        cmd.args(["-cpu", processor(options)]);
     }
     cmd.args([
         "-chardev",
@@ -145,8 +139,28 @@ fn command(boot: &Boot<'_>, log: &Path, trace: &Path) -> Result<Command> {
         "format=raw,if=ide,snapshot=on,file={}",
         text(disk)?
     ));
+    if let Some(second) = second_disk {
+        // What is written goes to a file of this run's own.
+        let file = text(second)?;
+        cmd.arg("-drive").arg(format!(
+            "format=raw,if=none,id=second,snapshot=on,file={file}"
+        ));
+        cmd.args(["-device", "virtio-blk-pci,drive=second,disable-legacy=on"]);
+    }
     cmd.args(&options.extra);
     Ok(cmd)
+}
+
+fn processor(options: &Options) -> &str {
+    options.cpu.as_deref().unwrap_or("max,+svm,+npt")
+}
+
+/// A processor and clocks with which time counts instructions, and two runs are the same.
+pub fn deterministic(cmd: &mut Command, options: &Options) {
+    let cpu = format!("{},-rdrand,-rdseed", processor(options));
+    cmd.args(["-cpu", &cpu, "-seed", "1"]);
+    cmd.args(["-icount", "shift=0,sleep=off"]);
+    cmd.args(["-rtc", "base=2024-01-01,clock=vm"]);
 }
 
 /// A path as QEMU's option syntax takes it: a comma is doubled.

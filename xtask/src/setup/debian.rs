@@ -1,7 +1,7 @@
 //! A Debian system as an operator would install it: its root file system as a disk's image, with its own kernel and initramfs.
 //!
-//! Made from Debian's packages by `mmdebstrap`, with nothing of ours in it: a name, a password for root and a line in
-//! `/etc/fstab` are all that its makers left to be said.
+//! Made from Debian's packages by `mmdebstrap`, with nothing of ours in it: a name, a password for root, a line in `/etc/fstab` and
+//! which modules the initramfs needs are all that its makers left to be said.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,14 @@ const TOOLS: [&str; 2] = ["mmdebstrap", "e2fsprogs"];
 /// The release.
 const SUITE: &str = "bookworm";
 /// What there is beside the packages that every system has.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "systemd-sysv",
     "udev",
     "dbus",
     "linux-image-cloud-amd64",
     "initramfs-tools",
     "kmod",
+    "zstd",
     "iproute2",
     "iputils-ping",
     "netcat-openbsd",
@@ -34,10 +35,14 @@ const EXCLUDED: [&str; 3] = [
     "/usr/share/locale/*",
 ];
 /// What a person is asked for when a system is installed; `$1` is its root.
-const ANSWERS: [&str; 3] = [
+const ANSWERS: [&str; 6] = [
     r#"echo vireo >"$1/etc/hostname""#,
     r#"echo "/dev/vda / ext4 errors=remount-ro 0 1" >"$1/etc/fstab""#,
     r#"echo root:vireo | chroot "$1" chpasswd"#,
+    // An initramfs for this kind of machine, and not for all (initramfs.conf(5)): it is loaded by firmware, and unpacked.
+    r#"echo MODULES=list >"$1/etc/initramfs-tools/conf.d/modules""#,
+    r#"printf '%s\n' virtio_pci virtio_blk ext4 >>"$1/etc/initramfs-tools/modules""#,
+    r#"chroot "$1" update-initramfs -u"#,
 ];
 /// Size of the disk; some 200 MiB of it are free.
 const DISK: &str = "512M";
@@ -71,13 +76,7 @@ impl Part {
 /// Names the system after what it is made by, so that another recipe makes another one.
 fn name() -> String {
     let recipe = [&PACKAGES[..], &EXCLUDED, &ANSWERS, &[SUITE, DISK]].concat();
-    // FNV-1a: any change shows, and nobody attacks it.
-    let hash = recipe
-        .join("\n")
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        });
+    let hash = host::fingerprint(recipe.join("\n").as_bytes());
     format!("system-{SUITE}-{hash:016x}")
 }
 

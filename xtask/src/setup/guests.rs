@@ -9,7 +9,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::apt;
 use super::debian::Part;
-use crate::{build::cpio::Cpio, host};
+use super::toolchain::Toolchain;
+use crate::{
+    build::{bare, cpio::Cpio},
+    host,
+};
 
 /// What busybox's init does: a shell on the console, started anew when it ends. `poweroff` and `reboot` ask init, which
 /// ends everything in order.
@@ -44,7 +48,7 @@ exec poweroff
 const MODULES: [&str; 2] = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"];
 
 /// Modules that drive virtio devices on PCI, each behind those that it needs: for guests that have such.
-const VIRTIO_MODULES: [&str; 10] = [
+const VIRTIO_MODULES: [&str; 11] = [
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_modern_dev.ko",
@@ -55,6 +59,7 @@ const VIRTIO_MODULES: [&str; 10] = [
     "net/core/failover.ko",
     "drivers/net/net_failover.ko",
     "drivers/net/virtio_net.ko",
+    "drivers/char/virtio_console.ko",
 ];
 
 /// A file that a TOML may name, as `debian:NAME`.
@@ -64,6 +69,10 @@ pub enum File {
     CloudKernel,
     /// The initramfs around busybox.
     Busybox,
+    /// The initramfs around `guests/costs`, for what needs no module.
+    Costs,
+    /// The same with the modules of virtio disks and networks.
+    CostsVirtio,
     /// Memtest86+, a bzImage.
     Memtest,
     /// GNU Mach, a Multiboot kernel.
@@ -74,9 +83,11 @@ pub enum File {
 
 impl File {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("cloud-kernel", Self::CloudKernel),
         ("busybox", Self::Busybox),
+        ("costs", Self::Costs),
+        ("costs-virtio", Self::CostsVirtio),
         ("memtest86+", Self::Memtest),
         ("gnumach", Self::Gnumach),
         ("system-disk", Self::System(Part::Disk)),
@@ -96,6 +107,8 @@ impl File {
         match self {
             Self::CloudKernel => cloud_kernel(),
             Self::Busybox => busybox_initramfs(),
+            Self::Costs => costs_initramfs(&[], "costs.cpio.gz"),
+            Self::CostsVirtio => costs_initramfs(&VIRTIO_MODULES, "costs-virtio.cpio.gz"),
             Self::Memtest => memtest(),
             Self::Gnumach => gnumach(),
             Self::System(part) => part.get(),
@@ -142,16 +155,23 @@ pub fn cloud_kernel() -> Result<PathBuf> {
         .with_context(|| format!("no vmlinuz in {}", dir.display()))
 }
 
-/// An initramfs with Debian's static busybox: a shell on the console, and an ear for the power button.
-pub fn busybox_initramfs() -> Result<PathBuf> {
+/// Debian's static busybox, and the folder that it was unpacked into.
+pub fn busybox() -> Result<(PathBuf, Vec<u8>)> {
     let dir = apt::unpacked("busybox-static", |name| name == "busybox-static")?;
     let bin = ["bin/busybox", "usr/bin/busybox"].map(|b| dir.join(b));
     let busybox = bin
         .iter()
         .find(|p| p.exists())
         .context("no busybox in busybox-static")?;
+    let bytes = host::read(busybox)?;
+    Ok((dir, bytes))
+}
+
+/// An initramfs with Debian's static busybox: a shell on the console, and an ear for the power button.
+pub fn busybox_initramfs() -> Result<PathBuf> {
+    let (dir, busybox) = busybox()?;
     let out = dir.join("initramfs.cpio.gz");
-    let bytes = initramfs(&host::read(busybox)?, &modules()?)?;
+    let bytes = initramfs(&busybox, &modules()?)?;
     if std::fs::read(&out).is_ok_and(|old| old == bytes) {
         return Ok(out);
     }
@@ -159,15 +179,44 @@ pub fn busybox_initramfs() -> Result<PathBuf> {
     Ok(out)
 }
 
-/// [`MODULES`] and [`VIRTIO_MODULES`] of the cloud kernel, by their paths in the initramfs.
-fn modules() -> Result<Vec<(String, Vec<u8>)>> {
+/// An initramfs whose init is `guests/costs`, with these modules.
+fn costs_initramfs(modules: &[&str], name: &str) -> Result<PathBuf> {
+    let tc = Toolchain::get()?;
+    let program = bare::stripped(&tc, &bare::guest(&tc, "guest-costs")?)?;
+    let mut cpio = Cpio::default();
+    for dir in ["dev", "modules"] {
+        cpio.dir(dir);
+    }
+    cpio.char_device("dev/console", 5, 1);
+    cpio.file("init", 0o755, &host::read(&program)?);
+    let (tree, _) = module_tree()?;
+    for (i, path) in modules.iter().enumerate() {
+        let bytes = host::read(&tree.join(path))?;
+        cpio.file(&format!("modules/{i:02}.ko"), 0o644, &bytes);
+    }
+    let bytes = packed(cpio)?;
+    let out = program.with_file_name(name);
+    if !std::fs::read(&out).is_ok_and(|old| old == bytes) {
+        host::write_whole(&out, &bytes)?;
+    }
+    Ok(out)
+}
+
+/// Where the cloud kernel's modules are, and its version.
+pub fn module_tree() -> Result<(PathBuf, String)> {
     let kernel = cloud_kernel()?;
     let name = kernel.file_name().unwrap_or_default().to_string_lossy();
-    let version = name.strip_prefix("vmlinuz-").unwrap_or_default();
-    let tree = kernel.with_file_name("../lib/modules").join(version);
+    let version = name.strip_prefix("vmlinuz-").unwrap_or_default().to_owned();
+    let tree = kernel.with_file_name("../lib/modules").join(&version);
+    Ok((tree.join("kernel"), version))
+}
+
+/// [`MODULES`] and [`VIRTIO_MODULES`] of the cloud kernel, by their paths in the initramfs.
+fn modules() -> Result<Vec<(String, Vec<u8>)>> {
+    let (tree, version) = module_tree()?;
     let load = |path: &str, prefix: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
-        let bytes = host::read(&tree.join("kernel").join(path))?;
+        let bytes = host::read(&tree.join(path))?;
         Ok((format!("lib/modules/{version}/{prefix}{file}"), bytes))
     };
     // The shell sorts names: a number says the order.
@@ -210,7 +259,11 @@ fn initramfs(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
         }
         cpio.file(path, 0o644, bytes);
     }
-    // No name and no time in the header: the same files give the same bytes.
+    packed(cpio)
+}
+
+/// Compressed; no name and no time in the header: the same files give the same bytes.
+fn packed(cpio: Cpio) -> Result<Vec<u8>> {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gz.write_all(&cpio.finish())?;
     Ok(gz.finish()?)

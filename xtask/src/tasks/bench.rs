@@ -3,6 +3,9 @@
 //!
 //! The bench server (to the log) and its guest (to its serial port) write lines
 //! `BENCH <name> <unit> <min> <median> <max>`, and `SKIP <name>: <why>` for what they cannot measure.
+//!
+//! Three more systems have an unmodified Linux, whose first process (`guests/costs`) measures what devices cost it; the same
+//! program runs under KVM ([`peer`]).
 
 use std::{
     path::{Path, PathBuf},
@@ -10,9 +13,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgMatches, Args};
+use clap::{ArgMatches, Args, ValueEnum};
 
+mod exits;
 mod figures;
+mod linux;
+mod peer;
 mod trace;
 
 use figures::{Figures, Row, parse, regressions, table};
@@ -28,6 +34,13 @@ use crate::{
 
 /// The systems that measure.
 const SYSTEMS: [&str; 2] = ["guests/bench-ipc.toml", "guests/bench.toml"];
+
+/// Who else can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Other {
+    /// QEMU with KVM, on Linux, all from Debian's packages.
+    Kvm,
+}
 
 /// Measure costs in instructions and compare them with the committed figures.
 #[derive(Debug, Args)]
@@ -50,7 +63,14 @@ pub struct Bench {
     /// Processors of the machine: with 2 the second is online and halted, and the figures have a baseline of their own
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
     cpus: u32,
-    /// Seconds that each of its two runs may take
+    /// What Linux guests pay for their devices, here and with another hypervisor in the same emulator (some twenty minutes the first
+    /// time; what the other takes is kept under target/peer)
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["trace", "update", "json", "emulator", "cpu", "cpus"])]
+    peer: Option<Other>,
+    /// Leave out what Linux guests pay for their devices: a minute each of three
+    #[arg(long)]
+    no_linux: bool,
+    /// Seconds that each of its runs may take
     #[arg(long, value_name = "S", default_value_t = 600)]
     timeout: u64,
 }
@@ -75,15 +95,28 @@ impl Task for Bench {
         }
         let options = self.options();
         options.check(Firmware::Bios)?;
+        if let Some(Other::Kvm) = self.peer {
+            let other = peer::kvm()?;
+            let ours = linux::measure(&options, self.timeout)?;
+            print!("{}", linux::beside(&ours, &other));
+            return Ok(0);
+        }
         let mut rows = Vec::new();
         for system in SYSTEMS {
             rows.extend(self.measure(system, &options)?);
+        }
+        let linux = options.emulator == Emulator::Qemu && self.cpus == 1;
+        if linux && !self.no_linux {
+            rows.extend(linux::measure(&options, self.timeout)?.rows);
         }
         let baseline_path = host::root().join("xtask/bench-baseline.json");
         let mut baseline = load(&baseline_path)?;
         let committed = baseline.of(self.cpus, &options);
         print!("{}", table(&rows, &committed));
-        let worse = regressions(&rows, &committed);
+        let mut worse = regressions(&rows, &committed);
+        if self.no_linux {
+            worse.retain(|line| !linux::ROWS.iter().any(|row| line.starts_with(row)));
+        }
         if let Some(path) = &self.json {
             let mut figures = Figures::default();
             figures.replace(self.cpus, &options, rows.clone());

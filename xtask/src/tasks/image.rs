@@ -8,7 +8,7 @@ use clap::{ArgMatches, Args};
 use super::Task;
 use crate::{build, description::Description, host, setup::image_maker::Firmware};
 
-/// Make the bootable disk images NAME.bios and NAME.uefi.
+/// Make the bootable disk images NAME.bios and NAME.uefi, and the machine's second disk NAME.second if the system has something there.
 #[derive(Debug, Args)]
 pub struct Image {
     /// The system to build
@@ -30,6 +30,13 @@ impl Task for Image {
             std::fs::copy(&image.disk, out)
                 .with_context(|| format!("writing {}", out.display()))?;
             host::step(format!("wrote {}", out.display()));
+            if let (Firmware::Bios, Some(second)) = (firmware, &image.second_disk) {
+                let mut out = self.output.clone().into_os_string();
+                out.push(".second");
+                let out = Path::new(&out);
+                std::fs::copy(second, out).with_context(|| format!("writing {}", out.display()))?;
+                host::step(format!("wrote {}", out.display()));
+            }
         }
         Ok(0)
     }

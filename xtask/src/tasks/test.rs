@@ -84,9 +84,12 @@ impl Task for Test {
             tally.step("building kernel, servers and guests", ready.map(|_| ()));
             if built && self.filter.is_none() {
                 let tc = Toolchain::get()?;
-                tally.check("lints, servers", bare_clippy(&tc, &bare::SERVERS));
-                tally.check("lints, guests", bare_clippy(&tc, &bare::GUESTS));
-                tally.check("lints, kernel", bare_clippy(&tc, &[bare::KERNEL]));
+                tally.check("lints, servers", bare_clippy(&tc, &bare::SERVERS, &[]));
+                tally.check("lints, guests", bare_clippy(&tc, &bare::GUESTS, &[]));
+                for features in [&[][..], &["--features", "unproven"]] {
+                    let lint = bare_clippy(&tc, &[bare::KERNEL], features);
+                    tally.check("lints, kernel", lint);
+                }
             }
             if built {
                 // A thread for each processor of the host; they see to it that each emulator has what it needs.
@@ -132,7 +135,7 @@ fn host_cargo(args: &[&str]) -> Command {
     cmd
 }
 
-fn bare_clippy(tc: &Toolchain, packages: &[&str]) -> Command {
+fn bare_clippy(tc: &Toolchain, packages: &[&str], features: &[&str]) -> Command {
     let mut cmd = tc.clippy();
     cmd.current_dir(host::root())
         .args(["--target", TARGET, "--quiet", "--target-dir"]);
@@ -142,7 +145,7 @@ fn bare_clippy(tc: &Toolchain, packages: &[&str]) -> Command {
     for package in packages {
         cmd.args(["--package", package]);
     }
-    cmd.args(["--", "-D", "warnings"]);
+    cmd.args(features).args(["--", "-D", "warnings"]);
     cmd
 }
 

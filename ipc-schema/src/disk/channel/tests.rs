@@ -1,5 +1,7 @@
 use super::*;
-use crate::disk::{Base, BlkConfig, Geometry, MAX_BLOCKS, Place, StoreConfig};
+use crate::disk::{
+    Back, Base, BlkConfig, DriverClient, DriverConfig, Geometry, MAX_BLOCKS, Place, StoreConfig,
+};
 use proptest::prelude::*;
 use std::boxed::Box;
 use std::collections::VecDeque;
@@ -202,9 +204,56 @@ fn golden_bytes() {
         serial: "s".into(),
         queues: 2,
         packed: true,
+        back: Back::Store,
     };
     assert_eq!(
         postcard::to_allocvec(&blk).unwrap(),
-        b"\x01d\xac\x02\x02\x01\x01s\x02\x01"
+        b"\x01d\xac\x02\x02\x01\x01s\x02\x01\x00"
+    );
+    let back = Back::Driver { read_only: true };
+    let blk = BlkConfig { back, ..blk };
+    assert_eq!(
+        postcard::to_allocvec(&blk).unwrap(),
+        b"\x01d\xac\x02\x02\x01\x01s\x02\x01\x01\x01"
+    );
+    let driver = DriverConfig {
+        clients: vec![DriverClient {
+            disk: blk.disk,
+            read_only: true,
+        }],
+        physical: vec![("dma".into(), 5)],
+        ..DriverConfig::default()
+    };
+    assert_eq!(
+        postcard::to_allocvec(&driver).unwrap(),
+        b"\x01\x01d\xac\x02\x02\x01\x01\x00\x00\x00\x01\x03dma\x05"
+    );
+}
+
+/// What a driver needs: several requests at a time, as many as the client was told, and what of a commit is to be left out.
+#[test]
+fn a_window_of_requests() {
+    let channel = Box::new(Channel::new());
+    let mut client = Client::new(&channel).with_depth(3);
+    let mut driver = Provider::new(&channel);
+    assert_eq!((client.room(), driver.number()), (3, 0));
+    for first in 0..2 {
+        assert!(client.ask(&read(first)));
+    }
+    let commit = Request {
+        skip: (7, 3),
+        ..Request::new(Op::Commit, 9, 1)
+    };
+    assert!(client.ask(&commit) && !client.ask(&read(5)));
+    let _ = client.publish();
+    let firsts: Vec<_> = (0..4).map(|n| driver.peek_at(n).map(|r| r.first)).collect();
+    assert_eq!(firsts, [Some(0), Some(1), Some(9), None]);
+    assert_eq!(driver.peek_at(2), Some(commit));
+    driver.answer(Status::Ok, None);
+    assert_eq!(client.room(), 0, "the answer was not looked at");
+    assert!(client.answer(0).is_some() && client.room() == 1);
+    assert_eq!(
+        (driver.number(), driver.peek().map(|r| r.first)),
+        (1, Some(1))
     );
 }

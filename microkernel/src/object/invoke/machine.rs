@@ -4,13 +4,13 @@ use super::{Answer, Args, NONE, PAYLOAD_WORD};
 use crate::arch::{self, Cpu};
 use crate::ipc;
 use crate::mem::shared;
-use crate::object::Notification;
 use crate::object::cap::Cap;
 use crate::object::cpu::{CpuObject, apic_id};
 use crate::object::irq::Irq;
 use crate::object::log::{LogObject, RECORD, RING};
 use crate::object::ports::Ports;
 use crate::object::thread::reg;
+use crate::object::{Notification, refuse_if};
 use crate::sched;
 use core::sync::atomic::Ordering;
 use ipc_schema::abi::rights::{CONTROL, READ, SEND, WRITE};
@@ -129,9 +129,7 @@ pub fn log(a: &Args, cap: &Cap) -> Answer {
         op::log::WRITE => {
             cap.typed::<LogObject>(WRITE)?;
             let len = a.tag().payload();
-            if len == 0 || len > RECORD {
-                return Err(Status::OutOfRange);
-            }
+            refuse_if(len == 0 || len > RECORD, Status::OutOfRange)?;
             RING.add(
                 cap.badge as u8,
                 (0..len).map(|i| (payload[i / 8].get() >> (i % 8 * 8)) as u8),

@@ -5,14 +5,12 @@ mod thread;
 
 use super::cap::{Cap, cap_at};
 use super::guest_space::Way;
-use super::irq::Irq;
 use super::mapping::{Mapping, Request};
-use super::ports::Ports;
 use super::space::Slot;
 use super::step::Step;
 use super::{
-    Budget, Domain, Endpoint, GuestSpace, Header, Memory, Notification, Object, Pool, Space,
-    Thread, Vcpu, lookup,
+    Budget, Domain, Endpoint, GuestSpace, Memory, Notification, Object, Pool, Space, Thread, Vcpu,
+    lookup, refuse_if,
 };
 use crate::arch::Cpu;
 use crate::ipc::{self, WORDS};
@@ -183,33 +181,10 @@ fn pool(a: &Args, cap: &Cap) -> Answer {
             let object = cap.typed::<super::pool::PoolObject>(DESTROY)?;
             let pool = super::pool::pool_of(object.get().header());
             a.op.stop();
-            pool.destroy_step(destroy, &a.step)?;
-            NONE
+            pool.destroy_step(&a.step)
         }
         _ => cap.object().and(Err(Status::BadOperation)),
     }
-}
-
-/// Ends any object but a Pool.
-///
-/// # Errors
-/// `Again`: there is more to do. `Busy`: as [`Memory::destroy`].
-fn destroy(header: Obj<Header>, step: &Step) -> Result<(), Status> {
-    let cap = Cap::new(header.get());
-    let kind = cap.kind();
-    macro_rules! ends {
-        ($($t:ty),* ; $($stepwise:ty),*) => {
-            $(if kind == <$t>::KIND as u32 {
-                step.spend(500)?;
-                cap.typed::<$t>(0)?.get().destroy();
-            })*
-            $(if kind == <$stepwise>::KIND as u32 {
-                cap.typed::<$stepwise>(0)?.get().destroy(step)?;
-            })*
-        };
-    }
-    ends!(Thread, Vcpu, Budget, Notification, Irq, Ports; Endpoint, GuestSpace, Space, Mapping, Memory);
-    Ok(())
 }
 
 #[inline(never)]
@@ -228,8 +203,7 @@ fn memory(a: &Args, cap: &Cap) -> Answer {
         op::memory::REVOKE => {
             let m = cap.typed::<Memory>(CONTROL)?;
             a.op.stop();
-            m.get().revoke(&a.step)?;
-            NONE
+            m.get().revoke(&a.step)
         }
         op::memory::MAKE_POOL => {
             let m = cap.typed::<Memory>(CONTROL | READ | WRITE)?;
@@ -303,14 +277,12 @@ fn space_but_map(a: &Args, s: Obj<Space>) -> Answer {
         op::space::DESTROY_OBJECT => {
             let cap = cap_at(a.t.get(), a.w(0))?;
             let header = cap.object()?;
-            if u32::from(cap.rights) & DESTROY == 0 {
-                return Err(Status::MissingRight);
-            }
+            refuse_if(u32::from(cap.rights) & DESTROY == 0, Status::MissingRight)?;
             a.op.stop();
             if [Kind::Pool as u32, Kind::Cpu as u32, Kind::Log as u32].contains(&cap.kind()) {
                 return Err(Status::WrongType);
             }
-            destroy(header, &a.step)?;
+            super::destroy(header, &a.step)?;
         }
         _ => return Err(Status::BadOperation),
     }
@@ -333,9 +305,7 @@ fn guest_space(a: &Args, cap: &Cap) -> Answer {
                 }
                 _ => return Err(Status::InvalidArg),
             };
-            if target == Cap::EMPTY {
-                return Err(Status::InvalidCap);
-            }
+            refuse_if(target == Cap::EMPTY, Status::InvalidCap)?;
             a.op.stop_for(g.cpus.get());
             g.add_route(first, count, way, target, a.w(2))?;
         }

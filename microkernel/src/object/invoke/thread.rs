@@ -6,7 +6,7 @@ use crate::ipc;
 use crate::object::cap::Cap;
 use crate::object::cpu::CpuObject;
 use crate::object::thread::{Resume, State, reg};
-use crate::object::{Budget, Endpoint, Notification, Thread};
+use crate::object::{Budget, Endpoint, Notification, Thread, refuse_if};
 use crate::sched;
 use ipc_schema::abi::rights::{CONTROL, GRANT, RECV, SEND};
 use ipc_schema::abi::{Status, ThreadRegs, layout, op, thread_state};
@@ -60,11 +60,9 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
                 return Err(Status::OutOfRange);
             }
             t.regs.gpr.iter().for_each(|r| r.set(0));
-            t.regs.rip.set(a.w(0));
             t.set(reg::RSP, a.w(1));
             t.set(reg::RDI, a.w(2));
-            t.regs.rflags.set(arch::USER_FLAGS);
-            t.resume.set(Resume::Interrupt);
+            t.go_on_at(a.w(0), 0);
             t.faulted.set(false);
             t.started.set(true);
             sched::make_ready(t.home(), o);
@@ -121,18 +119,12 @@ pub fn thread(a: &Args, cap: &Cap) -> Answer {
             let faulted = t.faulted.get()
                 && t.resume.get() == Resume::Interrupt
                 && matches!(t.state.get(), State::Queued | State::Calling);
-            if !faulted && t.state.get() != State::Stopped {
-                return Err(Status::Busy);
-            }
+            refuse_if(!faulted && t.state.get() != State::Stopped, Status::Busy)?;
             let input = &a.t.get().utcb().0[PAYLOAD_WORD..];
-            if input[16].get() >= layout::USER_END {
-                return Err(Status::OutOfRange);
-            }
+            refuse_if(input[16].get() >= layout::USER_END, Status::OutOfRange)?;
             let (gpr, flags) = (t.regs.gpr.iter(), input[17].get() & 0xcd5);
             gpr.zip(input).for_each(|(r, i)| r.set(i.get()));
-            t.regs.rip.set(input[16].get());
-            t.regs.rflags.set(flags | arch::USER_FLAGS);
-            t.resume.set(Resume::Interrupt);
+            t.go_on_at(input[16].get(), flags);
         }
         op::thread::BIND_EVENT => t.event.set(a.keep::<Notification>(a.w(0), SEND)?),
         _ => return Err(Status::BadOperation),

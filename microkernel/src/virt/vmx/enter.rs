@@ -273,6 +273,7 @@ fn inject(v: &Vcpu) -> [Option<&Cell<u64>>; 2] {
 }
 
 /// Has the entry deliver an event.
+#[inline]
 fn deliver(event: u64) {
     const ERROR: u64 = 1 << 11;
     let mut info = event & (0xff | KIND | ERROR | VALID);

@@ -45,11 +45,13 @@ pub const fn features(config: &BlkConfig) -> u64 {
     if config.queues > 1 {
         all |= bits::MQ;
     }
-    if config.disk.pages == 0 {
-        all | bits::RO
-    } else {
-        all | bits::DISCARD | bits::WRITE_ZEROES
+    if !config.writable() {
+        all |= bits::RO;
     }
+    if config.clears() {
+        all |= bits::DISCARD | bits::WRITE_ZEROES;
+    }
+    all
 }
 
 /// The device-specific configuration.
@@ -71,7 +73,7 @@ pub fn image(config: &BlkConfig) -> [u8; IDENTITY.config_len as usize] {
     put(28, &(SECTORS * ipc_schema::disk::SPAN as u32).to_le_bytes());
     // What is written is the disk's when the guest is told: there is no cache to be written back.
     put(34, &config.queues.to_le_bytes());
-    if config.disk.pages != 0 {
+    if config.clears() {
         put(36, &MAX_CLEAR.to_le_bytes());
         put(40, &MAX_SEGMENTS.to_le_bytes());
         put(44, &SECTORS.to_le_bytes());

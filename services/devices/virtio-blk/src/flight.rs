@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use ipc_schema::disk::{
-    Answer, BLOCK, Base, Channel, Client, Op, Place, Places, Request, SPAN, Status,
+    Answer, BLOCK, Base, Channel, Client, Op, Place, Places, Request, SECTOR, SPAN, Status,
 };
 use virtio::{Memory, Token};
 
@@ -71,11 +71,11 @@ pub struct Flight<'a> {
 }
 
 impl<'a> Flight<'a> {
-    /// Nothing is under way; what a predecessor was given is taken back.
+    /// Nothing is under way; what a predecessor was given is taken back. `depth`: questions that may wait for their answers.
     #[must_use]
-    pub fn new(channel: &'a Channel, content: Content<'a>) -> Self {
+    pub fn new(channel: &'a Channel, depth: u32, content: Content<'a>) -> Self {
         let mut flight = Self {
-            client: Client::new(channel),
+            client: Client::new(channel).with_depth(depth),
             content,
             open: Vec::new(),
             free: Vec::new(),
@@ -279,6 +279,14 @@ fn blocks(part: &Part) -> (u32, u32) {
     (first as u32, (part.to.div_ceil(BLOCK) - first) as u32)
 }
 
+/// Sectors of the first block before a part, and of the last behind it.
+fn skipped(part: &Part) -> (u8, u8) {
+    let behind = part.to.next_multiple_of(BLOCK) - part.to;
+    // Less than a block.
+    let sectors = |bytes: u64| (bytes / SECTOR) as u8;
+    (sectors(part.from % BLOCK), sectors(behind))
+}
+
 impl What {
     fn request(&self) -> Request {
         let of = |op, part: &Part| {
@@ -290,6 +298,7 @@ impl What {
             Self::Commit(part, epoch, places) => Request {
                 epoch: *epoch,
                 places: *places,
+                skip: skipped(part),
                 ..of(Op::Commit, part)
             },
             Self::Part(part) => match part.work {

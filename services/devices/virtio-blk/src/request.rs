@@ -145,7 +145,7 @@ impl Raw {
 
     /// What it asks for.
     pub fn asked(&self, memory: &Memory, config: &BlkConfig) -> Result<Asked, Error> {
-        let writable = config.disk.pages != 0;
+        let writable = config.writable();
         let refuse = |status| Ok(Asked::Refused(status));
         Ok(match self.kind {
             kind::IN => self.data(Work::Read, &self.input, config),
@@ -159,7 +159,9 @@ impl Raw {
                 at: 0,
             }])),
             kind::GET_ID => Asked::Id,
-            kind::DISCARD | kind::WRITE_ZEROES if writable => self.segments(memory, config)?,
+            kind::DISCARD | kind::WRITE_ZEROES if config.clears() => {
+                self.segments(memory, config)?
+            }
             _ => return refuse(status::UNSUPP),
         })
     }

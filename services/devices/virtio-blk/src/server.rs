@@ -54,7 +54,7 @@ pub fn begin(parts: Parts<'_>) -> (Server<'_>, bool) {
     let disk = Disk {
         config,
         image: config::image(config),
-        flight: Flight::new(parts.channel, content),
+        flight: Flight::new(parts.channel, config.depth(), content),
     };
     Server::new(&kind, parts.pages, disk)
 }

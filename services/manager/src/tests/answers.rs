@@ -12,6 +12,14 @@ fn servers_in_pieces() {
         memory_bytes: 70_000,
         cpu_time: 1_234_567_890,
         cpu: (id != 2).then_some(0),
+        kinds: ipc_schema::proto::MemoryKinds {
+            image: 4096,
+            stack: 69_632,
+            heap: 1 << 21,
+            objects: 65_536,
+            objects_free: 8192,
+            other: 0,
+        },
     };
     let mut bench = Bench::at_prompt();
     bench.asks("servers", RootRequest::Servers { first: 0 });
@@ -27,7 +35,7 @@ fn servers_in_pieces() {
         servers: vec![server(3)],
         total: 3,
     }));
-    assert_eq!(text.lines().count(), 5);
+    assert_eq!(text.lines().count(), 9);
     assert!(
         text.contains(
             "  3  server3                  running     2         69 KiB       0    1.234 s\r\n"

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use ipc_schema::abi::CapTransfer;
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{CONTROL, EXEC, READ, WRITE};
-use ipc_schema::proto::{SchedulerRequest, SchedulerResponse};
+use ipc_schema::proto::{MemoryKinds, SchedulerRequest, SchedulerResponse};
 use root::image::{Image, Parts};
 use root::plan::{self, Grant, Memory as From, Object, Plan};
 use root::ram::PAGE;
@@ -54,6 +54,21 @@ impl Built {
     pub fn bytes(&self) -> u64 {
         let blocks = self.pages.iter().chain(&self.pool_block).chain(&self.ram);
         blocks.map(|b| b.run.len).sum()
+    }
+
+    /// What they are for.
+    pub fn kinds(&self, plan: &Plan) -> MemoryKinds {
+        let parts = self.parts.as_ref();
+        let free = self.pool.and_then(|pool| pool.stat().ok());
+        let ram: u64 = self.ram.iter().map(|b| b.run.len).sum();
+        MemoryKinds {
+            image: parts.map_or(0, |p| p.image),
+            stack: parts.map_or(0, |p| layout::STACK_SIZE + p.start_len),
+            heap: parts.map_or(0, |p| p.heap_len),
+            objects: self.pool_block.map_or(0, |b| b.run.len),
+            objects_free: free.map_or(0, |(pages, ..)| pages * PAGE),
+            other: ram + plan.shared_bytes(),
+        }
     }
 
     /// TSC cycles that it has used.

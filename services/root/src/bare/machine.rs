@@ -1,6 +1,7 @@
 //! RAM, slots and the boot archive, by system calls.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use ipc_schema::abi::layout::slot;
@@ -34,6 +35,7 @@ const ANNOUNCE_ID: u64 = 0xff;
 /// Kinds of `BootMemory`.
 mod kind {
     pub const RAM: u32 = 0;
+    pub const DEVICE: u32 = 1;
     pub const ARCHIVE: u32 = 2;
 }
 
@@ -98,6 +100,8 @@ pub struct Machine {
     pub archive_memory: Memory,
     archive: &'static [u8],
     announce: Log,
+    /// Ranges of device registers: physical address, bytes, slot.
+    devices: Vec<(u64, u64, Slot)>,
 }
 
 /// The memory that the kernel gave.
@@ -127,6 +131,8 @@ impl Machine {
         for m in memories(boot).filter(|m| m.kind == kind::RAM) {
             ram.add(m.phys, m.len, m.slot);
         }
+        let devices = memories(boot).filter(|m| m.kind == kind::DEVICE);
+        let devices = devices.map(|m| (m.phys, m.len, m.slot)).collect();
         let of_archive = memories(boot).find(|m| m.kind == kind::ARCHIVE);
         let of_archive = of_archive.ok_or(Error::Text("there is no boot archive"))?;
         let archive_memory = Memory(of_archive.slot);
@@ -159,6 +165,7 @@ impl Machine {
             archive_memory,
             archive,
             announce,
+            devices,
         })
     }
 
@@ -236,6 +243,25 @@ impl Machine {
                 Err(error)
             }
         }
+    }
+
+    /// Device registers: whole pages, which nobody else has divided off.
+    pub fn registers(&mut self, phys: u64, len: u64) -> Result<Block, Error> {
+        if !(phys | len).is_multiple_of(PAGE) {
+            return Err(Error::Text("registers share a page with others"));
+        }
+        let within = |&&(base, size, _): &&(u64, u64, Slot)| {
+            let at = phys.checked_sub(base);
+            at.and_then(|at| at.checked_add(len))
+                .is_some_and(|end| end <= size)
+        };
+        let found = self.devices.iter().find(within).copied();
+        let (base, _, slot) = found.ok_or(Error::Text("registers lie where no device may be"))?;
+        let memory = self.make("divide registers", |dest| {
+            Memory(slot).divide(phys - base, len, dest, POOL)
+        })?;
+        let run = Run { phys, len };
+        Ok(Block { memory, run })
     }
 
     /// Gives RAM back: it is gone from every Space.

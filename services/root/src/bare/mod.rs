@@ -1,6 +1,7 @@
 //! What runs under the kernel.
 
 mod build;
+mod function;
 mod machine;
 mod processors;
 mod requests;

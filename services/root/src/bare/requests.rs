@@ -85,6 +85,9 @@ impl Root {
                 .used_before
                 .saturating_add(built.as_ref().map_or(0, |b| b.used())),
             cpu: built.as_ref().map(|b| b.cpu),
+            kinds: built
+                .as_ref()
+                .map_or_else(Default::default, |b| b.kinds(&server.plan)),
         })
         .collect()
     }
@@ -115,10 +118,17 @@ impl Root {
         Ok(RootResponse::Done)
     }
 
-    /// A client of `store` has waited for its answer for long. Many use it, so that one of them cannot have it ended as it likes: root
+    /// A client of `store`, or of the second disk's driver, has waited for its answer for long. Many use it, so that one of them cannot have it ended as it likes: root
     /// must have seen twice, a second apart, that it does not wait for requests, and that it is stopped or has done nothing but run.
-    fn unanswered(&mut self) -> Result<RootResponse, Refusal> {
-        let index = self.registry.by_role(Role::Store).ok_or(Refusal::Unknown)?;
+    fn unanswered(&mut self, vm: usize, device: usize) -> Result<RootResponse, Refusal> {
+        let device = self.system.vms.get(vm).and_then(|v| v.devices.get(device));
+        let disk = device.and_then(|d| d.kind.disk());
+        let disk = disk.and_then(|d| self.system.disks.get(d as usize));
+        let role = match disk.ok_or(Refusal::Unknown)?.on_second_disk() {
+            false => Role::Store,
+            true => Role::SecondDisk,
+        };
+        let index = self.registry.by_role(role).ok_or(Refusal::Unknown)?;
         let built = self
             .built
             .get(index)
@@ -329,7 +339,9 @@ impl Service for Root {
         let answer = match (role, request) {
             (Some(Role::Vmm(vm)), RootRequest::Hung { device }) => self.hung(vm, device),
             // Only those who have a disk can call.
-            (Some(Role::Device(..)), RootRequest::Unanswered) => self.unanswered(),
+            (Some(Role::Device(vm, device)), RootRequest::Unanswered) => {
+                self.unanswered(vm, device)
+            }
             (Some(Role::Manager | Role::Extra(_)), request) => self.answer(request),
             _ => Err(Refusal::Forbidden),
         };

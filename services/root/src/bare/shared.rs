@@ -74,6 +74,8 @@ pub struct Shared {
     pub ports: BTreeMap<(u16, u32), Ports>,
     /// By interrupt line.
     pub irqs: BTreeMap<u8, (Irq, IrqTarget)>,
+    /// What messages of PCI functions signal, by their driver's instance.
+    pub messages: BTreeMap<String, (Irq, IrqTarget)>,
     /// The processors.
     pub processors: Processors,
     /// What takes calls to root on the others.
@@ -95,6 +97,7 @@ impl Shared {
             runs: BTreeMap::new(),
             ports: BTreeMap::new(),
             irqs: BTreeMap::new(),
+            messages: BTreeMap::new(),
             processors: Processors::new(),
             forwarders: Vec::new(),
             processors_pool: None,
@@ -187,8 +190,15 @@ impl Shared {
 
     /// Lets an interrupt signal its driver.
     fn bind(&self, machine: &mut Machine, line: u8, instance: &str) -> Result<(), Error> {
-        let (Some((irq, _)), Some(to)) = (self.irqs.get(&line), self.notifications.get(instance))
-        else {
+        match self.irqs.get(&line) {
+            Some((irq, _)) => self.bind_irq(machine, *irq, instance),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets an Irq signal its driver.
+    pub fn bind_irq(&self, machine: &mut Machine, irq: Irq, instance: &str) -> Result<(), Error> {
+        let Some(to) = self.notifications.get(instance) else {
             return Ok(());
         };
         let badged = machine.slot()?;

@@ -94,6 +94,13 @@ impl Root {
         };
         let role = server.plan.role;
         let restarts = server.restarts + u32::from(server.state == ServerState::Restarting);
+        let function = match role {
+            Role::SecondDisk => self.take_function(index),
+            _ => Ok(()),
+        };
+        let Some(server) = self.registry.servers.get(index) else {
+            return false;
+        };
         let mut built = Built::default();
         let group_at = role.vm().and_then(|vm| self.cpu_of_vm(vm));
         let (machine, shared) = (&mut self.machine, &mut self.shared);
@@ -101,7 +108,7 @@ impl Root {
             (Some(vm), len @ 1..) => shared.take_guest(machine, vm, len),
             _ => Ok(()),
         };
-        let done = guest.and_then(|()| {
+        let done = guest.and(function).and_then(|()| {
             build::build(
                 machine,
                 shared,
@@ -162,6 +169,8 @@ impl Root {
     pub fn start_vm(&mut self, vm: usize) -> bool {
         self.registry.vm_starting(vm);
         if let Some(description) = self.system.vms.get(vm) {
+            let name = description.name.as_str();
+            defmt::info!("VM {=str}: start at TSC {=u64}", name, now());
             for key in plan::volatile_pages(description) {
                 if let Some(page) = self.shared.pages.get(&key).copied()
                     && let Err(error) = self.machine.clear(page)

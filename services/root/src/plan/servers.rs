@@ -8,7 +8,7 @@ use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{ALL, CONTROL, EXEC, GRANT, READ, SEND, WRITE};
 use ipc_schema::disk::Geometry;
 use ipc_schema::link::NetConfig;
-use ipc_schema::manifest::{DeviceKind, Driver, PortRange, Server, System, Vm};
+use ipc_schema::manifest::{Device, DeviceKind, Driver, PortRange, Server, System, Vm};
 use ipc_schema::proto::{Class, Group};
 use runtime::start::PlatformConfig;
 
@@ -29,6 +29,7 @@ pub fn system(machine: &Machine<'_>) -> Result<Vec<Plan>, PlanError> {
     plans.push(manager(s)?);
     let disks = disks::geometries(s, machine.file)?;
     plans.extend(disks::store(s, &disks)?);
+    plans.extend(disks::driver(s, &disks)?);
     plans.extend(nets::switch(s)?);
     for (i, extra) in s.servers.iter().enumerate() {
         plans.push(self::extra(machine, i, extra)?);
@@ -101,7 +102,8 @@ fn platform(machine: &Machine<'_>) -> Result<Plan, PlanError> {
         let rights = if name.starts_with("acpi") {
             READ
         } else {
-            READ | WRITE
+            // It divides what it maps.
+            READ | WRITE | CONTROL
         };
         plan.named(name, Object::Boot(*slot), rights, 0);
         config.memories.push((name.clone(), *phys, *len));
@@ -167,14 +169,32 @@ fn manager(system: &System) -> Result<Plan, PlanError> {
         plan.shares("serial-rx", page(&driver.name, "up"), READ | WRITE);
     }
     for vm in &system.vms {
-        let name = |what: &str| format!("{what}:{}", vm.name);
-        if let Some(uart) = console(vm).and_then(|d| vm.devices.get(d)) {
-            plan.signals(&name("uart"), &uart.name, device_bits::CONSOLE);
-            plan.shares(&name("tx"), page(&uart.name, "down"), READ | WRITE);
-            plan.shares(&name("rx"), page(&uart.name, "up"), READ | WRITE);
+        for channel in vm.channels() {
+            let Some(device) = vm.devices.get(channel.device) else {
+                continue;
+            };
+            let name = |what: &str| format!("{what}:{}", channel.name);
+            let bit = match channel.port {
+                Some(_) => device_bits::BACK,
+                None => device_bits::CONSOLE,
+            };
+            plan.signals(&name("device"), &device.name, bit);
+            let (up, down) = rings(device, channel.port);
+            plan.shares(&name("tx"), down, READ | WRITE);
+            plan.shares(&name("rx"), up, READ | WRITE);
+            plan.slots += 1;
         }
     }
     plan.configured(system)
+}
+
+/// The rings from and to a serial port, or the port of a virtio console.
+fn rings(device: &Device, port: Option<usize>) -> (String, String) {
+    let name = |way: &str| match port {
+        Some(port) => page(&device.name, &format!("{way}{port}")),
+        None => page(&device.name, way),
+    };
+    (name("up"), name("down"))
 }
 
 /// Binary of the server that tries every operation of the kernel: it alone gets something of each kind, with all rights.
@@ -262,8 +282,17 @@ fn device(
         };
         let to = if bits == 0 { &device.name } else { MANAGER };
         plan.signals("manager", to, bits);
-        plan.shares("tx", page(&device.name, "up"), READ | WRITE);
-        plan.shares("rx", page(&device.name, "down"), READ | WRITE);
+        let (up, down) = rings(device, None);
+        plan.shares("tx", up, READ | WRITE);
+        plan.shares("rx", down, READ | WRITE);
+    }
+    if let DeviceKind::VirtioConsole { ports, .. } = &device.kind {
+        plan.signals("manager", MANAGER, manager_bits::uart(v));
+        for port in 0..ports.count() {
+            let (up, down) = rings(device, Some(port));
+            plan.shares(&format!("tx:{port}"), up, READ | WRITE);
+            plan.shares(&format!("rx:{port}"), down, READ | WRITE);
+        }
     }
     if device.kind.slot().is_some() {
         plan.guest_memory = vm.memory;

@@ -463,3 +463,6 @@ mod of_disks;
 
 #[path = "nets_tests.rs"]
 mod of_nets;
+
+#[path = "consoles_tests.rs"]
+mod of_consoles;

@@ -200,6 +200,34 @@ fn a_driver_that_asks_for_quiet_has_it() {
     assert_eq!(queue.arm(), Ok(true), "it came before it was asked for");
 }
 
+/// What is complete and committed, but not published, is published by the successor; the rest is taken again.
+#[test]
+fn a_successor_publishes_what_was_committed() {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 4, false);
+    let mut queue = Split::new(&memory, &place(4), 0).unwrap();
+    for number in 0..6 {
+        assert!(driver.offer(number, &parts(number, 1), false));
+        let chain = queue.pop().unwrap().unwrap();
+        assert_eq!(queue.position(), number as u16);
+        if number < 5 {
+            queue.complete(chain.token(), 0).unwrap();
+        }
+        if number < 3 {
+            assert_eq!(queue.publish(), Ok(true));
+            assert_eq!(driver.reap().len(), 1);
+        }
+    }
+    let position = queue.position();
+    assert_eq!((position, driver.half(USED + 2)), (5, 3));
+    for _ in 0..2 {
+        let mut queue = Split::resume(&memory, &place(4), 0, position).unwrap();
+        assert_eq!((queue.position(), driver.half(USED + 2)), (5, 5));
+        assert!(queue.pop().unwrap().is_some() && queue.pop().unwrap().is_none());
+    }
+    assert_eq!(driver.reap().len(), 2);
+}
+
 #[test]
 fn what_a_queue_gave_is_not_completed_in_the_next_one() {
     let memory = memory();

@@ -3,7 +3,7 @@
 use super::registers::Mode;
 use super::{EmulateError, Unsupported, Why, walk};
 use crate::memory::GuestMemory;
-use ipc_schema::abi::vm::VcpuState;
+use ipc_schema::abi::vm::{VcpuState, offers};
 
 /// Longest instruction, in bytes.
 pub(super) const MAX_LENGTH: usize = 15;
@@ -48,6 +48,22 @@ pub(super) fn linear_rip(state: &VcpuState) -> u64 {
     } else {
         state.cs.base.wrapping_add(state.rip) & 0xFFFF_FFFF
     }
+}
+
+/// The instruction that a nested page fault has just interrupted: as the processor fetched it, if it tells (decode assists), else
+/// out of memory. The bytes are the processor's, and still only bytes: whatever they are, they are decoded like any.
+#[inline]
+pub(super) fn faulting(memory: &GuestMemory, state: &VcpuState) -> Result<Fetched, EmulateError> {
+    if state.offers & offers::BYTES != 0 {
+        let [first, second] = state.fetched;
+        // None for a fault in a table that was read for a fetch.
+        if let len @ 1..=15 = first as u8 & 15 {
+            let all = u128::from(first) | u128::from(second) << 64;
+            let bytes = (all >> 8).to_le_bytes();
+            return Ok(Fetched { bytes, len });
+        }
+    }
+    fetch(memory, state)
 }
 
 /// Reads the instruction at rip.
@@ -106,4 +122,31 @@ fn fetch_across(
         return Err(fetched.unsupported(state, Why::CodeOutsideRam));
     }
     Ok(fetched)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulate::testing;
+
+    #[test]
+    fn bytes_that_the_processor_has_fetched_need_no_memory() {
+        let memory = GuestMemory::owned(&[(0, 0x1000)]);
+        let mut state = testing::state();
+        // Nothing is there.
+        state.rip = 0x10_0000;
+        assert!(fetch(&memory, &state).is_err());
+        state.fetched = [0xC0_3189_03, u64::MAX];
+        assert!(faulting(&memory, &state).is_err(), "not offered");
+        state.offers = offers::BYTES;
+        let fetched = faulting(&memory, &state).unwrap();
+        assert_eq!(fetched.bytes(), [0x89, 0x31, 0xC0]);
+        state.fetched = [u64::MAX << 8 | 15, u64::MAX];
+        assert_eq!(faulting(&memory, &state).unwrap().bytes(), [0xFF; 15]);
+        // It tells of none: out of memory then.
+        state.fetched = [0, 0];
+        assert!(faulting(&memory, &state).is_err());
+        state.rip = 0;
+        assert_eq!(faulting(&memory, &state).unwrap().bytes(), [0; 15]);
+    }
 }

@@ -7,7 +7,7 @@
 
 use super::alu::Operation;
 use super::fast::Form;
-use super::fetch::fetch;
+use super::fetch::faulting as fetch;
 use super::registers::{Mode, Register, mask};
 use super::site::Site;
 use super::string::StringOperation;

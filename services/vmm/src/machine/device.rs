@@ -95,6 +95,7 @@ impl<'a> Device<'a> {
             DeviceKind::VirtioRng { .. } => kind::VIRTIO_RNG,
             DeviceKind::VirtioBlk { .. } => kind::VIRTIO_BLK,
             DeviceKind::VirtioNet { .. } => kind::VIRTIO_NET,
+            DeviceKind::VirtioConsole { .. } => kind::VIRTIO_CONSOLE,
         };
         self.state.outcome(kind, Access::of(access, value))
     }

@@ -4,7 +4,7 @@
 //! to it ([`Machine::fetch_vectors`]); before the next entry the processor has them again ([`Machine::hand_over`]).
 
 use super::device::look;
-use super::{CPU, Kernel, Machine, Step};
+use super::{CPU, Kernel, Machine, Note, Step};
 use ipc_schema::abi::vm::{Exit, Groups, VcpuState, offers};
 
 /// Where the vectors are.
@@ -64,6 +64,9 @@ impl<K: Kernel> Machine<'_, K> {
             return;
         };
         let fits = lapic.fits_hardware();
+        if fits && !self.hardware.on {
+            self.kernel.note(&Note::HardwareApic);
+        }
         let state = self.kernel.state_mut();
         match (fits, self.hardware.here) {
             (true, true) => {

@@ -75,6 +75,8 @@ pub enum Note {
         /// How many were asked for.
         asked: u32,
     },
+    /// The processor keeps the vectors of the guest's local APIC from now on.
+    HardwareApic,
     /// An access to a guest-physical address where nothing is.
     Unmapped {
         /// The address.

@@ -16,7 +16,7 @@ use core::fmt;
 use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Exit, Groups, Post};
 use ipc_schema::manifest::{DeviceKind, PortRange, Vm};
-use ipc_schema::virtio::{BAR_SIZE, BLOCK, ENTROPY, NET};
+use ipc_schema::virtio::{BAR_SIZE, BLOCK, CONSOLE, ENTROPY, NET};
 
 /// Port ranges of COM1 to COM4, as guests expect them.
 const COM: [u16; 4] = [0x3F8, 0x2F8, 0x3E8, 0x2E8];
@@ -222,6 +222,7 @@ fn virtio_kind(kind: DeviceKind) -> Option<virtio::Kind> {
         DeviceKind::VirtioRng { .. } => Some(virtio::Kind::of(&ENTROPY, queues)),
         DeviceKind::VirtioBlk { .. } => Some(virtio::Kind::of(&BLOCK, queues)),
         DeviceKind::VirtioNet { .. } => Some(virtio::Kind::of(&NET, queues)),
+        DeviceKind::VirtioConsole { .. } => Some(virtio::Kind::of(&CONSOLE, queues)),
     }
 }
 
@@ -251,7 +252,8 @@ fn describe(vm: &Vm, pci_irq: Option<u8>) -> acpi::Config {
             DeviceKind::TestDev
             | DeviceKind::VirtioRng { .. }
             | DeviceKind::VirtioBlk { .. }
-            | DeviceKind::VirtioNet { .. } => {}
+            | DeviceKind::VirtioNet { .. }
+            | DeviceKind::VirtioConsole { .. } => {}
         }
     }
     config

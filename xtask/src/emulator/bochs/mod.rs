@@ -94,6 +94,11 @@ fn known(help: &str, model: &str) -> Result<()> {
 /// Boots a machine.
 pub fn start(boot: &Boot<'_>) -> Result<Process> {
     let bochs = program()?;
+    if boot.second_disk.is_some() {
+        bail!(
+            "Bochs has no virtio disk, and this system needs a second one\n  remedy: take --emulator qemu, or a system without `on = \"second-disk\"`"
+        );
+    }
     let disk = boot.dir.join("disk");
     whole_cylinders(boot.disk, &disk)?;
     let listener =

@@ -115,6 +115,22 @@ impl Row {
     fn is_of(&self, options: &Options) -> bool {
         self.emulator == options.emulator.name() && self.cpu == options.cpu
     }
+    /// One of a single measurement, in instructions.
+    pub fn single(name: &str, options: &Options, value: u64) -> Self {
+        Self {
+            emulator: options.emulator.name().to_owned(),
+            cpu: options.cpu.clone(),
+            name: name.to_owned(),
+            unit: "instructions".to_owned(),
+            min: value,
+            median: value,
+            max: value,
+        }
+    }
+    /// Its name and median.
+    pub fn figure(&self) -> (&str, u64) {
+        (&self.name, self.median)
+    }
     /// As a person reads it: the emulator, and its processor where it has several.
     fn machine(&self) -> String {
         let cpu = self.cpu.as_deref().unwrap_or_default();

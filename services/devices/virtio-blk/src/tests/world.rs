@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use ipc_schema::abi::vm::PortAccess;
-use ipc_schema::disk::{BlkConfig, Channel, Geometry, StoreConfig, map_words};
+use ipc_schema::disk::{Back, BlkConfig, Channel, Geometry, StoreConfig, map_words};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::state_page::StatePage;
 use store::server::Store;
@@ -109,6 +109,7 @@ impl World {
             serial: "serial-7".into(),
             queues: QUEUES,
             packed,
+            back: Back::Store,
         });
         let mut world = Self {
             memory: leak(Memory::owned(&[(0, MEMORY)])),

@@ -7,6 +7,7 @@ use ipc_schema::interrupt_page::InterruptWriter;
 use ipc_schema::manifest::{Device, DeviceKind, PortRange, Vm};
 use ipc_schema::virtio::NOTIFY;
 use std::boxed::Box;
+use std::vec;
 
 /// The test device makes room for a function.
 fn with_function() -> Vm {
@@ -17,6 +18,16 @@ fn with_function() -> Vm {
         ports: PortRange::new(0, 0),
         irq: 0,
         doorbell: None,
+        ..vm.devices[2].clone()
+    };
+    vm
+}
+
+/// Another function in the place of the clock: earlier in the order of functions, its slot wired to the same line.
+fn with_two_functions() -> Vm {
+    let mut vm = with_function();
+    vm.devices[1] = Device {
+        kind: DeviceKind::VirtioRng { slot: 7 },
         ..vm.devices[2].clone()
     };
     vm
@@ -63,8 +74,13 @@ fn out(m: &mut Machine<'_, Fake>, port: u16, value: u64) {
 
 /// Routes and doorbells of the function: first port and number.
 fn routed(m: &Machine<'_, Fake>) -> std::vec::Vec<(u16, u16)> {
-    let calls = m.kernel.routes.iter().filter(|r| r.0 == 2);
-    let bells = m.kernel.bells.iter().filter(|b| b.0 == 2);
+    routed_to(m, 2)
+}
+
+/// Those of device `number`.
+fn routed_to(m: &Machine<'_, Fake>, number: usize) -> std::vec::Vec<(u16, u16)> {
+    let calls = m.kernel.routes.iter().filter(|r| r.0 == number);
+    let bells = m.kernel.bells.iter().filter(|b| b.0 == number);
     calls
         .map(|r| (r.1, r.2))
         .chain(bells.map(|b| (b.2, b.3)))
@@ -98,6 +114,30 @@ fn routes_follow_the_bar_before_the_write_is_over() {
     assert_eq!(load(&mut m, CONFIG + 0x10), 0x3001);
     assert_eq!(load(&mut m, CONFIG), 0x1044_1AF4);
     assert_eq!(m.kernel.routes.iter().filter(|r| r.0 != 2).count(), 2);
+}
+
+/// Each step of a guest that lets two functions change places is followed at once; where both want the same ports, the earlier has them.
+#[test]
+fn two_functions_change_places() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_two_functions(), &pages);
+    let (first, second) = (BASE, BASE + 0x100);
+    let of = |m: &Machine<'_, Fake>| [routed_to(m, 1), routed_to(m, 2)];
+    assert_eq!(of(&m), [routes_at(first), routes_at(second)]);
+    let earlier = CONFIG + 0x2_0000;
+    store(&mut m, earlier + 0x10, second.into());
+    assert_eq!(of(&m), [routes_at(second).to_vec(), vec![]]);
+    store(&mut m, CONFIG + 0x10, first.into());
+    assert_eq!(of(&m), [routes_at(second), routes_at(first)]);
+    // Sized as Linux does it, decoding or not: for a moment it is where all ones say, which is where ports end.
+    store(&mut m, CONFIG + 0x10, u32::MAX.into());
+    assert_eq!(load(&mut m, CONFIG + 0x10), 0xFFFF_FF01);
+    assert_eq!(of(&m)[0], routes_at(second));
+    store(&mut m, CONFIG + 0x10, second.into());
+    assert_eq!(of(&m), [routes_at(second).to_vec(), vec![]]);
+    // The earlier one goes: what it leaves is the other's.
+    store(&mut m, earlier + 4, 0);
+    assert_eq!(of(&m), [vec![], routes_at(second).to_vec()]);
 }
 
 #[test]
@@ -216,6 +256,42 @@ fn the_pin_reaches_the_ioapic_and_the_8259s() {
     });
     m.run();
     assert_ne!(m.cpu().gpr[gpr::RAX] & 1 << 3, 0, "requested");
+}
+
+/// A line that two pins share: it asserts for as long as one of them does, and ends when the last has fallen.
+#[test]
+fn a_shared_line_comes_again_until_all_pins_have_fallen() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_two_functions(), &pages);
+    store(&mut m, 0xFEE0_00F0, 0x1FF);
+    for (index, value) in [(0x37, 0), (0x36, 0x8061)] {
+        store(&mut m, 0xFEC0_0000, index);
+        store(&mut m, 0xFEC0_0010, value);
+    }
+    let mut pins = [1, 2].map(|i| InterruptWriter::new(&pages.irq[i]));
+    assert!(pins.iter_mut().all(|pin| pin.set_intx(true)));
+    m.exit(Exit::Signal, [signal::DEVICE, 0, 0]);
+    for pin in &mut pins {
+        // It is taken, its handler finds one function that has asserted, and ends it.
+        m.on(|cpu| {
+            cpu.posted = false;
+            (Exit::Init, [0; 3])
+        });
+        m.run();
+        let mut posts = m.kernel.entries.iter().filter(|e| e.post != Post::NONE);
+        assert_eq!(
+            posts.next_back().map(|e| e.post),
+            Some(Post::vector(0x61, false))
+        );
+        m.kernel.entries.clear();
+        assert!(pin.set_intx(false));
+        store(&mut m, 0xFEE0_00B0, 0);
+    }
+    m.kernel.entries.clear();
+    m.exit(Exit::Init, [0; 3]);
+    m.run();
+    assert_eq!(m.last().post, Post::NONE);
+    assert_eq!(load(&mut m, CONFIG + 4) & 1 << 19, 0, "interrupt status");
 }
 
 #[test]
