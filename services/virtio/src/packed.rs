@@ -65,8 +65,7 @@ impl At {
 
     /// Whether a descriptor with these flags is available there in this round (2.8.1).
     const fn available(self, flags: u16) -> bool {
-        let (available, used) = (flags & AVAILABLE != 0, flags & USED != 0);
-        available == self.wrap() && used != self.wrap()
+        flags & (AVAILABLE | USED) == if self.wrap() { AVAILABLE } else { USED }
     }
 
     /// Flags of one that is used there in this round.
@@ -75,14 +74,36 @@ impl At {
     }
 }
 
-/// A buffer that was taken and not published.
+/// A buffer that was taken and not published: the word of its used descriptor, but that in the place of the flags stand the number of
+/// descriptors that it has and, highest, whether it is complete.
 #[derive(Clone, Copy, Default)]
-struct Buffer {
-    written: u32,
-    id: u16,
+struct Buffer(u64);
+
+impl Buffer {
+    const COMPLETE: u64 = 1 << 63;
+
+    const fn new(id: u16, count: u16) -> Self {
+        Self((id as u64) << 32 | (count as u64) << 48)
+    }
+
     /// Descriptors of the ring that it has.
-    count: u16,
-    complete: bool,
+    const fn count(self) -> u16 {
+        ((self.0 & !Self::COMPLETE) >> 48) as u16
+    }
+
+    const fn is_complete(self) -> bool {
+        self.0 & Self::COMPLETE != 0
+    }
+
+    const fn complete(&mut self, written: u32) {
+        self.0 |= written as u64 | Self::COMPLETE;
+    }
+
+    /// The word of its used descriptor there (2.8.5).
+    const fn used(self, at: At) -> u64 {
+        let flags = at.used() | if self.0 as u32 != 0 { WRITE } else { 0 };
+        self.0 << 16 >> 16 | (flags as u64) << 48
+    }
 }
 
 /// The step from one place to the next that publishes a buffer.
@@ -192,15 +213,15 @@ impl<'m> Packed<'m> {
         })
     }
 
+    #[inline]
     fn note(&self, turn: Turn) -> Noted {
         let (from, to) = (u32::from(turn.from.0), u32::from(turn.to.0));
         self.note.set(from | to << 16);
         Noted(turn)
     }
 
-    fn slot(&mut self, number: u16) -> Option<&mut Buffer> {
-        let mask = self.buffers.len().wrapping_sub(1);
-        self.buffers.get_mut(usize::from(number) & mask)
+    fn slot(&self, number: u16) -> usize {
+        usize::from(number) & self.buffers.len().wrapping_sub(1)
     }
 
     /// Buffers taken and not published.
@@ -233,13 +254,9 @@ impl<'m> Packed<'m> {
         // The last one has the ID (2.8.6).
         let id = (word >> 32) as u16;
         let position = self.taken;
-        if let Some(buffer) = self.slot(position) {
-            *buffer = Buffer {
-                written: 0,
-                id,
-                count,
-                complete: false,
-            };
+        let slot = self.slot(position);
+        if let Some(buffer) = self.buffers.get_mut(slot) {
+            *buffer = Buffer::new(id, count);
         }
         self.taken = position.wrapping_add(1);
         self.open += count;
@@ -260,70 +277,74 @@ impl<'m> Packed<'m> {
     /// memory is the driver's.
     #[must_use]
     pub fn holds(&self, token: Token) -> bool {
-        let mask = self.buffers.len().wrapping_sub(1);
-        let buffer = self.buffers.get(usize::from(token.position) & mask);
+        let buffer = self.buffers.get(self.slot(token.position));
+        self.is_out(token) && buffer.is_some_and(|buffer| !buffer.is_complete())
+    }
+
+    /// Whether it was taken here, and not published.
+    const fn is_out(&self, token: Token) -> bool {
         token.generation == self.generation
             && token.position.wrapping_sub(self.told) < self.in_flight()
-            && buffer.is_some_and(|buffer| !buffer.complete)
     }
 
     /// A buffer is done with, `written` bytes of it written. The driver learns it by [`Self::publish`].
     #[inline]
     pub fn complete(&mut self, token: Token, written: u32) -> Result<(), Error> {
-        if !self.holds(token) {
-            return Err(Error::Token);
+        let (slot, is_out) = (self.slot(token.position), self.is_out(token));
+        match self.buffers.get_mut(slot) {
+            Some(buffer) if is_out && !buffer.is_complete() => {
+                if written > token.room {
+                    return Err(Error::Written);
+                }
+                buffer.complete(written);
+                Ok(())
+            }
+            _ => Err(Error::Token),
         }
-        if written > token.room {
-            return Err(Error::Written);
-        }
-        if let Some(buffer) = self.slot(token.position) {
-            (buffer.written, buffer.complete) = (written, true);
-        }
-        Ok(())
     }
 
     /// The next step, if the next buffer is complete.
     #[inline]
-    fn turn(&mut self) -> Option<Turn> {
+    fn turn(&self) -> Option<Turn> {
         if self.told == self.taken {
             return None;
         }
-        let (from, size) = (self.published, self.size);
-        let buffer = *self.slot(self.told)?;
-        let to = from.on(buffer.count, size);
-        buffer.complete.then_some(Turn { from, to, buffer })
+        let buffer = *self.buffers.get(self.slot(self.told))?;
+        if !buffer.is_complete() {
+            return None;
+        }
+        let from = self.published;
+        let to = from.on(buffer.count(), self.size);
+        Some(Turn { from, to, buffer })
     }
 
-    /// Writes a used descriptor (2.8.5): length, ID and flags by one store, behind all that was written before.
+    /// Writes a used descriptor: length, ID and flags by one store, behind all that was written before.
     #[inline]
     fn show(&mut self, Noted(turn): Noted) -> Result<(), Error> {
-        let Buffer { written, id, .. } = turn.buffer;
-        let flags = turn.from.used() | if written != 0 { WRITE } else { 0 };
-        let word = u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48;
+        let word = turn.buffer.used(turn.from);
         self.ring.store_u64(turn.from.word(), word)?;
         self.published = turn.to;
         self.told = self.told.wrapping_add(1);
-        self.open -= turn.buffer.count;
+        self.open -= turn.buffer.count();
         Ok(())
     }
 
     /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them (2.8.10).
     #[inline]
     pub fn publish(&mut self) -> Result<bool, Error> {
-        let old = self.published;
-        let mut count = 0;
+        let (old, open) = (self.published, self.open);
         while let Some(turn) = self.turn() {
             let noted = self.note(turn);
             self.show(noted)?;
-            count += u32::from(turn.buffer.count);
         }
+        let count = open - self.open;
         if count == 0 {
             return Ok(false);
         }
         barrier();
         let event = self.driver.load_u32(0)?;
         Ok(match event >> 16 & 3 {
-            AT if self.event_idx => passed(At(event as u16), old, count, self.size),
+            AT if self.event_idx => passed(At(event as u16), old, count.into(), self.size),
             flags => flags != DISABLE,
         })
     }
