@@ -122,6 +122,7 @@ fn what_the_second_disk_takes() {
             slot,
             disk: number,
             queues: 1,
+            packed: false,
         };
         let vm = &mut system.vms[v];
         vm.devices.push(Device {
