@@ -54,7 +54,7 @@ fn up(s: &mut System, n: usize) -> Result<()> {
 
 /// systemd to a login prompt, twice; ping, a checked stream, a death of the disks' driver, an end in order.
 #[test]
-#[ignore = "two whole systems start in a nested emulator: five minutes and more. By name, or cargo xtask test --soak"]
+#[ignore = "two whole systems start in a nested emulator: five minutes and more; run it by name"]
 fn two_debians() -> Judged {
     let options = Options {
         cpus: 2,
