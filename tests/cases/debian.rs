@@ -54,7 +54,7 @@ fn up(s: &mut System, n: usize) -> Result<()> {
 
 /// systemd to a login prompt, twice; ping, a checked stream, a death of the disks' driver, an end in order.
 #[test]
-#[ignore = "two whole systems start in a nested emulator: five minutes and more. By name, or cargo xtask test --soak"]
+#[ignore = "two whole systems start in a nested emulator: five minutes and more; run it by name"]
 fn two_debians() -> Judged {
     let options = Options {
         cpus: 2,
@@ -71,7 +71,7 @@ fn two_debians() -> Judged {
     log_in(&mut s)?;
     up(&mut s, 2)?;
     let root = s.sh("findmnt -n -o SOURCE,FSTYPE,OPTIONS /")?;
-    s.check(&root, "^/dev/vda ext4 rw")?;
+    s.check(&root, "^/dev/vda +ext4 +rw")?;
     let pings = s.sh("ping -q -c 3 10.0.0.1 | grep received")?;
     s.check(&pings, "3 packets transmitted, 3 received, 0% packet loss")?;
 
