@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# The first process of the machine under KVM: each guest once, with what is measured as PEER's argument.
+# The first process of the machine under KVM: each guest once, with what is measured as PEER's argument. `what` is from the kernel's
+# command line.
 export PATH=/bin LD_LIBRARY_PATH=/lib
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -25,20 +26,21 @@ guest() {
 lines() { tr -d '\r' </tmp/out | grep -a -E 'BENCH|COSTS-FAIL|LOST'; }
 disk="-drive file=/tmp/disk,format=raw,if=none,id=d,cache=writeback,aio=threads"
 
-echo PEER pc
-guest stdio costs boot 2>&1 | costs stamp
-guest file:/tmp/out costs tty
-lines
-echo PEER pc
-guest file:/tmp/out virtio blk $disk -device virtio-blk-pci,drive=d
-lines
-echo PEER iothread
-guest file:/tmp/out virtio blk -object iothread,id=io $disk -device virtio-blk-pci,drive=d,iothread=io
-lines
-for vhost in off on; do
-    case $vhost in off) echo PEER tap ;; on) echo PEER vhost ;; esac
+if [ "$what" = rest ]; then
+    echo PEER pc
+    guest stdio costs boot 2>&1 | costs stamp
+    guest file:/tmp/out costs tty
+    lines
+    echo PEER pc
+    guest file:/tmp/out virtio blk $disk -device virtio-blk-pci,drive=d
+    lines
+    echo PEER iothread
+    guest file:/tmp/out virtio blk -object iothread,id=io $disk -device virtio-blk-pci,drive=d,iothread=io
+    lines
+fi
+net_between() {
+    vhost=$1
     net() { echo "-netdev tap,id=n,ifname=$1,script=/tap-up,downscript=no,vhost=$vhost -device virtio-net-pci,netdev=n,romfile=,mac=52:54:00:00:00:0$2"; }
-    rm -f /tmp/out /tmp/other
     guest file:/tmp/other virtio receive $(net tap1 2) &
     tries=0
     until grep -a -q RECEIVER /tmp/other 2>/dev/null || [ $tries = 300 ]; do
@@ -48,6 +50,16 @@ for vhost in off on; do
     guest file:/tmp/out virtio send $(net tap0 1)
     wait
     lines
-done
+}
+case $what in
+    tap)
+        echo PEER tap
+        net_between off
+        ;;
+    vhost)
+        echo PEER vhost
+        net_between on
+        ;;
+esac
 echo PEER-END
 poweroff -f
