@@ -1,5 +1,7 @@
 //! Hands a PCI function to its driver: registers, messages, and where the memory is that it reaches.
 
+use alloc::collections::btree_map::Entry;
+
 use ipc_schema::disk::DriverConfig;
 use ipc_schema::proto::{PciFunction, PlatformRequest, PlatformResponse};
 use root::plan::{Memory, Plan, disks};
@@ -25,10 +27,9 @@ impl Root {
         let function = find(shared)?;
         for bar in &function.bars {
             let key = disks::bar_key(bar);
-            if !shared.runs.contains_key(&key) {
+            if let Entry::Vacant(run) = shared.runs.entry(key) {
                 let len = bar.len.next_multiple_of(4096);
-                let registers = machine.registers(bar.base, len)?;
-                shared.runs.insert(key, registers);
+                run.insert(machine.registers(bar.base, len)?);
             }
         }
         let address = function.address;
