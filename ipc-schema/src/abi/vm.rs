@@ -146,11 +146,21 @@ pub struct VcpuState {
     pub apic_irr: [u64; 4],
     /// Group REQUESTS: level-triggered: [`Exit::Eoi`] when one ends.
     pub apic_level: [u64; 4],
-    /// Group REQUESTS: vectors to request beside those that are; the kernel clears them as it takes them.
-    pub apic_requests: [u64; 4],
     /// With [`Exit::NestedFault`], where the processor has fetched the instruction ([`offers::BYTES`]): how many bytes in the first byte, 0
     /// to 15, and the bytes.
     pub fetched: [u64; 2],
+    /// Group REQUESTS.
+    pub apic_requests: Requests,
+}
+
+/// Vectors to request beside those that are, as VMX has a posted-interrupt descriptor (Intel SDM vol. 3, 30.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Requests {
+    /// Bit n % 64 of word n / 64 for vector n; the kernel clears them as it takes them.
+    pub vectors: [u64; 4],
+    /// Not used so far: 0.
+    pub control: [u64; 4],
 }
 
 /// Bits of [`VcpuState::offers`].

@@ -92,9 +92,9 @@ fn vectors_go_to_the_page_that_the_processor_delivers_from() {
     assert_eq!(m.state().apic_irr, [0, 1 << 63, 0, 0]);
 
     // Requests come in addition, and are taken once.
-    m.state().apic_requests = [0, 0, 0, 1 << 63];
+    m.state().apic_requests.vectors = [0, 0, 0, 1 << 63];
     m.run(Groups::REQUESTS, Post::NONE, 0);
-    assert_eq!(m.state().apic_requests, [0; 4]);
+    assert_eq!(m.state().apic_requests.vectors, [0; 4]);
     assert_eq!(m.state().apic_irr, [0, 1 << 63, 0, 1 << 63]);
     assert_eq!(peek(g::INTERRUPT_STATUS), 232 << 8 | 255);
 
@@ -113,7 +113,7 @@ fn a_processor_without_is_never_asked_for_it() {
     poke(c::TSC_MULTIPLIER_FULL, 0x5a5a);
     m.state().apic = 1;
     m.state().tsc_ratio = 1 << 47;
-    m.state().apic_requests = [0, 1, 0, 0];
+    m.state().apic_requests.vectors = [0, 1, 0, 0];
     m.run(Groups::ALL, Post::NONE, 0);
     assert_eq!(
         (peek(g::INTERRUPT_STATUS), peek(c::TSC_MULTIPLIER_FULL)),
@@ -141,7 +141,7 @@ fn a_request_takes_few_accesses() {
         [after[0] - before[0], after[1] - before[1]]
     };
     let plain = took(0);
-    m.state().apic_requests = [0, 1, 0, 0];
+    m.state().apic_requests.vectors = [0, 1, 0, 0];
     assert_eq!(took(Groups::REQUESTS), [plain[0], plain[1] + 1]);
 }
 

@@ -116,11 +116,11 @@ fn avic_has_the_page_and_is_off_while_a_vector_is_posted() {
         (5, 0, 0x10_0000)
     );
     g.v.on_exit[Exit::Hlt as usize].set(Groups::APIC as u16);
-    g.state().apic_requests = [1 << 40, 0, 0, 0];
+    g.state().apic_requests.vectors = [1 << 40, 0, 0, 0];
     g.run(Groups::REQUESTS, Post::NONE);
     assert_eq!(g.field(V_INTR) & AVIC, AVIC);
     assert_eq!(
-        (g.state().apic_irr, g.state().apic_requests),
+        (g.state().apic_irr, g.state().apic_requests.vectors),
         ([1 << 40, 1 << 20, 0, 0], [0; 4])
     );
 }

@@ -2,7 +2,7 @@
 
 use crate::memory::GuestMemory;
 use alloc::boxed::Box;
-use ipc_schema::abi::vm::{Segment, VcpuState};
+use ipc_schema::abi::vm::{Requests, Segment, VcpuState};
 
 /// A zeroed state page.
 pub(crate) fn state() -> Box<VcpuState> {
@@ -50,8 +50,8 @@ pub(crate) fn state() -> Box<VcpuState> {
         apic_isr: [0; 4],
         apic_irr: [0; 4],
         apic_level: [0; 4],
-        apic_requests: [0; 4],
         fetched: [0; 2],
+        apic_requests: Requests::default(),
     })
 }
 

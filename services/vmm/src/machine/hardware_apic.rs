@@ -86,7 +86,7 @@ impl<K: Kernel> Machine<'_, K> {
             (_, false) => {
                 let (new, level) = (lapic.give_requests(), lapic.level_vectors());
                 if new != [0; 4] || level != state.apic_level {
-                    for (word, new) in state.apic_requests.iter_mut().zip(new) {
+                    for (word, new) in state.apic_requests.vectors.iter_mut().zip(new) {
                         *word |= new;
                     }
                     state.apic_level = level;

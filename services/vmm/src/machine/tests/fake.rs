@@ -112,7 +112,7 @@ impl Kernel for Fake {
                 .state
                 .apic_irr
                 .iter_mut()
-                .zip(&mut self.page.apic_requests)
+                .zip(&mut self.page.apic_requests.vectors)
             {
                 *irr |= core::mem::take(new);
             }
