@@ -18,7 +18,7 @@ use xtask::setup::image_maker::Firmware;
 /// Bound of an attack: far above what it takes on an idle machine.
 const ATTACK: Duration = Duration::from_secs(900);
 /// Calls of the attack that is the same each time.
-const CALLS: u64 = 400_000;
+const CALLS: u64 = 300_000;
 /// Seconds of the one that is another each time.
 const SECONDS: u64 = 60;
 /// How long one guest may go on: what some do to themselves leaves them no way to an end.
@@ -26,7 +26,7 @@ const LIFE: Duration = Duration::from_secs(10);
 /// So many different ones.
 const GUESTS: u32 = 12;
 /// How long guests are started that attack.
-const LIVES: Duration = Duration::from_secs(120);
+const LIVES: Duration = Duration::from_secs(60);
 
 /// The seed that somebody wants to see again, as words of the attackers' arguments.
 fn seed() -> String {
