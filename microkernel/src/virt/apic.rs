@@ -49,12 +49,10 @@ pub fn permit(page: &Words, apic: bool, vmx: bool) {
 fn halves(page: &Words, at: usize, i: usize) -> [&Cell<u64>; 2] {
     [0, 2].map(|half| &page.0[at / 8 + 4 * i + half])
 }
-#[inline(never)]
 fn get(page: &Words, at: usize, i: usize) -> u64 {
     let [low, high] = halves(page, at, i);
     low.get() & 0xffff_ffff | high.get() << 32
 }
-#[inline(never)]
 fn set(page: &Words, at: usize, i: usize, value: u64) {
     let [low, high] = halves(page, at, i);
     low.set(value & 0xffff_ffff);
@@ -88,21 +86,22 @@ pub fn save(v: &Vcpu, page: &Words) {
     }
 }
 /// Group REQUESTS to the page; `level(i, vectors)` for `all`, or where 64 of the vectors are level-triggered in another way than before.
-pub fn request(v: &Vcpu, page: &Words, all: bool, level: impl Fn(usize, u64)) {
+/// Answers the highest vector that is new; 0: none.
+pub fn request(v: &Vcpu, page: &Words, all: bool, level: impl Fn(usize, u64)) -> u64 {
+    let mut highest = 0;
     for i in 0..4 {
-        let levels = request_some(v, page, i);
+        let new = word(v, offset_of!(S, apic_requests), i).take();
+        if new != 0 {
+            set(page, IRR, i, get(page, IRR, i) | new);
+            highest = i as u64 * 64 + u64::from(new.ilog2());
+        }
+        let levels = word(v, offset_of!(S, apic_level), i).get();
         if all || get(page, TMR, i) != levels {
             set(page, TMR, i, levels);
             level(i, levels);
         }
     }
-}
-/// Takes the requests of 64 vectors; answers which of these are level-triggered.
-#[inline(never)]
-fn request_some(v: &Vcpu, page: &Words, i: usize) -> u64 {
-    let new = word(v, offset_of!(S, apic_requests), i).take();
-    set(page, IRR, i, get(page, IRR, i) | new);
-    word(v, offset_of!(S, apic_level), i).get()
+    highest
 }
 /// The highest vector in service in bits 8 to 15, the highest one requested in 0 to 7 (SDM vol. 3, 25.4.2).
 #[inline(never)]

@@ -122,7 +122,7 @@ pub fn load(v: &Vcpu, groups: u64) {
         apic::load(v, page(v));
     }
     if groups & (Groups::APIC | Groups::REQUESTS) != 0 && in_hardware(v) {
-        apic::request(v, page(v), false, |_, _| {});
+        let _ = apic::request(v, page(v), false, |_, _| {});
     }
 }
 

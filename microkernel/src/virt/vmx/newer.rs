@@ -1,7 +1,7 @@
 //! What newer processors offer guests: a local APIC in hardware (SDM vol. 3, chapter 30), a TSC of another rate (25.3).
 
 use super::Soft;
-use super::control::{self, controls, write};
+use super::control::{self, controls, read, write};
 use crate::mem::{self, Words};
 use crate::object::Vcpu;
 use crate::virt::apic;
@@ -69,8 +69,14 @@ pub fn load(v: &Vcpu, groups: u64) {
         );
     }
     if on & APIC != 0 {
-        apic::request(v, page(v), groups & Groups::APIC != 0, ends);
-        write(g::INTERRUPT_STATUS, apic::status(page(v)));
+        let all = groups & Groups::APIC != 0;
+        let new = apic::request(v, page(v), all, ends);
+        let old = if all {
+            apic::status(page(v))
+        } else {
+            read(g::INTERRUPT_STATUS)
+        };
+        write(g::INTERRUPT_STATUS, old & 0xff00 | new.max(old & 0xff));
     }
 }
 

@@ -30,7 +30,7 @@ impl Hardware {
     /// Groups that these exits bring in addition: those whose handlers look at vectors.
     pub(super) const fn groups(self, exit: Exit) -> u64 {
         match exit {
-            Exit::Rdmsr | Exit::Wrmsr | Exit::Hlt if self.offered => Groups::APIC,
+            Exit::Wrmsr | Exit::Hlt if self.offered => Groups::APIC,
             _ => 0,
         }
     }
@@ -40,6 +40,11 @@ impl Hardware {
     pub(super) const fn offered(self) -> bool {
         self.offered
     }
+}
+
+/// Whether a write of this MSR depends on vectors in service or requested, or decides who has them: IA32_APIC_BASE, EOI, SVR, LINT0.
+pub(super) const fn looks_at_vectors(msr: u32) -> bool {
+    matches!(msr, 0x1B | 0x80B | 0x80F | 0x835)
 }
 
 impl<K: Kernel> Machine<'_, K> {
@@ -63,36 +68,37 @@ impl<K: Kernel> Machine<'_, K> {
         let Some(lapic) = self.chipset.lapic(CPU) else {
             return;
         };
+        if !self.hardware.here {
+            // What makes it unfit are accesses that have brought the vectors here.
+            if let Some((new, level)) = lapic.give_requests() {
+                let state = self.kernel.state_mut();
+                for (word, new) in state.apic_requests.vectors.iter_mut().zip(new) {
+                    *word |= new;
+                }
+                state.apic_level = level;
+                self.dirty |= Groups::REQUESTS;
+            }
+            return;
+        }
         let fits = lapic.fits_hardware();
         if fits && !self.hardware.on {
             self.kernel.note(&Note::HardwareApic);
         }
         let state = self.kernel.state_mut();
-        match (fits, self.hardware.here) {
-            (true, true) => {
+        match (fits, self.hardware.on) {
+            (true, _) => {
                 [state.apic_isr, state.apic_irr] = lapic.give_vectors();
                 state.apic_level = lapic.level_vectors();
                 state.apic = 1;
                 self.dirty |= Groups::APIC | Groups::REQUESTS;
                 (self.hardware.on, self.hardware.here) = (true, false);
             }
-            (false, true) if self.hardware.on => {
+            (false, true) => {
                 state.apic = 0;
                 self.dirty |= Groups::APIC;
                 self.hardware.on = false;
             }
-            (false, true) => {}
-            // What makes it unfit are accesses that have brought the vectors here.
-            (_, false) => {
-                let (new, level) = (lapic.give_requests(), lapic.level_vectors());
-                if new != [0; 4] || level != state.apic_level {
-                    for (word, new) in state.apic_requests.vectors.iter_mut().zip(new) {
-                        *word |= new;
-                    }
-                    state.apic_level = level;
-                    self.dirty |= Groups::REQUESTS;
-                }
-            }
+            (false, false) => {}
         }
     }
 

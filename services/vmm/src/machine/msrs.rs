@@ -1,6 +1,7 @@
 //! RDMSR and WRMSR.
 
 use super::device::look_before_end;
+use super::hardware_apic::looks_at_vectors;
 use super::{CPU, Kernel, Machine, Note, Step};
 use crate::chipset::{Chipset, Effect, map};
 use crate::cpu::WriteEffect;
@@ -24,7 +25,6 @@ impl<K: Kernel> Machine<'_, K> {
         let index = self.kernel.state().gpr[gpr::RCX] as u32;
         let value = if Chipset::owns_msr(index) {
             self.stale = true;
-            self.fetch_vectors();
             let value = self.chipset.rdmsr(CPU, index, now).ok();
             match (index, value) {
                 (map::MSR_TSC_DEADLINE, Some(deadline)) => Some(self.guest_deadline(deadline)),
@@ -116,7 +116,9 @@ impl<K: Kernel> Machine<'_, K> {
     #[inline]
     fn wrmsr_chipset(&mut self, index: u32, value: u64, now: u64) -> Result<Effect, ()> {
         self.stale = true;
-        self.fetch_vectors();
+        if looks_at_vectors(index) {
+            self.fetch_vectors();
+        }
         if index == map::MSR_X2APIC_EOI {
             look_before_end(&mut self.devices, &mut self.chipset);
         }

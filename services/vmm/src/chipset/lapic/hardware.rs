@@ -20,14 +20,14 @@ impl Lapic {
         [isr, irr]
     }
 
-    /// Takes what has been requested since out of the model.
+    /// Takes what has been requested since out of the model; which are level-triggered. `None`: nothing is new.
     #[inline]
-    pub fn give_requests(&mut self) -> Words {
-        if self.requested == 0 {
-            return [0; 4];
+    pub fn give_requests(&mut self) -> Option<(Words, Words)> {
+        if self.requested == 0 && !self.level_moved {
+            return None;
         }
         let [_, irr] = self.give_vectors();
-        irr
+        Some((irr, self.level_vectors()))
     }
 
     /// The processor's vectors come back to the model, beside what it has been asked for meanwhile.
@@ -39,7 +39,8 @@ impl Lapic {
     }
 
     /// Which vectors are level-triggered.
-    pub fn level_vectors(&self) -> Words {
+    pub fn level_vectors(&mut self) -> Words {
+        self.level_moved = false;
         self.tmr.words()
     }
 }

@@ -70,6 +70,8 @@ pub struct Lapic {
     irr: Vectors,
     isr: Vectors,
     tmr: Vectors,
+    /// It has changed since it was last given to the processor.
+    level_moved: bool,
     tpr: u8,
     svr: u32,
     ldr: u32,
@@ -101,6 +103,7 @@ impl Lapic {
             irr: Vectors::default(),
             isr: Vectors::default(),
             tmr: Vectors::default(),
+            level_moved: false,
             tpr: 0,
             svr: 0,
             ldr: 0,
@@ -130,6 +133,7 @@ impl Lapic {
         self.irr = Vectors::default();
         self.isr = Vectors::default();
         self.tmr = Vectors::default();
+        self.level_moved = true;
         self.tpr = 0;
         self.svr = 0xFF;
         self.ldr = 0;
@@ -325,6 +329,7 @@ impl Lapic {
         self.interrupt(vector);
         if level {
             self.tmr.set(vector);
+            self.level_moved = true;
         }
         true
     }
@@ -333,6 +338,7 @@ impl Lapic {
     #[inline]
     pub fn interrupt(&mut self, vector: u8) {
         self.irr.set(vector);
+        self.level_moved |= self.tmr.contains(vector);
         self.tmr.clear(vector);
         self.requested = self.requested.max(vector);
     }
