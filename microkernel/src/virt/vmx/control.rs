@@ -43,14 +43,15 @@ const ENTRY: usize = 4;
 pub const TIMER: u32 = PinbasedControls::VMX_PREEMPTION_TIMER.bits();
 
 /// Written at boot alone.
-static CONTROLS: Global<Cell<Option<Controls>>> = Global(Cell::new(None));
+// SAFETY: zero is a value of each of its fields.
+static CONTROLS: Global<Cell<Controls>> = Global(Cell::new(unsafe { core::mem::zeroed() }));
 /// Physical addresses of the MSR bitmaps, the same for every VM: without and with a local APIC in hardware; written at boot alone.
 static BITMAPS: Global<Cell<[u64; 2]>> = Global(Cell::new([0; 2]));
 
 /// See [`Controls`].
 #[inline(always)]
 pub fn controls() -> Controls {
-    CONTROLS.get().unwrap_or_default()
+    CONTROLS.get()
 }
 
 /// The MSR bitmap of a guest, whose APIC may be in hardware.
@@ -65,7 +66,7 @@ pub fn bitmap(apic: bool) -> u64 {
 #[cold]
 #[inline(never)]
 pub unsafe fn init(controls: Controls, bitmaps: [u64; 2]) {
-    CONTROLS.set(Some(controls));
+    CONTROLS.set(controls);
     for (phys, with_apic) in bitmaps.into_iter().zip([false, true]) {
         // SAFETY: the caller's page.
         apic::permit(unsafe { mem::page(phys) }, with_apic, true);
