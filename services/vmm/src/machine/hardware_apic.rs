@@ -63,8 +63,16 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     /// Before an entry: the processor gets what it is to have.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn hand_over(&mut self) {
+        let new = self.chipset.lapic(CPU).is_some_and(|lapic| lapic.moved());
+        if new || self.hardware.here {
+            self.hand_over_what_is_new();
+        }
+    }
+
+    #[inline(never)]
+    fn hand_over_what_is_new(&mut self) {
         let Some(lapic) = self.chipset.lapic(CPU) else {
             return;
         };

@@ -20,10 +20,16 @@ impl Lapic {
         [isr, irr]
     }
 
+    /// Whether there is anything that the processor has not been given.
+    #[inline]
+    pub const fn moved(&self) -> bool {
+        self.requested != 0 || self.level_moved
+    }
+
     /// Takes what has been requested since out of the model; which are level-triggered. `None`: nothing is new.
     #[inline]
     pub fn give_requests(&mut self) -> Option<(Words, Words)> {
-        if self.requested == 0 && !self.level_moved {
+        if !self.moved() {
             return None;
         }
         let [_, irr] = self.give_vectors();
