@@ -285,6 +285,5 @@ fn advance_slowly(v: &Vcpu, next: u64) {
 /// The guest's TPR, whose upper half is its CR8.
 #[inline(always)]
 fn tpr(v: &Vcpu) -> &Cell<u64> {
-    // SAFETY: a page of the vCPU's own.
-    &unsafe { &*(v.control_virt as *const mem::Words) }.0[TPR]
+    &newer::page(v).0[TPR]
 }

@@ -33,7 +33,8 @@ pub fn offer(v: &Vcpu) {
 }
 
 /// The virtual-APIC page.
-fn page(v: &Vcpu) -> &Words {
+#[inline(always)]
+pub fn page(v: &Vcpu) -> &Words {
     // SAFETY: a page of the vCPU's own, for as long as it lives; only cells.
     unsafe { &*(v.control_virt as *const mem::Words) }
 }

@@ -78,14 +78,13 @@ impl<K: Kernel> Machine<'_, K> {
         };
         if !self.hardware.here {
             // What makes it unfit are accesses that have brought the vectors here.
-            if let Some((new, level)) = lapic.give_requests() {
-                let state = self.kernel.state_mut();
-                for (word, new) in state.apic_requests.vectors.iter_mut().zip(new) {
-                    *word |= new;
-                }
-                state.apic_level = level;
-                self.dirty |= Groups::REQUESTS;
+            let ([_, new], level) = (lapic.give_vectors(), lapic.level_vectors());
+            let state = self.kernel.state_mut();
+            for (word, new) in state.apic_requests.vectors.iter_mut().zip(new) {
+                *word |= new;
             }
+            state.apic_level = level;
+            self.dirty |= Groups::REQUESTS;
             return;
         }
         let fits = lapic.fits_hardware();

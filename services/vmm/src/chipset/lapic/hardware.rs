@@ -26,16 +26,6 @@ impl Lapic {
         self.requested != 0 || self.level_moved
     }
 
-    /// Takes what has been requested since out of the model; which are level-triggered. `None`: nothing is new.
-    #[inline]
-    pub fn give_requests(&mut self) -> Option<(Words, Words)> {
-        if !self.moved() {
-            return None;
-        }
-        let [_, irr] = self.give_vectors();
-        Some((irr, self.level_vectors()))
-    }
-
     /// The processor's vectors come back to the model, beside what it has been asked for meanwhile.
     pub fn take_vectors(&mut self, [isr, irr]: [Words; 2]) {
         let asked = self.irr.words();
