@@ -1,7 +1,8 @@
 //! The loop of a device server: a call is a routed access to a port, all else is a reason to look.
 
 use crate::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
-use crate::{Endpoint, Event, Message, reply_recv, rpc};
+use crate::{Endpoint, Event, Message, Notification, reply_recv, rpc};
+use virtio::Signals;
 
 /// What has ports.
 pub trait Ports {
@@ -14,6 +15,28 @@ pub trait Ports {
     /// When to be woken if nothing happens.
     fn deadline(&mut self) -> u64 {
         NEVER
+    }
+}
+
+/// Whom a virtio device's server signals.
+pub struct Neighbours {
+    /// The VMM.
+    pub vmm: Notification,
+    /// Who answers the model, if anybody does.
+    pub peer: Option<Notification>,
+}
+
+impl Neighbours {
+    /// Who is gone needs no signal; a successor looks by itself.
+    pub fn signal(&self, signals: Signals) {
+        if signals.peer
+            && let Some(peer) = self.peer
+        {
+            let _ = peer.signal();
+        }
+        if signals.vmm {
+            let _ = self.vmm.signal();
+        }
     }
 }
 

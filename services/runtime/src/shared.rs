@@ -99,6 +99,15 @@ impl StartInfo {
         Ok(memory(parts.into_iter().flatten()))
     }
 
+    /// What a virtio device shares with guest, VMM and successor: the guest's memory and the pages `irq` and `state`.
+    pub fn virtio_pages(&self) -> Result<virtio::device::Pages<'static>, StartError> {
+        Ok(virtio::device::Pages {
+            memory: self.guest_memory()?,
+            irq: self.interrupt_page("irq")?,
+            state: self.state_page("state")?,
+        })
+    }
+
     /// A region that another server writes too, by offsets in it. It stays for the server's life, so it is asked for once.
     pub fn memory(&self, name: &str) -> Result<&'static Memory, StartError> {
         Ok(memory([(0, self.region(name)?)].into_iter()))

@@ -13,11 +13,10 @@ mod bare {
     use ipc_schema::disk::BlkConfig;
     use ipc_schema::proto::{RootRequest, RootResponse};
     use runtime::abi::{NEVER, vm::PortAccess};
-    use runtime::device::{Ports, serve_ports};
+    use runtime::device::{Neighbours, Ports, serve_ports};
     use runtime::start::StartError;
     use runtime::{Endpoint, Notification, StartInfo, now, time};
     use virtio::Signals;
-    use virtio::device::Pages;
 
     runtime::entry!(main);
 
@@ -65,32 +64,20 @@ mod bare {
 
     struct Whole {
         server: Server<'static>,
-        vmm: Notification,
+        neighbours: Neighbours,
         watch: Watch,
-    }
-
-    impl Whole {
-        fn signal(&self, signals: Signals) {
-            // Who is gone needs no signal; a successor looks by itself.
-            if signals.peer {
-                let _ = self.watch.store.signal();
-            }
-            if signals.vmm {
-                let _ = self.vmm.signal();
-            }
-        }
     }
 
     impl Ports for Whole {
         fn access(&mut self, access: PortAccess, value: u32) -> u32 {
             let (value, signals) = self.server.access(access, value);
-            self.signal(signals);
+            self.neighbours.signal(signals);
             value
         }
 
         fn wake(&mut self, late: bool) {
             let signals = self.server.wake();
-            self.signal(signals);
+            self.neighbours.signal(signals);
             if late && self.watch.late(self.server.model().waits()) {
                 self.watch.complain();
             }
@@ -117,32 +104,36 @@ mod bare {
         };
         let (server, was) = begin(Parts {
             config,
-            pages: Pages {
-                memory: start.guest_memory()?,
-                irq: start.interrupt_page("irq")?,
-                state: start.state_page("state")?,
-            },
+            pages: start.virtio_pages()?,
             channel: start.disk_channel("channel")?,
             content,
             image,
         });
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
+        let store = start.notification("store")?;
         let watch = Watch {
-            store: start.notification("store")?,
+            store,
             root: start.endpoint("root")?,
             patience: time::cycles(PATIENCE),
             answers: 0,
             due: NEVER,
         };
-        let vmm = start.notification("vmm")?;
-        Ok(Whole { server, vmm, watch })
+        let neighbours = Neighbours {
+            vmm: start.notification("vmm")?,
+            peer: Some(store),
+        };
+        Ok(Whole {
+            server,
+            neighbours,
+            watch,
+        })
     }
 
     fn main(start: &'static StartInfo) -> ! {
         let mut whole = set_up(start).unwrap_or_else(|e| panic!("{e}"));
         whole.wake(false);
-        whole.signal(Signals::ALL);
+        whole.neighbours.signal(Signals::ALL);
         serve_ports(&mut whole)
     }
 }

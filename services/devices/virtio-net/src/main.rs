@@ -11,43 +11,29 @@ mod bare {
     use alloc::boxed::Box;
     use device_virtio_net::server::{Parts, Server, begin};
     use ipc_schema::link::NetConfig;
+    use runtime::StartInfo;
     use runtime::abi::vm::PortAccess;
-    use runtime::device::{Ports, serve_ports};
+    use runtime::device::{Neighbours, Ports, serve_ports};
     use runtime::start::StartError;
-    use runtime::{Notification, StartInfo};
     use virtio::Signals;
-    use virtio::device::Pages;
 
     runtime::entry!(main);
 
     struct Whole {
         server: Server<'static>,
-        vmm: Notification,
-        switch: Notification,
-    }
-
-    impl Whole {
-        fn signal(&self, signals: Signals) {
-            // Who is gone needs no signal; a successor looks by itself.
-            if signals.peer {
-                let _ = self.switch.signal();
-            }
-            if signals.vmm {
-                let _ = self.vmm.signal();
-            }
-        }
+        neighbours: Neighbours,
     }
 
     impl Ports for Whole {
         fn access(&mut self, access: PortAccess, value: u32) -> u32 {
             let (value, signals) = self.server.access(access, value);
-            self.signal(signals);
+            self.neighbours.signal(signals);
             value
         }
 
         fn wake(&mut self, _late: bool) {
             let signals = self.server.wake();
-            self.signal(signals);
+            self.neighbours.signal(signals);
         }
     }
 
@@ -55,28 +41,23 @@ mod bare {
         let config: &NetConfig = Box::leak(Box::new(start.config()?));
         let (server, was) = begin(&Parts {
             config,
-            pages: Pages {
-                memory: start.guest_memory()?,
-                irq: start.interrupt_page("irq")?,
-                state: start.state_page("state")?,
-            },
+            pages: start.virtio_pages()?,
             page: start.link("link")?,
             link: start.memory("link")?,
         });
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
-        let (vmm, switch) = (start.notification("vmm")?, start.notification("switch")?);
-        Ok(Whole {
-            server,
-            vmm,
-            switch,
-        })
+        let neighbours = Neighbours {
+            vmm: start.notification("vmm")?,
+            peer: Some(start.notification("switch")?),
+        };
+        Ok(Whole { server, neighbours })
     }
 
     fn main(start: &'static StartInfo) -> ! {
         let mut whole = set_up(start).unwrap_or_else(|e| panic!("{e}"));
         whole.wake(false);
-        whole.signal(Signals::ALL);
+        whole.neighbours.signal(Signals::ALL);
         serve_ports(&mut whole)
     }
 }

@@ -9,11 +9,10 @@ mod bare {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
     use device_virtio_rng::server::{Server, begin};
     use runtime::abi::vm::PortAccess;
-    use runtime::device::{Ports, serve_ports};
+    use runtime::device::{Neighbours, Ports, serve_ports};
     use runtime::start::StartError;
-    use runtime::{Notification, StartInfo, now};
+    use runtime::{StartInfo, now};
     use virtio::Signals;
-    use virtio::device::Pages;
 
     runtime::entry!(main);
 
@@ -58,52 +57,42 @@ mod bare {
     struct Whole {
         server: Server<'static>,
         source: Source,
-        vmm: Notification,
-    }
-
-    impl Whole {
-        fn signal(&self, signals: Signals) {
-            // A VMM that is gone needs no signal; its successor looks by itself.
-            if signals.vmm {
-                let _ = self.vmm.signal();
-            }
-        }
+        neighbours: Neighbours,
     }
 
     impl Ports for Whole {
         fn access(&mut self, access: PortAccess, value: u32) -> u32 {
             let (value, signals) = self.server.access(access, value);
-            self.signal(signals);
+            self.neighbours.signal(signals);
             value
         }
 
         fn wake(&mut self, _late: bool) {
             self.server.model_mut().mix(self.source.words());
             let signals = self.server.wake();
-            self.signal(signals);
+            self.neighbours.signal(signals);
         }
     }
 
     fn set_up(start: &'static StartInfo) -> Result<Whole, StartError> {
-        let (server, was) = begin(Pages {
-            memory: start.guest_memory()?,
-            irq: start.interrupt_page("irq")?,
-            state: start.state_page("state")?,
-        });
+        let (server, was) = begin(start.virtio_pages()?);
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
-        let (source, vmm) = (Source::new(), start.notification("vmm")?);
+        let neighbours = Neighbours {
+            vmm: start.notification("vmm")?,
+            peer: None,
+        };
         Ok(Whole {
             server,
-            source,
-            vmm,
+            source: Source::new(),
+            neighbours,
         })
     }
 
     fn main(start: &'static StartInfo) -> ! {
         let mut whole = set_up(start).unwrap_or_else(|e| panic!("{e}"));
         whole.wake(false);
-        whole.signal(Signals::ALL);
+        whole.neighbours.signal(Signals::ALL);
         serve_ports(&mut whole)
     }
 }
