@@ -241,10 +241,15 @@ impl ExitWord {
     pub const CR8_SHIFT: u32 = 32;
     /// The posted vector is still waiting.
     pub const POST_PENDING: u64 = 1 << 40;
+    /// Why the guest left: an [`Exit`]'s number, or one unknown.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0 & 0xffff
+    }
     /// Why the guest left.
     #[must_use]
     pub const fn exit(self) -> Exit {
-        Exit::from_raw(self.0 & 0xffff)
+        Exit::from_raw(self.number())
     }
     /// Whether the posted vector is still waiting.
     #[must_use]
