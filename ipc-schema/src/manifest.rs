@@ -91,6 +91,8 @@ pub struct Vm {
     pub debug_exit: bool,
     /// Its devices, each an isolated server.
     pub devices: Vec<Device>,
+    /// Rate of its TSC in MHz; 0: the machine's.
+    pub tsc_mhz: u32,
 }
 
 /// A VM's part of the processors, for the scheduler server.

@@ -52,6 +52,7 @@ fn vm(name: &str) -> Vm {
             cpu: None,
         },
         debug_exit: false,
+        tsc_mhz: 0,
         devices: vec![
             device(&format!("{name}.uart0"), DeviceKind::Uart, 0x3f8, 4),
             device(&format!("{name}.testdev0"), DeviceKind::TestDev, 0x5000, 5),
@@ -85,6 +86,7 @@ fn golden_bytes() {
     want.extend(b"\x01a\x80\x80\x80\x80\x01\x01\x01\x0bvm/a/kernel\x01\x0bvm/a/initrd\x05quiet");
     want.extend(b"\x64\x00\x00\x00\x00\x01"); // shares, reservation, no limit, no processor, no debug exit, one device
     want.extend(b"\x0aa.testdev0\x02\x12bin/device-testdev\x80\xa0\x01\x10\x05\x01\x90\xa0\x01");
+    want.push(0); // the machine's TSC rate
     want.extend(b"\x01\x05uart0\x00\x0fbin/driver-uart\xf8\x07\x08\x04");
     want.extend(b"\x01\x05bench\x09bin/bench\x01x\x00"); // no disk
     assert_eq!(s.encode().unwrap(), want);

@@ -132,6 +132,8 @@ fn each_mistake_names_line_and_remedy() {
     let m = mistake("debug_exit = true", "debug_exit = true\ncpu = 8");
     assert_eq!(m.at, "guests/two.toml:15", "{m}");
     assert!(m.what.contains("VM `b` is to run on a processor"), "{m}");
+    let m = mistake("debug_exit = true", "tsc_mhz = 0");
+    assert!(m.what.contains("tsc_mhz is 0"), "{m}");
     let m = mistake("debug_exit = true", "cpu = -1");
     assert_eq!(m.at, "guests/two.toml:14", "{m}");
 

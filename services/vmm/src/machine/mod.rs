@@ -20,6 +20,7 @@ mod interrupts;
 mod kernel;
 mod msrs;
 mod ports;
+mod rate;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use core::convert::Infallible;
 use hardware_apic::Hardware;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post};
 use ipc_schema::proto::VmEnd;
+use rate::Rate;
 
 /// The only vCPU.
 const CPU: u32 = 0;
@@ -124,6 +126,10 @@ pub struct Machine<'a, K: Kernel> {
     nmi: bool,
     /// Whether the processor has the APIC's vectors.
     hardware: Hardware,
+    /// Of its TSC.
+    rate: Rate,
+    /// TSC_DEADLINE as the guest has written it; 0 counts wherever the timer is not armed.
+    tsc_deadline: u64,
     /// CR8 as the processor has it.
     cr8: u8,
     /// Where its exits were made last.
