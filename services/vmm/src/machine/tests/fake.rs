@@ -52,6 +52,7 @@ pub struct Fake {
     pub waited: Vec<u64>,
     pub routes: Vec<(usize, u16, u16, u64)>,
     pub bells: Vec<(usize, usize, u16, u16)>,
+    pub rung: Vec<(usize, usize)>,
     pub answers: VecDeque<Answer>,
     pub calls: Vec<(usize, PortAccess, u32)>,
     pub notes: Vec<Note>,
@@ -193,6 +194,10 @@ impl Kernel for Fake {
         Ok(())
     }
 
+    fn ring(&mut self, device: usize, bell: usize) {
+        self.rung.push((device, bell));
+    }
+
     fn unroute(&mut self, first: u16) -> Result<(), Status> {
         let all = self.routes.len() + self.bells.len();
         self.routes.retain(|route| route.1 != first);
@@ -330,6 +335,7 @@ pub fn machine_on<'a>(vm: &Vm, pages: &'a Pages, offers: u64) -> Machine<'a, Fak
         waited: Vec::new(),
         routes: Vec::new(),
         bells: Vec::new(),
+        rung: Vec::new(),
         answers: VecDeque::new(),
         calls: Vec::new(),
         notes: Vec::new(),
