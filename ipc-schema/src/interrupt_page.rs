@@ -9,6 +9,8 @@
 //! A PCI function has no lines but its interrupt pin (INTx) and MSI-X vectors. A vector that is signalled is what a rise is, so the
 //! second word then holds vectors, and bit 0 of the first is the pin: a look costs two loads, whatever the device is.
 //!
+//! A function that waits for more at a queue says so in a word of its own: when the guest halts, the VMM rings for it.
+//!
 //! Trust: the VMM passes the lines and vectors that the device was given; bits beyond these are ignored. A hostile
 //! server can thus make noise on its own lines only. The server trusts nothing here but uses it as a hint.
 
@@ -29,7 +31,9 @@ pub struct InterruptPage {
     levels: AtomicU64,
     /// Lines that rose since the VMM last looked; or a function's MSI-X vectors that were signalled. Set by the server, taken by the VMM.
     rises: AtomicU64,
-    _reserved: [AtomicU64; 6],
+    /// Queues of a function whose doorbells rang and that it has not looked at yet, bit n for queue n. Set by the server, taken by the VMM.
+    held: AtomicU64,
+    _reserved: [AtomicU64; 5],
     /// How often the guest ended an interrupt of each line, modulo 2^32. Written by the VMM.
     ends: [AtomicU32; 64],
     _unused: [AtomicU64; (4096 - USED_BYTES) / 8],
@@ -44,7 +48,8 @@ impl InterruptPage {
         Self {
             levels: AtomicU64::new(0),
             rises: AtomicU64::new(0),
-            _reserved: [const { AtomicU64::new(0) }; 6],
+            held: AtomicU64::new(0),
+            _reserved: [const { AtomicU64::new(0) }; 5],
             ends: [const { AtomicU32::new(0) }; 64],
             _unused: [const { AtomicU64::new(0) }; (4096 - USED_BYTES) / 8],
         }
@@ -119,6 +124,12 @@ impl<'a> InterruptWriter<'a> {
         true
     }
 
+    /// A function waits for more at these of its queues, and is to be rung when the guest has nothing else to do; at no others.
+    #[inline]
+    pub fn hold(&mut self, queues: u64) {
+        self.page.held.store(queues, Ordering::Release);
+    }
+
     /// How often the guest ended an interrupt of line `gsi`, modulo 2^32: a hint, for level-triggered devices.
     #[must_use]
     pub fn ends(&self, gsi: u32) -> u32 {
@@ -177,6 +188,16 @@ impl<'a> InterruptReader<'a> {
         Lines {
             levels: levels & self.levels,
             rises: rises & self.rises,
+        }
+    }
+
+    /// The guest has nothing to do: the queues at which a function waits for more. They are told once.
+    #[must_use]
+    #[inline]
+    pub fn take_held(&self) -> u64 {
+        match self.page.held.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.page.held.swap(0, Ordering::Acquire),
         }
     }
 
@@ -269,6 +290,20 @@ mod tests {
         assert!(writer.set_msi(0), "the VMM has taken the last one");
         assert!(InterruptWriter::new(&page).set_intx(false));
         assert_eq!(reader.look(), lines(0, 1));
+    }
+
+    #[test]
+    fn queues_that_wait() {
+        let page = InterruptPage::new();
+        let mut writer = InterruptWriter::new(&page);
+        let reader = InterruptReader::function(&page);
+        assert_eq!(reader.take_held(), 0);
+        writer.hold(0b10);
+        assert_eq!((reader.take_held(), reader.take_held()), (0b10, 0));
+        writer.hold(0b10);
+        writer.hold(0);
+        assert_eq!(reader.take_held(), 0);
+        assert_eq!(reader.look(), Lines::default());
     }
 
     #[test]

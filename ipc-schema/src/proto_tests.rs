@@ -114,7 +114,9 @@ fn root_responses() {
                 objects: 13,
                 objects_free: 14,
                 other: 15,
+                code: 16,
             },
+            vm: Some(17),
         };
         golden(
             RootResponse::Servers {
@@ -122,7 +124,7 @@ fn root_responses() {
                 total: 9,
             },
             &[
-                3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 0, 10, 11, 12, 13, 14, 15, 9,
+                3, 1, 3, 2, b'a', b'b', number, 5, 6, 7, 0, 10, 11, 12, 13, 14, 15, 16, 1, 17, 9,
             ],
         );
     }
@@ -429,7 +431,9 @@ fn long_lists_come_in_pieces() {
                 objects: u64::MAX,
                 objects_free: u64::MAX,
                 other: u64::MAX,
+                code: u64::MAX,
             },
+            vm: Some(u32::MAX),
         })
         .collect();
     let mut seen = vec![];

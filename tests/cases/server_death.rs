@@ -98,6 +98,21 @@ fn stream_through_deaths(s: &mut System) -> Result<()> {
     s.check(&format!("{deaths} deaths"), &format!("^{KILLS} "))
 }
 
+/// Most instructions from the order to start a VM to its first one.
+const START: u64 = 5_000_000;
+
+/// A VM that was just started, with time counted in instructions, began soon.
+fn starts_soon(s: &mut System, vm: &str) -> Result<()> {
+    let begun = s.log_after(0, &format!(r"VM {vm}: start at TSC \d+"))?;
+    let first = s.log_after(0, &format!(r"{vm}\.vmm: starts with .* MiB, TSC \d+"))?;
+    let tsc = |text: &str| -> Result<u64> {
+        let rest = text.split("TSC ").nth(1).unwrap_or_default();
+        Ok(rest.split(' ').next().unwrap_or_default().parse()?)
+    };
+    let took = tsc(&first)? - tsc(&begun)?;
+    s.check(&format!("{took} {}", took < START), "true$")
+}
+
 /// How often the UART model dies in the middle of a burst; the system's description has the same number.
 const DEATHS: usize = 120;
 
@@ -109,6 +124,7 @@ fn server_death_at_any_moment() -> Judged {
     let mut s = System::boot_with(system, Firmware::Bios, &deterministic())?;
     s.machine.expect_log("REAP begins", 0, BOOT)?;
     s.manager("start bursts")?;
+    starts_soon(&mut s, "bursts")?;
     s.machine.send_line("attach bursts")?;
     s.expect_boot("000000========\r\n")?;
     s.machine.expect_log(r"REAP done", 0, BOOT)?;

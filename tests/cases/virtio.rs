@@ -34,9 +34,40 @@ fn virtio() -> Judged {
     consoles(&mut s)?;
     entropy(&mut s)?;
     disks(&mut s)?;
+    memory(&mut s)?;
     s.machine.send_line("poweroff -f")?;
     s.expect(r"linux has stopped")?;
     Ok(())
+}
+
+/// A VM must take less beside its guest's memory, in KiB; what is shown is rounded down.
+const LIMIT: u64 = 2048;
+
+/// What a VM with a device of each kind takes beside its guest's memory: listed by kind, and little; from the VM's prompt and back to it.
+fn memory(s: &mut System) -> Result<()> {
+    s.to_manager()?;
+    let table = s.manager("servers")?;
+    s.check(
+        &table,
+        r"(?m)^ ID  NAME +\(CODE\) +DATA +STACK +HEAP +OBJECTS +\(FREE\) +OTHER +TOTAL$",
+    )?;
+    let row = regex::Regex::new(r"(?m)^ VM  linux ((?: +[\d.]+ [KM]iB){8})\r?$")?;
+    let row = row.captures(&table).map(|row| row[1].to_owned());
+    let row = row.ok_or_else(|| s.failure("no row of the VM"))?;
+    let words: Vec<&str> = row.split_whitespace().collect();
+    let kib = |pair: &[&str]| -> Result<u64> {
+        let number: f64 = pair[0].parse()?;
+        Ok((number * if pair[1] == "MiB" { 1024.0 } else { 1.0 }) as u64)
+    };
+    let kib: Vec<u64> = words.chunks(2).map(kib).collect::<Result<_>>()?;
+    // Code and free are not in the sum; a MiB is shown to a tenth.
+    let sum: u64 = [1, 2, 3, 4, 6].iter().map(|&kind| kib[kind]).sum();
+    let all = kib[7];
+    println!("{all} KiB beside the guest's memory");
+    let fits =
+        all > 0 && all < LIMIT && sum.abs_diff(all) < 400 && kib[1..5].iter().all(|&k| k > 0);
+    s.check(&format!("{row}: {fits}"), "true$")?;
+    s.attach("linux")
 }
 
 /// The entropy source: found, driven by MSI-X, read, and read on while its server dies.

@@ -71,12 +71,14 @@ pub struct ServerInfo {
     pub cpu: Option<u32>,
     /// What its memory is for.
     pub kinds: MemoryKinds,
+    /// The number of the VM whose own it is.
+    pub vm: Option<u32>,
 }
 
 /// What a server's memory is for, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryKinds {
-    /// Its program and that's data.
+    /// Its program's own pages.
     pub image: u64,
     /// The stack of its first thread, and what it was told at its start.
     pub stack: u64,
@@ -88,6 +90,28 @@ pub struct MemoryKinds {
     pub objects_free: u64,
     /// What it shares with others or holds beside all that; of a VM, without the guest's memory.
     pub other: u64,
+    /// Its program's code and constants: one copy for all instances, however many, which is nobody's own.
+    pub code: u64,
+}
+
+impl MemoryKinds {
+    /// All that is its own.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.image + self.stack + self.heap + self.objects + self.other
+    }
+}
+
+impl core::ops::AddAssign for MemoryKinds {
+    fn add_assign(&mut self, more: Self) {
+        self.image += more.image;
+        self.stack += more.stack;
+        self.heap += more.heap;
+        self.objects += more.objects;
+        self.objects_free += more.objects_free;
+        self.other += more.other;
+        self.code += more.code;
+    }
 }
 
 /// Why a server died.

@@ -46,7 +46,14 @@ impl Console {
                     Some(first) => {
                         self.ask(RootRequest::Servers { first }, Wanted::ServerTable(sofar))
                     }
-                    None => self.print(&render::servers(&sofar, self.tsc_hz)),
+                    None => {
+                        let mut vms: Vec<&str> =
+                            self.channels.iter().map(|c| c.vm.as_str()).collect();
+                        // A VM's channels stand together.
+                        vms.dedup();
+                        let text = render::servers(&sofar, &vms, self.tsc_hz);
+                        self.print(&text);
+                    }
                 }
             }
             (Wanted::CpuTable, Some(RootResponse::Cpus(cpus))) => {

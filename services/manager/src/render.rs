@@ -2,9 +2,10 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::fmt::Write;
+use core::fmt::{Display, Write};
 use ipc_schema::proto::{
-    Cause, CpuInfo, CpuState, DeathRecord, Refusal, ServerInfo, ServerState, VmEnd, VmInfo, VmState,
+    Cause, CpuInfo, CpuState, DeathRecord, MemoryKinds, Refusal, ServerInfo, ServerState, VmEnd,
+    VmInfo, VmState,
 };
 
 /// Exception names (Intel SDM vol. 3, table 6-1).
@@ -85,8 +86,8 @@ pub fn vms(vms: &[VmInfo], attached: Option<&str>, hz: u64) -> String {
     text
 }
 
-/// A line for each: what it does; and another: what its memory is for.
-pub fn servers(servers: &[ServerInfo], hz: u64) -> String {
+/// A line for each: what it does; and another: what its memory is for, all of a VM's together at the end. `vms` are their names.
+pub fn servers(servers: &[ServerInfo], vms: &[&str], hz: u64) -> String {
     let mut text = String::from(
         " ID  NAME                     STATE       RESTARTS  MEMORY       CPU  CPU TIME\r\n",
     );
@@ -109,24 +110,35 @@ pub fn servers(servers: &[ServerInfo], hz: u64) -> String {
         );
     }
     text.push_str(
-        " ID  NAME                     IMAGE     STACK     HEAP      OBJECTS   (FREE)    OTHER\r\n",
+        " ID  NAME                     (CODE)    DATA      STACK     HEAP      OBJECTS   (FREE)    OTHER     TOTAL\r\n",
     );
     for server in servers {
-        let kinds = server.kinds;
-        put!(
-            text,
-            "{:>3}  {:<24} {:<9} {:<9} {:<9} {:<9} {:<9} {}\r\n",
-            server.id,
-            server.name,
-            bytes(kinds.image),
-            bytes(kinds.stack),
-            bytes(kinds.heap),
-            bytes(kinds.objects),
-            bytes(kinds.objects_free),
-            bytes(kinds.other)
-        );
+        kinds(&mut text, server.id, &server.name, &server.kinds);
+    }
+    for (number, vm) in (0..).zip(vms) {
+        let mut all = MemoryKinds::default();
+        for server in servers.iter().filter(|s| s.vm == Some(number)) {
+            all += server.kinds;
+        }
+        kinds(&mut text, "VM", vm, &all);
     }
     text
+}
+
+/// What memory is for, as a line; what stands in brackets is not added up: it is not its own, or counted beside.
+fn kinds(text: &mut String, id: impl Display, name: &str, kinds: &MemoryKinds) {
+    put!(
+        text,
+        "{id:>3}  {name:<24} {:<9} {:<9} {:<9} {:<9} {:<9} {:<9} {:<9} {}\r\n",
+        bytes(kinds.code),
+        bytes(kinds.image),
+        bytes(kinds.stack),
+        bytes(kinds.heap),
+        bytes(kinds.objects),
+        bytes(kinds.objects_free),
+        bytes(kinds.other),
+        bytes(kinds.total())
+    );
 }
 
 /// A processor's number; what does not run is on none.

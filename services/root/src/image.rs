@@ -66,6 +66,17 @@ pub struct Segment<'a> {
     pub data: &'a [u8],
     /// `READ`, and `WRITE` or `EXEC`.
     pub rights: u32,
+    /// Where its pages are.
+    pub place: Place,
+}
+
+/// Where a segment's pages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Among those that all instances share, since nobody writes them, from this offset on.
+    Common(u64),
+    /// Among the server's own, from this offset on.
+    Own(u64),
 }
 
 /// A server's program.
@@ -75,13 +86,15 @@ pub struct Image<'a> {
     pub entry: u64,
     /// Its segments, in the order of their addresses.
     pub segments: Vec<Segment<'a>>,
-    /// Bytes from `layout::IMAGE` to the end of its last segment, in pages.
-    pub size: u64,
+    /// Bytes of its own pages.
+    pub own: u64,
+    /// Bytes of the pages that all instances share.
+    pub common: u64,
 }
 
 impl<'a> Image<'a> {
-    /// Reads and checks a file.
-    pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
+    /// Reads and checks a file. With `all_own` nothing is shared with other instances.
+    pub fn parse(file: &'a [u8], all_own: bool) -> Result<Self, ImageError> {
         let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| ImageError::NotElf)?;
         if elf.ehdr.e_machine != EM_X86_64 || elf.ehdr.e_type != ET_EXEC {
             return Err(ImageError::NotStatic);
@@ -127,11 +140,21 @@ impl<'a> Image<'a> {
         if !segments.iter().any(|s| code(&s)) {
             return Err(ImageError::BadEntry(entry));
         }
-        let size = segments.last().map_or(0, |s| s.va + s.len - layout::IMAGE);
+        let (mut own, mut common) = (0, 0);
+        for segment in &mut segments {
+            let shared = !all_own && segment.rights & rights::WRITE == 0;
+            let size = if shared { &mut common } else { &mut own };
+            segment.place = match shared {
+                true => Place::Common(*size),
+                false => Place::Own(*size),
+            };
+            *size += segment.len;
+        }
         Ok(Self {
             entry,
             segments,
-            size,
+            own,
+            common,
         })
     }
 }
@@ -166,6 +189,7 @@ fn segment(va: u64, mem_len: u64, flags: u32, data: &[u8]) -> Result<Segment<'_>
         lead,
         data,
         rights: allowed,
+        place: Place::Own(0),
     })
 }
 
@@ -184,10 +208,12 @@ fn abi_version(note: &Note<'_>) -> Option<u32> {
 /// Where the parts of a server are in the one run of RAM that holds its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
-    /// Bytes of the image, from offset 0, mapped from `layout::IMAGE` on.
+    /// Bytes of the image's own pages, from offset 0.
     pub image: u64,
     /// Offset of the stack.
     pub stack: u64,
+    /// Bytes of the stack.
+    pub stack_len: u64,
     /// Offset of the heap.
     pub heap: u64,
     /// Bytes of the heap.
@@ -199,15 +225,16 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// For an image, a heap and a start page of these sizes in bytes.
+    /// For an image, a stack, a heap and a start page of these sizes in bytes.
     #[must_use]
-    pub fn new(image: u64, heap: u64, start: u64) -> Self {
+    pub fn new(image: u64, stack: u64, heap: u64, start: u64) -> Self {
         let pages = |bytes: u64| bytes.next_multiple_of(PAGE);
-        let stack = pages(image);
-        let heap_at = stack + layout::STACK_SIZE;
+        let stack_at = pages(image);
+        let heap_at = stack_at + pages(stack);
         Self {
-            image: stack,
-            stack,
+            image: stack_at,
+            stack: stack_at,
+            stack_len: pages(stack),
             heap: heap_at,
             heap_len: pages(heap),
             start: heap_at + pages(heap),

@@ -45,11 +45,8 @@ fn text() -> Header {
 fn a_good_one() {
     let data = (PT_LOAD, PF_R | PF_W, 0x40_3010, b"data".to_vec(), 0x2000);
     let bytes = file(0x40_0002, &[data, text(), note(ABI_VERSION)]);
-    let image = Image::parse(&bytes).unwrap();
-    assert_eq!(
-        (image.entry, image.size, image.segments.len()),
-        (0x40_0002, 0x6000, 2)
-    );
+    let image = Image::parse(&bytes, false).unwrap();
+    assert_eq!((image.entry, image.segments.len()), (0x40_0002, 2));
     let code = image.segments[0];
     assert_eq!(
         (code.va, code.len, code.data, code.rights),
@@ -60,11 +57,18 @@ fn a_good_one() {
         (data.va, data.len, data.lead, data.rights),
         (0x40_3000, 0x3000, 0x10, rights::READ | rights::WRITE)
     );
+    // Code is all instances', data each one's own; but of one that shares nothing.
+    assert_eq!((image.own, image.common), (0x3000, 0x2000));
+    assert_eq!((code.place, data.place), (Place::Common(0), Place::Own(0)));
+    let image = Image::parse(&bytes, true).unwrap();
+    assert_eq!((image.own, image.common), (0x5000, 0));
+    let places: Vec<Place> = image.segments.iter().map(|s| s.place).collect();
+    assert_eq!(places, [Place::Own(0), Place::Own(0x2000)]);
 }
 
 #[test]
 fn each_error() {
-    let with = |entry, headers: &[Header]| Image::parse(&file(entry, headers)).map(|_| ());
+    let with = |entry, headers: &[Header]| Image::parse(&file(entry, headers), false).map(|_| ());
     let good = 0x40_0000;
     let load = |flags, va, mem| (PT_LOAD, flags, va, b"data".to_vec(), mem);
     assert_eq!(with(good, &[text(), note(ABI_VERSION)]), Ok(()));
@@ -100,24 +104,27 @@ fn each_error() {
     for (header, error) in cases {
         assert_eq!(with(good, &[text(), header, note(ABI_VERSION)]), Err(error));
     }
-    assert_eq!(Image::parse(b"no").map(|_| ()), Err(ImageError::NotElf));
+    assert_eq!(
+        Image::parse(b"no", false).map(|_| ()),
+        Err(ImageError::NotElf)
+    );
     let mut arm = file(good, &[text(), note(ABI_VERSION)]);
     arm[18] = 183;
-    assert_eq!(Image::parse(&arm).map(|_| ()), Err(ImageError::NotStatic));
+    assert_eq!(
+        Image::parse(&arm, false).map(|_| ()),
+        Err(ImageError::NotStatic)
+    );
 }
 
 #[test]
 fn parts_do_not_overlap() {
-    let parts = Parts::new(0x3001, 0x1_0001, 0);
+    let parts = Parts::new(0x3001, 0x7fff, 0x1_0001, 0);
     assert_eq!(
-        (parts.image, parts.stack, parts.heap),
-        (0x4000, 0x4000, 0x4000 + layout::STACK_SIZE)
+        (parts.image, parts.stack, parts.stack_len, parts.heap),
+        (0x4000, 0x4000, 0x8000, 0xc000)
     );
     assert_eq!((parts.heap_len, parts.start_len), (0x1_1000, 0x1000));
-    assert_eq!(
-        parts.total(),
-        0x4000 + layout::STACK_SIZE + 0x1_1000 + 0x1000
-    );
+    assert_eq!(parts.total(), 0xc000 + 0x1_1000 + 0x1000);
 }
 
 proptest! {
@@ -127,10 +134,14 @@ proptest! {
         if let Some(b) = bytes.get_mut(at) {
             *b = value;
         }
-        if let Ok(image) = Image::parse(&bytes) {
+        if let Ok(image) = Image::parse(&bytes, false) {
             for s in &image.segments {
                 prop_assert!(s.va >= layout::IMAGE && s.lead + s.data.len() as u64 <= s.len);
-                prop_assert!(s.va + s.len <= layout::IMAGE + image.size);
+                prop_assert!(s.va + s.len <= layout::IMAGE + MAX_SIZE);
+                match s.place {
+                    Place::Own(at) => prop_assert!(at + s.len <= image.own),
+                    Place::Common(at) => prop_assert!(at + s.len <= image.common && s.rights & rights::WRITE == 0),
+                }
             }
         }
     }

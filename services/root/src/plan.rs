@@ -35,6 +35,15 @@ pub const HIGH_RAM: u64 = 0x1_0000_0000;
 pub const HEAP: u64 = 256 << 10;
 /// Pool in bytes when nothing else is said.
 pub const POOL: u64 = 256 << 10;
+/// Stack of a device, of which 16 KiB are used.
+pub const DEVICE_STACK: u64 = 32 << 10;
+/// Heap of a device that keeps little for each request, of which 8 KiB are used.
+pub const DEVICE_HEAP: u64 = 32 << 10;
+/// Pool of a device without page tables of long runs: Space, thread, UTCB, capability table and the page tables of the rest take 76 KiB,
+/// and nothing is made from it later.
+pub const DEVICE_POOL: u64 = 96 << 10;
+/// Bytes of a large page.
+const LARGE: u64 = 2 << 20;
 /// Slots of a capability table when nothing else is said.
 pub const SLOTS: u32 = 256;
 /// Bytes of RAM that a further server may divide.
@@ -242,10 +251,14 @@ pub struct Plan {
     pub group: Option<Group>,
     /// Servers on other processors may call it.
     pub remote: bool,
+    /// Bytes of stack.
+    pub stack: u64,
     /// Bytes of heap.
     pub heap: u64,
-    /// Bytes of Pool.
+    /// Bytes of Pool, without page tables of the guest's memory.
     pub pool: u64,
+    /// How often the guest's memory is mapped by tables out of that Pool.
+    pub guest_maps: u64,
     /// Pools that it can make of Memory that lives in that.
     pub pools: u64,
     /// Slots of its capability table.
@@ -283,12 +296,17 @@ pub fn vmm_instance(vm: &str) -> String {
     format!("{vm}.vmm")
 }
 
-/// Bytes of page tables that map so many bytes once, even if only small pages fit: 8 bytes a page.
-fn tables(bytes: u64) -> u64 {
-    bytes
-        .div_ceil(4096)
-        .saturating_mul(8)
-        .next_multiple_of(4096)
+/// Most bytes of page tables that map a run once: a table where both addresses are not alike below [`LARGE`], or at its ends; directories;
+/// and what leads to them.
+#[must_use]
+pub fn run_tables(va: u64, phys: u64, len: u64) -> u64 {
+    let end = va + len;
+    let touched = |bytes: u64| end.div_ceil(bytes) - va / bytes;
+    let leaves = match va % LARGE == phys % LARGE {
+        true => u64::from(!va.is_multiple_of(LARGE)) + u64::from(!end.is_multiple_of(LARGE)),
+        false => touched(LARGE),
+    };
+    (leaves + touched(1 << 30) + touched(1 << 39)) * 4096
 }
 
 /// Key of a shared page.
@@ -338,8 +356,10 @@ impl Plan {
             },
             group: None,
             remote: false,
+            stack: layout::STACK_SIZE,
             heap: HEAP,
             pool: POOL,
+            guest_maps: 0,
             pools: 0,
             slots: SLOTS,
             vcpus: 0,
@@ -399,7 +419,8 @@ impl Plan {
 
     /// Memory by key at `va`, with the page tables that it takes.
     fn maps_run(&mut self, name: &str, key: String, va: u64, len: u64, rights: u32) {
-        self.pool += tables(len);
+        // A run that is so long begins where a large page can.
+        self.pool += run_tables(va, if len < LARGE { 4096 } else { 0 }, len);
         self.mapped.push(Mapped {
             name: name.to_string(),
             memory: Memory::Run(key),

@@ -12,6 +12,12 @@ pub trait Ports {
     /// A doorbell rang, a neighbour has done something, or it is `late`: the deadline has passed.
     fn wake(&mut self, late: bool);
 
+    /// These bits of the server's Notification were signalled.
+    fn signalled(&mut self, bits: u64) {
+        let _ = bits;
+        self.wake(false);
+    }
+
     /// When to be woken if nothing happens.
     fn deadline(&mut self) -> u64 {
         NEVER
@@ -51,8 +57,12 @@ pub fn serve_ports(server: &mut impl Ports) -> ! {
                 Message::new(0, [u64::from(value), 0, 0, 0])
             }
             Ok(Event::Call { .. }) => Message::new(rpc::BAD_REQUEST, [0; 4]),
-            Ok(event) => {
-                server.wake(event == Event::Timeout);
+            Ok(Event::Signal(bits)) => {
+                server.signalled(bits);
+                Message::default()
+            }
+            Ok(Event::Timeout) => {
+                server.wake(true);
                 Message::default()
             }
             Err(status) => panic!("reply_recv: {}", status as u64),

@@ -115,6 +115,8 @@ pub struct Device<'a> {
     /// What was committed last, of a model that keeps more than registers.
     kept: Vec<u64>,
     signals: Signals,
+    /// A doorbell rang, and the queue has not been looked at ([`Server::hold`]).
+    held: bool,
 }
 
 impl<'a> Device<'a> {
@@ -257,6 +259,7 @@ impl<'a, M: Model<'a>> Server<'a, M> {
             state,
             kept: Vec::new(),
             signals: Signals::default(),
+            held: false,
         };
         let mut server = Self { device, model };
         let was = record.is_some_and(|record| server.take_over(kind.queues, record.words()));
@@ -369,8 +372,26 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         }
     }
 
+    /// A queue's doorbell rang, and it is not looked at before the next [`Server::wake`]: more may follow. The driver is asked for no
+    /// more notifications, and the VMM to ring once the guest halts. False: it is to be looked at now.
+    pub fn hold(&mut self, queue: u16) -> bool {
+        let device = &mut self.device;
+        let bit = 1u64.checked_shl(queue.into()).unwrap_or(0);
+        if device.held || bit == 0 || !device.running() {
+            return false;
+        }
+        device.held = device.queue(queue).is_some_and(|q| q.disarm().is_ok());
+        if device.held {
+            device.irq.hold(bit);
+        }
+        device.held
+    }
+
     /// A doorbell rang, the back end has done something, or it is the start.
     pub fn wake(&mut self) -> Signals {
+        if core::mem::take(&mut self.device.held) {
+            self.device.irq.hold(0);
+        }
         let before = (!M::KEEPS).then(|| self.device.transport.clone());
         self.serve();
         let device = &mut self.device;

@@ -105,6 +105,13 @@ mod bare {
             self.guest.doorbell(first, count, bell, None)
         }
 
+        fn ring(&mut self, device: usize, bell: usize) {
+            let server = self.servers.get(device);
+            if let Some(bell) = server.and_then(|s| s.doorbells.get(bell)) {
+                let _ = bell.signal();
+            }
+        }
+
         fn unroute(&mut self, first: u16) -> Result<(), Status> {
             self.guest.unroute(first)
         }

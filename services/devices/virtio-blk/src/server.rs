@@ -12,9 +12,9 @@ use crate::flight::{Done, Flight};
 use crate::request::{Asked, ID, Raw, status};
 
 /// Most requests under way at a time.
-const MAX_REQUESTS: usize = 256;
+const MAX_REQUESTS: usize = 128;
 /// Runs of guest memory in requests under way after which no further one is taken: a guest must not fill the heap.
-const MAX_SPANS: usize = 4096;
+const MAX_SPANS: usize = 1024;
 
 /// What the disk is made of.
 pub struct Parts<'a> {

@@ -11,6 +11,7 @@
 extern crate alloc;
 
 pub mod offload;
+pub mod patience;
 pub mod receive;
 pub mod server;
 #[cfg(test)]

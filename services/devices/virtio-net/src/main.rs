@@ -9,19 +9,26 @@ mod bare {
     extern crate alloc;
 
     use alloc::boxed::Box;
-    use device_virtio_net::server::{Parts, Server, begin};
+    use device_virtio_net::patience::Patience;
+    use device_virtio_net::server::{Parts, Server, TRANSMIT, begin};
     use ipc_schema::link::NetConfig;
     use runtime::StartInfo;
     use runtime::abi::vm::PortAccess;
     use runtime::device::{Neighbours, Ports, serve_ports};
     use runtime::start::StartError;
+    use runtime::time;
     use virtio::Signals;
 
     runtime::entry!(main);
 
+    /// Doorbells follow each other closely if they are so many microseconds apart; and so many are they put off at most.
+    const CLOSE_MICROS: u64 = 30;
+    const MOST_MICROS: u64 = 200;
+
     struct Whole {
         server: Server<'static>,
         neighbours: Neighbours,
+        patience: Patience,
     }
 
     impl Ports for Whole {
@@ -31,9 +38,24 @@ mod bare {
             value
         }
 
+        fn signalled(&mut self, bits: u64) {
+            let bell = bits == 1 << TRANSMIT;
+            let now = time::now();
+            if bell && self.patience.rings(now) && self.server.hold(TRANSMIT) {
+                self.patience.begins(now);
+            } else {
+                self.wake(false);
+            }
+        }
+
         fn wake(&mut self, _late: bool) {
             let signals = self.server.wake();
             self.neighbours.signal(signals);
+            self.patience.ends(time::now());
+        }
+
+        fn deadline(&mut self) -> u64 {
+            self.patience.deadline()
         }
     }
 
@@ -51,7 +73,12 @@ mod bare {
             vmm: start.notification("vmm")?,
             peer: Some(start.notification("switch")?),
         };
-        Ok(Whole { server, neighbours })
+        let (close, most) = (time::cycles(CLOSE_MICROS), time::cycles(MOST_MICROS));
+        Ok(Whole {
+            server,
+            neighbours,
+            patience: Patience::new(close, most),
+        })
     }
 
     fn main(start: &'static StartInfo) -> ! {

@@ -14,7 +14,8 @@ use crate::transmit::{Round, Transmitter};
 pub const MAX_SIZE: u16 = 256;
 /// The queues.
 const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
+/// What the guest sends.
+pub const TRANSMIT: u16 = 1;
 
 /// What is offered beside what every device has.
 const FEATURES: u64 = feature::CSUM

@@ -200,6 +200,36 @@ fn configuration() {
     assert_eq!(get(&mut server, 0xC8, 2), 1, "a pair of queues");
 }
 
+/// Frames that are put off leave with the next reason to look, and the driver notifies nobody meanwhile.
+#[test]
+fn frames_that_wait() {
+    let world = World::new();
+    assert!(!world.server().0.hold(1), "it does not run");
+    let mut server = world.started(0);
+    let reader = ipc_schema::interrupt_page::InterruptReader::function(&world.irq);
+    let flags = |queue| world.half(rings(queue)[2]);
+    let send = |n: u16| {
+        world.descriptor(1, n, (DATA, 12 + 60), 0, 0);
+        world.offer(1, n);
+    };
+    let _ = server.wake();
+    assert_eq!(flags(1), 0, "it is to be told");
+    send(0);
+    assert!(server.hold(1));
+    assert_eq!((flags(1), reader.take_held()), (1, 0b10));
+    send(1);
+    assert!(!server.hold(1), "not twice");
+    assert_eq!(world.left().len(), 0);
+    let _ = server.wake();
+    assert_eq!((world.left().len(), world.used(1).len()), (2, 2));
+    assert_eq!(flags(1), 0);
+    // Whoever is looked at needs no ring; nor is there a queue 2.
+    assert!(server.hold(1));
+    let _ = server.wake();
+    assert_eq!(reader.take_held(), 0);
+    assert!(!server.hold(2));
+}
+
 #[test]
 fn frames_leave_wherever_their_parts_are() {
     let world = World::new();

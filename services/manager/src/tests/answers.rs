@@ -18,8 +18,10 @@ fn servers_in_pieces() {
             heap: 1 << 21,
             objects: 65_536,
             objects_free: 8192,
-            other: 0,
+            other: 1024,
+            code: 8192,
         },
+        vm: (id != 1).then_some(1),
     };
     let mut bench = Bench::at_prompt();
     bench.asks("servers", RootRequest::Servers { first: 0 });
@@ -35,7 +37,15 @@ fn servers_in_pieces() {
         servers: vec![server(3)],
         total: 3,
     }));
-    assert_eq!(text.lines().count(), 9);
+    assert_eq!(text.lines().count(), 11);
+    // All of a VM's servers together; the other VM has none.
+    for line in [
+        "  1  server1                  8 KiB     4 KiB     68 KiB    2.0 MiB   64 KiB    8 KiB     1 KiB     2.1 MiB\r\n",
+        " VM  a                        0 KiB     0 KiB     0 KiB     0 KiB     0 KiB     0 KiB     0 KiB     0 KiB\r\n",
+        " VM  b                        16 KiB    8 KiB     136 KiB   4.0 MiB   128 KiB   16 KiB    2 KiB     4.2 MiB\r\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
     assert!(
         text.contains(
             "  3  server3                  running     2         69 KiB       0    1.234 s\r\n"

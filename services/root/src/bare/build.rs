@@ -6,7 +6,7 @@ use ipc_schema::abi::CapTransfer;
 use ipc_schema::abi::layout::{self, slot};
 use ipc_schema::abi::rights::{CONTROL, EXEC, READ, WRITE};
 use ipc_schema::proto::{MemoryKinds, SchedulerRequest, SchedulerResponse};
-use root::image::{Image, Parts};
+use root::image::{Image, Parts, Place};
 use root::plan::{self, Grant, Memory as From, Object, Plan};
 use root::ram::PAGE;
 use runtime::forward::Grants;
@@ -25,6 +25,8 @@ pub struct Built {
     pub pages: Option<Block>,
     /// Where they are in it.
     pub parts: Option<Parts>,
+    /// Bytes of code and constants, which all instances share.
+    code: u64,
     pool_block: Option<Block>,
     pool: Option<Pool>,
     space: Option<Space>,
@@ -63,7 +65,8 @@ impl Built {
         let ram: u64 = self.ram.iter().map(|b| b.run.len).sum();
         MemoryKinds {
             image: parts.map_or(0, |p| p.image),
-            stack: parts.map_or(0, |p| layout::STACK_SIZE + p.start_len),
+            code: self.code,
+            stack: parts.map_or(0, |p| p.stack_len + p.start_len),
             heap: parts.map_or(0, |p| p.heap_len),
             objects: self.pool_block.map_or(0, |b| b.run.len),
             objects_free: free.map_or(0, |(pages, ..)| pages * PAGE),
@@ -96,27 +99,39 @@ pub fn build(
     let file = machine
         .file(&plan.binary)
         .ok_or(Error::Text("the archive has no such server"))?;
-    let image = Image::parse(file).map_err(|e| Error::Image(plan.binary.clone(), e))?;
+    // Who gets its pages as Memory has all of them.
+    let all_own = plan.grants.iter().any(|g| g.object == Object::Image);
+    let image = Image::parse(file, all_own).map_err(|e| Error::Image(plan.binary.clone(), e))?;
     let start = plan.start_info(id, restarts, machine.tsc_hz, machine.wall_clock, grants);
     let heap = plan.heap.next_multiple_of(PAGE);
     // At most a few MiB: the plan's own number.
     let start = start
         .encode(heap as u32)
         .map_err(|_| Error::Text("the start page cannot be encoded"))?;
-    let parts = Parts::new(image.size, heap, start.len() as u64);
+    let parts = Parts::new(image.own, plan.stack, heap, start.len() as u64);
+    let common = machine.program(&plan.binary, &image)?;
     let pages = machine.block(parts.total())?;
     built.pages = Some(pages);
     built.parts = Some(parts);
+    built.code = image.common;
     let filled = machine.window(pages, |mut w| {
         w.clear();
         for s in &image.segments {
-            w.write(s.va - layout::IMAGE + s.lead, s.data)?;
+            if let Place::Own(offset) = s.place {
+                w.write(offset + s.lead, s.data)?;
+            }
         }
         w.write(parts.start, &start)
     })?;
     filled.ok_or(Error::Text("the image is longer than it said"))?;
 
-    let pool_block = machine.block(plan.pool + u64::from(grants.count) * FORWARDER_POOL)?;
+    let guest = plan.role.vm().and_then(|vm| shared.guests.get(&vm));
+    let tables = guest.into_iter().flatten().map(|part| {
+        let run = part.block.run;
+        plan.guest_maps * plan::run_tables(part.gpa, run.phys, run.len)
+    });
+    let pool_bytes = plan.pool + u64::from(grants.count) * FORWARDER_POOL + tables.sum::<u64>();
+    let pool_block = machine.block(pool_bytes)?;
     built.pool_block = Some(pool_block);
     // SAFETY: root has no references into the block.
     let pool = machine.make("make a pool", |dest| unsafe {
@@ -133,17 +148,20 @@ pub fn build(
     built.budget = Some(budget);
 
     for s in &image.segments {
-        let offset = s.va - layout::IMAGE;
+        let (memory, offset) = match s.place {
+            Place::Own(offset) => (pages.memory, offset),
+            Place::Common(offset) => (common.ok_or(Error::Text("code is missing"))?, offset),
+        };
         space
-            .map(s.va, pages.memory, s.rights, offset, s.len)
+            .map(s.va, memory, s.rights, offset, s.len)
             .map_err(at("map the image"))?;
     }
     let private = [
         (
-            layout::STACK_TOP - layout::STACK_SIZE,
+            layout::STACK_TOP - parts.stack_len,
             READ | WRITE,
             parts.stack,
-            layout::STACK_SIZE,
+            parts.stack_len,
         ),
         (layout::HEAP, READ | WRITE, parts.heap, parts.heap_len),
         (layout::START_INFO, READ, parts.start, parts.start_len),

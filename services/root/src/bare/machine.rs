@@ -1,6 +1,6 @@
 //! RAM, slots and the boot archive, by system calls.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -8,7 +8,7 @@ use ipc_schema::abi::layout::slot;
 use ipc_schema::abi::rights::{READ, WRITE};
 use ipc_schema::abi::{ABI_VERSION, BootInfo, BootMemory, Status};
 use ipc_schema::archive::{ArchiveError, Index};
-use root::image::ImageError;
+use root::image::{Image, ImageError, Place};
 use root::ram::{LARGE, PAGE, Ram, Run};
 use root::wall_clock;
 use runtime::object::{Log, Memory, Pool, Ports};
@@ -61,6 +61,10 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Kernel(what, Status::NoMemory) => write!(
+                f,
+                "{what}: the Pool that pays for it is full; a server's is as large as its plan says (services/root/src/plan): enlarge it there"
+            ),
             Self::Kernel(what, status) => write!(f, "{what}: {status:?}"),
             Self::NoRam(bytes) => write!(f, "no {bytes} bytes of RAM left"),
             Self::NoSlot => f.write_str("no slot left"),
@@ -102,6 +106,8 @@ pub struct Machine {
     announce: Log,
     /// Ranges of device registers: physical address, bytes, slot.
     devices: Vec<(u64, u64, Slot)>,
+    /// What all instances of a program share, by archive file.
+    programs: Vec<(String, Memory)>,
 }
 
 /// The memory that the kernel gave.
@@ -166,6 +172,7 @@ impl Machine {
             archive,
             announce,
             devices,
+            programs: Vec::new(),
         })
     }
 
@@ -286,6 +293,35 @@ impl Machine {
         // SAFETY: `Window` is gone, and it hands out no references that outlive a call.
         unsafe { SPACE.unmap(WINDOW) }.map_err(at("unmap a block"))?;
         Ok(result)
+    }
+
+    /// The pages that all instances of a program share, if there are any; made with the first, and kept.
+    pub fn program(&mut self, file: &str, image: &Image<'_>) -> Result<Option<Memory>, Error> {
+        if image.common == 0 {
+            return Ok(None);
+        }
+        if let Some((_, memory)) = self.programs.iter().find(|(name, _)| name == file) {
+            return Ok(Some(*memory));
+        }
+        let block = self.block(image.common)?;
+        let filled = self.window(block, |mut w| {
+            w.clear();
+            image.segments.iter().try_for_each(|s| match s.place {
+                Place::Common(offset) => w.write(offset + s.lead, s.data),
+                Place::Own(_) => Some(()),
+            })
+        });
+        match filled {
+            Ok(Some(())) => {
+                self.programs.push((file.to_string(), block.memory));
+                Ok(Some(block.memory))
+            }
+            other => {
+                self.give(block);
+                other?;
+                Err(Error::Text("the image is longer than it said"))
+            }
+        }
     }
 
     /// Fills a block with zeroes.

@@ -88,6 +88,8 @@ impl Root {
             kinds: built
                 .as_ref()
                 .map_or_else(Default::default, |b| b.kinds(&server.plan)),
+            // There are fewer VMs than servers.
+            vm: server.plan.role.vm().map(|vm| vm as u32),
         })
         .collect()
     }

@@ -342,8 +342,8 @@ impl Root {
         let built = self.built.get(index)?.as_ref()?;
         let (pages, parts) = (built.pages?, built.parts?);
         let offset = va
-            .checked_sub(layout::STACK_TOP - layout::STACK_SIZE)
-            .filter(|o| *o < layout::STACK_SIZE)?;
+            .checked_sub(layout::STACK_TOP - parts.stack_len)
+            .filter(|o| *o < parts.stack_len)?;
         self.machine
             .window(pages, |w| w.read(parts.stack + offset))
             .ok()?
@@ -355,10 +355,10 @@ impl Root {
         let Some((pages, parts)) = built.and_then(|b| Some((b.pages?, b.parts?))) else {
             return Vec::new();
         };
-        let bottom = layout::STACK_TOP - layout::STACK_SIZE;
+        let bottom = layout::STACK_TOP - parts.stack_len;
         let walk = self.machine.window(pages, |w| {
             death::backtrace(regs, |va| {
-                let offset = va.checked_sub(bottom).filter(|o| *o < layout::STACK_SIZE)?;
+                let offset = va.checked_sub(bottom).filter(|o| *o < parts.stack_len)?;
                 w.read(parts.stack + offset).map(u64::from_le_bytes)
             })
         });

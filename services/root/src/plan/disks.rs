@@ -17,7 +17,7 @@ use ipc_schema::proto::PciBar;
 
 use super::{
     DISK_STEP, DISKS, MAP_STEP, Machine, Mapped, Memory, Object, Plan, PlanError, Role,
-    SHARED_STEP, device_bits, page, tables,
+    SHARED_STEP, device_bits, page, run_tables,
 };
 
 /// The instance of the disks' server, and its package.
@@ -226,11 +226,12 @@ pub fn uses(
     }
     if let Some(path) = &described.image {
         let len = (machine.file)(path).ok_or_else(|| PlanError::NoFile(path.clone()))?;
-        plan.pool += tables(len);
+        let va = DISKS + DISK_STEP;
+        plan.pool += run_tables(va, 4096, len.max(1));
         plan.mapped.push(Mapped {
             name: "image".into(),
             memory: Memory::File(path.clone()),
-            va: DISKS + DISK_STEP,
+            va,
             len,
             rights: READ,
         });

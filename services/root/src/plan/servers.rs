@@ -13,9 +13,9 @@ use ipc_schema::proto::{Class, Group};
 use runtime::start::PlatformConfig;
 
 use super::{
-    EXTRA_RAM, FILES, HIGH_RAM, LOW_RAM_END, MAX_SERVERS, Machine, Mapped, Memory, Object, Plan,
-    PlanError, Role, Share, console, device_bits, disks, manager_bits, nets, page, tables,
-    vmm_bits, vmm_instance,
+    DEVICE_HEAP, DEVICE_POOL, DEVICE_STACK, EXTRA_RAM, FILES, HEAP, HIGH_RAM, LOW_RAM_END,
+    MAX_SERVERS, Machine, Mapped, Memory, Object, Plan, PlanError, Role, Share, console,
+    device_bits, disks, manager_bits, nets, page, run_tables, vmm_bits, vmm_instance,
 };
 
 /// Plans for all servers, those of VMs that are not started at once included. Platform, scheduler, drivers and manager
@@ -270,6 +270,15 @@ fn device(
     let mut plan = Plan::new(device.kind.package(), &device.name, role, class);
     plan.binary.clone_from(&device.binary);
     plan.group = group(v, vm);
+    plan.stack = DEVICE_STACK;
+    plan.pool = DEVICE_POOL;
+    plan.heap = match device.kind {
+        DeviceKind::Uart | DeviceKind::Rtc | DeviceKind::VirtioRng { .. } => DEVICE_HEAP,
+        DeviceKind::VirtioConsole { .. } => 2 * DEVICE_HEAP,
+        // Requests under way, of which it knows how many may be.
+        DeviceKind::VirtioBlk { .. } => 5 * DEVICE_HEAP,
+        _ => HEAP,
+    };
     plan.signals("vmm", &vmm_instance(&vm.name), vmm_bits::DEVICES);
     plan.shares("irq", page(&device.name, "irq"), READ | WRITE);
     plan.shares("state", page(&device.name, "state"), READ | WRITE);
@@ -296,7 +305,7 @@ fn device(
     }
     if device.kind.slot().is_some() {
         plan.guest_memory = vm.memory;
-        plan.pool += tables(vm.memory);
+        plan.guest_maps = 1;
         guest_ram(&mut plan, vm);
     }
     if let Some(disk) = device.kind.disk() {
@@ -334,12 +343,13 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
         reservation: vm.cpu.reservation,
         limit: vm.cpu.limit,
     };
-    plan.heap = 1 << 20;
+    // The decoder's tables take 130 KiB of it, the chipset 40.
+    plan.heap = 256 << 10;
     plan.vcpus = vm.vcpus;
     plan.guest_memory = vm.memory;
-    // Page tables of the guest's memory, in the VMM and in the GuestSpace; 64 KiB a Vcpu; and the rest.
-    plan.pool = (2 * tables(vm.memory) + u64::from(vm.vcpus) * (64 << 10) + (512 << 10))
-        .next_multiple_of(4096);
+    // In the VMM and in the GuestSpace.
+    plan.guest_maps = 2;
+    plan.pool = u64::from(vm.vcpus) * (64 << 10) + DEVICE_POOL;
     plan.named("guest", Object::GuestSpace, CONTROL, 0);
     // Root knows it by its badge and hears nothing from it but that a device of its own hangs.
     plan.named("root", Object::Root, SEND, 0);
@@ -382,6 +392,7 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
             rights: READ,
         });
         // A large page apart.
+        plan.pool += run_tables(va, 4096, len.max(1));
         va = va
             .saturating_add(len)
             .next_multiple_of(2 << 20)

@@ -315,7 +315,8 @@ fn what_a_virtio_device_gets() {
         assert_eq!(of(rng, name), of(vmm, name));
     }
     assert_eq!((rng.guest_memory, rng.vcpus), (5 << 30, 0));
-    assert!(rng.pool >= POOL + (5 << 30) / 512);
+    assert_eq!((rng.pool, rng.guest_maps), (DEVICE_POOL, 1));
+    assert_eq!((find(&plans, "two.vmm").guest_maps), 2);
     let foreign = |g: &&Grant| !matches!(g.place, Place::Fixed(_));
     let own: Vec<&Grant> = rng.grants.iter().filter(foreign).collect();
     assert_eq!(own.len(), 1, "the VMM's Notification");
@@ -467,3 +468,17 @@ mod of_nets;
 
 #[path = "consoles_tests.rs"]
 mod of_consoles;
+
+#[test]
+fn page_tables_of_a_run() {
+    let pages = |va, phys, len| run_tables(va, phys, len) / 4096;
+    // Large pages alone: a directory and what leads to it.
+    assert_eq!(pages(0, 1 << 30, 256 << 20), 2);
+    assert_eq!(pages(1 << 32, 1 << 30, 3 << 30), 4);
+    // Small ones at the ends.
+    assert_eq!(pages(0, 1 << 30, (256 << 20) + 4096), 3);
+    assert_eq!(pages(4096, 4096, 2 << 20), 4);
+    // Small ones alone: 512 tables, and one more if the run lies across.
+    assert_eq!(pages(0, 4096, 1 << 30), 514);
+    assert_eq!(pages(4096, 0, 1 << 30), 513 + 2 + 1);
+}

@@ -81,6 +81,17 @@ impl<'a> Device<'a> {
         self.kind.queues()
     }
 
+    /// Those of its virtqueues at which it waits for more; told once.
+    pub(super) fn held(&self) -> u64 {
+        match self.queues() {
+            0 => 0,
+            queues => {
+                let others = u64::MAX.checked_shl(queues.into()).unwrap_or(0);
+                self.reader.take_held() & !others
+            }
+        }
+    }
+
     /// Number of commits so far.
     pub(super) fn sequence(&self) -> u64 {
         self.state.sequence()

@@ -217,6 +217,7 @@ impl<K: Kernel> Machine<'_, K> {
                 self.kernel.note(&Note::Halted);
                 return Err(End::Halted);
             }
+            self.ring_held();
             match self.kernel.wait(self.chipset.next_deadline()) {
                 Ok(bits) => {
                     self.also_signalled(bits)?;
@@ -229,6 +230,17 @@ impl<K: Kernel> Machine<'_, K> {
                 Err(status) => return self.fatal(Fatal::Kernel(status)),
             }
             self.tick()?;
+        }
+    }
+
+    /// The guest has nothing to do: what devices have put off until then is due.
+    fn ring_held(&mut self) {
+        for (number, device) in self.devices.iter().enumerate() {
+            let mut held = device.held();
+            while held != 0 {
+                self.kernel.ring(number, held.trailing_zeros() as usize);
+                held &= held - 1;
+            }
         }
     }
 

@@ -45,6 +45,8 @@ pub trait Kernel {
         first: u16,
         count: u16,
     ) -> Result<(), Status>;
+    /// Rings doorbell `bell` of device `device`, as the guest would. Who is gone looks by itself when it is back.
+    fn ring(&mut self, device: usize, bell: usize);
     /// Takes away the route or doorbell that begins at `first`.
     ///
     /// # Errors

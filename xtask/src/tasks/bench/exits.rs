@@ -11,9 +11,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// So many CPUIDs at one place, with nothing between them, are a mark.
+/// So many CPUIDs at one place at least, with nothing between them, are a mark.
 const MARK: u32 = 40;
-/// So many the program executes (`guests/costs/src/report.rs`): an interrupt among them leaves a mark still, and only one.
+/// So many the program executes (`guests/costs/src/report.rs`): an interrupt among them leaves a mark still, and only one. Firmware that looks
+/// for hypervisors executes more in a row.
 const EXECUTED: u32 = 2 * MARK - 1;
 /// VMEXIT_CPUID (AMD64 Architecture Programmer's Manual 24593, appendix C).
 const CPUID: &str = "00000072";
@@ -52,6 +53,7 @@ pub fn between_marks(log: &Path) -> Result<Vec<u64>> {
     for line in BufReader::new(file).split(b'\n') {
         count.line(&String::from_utf8_lossy(&line?));
     }
+    count.row_ends();
     Ok(count.found)
 }
 
@@ -77,28 +79,29 @@ impl Count {
         let [code, .., rip] = words.as_slice() else {
             return;
         };
+        // Linux itself executes rows of them when it changes its code; a program's addresses are low ones.
+        let marks = *code == CPUID && rip.starts_with("00000000");
+        if !marks || self.row.0 != *rip {
+            self.row_ends();
+            self.row = ((*rip).to_owned(), 0);
+        }
         if let Some(since) = &mut self.since {
             *since += 1;
         }
-        // Linux itself executes rows of them when it changes its code; a program's addresses are low ones.
-        if *code != CPUID || !rip.starts_with("00000000") {
-            self.row.1 = 0;
+        self.row.1 += u32::from(marks);
+    }
+
+    fn row_ends(&mut self) {
+        if !(MARK..=EXECUTED).contains(&self.row.1) {
             return;
         }
-        if self.row.0 != *rip {
-            self.row = ((*rip).to_owned(), 0);
-        }
-        self.row.1 += 1;
-        if self.row.1 == MARK {
-            self.row.1 = 0;
-            self.since = match self.since.take() {
-                None => Some(0),
-                Some(since) => {
-                    self.found.push(since.saturating_sub(EXECUTED.into()));
-                    None
-                }
-            };
-        }
+        self.since = match self.since.take() {
+            None => Some(0),
+            Some(since) => {
+                self.found.push(since.saturating_sub(EXECUTED.into()));
+                None
+            }
+        };
     }
 }
 
@@ -115,6 +118,8 @@ mod tests {
         (0..MARK - 1).for_each(|_| count.line(cpuid));
         count.line(other);
         let kernel = "vmexit(00000072, 0000000000000000, 0000000000000000, ffffffff81201234)!";
+        let firmware = "vmexit(00000072, 0000000000000000, 0000000000000000, 00000000000f1234)!";
+        (0..256).for_each(|_| count.line(firmware));
         (0..EXECUTED).for_each(|_| count.line(kernel));
         for _ in 0..2 {
             mark(&mut count);

@@ -52,6 +52,7 @@ pub struct Fake {
     pub waited: Vec<u64>,
     pub routes: Vec<(usize, u16, u16, u64)>,
     pub bells: Vec<(usize, usize, u16, u16)>,
+    pub rung: Vec<(usize, usize)>,
     pub answers: VecDeque<Answer>,
     pub calls: Vec<(usize, PortAccess, u32)>,
     pub notes: Vec<Note>,
@@ -191,6 +192,10 @@ impl Kernel for Fake {
     ) -> Result<(), Status> {
         self.bells.push((device, bell, first, count));
         Ok(())
+    }
+
+    fn ring(&mut self, device: usize, bell: usize) {
+        self.rung.push((device, bell));
     }
 
     fn unroute(&mut self, first: u16) -> Result<(), Status> {
@@ -343,6 +348,7 @@ pub fn try_machine_on<'a>(
         waited: Vec::new(),
         routes: Vec::new(),
         bells: Vec::new(),
+        rung: Vec::new(),
         answers: VecDeque::new(),
         calls: Vec::new(),
         notes: Vec::new(),

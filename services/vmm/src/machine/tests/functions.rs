@@ -233,6 +233,29 @@ fn a_vector_of_the_server_reaches_the_guest() {
 }
 
 #[test]
+fn a_halt_rings_for_what_was_put_off() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    let halt = |m: &mut Machine<'_, Fake>| {
+        m.code(&[0xF4]).on(|cpu| {
+            cpu.state.rip = ENTRY;
+            cpu.state.rflags |= 1 << 9;
+            (Exit::Hlt, [0; 3])
+        });
+        m.run();
+    };
+    halt(&mut m);
+    assert_eq!(m.kernel.rung, []);
+    // It has one queue: it is not rung at others.
+    InterruptWriter::new(&pages.irq[2]).hold(0b11);
+    InterruptWriter::new(&pages.irq[0]).hold(0b1);
+    halt(&mut m);
+    assert_eq!(m.kernel.rung, [(2, 0)]);
+    halt(&mut m);
+    assert_eq!(m.kernel.rung.len(), 1, "once");
+}
+
+#[test]
 fn the_pin_reaches_the_ioapic_and_the_8259s() {
     let pages = Pages::default();
     let mut m = machine_of(&with_function(), &pages);

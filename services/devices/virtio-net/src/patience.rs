@@ -1,0 +1,85 @@
+//! When a doorbell is put off: while frames come in quick succession, more of them are sent at once.
+//!
+//! A frame that comes alone is sent at once. Of frames that follow each other closely all behind the first wait, until the guest halts,
+//! the other side has something to say, or some time has passed: all of them then take one doorbell, one turn of this server's, of
+//! the switch's and of the receiver's, and one interrupt.
+
+/// No time.
+pub const NEVER: u64 = u64::MAX;
+
+/// When the transmit queue's doorbell rang, and how long it is put off. Times are the TSC's.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A doorbell follows the last frames closely if it rings so soon after them.
+    close: u64,
+    /// Longest delay.
+    most: u64,
+    /// When frames were last sent, or a doorbell rang.
+    last: Option<u64>,
+    until: u64,
+}
+
+impl Patience {
+    /// With these lengths of time.
+    #[must_use]
+    pub const fn new(close: u64, most: u64) -> Self {
+        Self {
+            close,
+            most,
+            last: None,
+            until: NEVER,
+        }
+    }
+
+    /// The doorbell rings; true: it may be put off.
+    #[must_use]
+    pub fn rings(&mut self, now: u64) -> bool {
+        let last = self.last.replace(now);
+        self.until == NEVER && last.is_some_and(|last| now.saturating_sub(last) < self.close)
+    }
+
+    /// It has been put off.
+    pub fn begins(&mut self, now: u64) {
+        self.until = now.saturating_add(self.most);
+    }
+
+    /// What was put off is done.
+    pub fn ends(&mut self, now: u64) {
+        if self.until != NEVER {
+            (self.until, self.last) = (NEVER, Some(now));
+        }
+    }
+
+    /// When what was put off is to be done.
+    #[must_use]
+    pub const fn deadline(&self) -> u64 {
+        self.until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_follows_closely_waits() {
+        let mut p = Patience::new(30, 200);
+        assert!(!p.rings(5), "the first");
+        assert!(!p.rings(35), "long after");
+        assert!(p.rings(64));
+        p.begins(64);
+        assert_eq!(p.deadline(), 264);
+        // Rung by the VMM: the guest halts.
+        assert!(!p.rings(70));
+        p.ends(71);
+        assert_eq!(p.deadline(), NEVER);
+        // Those behind follow what was put off.
+        assert!(p.rings(100));
+        p.begins(100);
+        p.ends(300);
+        assert!(!p.rings(330));
+        // Time that goes back is no reason to wait for ever.
+        p.ends(0);
+        assert_eq!(p.deadline(), NEVER);
+    }
+}
