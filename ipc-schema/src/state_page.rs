@@ -38,7 +38,7 @@ pub mod kind {
     /// `device-virtio-blk`.
     pub const VIRTIO_BLK: u64 = u64::from_le_bytes(*b"vio-blk\x01");
     /// `device-virtio-net`.
-    pub const VIRTIO_NET: u64 = u64::from_le_bytes(*b"vio-net\x01");
+    pub const VIRTIO_NET: u64 = u64::from_le_bytes(*b"vio-net\x02");
     /// `device-virtio-console`.
     pub const VIRTIO_CONSOLE: u64 = u64::from_le_bytes(*b"vio-con\x01");
 }
