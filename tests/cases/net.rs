@@ -14,19 +14,6 @@ fn go(s: &mut System, vm: &str) -> Result<()> {
     s.attach(vm)
 }
 
-/// Has servers killed and sees them run again; from a VM's prompt and back to it.
-fn kill(s: &mut System, servers: &[&str], vm: &str) -> Result<()> {
-    s.to_manager()?;
-    for server in servers {
-        let log = s.restart(server)?;
-        if *server != "switch" {
-            let name = regex::escape(server);
-            s.log_after(log, &format!("{name}: .*goes on after a predecessor: true"))?;
-        }
-    }
-    s.attach(vm)
-}
-
 /// Streams that have arrived, by their checksums.
 fn arrived(s: &mut System) -> Result<usize> {
     let count = s.sh("wc -l </tmp/sums")?;
@@ -123,7 +110,7 @@ fn two_vms_on_a_network() -> Judged {
             &["two.net0"],
             &["switch", "two.net0"],
         ] {
-            kill(&mut s, servers, "two")?;
+            s.kill(servers, "two")?;
             more(&mut s)?;
         }
     }

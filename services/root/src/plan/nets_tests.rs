@@ -39,7 +39,7 @@ fn what_networks_take() {
     );
     let keys: Vec<_> = switch.runs().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["one.net0/link", "two.net0/link", "two.net1/link"]);
-    assert_eq!(switch.mapped.len(), 3, "no guest");
+    assert_eq!(switch.mapped.len(), 4, "no guest");
     let card = find(&plans, "two.net1");
     let keys: Vec<_> = card.runs().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["two.net1/link"]);
