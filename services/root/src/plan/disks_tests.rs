@@ -151,6 +151,7 @@ fn what_the_second_disk_takes() {
         "pages:1",
         "channel:2",
         "pages:2",
+        "state",
     ];
     assert_eq!(names, wanted);
     let mut config: DriverConfig = postcard::from_bytes(&driver.config).unwrap();
