@@ -123,10 +123,10 @@ impl BlkConfig {
         }
     }
 
-    /// Whether [`Op::Discard`] and [`Op::Zero`] are understood.
+    /// Whether [`Op::Zero`] is understood; [`Op::Discard`] is, of a disk that can be written.
     #[must_use]
-    pub const fn clears(&self) -> bool {
-        matches!(self.back, Back::Store) && self.writable()
+    pub const fn zeroes(&self) -> bool {
+        matches!(self.back, Back::Store)
     }
 
     /// Requests that may be under way at a time.
@@ -172,9 +172,9 @@ pub enum Op {
     Write = 3,
     /// I have written them.
     Commit = 4,
-    /// Nobody needs these blocks any more: they read as zeroes, and their pages are free.
+    /// Nobody needs these blocks any more: they read as zeroes, and their pages are free. On a driver's disk they read as anything.
     Discard = 5,
-    /// These blocks read as zeroes from now on.
+    /// These blocks read as zeroes from now on. Drivers do not understand it.
     Zero = 6,
     /// All that was committed is to outlast a loss of power, if anything of this disk does.
     Flush = 7,

@@ -101,20 +101,23 @@ impl Device for Disk {
         assert!(self.room(), "more than fits");
         let client = ticket.client as usize;
         assert!(job.region == Region::Client(client), "another's memory");
-        assert!(client == 0 || job.work != Work::Write, "it is read-only");
+        let writes = matches!(job.work, Work::Write | Work::Discard);
+        assert!(client == 0 || !writes, "it is read-only");
+        assert!(ticket.uses_pages == job.work.uses_pages());
         if job.work == Work::Flush {
-            assert!(job.len == 0 && !ticket.uses_pages);
+            assert!(job.len == 0);
         } else {
             let sectors = job.len / SECTOR as u64;
             assert!(sectors > 0 && job.len.is_multiple_of(SECTOR as u64));
-            assert!(
-                job.at + job.len <= u64::from(DRIVER_PAGES) * BLOCK,
-                "outside its memory"
-            );
             let (first, all) = (FIRST[client], u64::from(BLOCKS) * BLOCK / SECTOR as u64);
             assert!(job.sector >= first && job.sector + sectors <= first + all);
+        }
+        if ticket.uses_pages {
+            let end = job.at + job.len;
+            assert!(end <= u64::from(DRIVER_PAGES) * BLOCK, "outside its memory");
             let apart = |other: &Job| {
-                other.region != job.region
+                !other.work.uses_pages()
+                    || other.region != job.region
                     || job.at + job.len <= other.at
                     || other.at + other.len <= job.at
             };

@@ -28,12 +28,24 @@ pub mod bits {
 pub const MAX_SIZE: u16 = 128;
 /// Most parts of a request's data: the header and the status are two more.
 const SEG_MAX: u32 = MAX_SIZE as u32 - 2;
-/// Most sectors that one segment discards or clears: `store` does so in one turn.
+/// Most sectors that one segment discards, or clears if that is asked for as such: `store` does so in one turn.
 pub const MAX_CLEAR: u32 = 1 << 15;
+/// Most sectors that one segment clears by writing zeroes.
+pub const MAX_WRITTEN: u32 = 1 << 11;
 /// Most segments of one such request.
 pub const MAX_SEGMENTS: u32 = 16;
 /// Sectors of a block.
 pub const SECTORS: u32 = (BLOCK / SECTOR) as u32;
+
+/// Most sectors that one segment of a write zeroes request has.
+#[must_use]
+pub const fn max_zeroes(config: &BlkConfig) -> u32 {
+    if config.zeroes() {
+        MAX_CLEAR
+    } else {
+        MAX_WRITTEN
+    }
+}
 
 /// Features that are offered.
 #[must_use]
@@ -48,7 +60,7 @@ pub const fn features(config: &BlkConfig) -> u64 {
     if !config.writable() {
         all |= bits::RO;
     }
-    if config.clears() {
+    if config.writable() {
         all |= bits::DISCARD | bits::WRITE_ZEROES;
     }
     all
@@ -73,13 +85,14 @@ pub fn image(config: &BlkConfig) -> [u8; IDENTITY.config_len as usize] {
     put(28, &(SECTORS * ipc_schema::disk::SPAN as u32).to_le_bytes());
     // What is written is the disk's when the guest is told: there is no cache to be written back.
     put(34, &config.queues.to_le_bytes());
-    if config.clears() {
+    if config.writable() {
         put(36, &MAX_CLEAR.to_le_bytes());
         put(40, &MAX_SEGMENTS.to_le_bytes());
         put(44, &SECTORS.to_le_bytes());
-        put(48, &MAX_CLEAR.to_le_bytes());
+        put(48, &max_zeroes(config).to_le_bytes());
         put(52, &MAX_SEGMENTS.to_le_bytes());
-        put(56, &[1]);
+        // Whether the place may be given up.
+        put(56, &[u8::from(config.zeroes())]);
     }
     image
 }

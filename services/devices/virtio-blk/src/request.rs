@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use ipc_schema::disk::{BLOCK, BlkConfig, SECTOR};
 use virtio::{Chain, Error, Memory};
 
-use crate::config::{MAX_CLEAR, MAX_SEGMENTS, SECTORS};
+use crate::config::{MAX_CLEAR, MAX_SEGMENTS, SECTORS, max_zeroes};
 use crate::content::{Span, take};
 
 /// Bytes of the header.
@@ -159,9 +159,7 @@ impl Raw {
                 at: 0,
             }])),
             kind::GET_ID => Asked::Id,
-            kind::DISCARD | kind::WRITE_ZEROES if config.clears() => {
-                self.segments(memory, config)?
-            }
+            kind::DISCARD | kind::WRITE_ZEROES if writable => self.segments(memory, config)?,
             _ => return refuse(status::UNSUPP),
         })
     }
@@ -202,10 +200,15 @@ impl Raw {
                 return Ok(Asked::Refused(status::UNSUPP));
             }
             let range = range(sector, u64::from(sectors) * SECTOR, config);
-            let Some((from, to)) = range.filter(|_| sectors <= MAX_CLEAR) else {
+            let most = match discards {
+                true => MAX_CLEAR,
+                false => max_zeroes(config),
+            };
+            let Some((from, to)) = range.filter(|_| sectors <= most) else {
                 return Ok(Asked::Refused(status::IOERR));
             };
-            pieces(from, to, discards, flags & UNMAP != 0, &mut parts);
+            let unmap = flags & UNMAP != 0 && config.zeroes();
+            pieces(from, to, discards, unmap, &mut parts);
         }
         Ok(Asked::Parts(parts))
     }

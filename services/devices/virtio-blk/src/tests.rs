@@ -2,6 +2,7 @@
 
 mod world;
 
+use ipc_schema::disk::Back;
 use proptest::prelude::*;
 use world::{BLOCKS, IMAGE, QUEUES, REQUESTS, SECTORS, World, image};
 
@@ -118,6 +119,34 @@ fn zeroes_with_and_without_a_place() {
     assert_eq!(w.store.free(0), 7);
     let (_, bytes) = w.one(IN, 80, &[], 3 * 4096);
     assert!(bytes[..23 * 512].iter().all(|&b| b == 0) && bytes[23 * 512..].iter().all(|&b| b == 7));
+}
+
+/// A driver does not clear blocks: zeroes are written, as many as that is bearable for. What nobody needs it is told.
+#[test]
+fn zeroes_and_discards_on_a_real_disk() {
+    let mut w = World::behind(Back::Driver { read_only: false }, 8, true);
+    w.out(0x00, 4, 0);
+    assert_eq!(w.get(0x04, 4) & (1 << 5 | 3 << 13), 3 << 13);
+    assert_eq!(
+        (w.get(0xC0 + 36, 4), w.get(0xC0 + 48, 4)),
+        (1 << 15, 1 << 11)
+    );
+    assert_eq!(w.get(0xC0 + 56, 1), 0, "no place is given up for zeroes");
+    assert_eq!(w.one(OUT, 80, &[7; 3 * 4096], 0).0, 0);
+    for (sector, unmap) in [(84, 1), (88, 0)] {
+        assert_eq!(w.one(WRITE_ZEROES, 0, &segment(sector, 8, unmap), 0).0, 0);
+    }
+    assert_eq!(w.store.free(0), 5);
+    let (_, bytes) = w.one(IN, 80, &[], 3 * 4096);
+    assert!(bytes[..2048].iter().all(|&b| b == 7) && bytes[8192..].iter().all(|&b| b == 7));
+    assert!(bytes[2048..8192].iter().all(|&b| b == 0));
+    assert_eq!(w.one(DISCARD, 0, &segment(84, 16, 0), 0).0, 0);
+    assert_eq!(w.store.free(0), 6, "the one whole block");
+    assert_eq!(w.one(WRITE_ZEROES, 0, &segment(0, 1 << 12, 0), 0).0, 1);
+    let mut w = World::behind(Back::Driver { read_only: true }, 8, true);
+    assert_eq!(w.one(DISCARD, 0, &segment(0, 8, 0), 0).0, 2);
+    w.out(0x00, 4, 0);
+    assert_eq!(w.get(0x04, 4) & (1 << 5 | 3 << 13), 1 << 5);
 }
 
 /// A reset forgets what was under way; nothing of it is lost that was told, and the pages come back.

@@ -101,7 +101,7 @@ impl<'a> Client<'a> {
                         client: own as u32,
                         number,
                         chunk: chunk as u32,
-                        uses_pages: work != Work::Flush,
+                        uses_pages: work.uses_pages(),
                     };
                     let region = Region::Client(own);
                     device.start(
@@ -115,7 +115,7 @@ impl<'a> Client<'a> {
                         },
                     );
                     if let Some(pages) = self.chunks.get_mut(chunk)
-                        && work != Work::Flush
+                        && work.uses_pages()
                     {
                         *pages = Chunk::Busy;
                     }
@@ -138,8 +138,8 @@ impl<'a> Client<'a> {
         let chunk = number as usize % DEPTH;
         let answer = |status| Plan::Answer((status, None));
         let end = request.first.checked_add(request.count);
-        let inside =
-            end.is_some_and(|end| end <= self.blocks) && (1..=SPAN as u32).contains(&request.count);
+        let there = request.count > 0 && end.is_some_and(|end| end <= self.blocks);
+        let inside = there && request.count <= SPAN as u32;
         let (Some(op), Some(first)) = (request.op, self.first) else {
             return answer(Status::Malformed);
         };
@@ -159,7 +159,8 @@ impl<'a> Client<'a> {
             }
             Op::Flush => Plan::Work(Work::Flush, 0, 0, 0, chunk),
             Op::Read | Op::Write | Op::Commit if !inside => answer(Status::Malformed),
-            Op::Write | Op::Commit if self.read_only => answer(Status::ReadOnly),
+            Op::Discard if !there => answer(Status::Malformed),
+            Op::Write | Op::Commit | Op::Discard if self.read_only => answer(Status::ReadOnly),
             // These pages are still those of a write: there will be others.
             Op::Read | Op::Write if self.chunks.get(chunk) != Some(&Chunk::Free) => {
                 answer(Status::Stale)
@@ -172,7 +173,8 @@ impl<'a> Client<'a> {
                 Plan::Answer((Status::Ok, self.places(chunk, request.count)))
             }
             Op::Commit => self.commit(request, sector, sectors),
-            Op::Discard | Op::Zero => answer(Status::Malformed),
+            Op::Discard => Plan::Work(Work::Discard, sector, 0, sectors * SECTOR, chunk),
+            Op::Zero => answer(Status::Malformed),
         }
     }
 

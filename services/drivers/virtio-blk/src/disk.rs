@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
-use driver_virtio_blk::gpt::MAX_TABLE;
+use driver_virtio_blk::gpt::{MAX_TABLE, SECTOR};
 use driver_virtio_blk::pci;
 use driver_virtio_blk::server::{Device, Job, Region, Ticket, Work};
 use ipc_schema::disk::DriverConfig;
@@ -24,6 +24,7 @@ use crate::registers::Registers;
 mod feature {
     pub const RO: u64 = 1 << 5;
     pub const FLUSH: u64 = 1 << 9;
+    pub const DISCARD: u64 = 1 << 13;
     pub const VERSION_1: u64 = 1 << 32;
 }
 
@@ -33,9 +34,12 @@ const QUEUE: usize = 64;
 const JOBS: usize = QUEUE / 3;
 /// The queue's number.
 const NUMBER: u16 = 0;
-/// Bytes of what goes with each job: its header (5.2.6), and its status at [`STATUS`].
-const NOTE: usize = 32;
+/// Bytes of what goes with each job: its header (5.2.6), its status at [`STATUS`], and what a discard is about at [`SEGMENT`].
+const NOTE: usize = 48;
 const STATUS: usize = 16;
+const SEGMENT: usize = 32;
+/// The type of a discard (5.2.6).
+const DISCARD: u32 = 11;
 /// A status that no device gives.
 const UNDECIDED: u8 = 0xff;
 const _: () = assert!(JOBS * NOTE <= PAGE_SIZE);
@@ -55,6 +59,8 @@ pub struct Disk {
     registers: Registers,
     queue: Queue,
     capacity: u64,
+    /// Most sectors of a discard; 0: it does not do such.
+    most: u64,
     features: u64,
     clients: Vec<Reached>,
     /// Where the driver itself reads.
@@ -90,7 +96,7 @@ impl Disk {
             registers.unwrap_or_else(|| panic!("the function's registers cannot be reached"));
         assert!(registers.reset(), "the device cannot be reset");
         let features = registers
-            .agree(feature::RO | feature::FLUSH | feature::VERSION_1)
+            .agree(feature::RO | feature::FLUSH | feature::DISCARD | feature::VERSION_1)
             .filter(|features| features & feature::VERSION_1 != 0);
         let features = features.unwrap_or_else(|| panic!("the device is not of virtio 1"));
         let queue = VirtQueue::new(&mut registers, NUMBER, false, false)
@@ -102,6 +108,10 @@ impl Disk {
         };
         Ok(Self {
             capacity: registers.capacity(),
+            most: match features & feature::DISCARD {
+                0 => 0,
+                _ => registers.max_discard(),
+            },
             registers,
             queue,
             features,
@@ -129,6 +139,12 @@ impl Disk {
         self.features & feature::RO == 0
     }
 
+    /// Whether it wants to know what nobody needs.
+    #[must_use]
+    pub const fn discards(&self) -> bool {
+        self.most > 0
+    }
+
     /// Since when something is under way and nothing has happened: TSC.
     #[must_use]
     pub fn waits_since(&self) -> Option<u64> {
@@ -146,8 +162,14 @@ impl Disk {
 
     /// Header, data and status of a job. `None`: its memory is not what it says.
     fn buffers(&self, job: &Job, note: usize) -> Option<Buffers> {
+        // SAFETY: `JOBS` notes fit into the page that was taken for them (asserted above), and `note` is one of their numbers.
+        let (header, status, segment) = unsafe {
+            let at = self.notes.add(note * NOTE);
+            (at, at.add(STATUS), at.add(SEGMENT))
+        };
         let data = match (job.work, job.region) {
             (Work::Flush, _) => None,
+            (Work::Discard, _) => Some(NonNull::slice_from_raw_parts(segment, NOTE - SEGMENT)),
             (_, Region::Client(n)) => Some(self.clients.get(n)?.bytes(job.at, job.len)?),
             (_, Region::Own) => {
                 let len = usize::try_from(job.len)
@@ -155,11 +177,6 @@ impl Disk {
                     .filter(|&len| job.at == 0 && (1..=MAX_TABLE).contains(&len))?;
                 Some(NonNull::slice_from_raw_parts(self.own, len))
             }
-        };
-        // SAFETY: `JOBS` notes fit into the page that was taken for them (asserted above), and `note` is one of their numbers.
-        let (header, status) = unsafe {
-            let at = self.notes.add(note * NOTE);
-            (at, at.add(STATUS))
         };
         Some(Buffers {
             header: NonNull::slice_from_raw_parts(header, STATUS),
@@ -214,6 +231,17 @@ impl Buffers {
         }
     }
 
+    /// What a discard is about (5.2.6): sector, number, no flags.
+    fn prepare_segment(&mut self, sector: u64, sectors: u32) {
+        let mut segment = [0; NOTE - SEGMENT];
+        segment[..8].copy_from_slice(&sector.to_le_bytes());
+        segment[8..12].copy_from_slice(&sectors.to_le_bytes());
+        if let Some(data) = self.data {
+            // SAFETY: as in `prepare`: of a discard the data is in the note, and as large as this.
+            unsafe { data.cast::<[u8; NOTE - SEGMENT]>().as_ptr().write(segment) };
+        }
+    }
+
     fn status(&self) -> u8 {
         // SAFETY: mapped; the device has said that it is done with it.
         unsafe { self.status.cast::<u8>().as_ptr().read_volatile() }
@@ -222,7 +250,9 @@ impl Buffers {
     fn prepare(&mut self, kind: u32, sector: u64) {
         let mut header = [0; STATUS];
         header[..4].copy_from_slice(&kind.to_le_bytes());
-        header[8..].copy_from_slice(&sector.to_le_bytes());
+        if kind != DISCARD {
+            header[8..].copy_from_slice(&sector.to_le_bytes());
+        }
         // SAFETY: a note's memory, as large as this, which no job uses yet.
         unsafe {
             self.header.cast::<[u8; STATUS]>().as_ptr().write(header);
@@ -237,8 +267,13 @@ impl Device for Disk {
     }
 
     fn start(&mut self, ticket: Ticket, job: Job) {
-        if job.work == Work::Flush && self.features & feature::FLUSH == 0 {
-            // 5.2.5: such a device has no cache.
+        // 5.2.5: a device without flushes has no cache; one without discards keeps what nobody needs.
+        let nothing = match job.work {
+            Work::Flush => self.features & feature::FLUSH == 0,
+            Work::Discard => self.most == 0,
+            Work::Read | Work::Write => false,
+        };
+        if nothing {
             self.done.push(ticket);
             return;
         }
@@ -247,6 +282,7 @@ impl Device for Disk {
             Work::Read => 0,
             Work::Write => 1,
             Work::Flush => 4,
+            Work::Discard => DISCARD,
         };
         let Some(note) = self.free.pop() else {
             panic!("a job without room");
@@ -254,6 +290,11 @@ impl Device for Disk {
         let buffers = self.buffers(&job, note);
         let mut buffers = buffers.unwrap_or_else(|| panic!("the device cannot reach {job:?}"));
         buffers.prepare(kind, job.sector);
+        if job.work == Work::Discard {
+            // What is more than the device takes at once stays as it is.
+            let sectors = (job.len / SECTOR as u64).min(self.most);
+            buffers.prepare_segment(job.sector, sectors as u32);
+        }
         // SAFETY: they stay as they are until the job has ended: a note is used by one job, a client's pages are not given out meanwhile.
         let added = unsafe { buffers.add(&mut self.queue) };
         let head = added.unwrap_or_else(|e| panic!("the queue: {e}"));

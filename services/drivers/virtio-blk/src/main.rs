@@ -90,10 +90,11 @@ mod bare {
             name
         );
         defmt::info!(
-            "{=str}: {=u64} MiB, the disk can be written: {=bool}, runs after a predecessor: {=bool}",
+            "{=str}: {=u64} MiB, the disk can be written: {=bool}, takes discards: {=bool}, runs after a predecessor: {=bool}",
             name,
             disk.capacity() >> 11,
             disk.writable(),
+            disk.discards(),
             start.restarts > 0
         );
         let partitions = partitions(&mut disk).unwrap_or_else(|why| {

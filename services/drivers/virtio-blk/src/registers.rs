@@ -129,6 +129,14 @@ impl Registers {
         }
     }
 
+    /// Most sectors that a discard may have (5.2.4); 0 if the device does not say.
+    #[must_use]
+    pub fn max_discard(&self) -> u64 {
+        const MAX_DISCARD_SECTORS: usize = 36;
+        let most = self.read_config_space::<u32>(MAX_DISCARD_SECTORS);
+        most.map_or(0, u64::from)
+    }
+
     fn select(&mut self, queue: u16) {
         self.common.write(common::QUEUE_SELECT, queue);
     }

@@ -16,6 +16,16 @@ pub enum Work {
     Write,
     /// Sees that what was written lasts.
     Flush,
+    /// Is told that nobody needs what these sectors hold.
+    Discard,
+}
+
+impl Work {
+    /// Whether it is done with memory of the client's.
+    #[must_use]
+    pub const fn uses_pages(self) -> bool {
+        matches!(self, Self::Read | Self::Write)
+    }
 }
 
 /// Memory that the device reaches.
@@ -38,7 +48,7 @@ pub struct Job {
     pub region: Region,
     /// Where in it.
     pub at: u64,
-    /// Bytes: whole sectors, none of a flush.
+    /// Bytes: whole sectors, none of a flush. Of a discard those that nobody needs: there is no memory.
     pub len: u64,
 }
 

@@ -7,6 +7,7 @@ use crate::pci::{Place, places};
 
 mod world;
 
+use ipc_schema::disk::Op;
 use world::{BLOCKS, Status, World};
 
 /// A table with these partitions (first, last), on a disk of 4096 sectors.
@@ -193,6 +194,29 @@ fn reads_writes_and_refusals() {
     w.device.fails = false;
     assert_eq!(w.read(0, 1), Ok(w.disk(0, 1)));
     assert!(w.untouched(), "other partitions stay as they are");
+}
+
+/// What nobody needs the disk is told, of any number of blocks of the partition; zeroes a client has to write.
+#[test]
+fn discards() {
+    let mut w = World::new(false);
+    let before = w.disk(0, BLOCKS);
+    assert_eq!(w.raw(Op::Discard, 3, 30), Status::Ok);
+    let now = w.disk(0, BLOCKS);
+    assert!(now[3 * 4096..33 * 4096].iter().all(|&b| b == 0xDD));
+    assert!(now[..3 * 4096] == before[..3 * 4096] && now[33 * 4096..] == before[33 * 4096..]);
+    for (op, first, count) in [
+        (Op::Discard, BLOCKS - 1, 2),
+        (Op::Discard, 2, u32::MAX - 1),
+        (Op::Discard, 0, 0),
+        (Op::Zero, 0, 1),
+    ] {
+        assert_eq!(w.raw(op, first, count), Status::Malformed, "{op:?} {count}");
+    }
+    assert!(w.untouched() && w.disk(0, BLOCKS) == now);
+    let mut w = World::new(true);
+    assert_eq!(w.raw(Op::Discard, 3, 2), Status::ReadOnly);
+    assert!(w.disk(0, BLOCKS) == before);
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn what_the_second_disk_takes() {
     assert_eq!((&all[1..2], &all[2..3]), (&one[..], &two[..]));
     assert_ne!(one, two);
     let blk: BlkConfig = postcard::from_bytes(&find(&plans, "one.blk0").config).unwrap();
-    assert!(blk.writable() && !blk.clears());
+    assert!(blk.writable() && !blk.zeroes());
     let to = grant(find(&plans, "one.blk0"), "store");
     assert_eq!(to.object, Object::Notification("second-disk".into()));
 }

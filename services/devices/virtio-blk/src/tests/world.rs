@@ -94,6 +94,11 @@ impl World {
 
     /// One whose queues are packed, if that is so.
     pub fn with(pages: u32, packed: bool) -> Self {
+        Self::behind(Back::Store, pages, packed)
+    }
+
+    /// One that believes `store` to be this.
+    pub fn behind(back: Back, pages: u32, packed: bool) -> Self {
         let irq: &'static InterruptPage = leak(InterruptPage::new());
         let disk = Geometry {
             name: "d".into(),
@@ -109,7 +114,7 @@ impl World {
             serial: "serial-7".into(),
             queues: QUEUES,
             packed,
-            back: Back::Store,
+            back,
         });
         let mut world = Self {
             memory: leak(Memory::owned(&[(0, MEMORY)])),

@@ -43,11 +43,13 @@ impl Disk {
         assert_eq!(job.region, Region::Client(0));
         let (on, at) = (job.sector as usize * 512, job.at as usize);
         let len = job.len as usize;
+        assert!(job.work != Work::Discard || !ticket.uses_pages);
         if !self.fails {
             match job.work {
                 Work::Read => self.pages[at..at + len].copy_from_slice(&self.bytes[on..on + len]),
                 Work::Write => self.bytes[on..on + len].copy_from_slice(&self.pages[at..at + len]),
                 Work::Flush => {}
+                Work::Discard => self.bytes[on..on + len].fill(0xDD),
             }
         }
         self.ended.push_back((ticket, !self.fails));
@@ -376,8 +378,19 @@ impl World {
     }
 
     pub fn flush(&mut self) -> Status {
+        self.raw(Op::Flush, 0, 0)
+    }
+
+    /// What has no data.
+    pub fn raw(&mut self, op: Op, first: u32, count: u32) -> Status {
         self.settle().unwrap();
-        assert!(self.client.ask(&Request::new(Op::Flush, 0, 0)));
+        let there = first.checked_add(count).is_some_and(|end| end <= BLOCKS);
+        let writes = self.config.clients.iter().all(|c| !c.read_only);
+        if op == Op::Discard && there && writes {
+            let bytes = first as usize * PAGE..(first + count) as usize * PAGE;
+            self.wanted[bytes].fill(0xDD);
+        }
+        assert!(self.client.ask(&Request::new(op, first, count)));
         self.asked.push_back(Asked::Raw);
         self.last.clear();
         self.settle().unwrap();
