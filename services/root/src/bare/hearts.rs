@@ -80,7 +80,8 @@ impl Root {
     /// Asks and looks whom it is time to.
     pub fn beat(&mut self) {
         // Each of them becomes due again later than now.
-        while let Some((index, _)) = self.beating().find(|(_, due)| *due <= now()) {
+        let due = |root: &Self| Some(root.beating().find(|(_, due)| *due <= now())?.0);
+        while let Some(index) = due(self) {
             self.turn(index);
         }
     }
