@@ -69,6 +69,9 @@ pub unsafe fn root(boot_info: u64, heap: *mut [u8], main: fn(&'static BootInfo) 
     main(boot_info)
 }
 
+/// How far behind a server's entry a jump to itself is: where root has it run in a circle, for tests of its end.
+pub const CIRCLE: u64 = 9;
+
 /// Makes `$main: fn(&'static StartInfo) -> !` the server's entry.
 #[macro_export]
 macro_rules! entry {
@@ -78,7 +81,13 @@ macro_rules! entry {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         extern "C" fn _start() -> ! {
-            core::arch::naked_asm!("xor ebp, ebp", "call {enter}", "ud2", enter = sym __enter)
+            core::arch::naked_asm!(
+                "2:", "xor ebp, ebp", "call {enter}", "ud2",
+                // `CIRCLE`
+                ".if . - 2b != 9", ".error \"the circle is elsewhere\"", ".endif",
+                "3: jmp 3b",
+                enter = sym __enter,
+            )
         }
 
         extern "C" fn __enter(page: u64) -> ! {

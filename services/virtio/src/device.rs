@@ -268,6 +268,8 @@ impl<'a, M: Model<'a>> Server<'a, M> {
             held: false,
         };
         let mut server = Self { device, model };
+        // A predecessor may have waited for more; its successor begins by looking.
+        server.device.irq.hold(0);
         let was = record.is_some_and(|record| server.take_over(kind.queues, record.words()));
         (server, was)
     }

@@ -231,6 +231,10 @@ fn frames_that_wait() {
     let _ = server.wake();
     assert_eq!(reader.take_held(), 0);
     assert!(!server.hold(63));
+    // Who dies while it waits leaves nobody to be rung for.
+    assert!(server.hold(1));
+    let _successor = world.server();
+    assert_eq!(reader.take_held(), 0);
 }
 
 #[test]

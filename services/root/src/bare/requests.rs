@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use ipc_schema::abi::layout::{self, slot};
+use ipc_schema::abi::layout::slot;
 use ipc_schema::abi::{NEVER, Tag, ThreadRegs, thread_state};
 use ipc_schema::proto::{
     Account, Cause, LogRecord, MAX_LOG_BYTES, Refusal, RootRequest, RootResponse, ServerInfo,
@@ -197,19 +197,15 @@ impl Root {
         Ok(RootResponse::Done)
     }
 
-    /// Has a server's thread run in a circle: the first instruction of its image, which it has behind it, becomes a jump to itself.
+    /// Has a server's thread run in a circle, which every image has behind its entry.
     fn spin(&mut self, name: &str) -> Result<RootResponse, Refusal> {
-        const CIRCLE: [u8; 2] = [0xeb, 0xfe];
         self.hang(name)?;
         let index = self.server(name)?;
         let built = self.built.get(index).and_then(Option::as_ref);
-        let found = built.and_then(|b| Some((b.thread?, b.pages?, b.entry)));
-        let (thread, pages, entry) = found.ok_or(Refusal::NotRunning)?;
-        let offset = entry.wrapping_sub(layout::IMAGE);
-        let written = self.machine.window(pages, |mut w| w.write(offset, &CIRCLE));
-        written.ok().flatten().ok_or(Refusal::Failed)?;
+        let found = built.and_then(|b| Some((b.thread?, b.entry)));
+        let (thread, entry) = found.ok_or(Refusal::NotRunning)?;
         let regs = ThreadRegs {
-            rip: entry,
+            rip: entry.saturating_add(runtime::rt::CIRCLE),
             ..ThreadRegs::default()
         };
         // SAFETY: it is not a thread of root's own Space.
