@@ -13,6 +13,9 @@ use crate::{NET_HEADER, Span, feature};
 /// Most segments that are kept for a guest that has no buffers for them.
 const MAX_WAITING: usize = 64;
 
+/// Most lists that are kept, and longest of them.
+const MAX_SPARE: usize = 4;
+
 /// A receive buffer that was taken and not filled.
 struct Buffer {
     token: Token,
@@ -26,6 +29,8 @@ pub struct Inlet<'a> {
     link: &'a Memory,
     from: Receiver<'a>,
     buffers: VecDeque<Buffer>,
+    /// Lists of parts that are no longer needed, kept for the next buffers.
+    spare: Vec<Vec<Span>>,
     /// Bytes that the buffers have room for.
     room: u64,
     /// Frames that were made here out of one, for a guest that does not do it itself.
@@ -52,6 +57,7 @@ impl<'a> Inlet<'a> {
             link,
             from,
             buffers,
+            spare: Vec::new(),
             room: 0,
             made,
             dropped: 0,
@@ -148,7 +154,7 @@ impl<'a> Inlet<'a> {
             let Some(mut chain) = queue.pop()? else {
                 return Ok(false);
             };
-            let (mut spans, mut room) = (Vec::new(), 0);
+            let (mut spans, mut room) = (self.spare.pop().unwrap_or_default(), 0);
             for part in chain.by_ref() {
                 let part = part?;
                 if part.writable {
@@ -201,13 +207,8 @@ impl<'a> Inlet<'a> {
                 break;
             }
         }
-        let mut net = [0; NET_HEADER as usize];
-        for (to, from) in net
-            .iter_mut()
-            .zip(offload.to_bytes().into_iter().chain(count.to_le_bytes()))
-        {
-            *to = from;
-        }
+        let ([a, b, c, d, e, f, g, h, i, j], [k, l]) = (offload.to_bytes(), count.to_le_bytes());
+        let net = [a, b, c, d, e, f, g, h, i, j, k, l];
         let mut done = 0;
         while done < need {
             let Some(buffer) = self.buffers.pop_front() else {
@@ -221,8 +222,16 @@ impl<'a> Inlet<'a> {
                 done = end;
             }
             queue.complete(buffer.token, done - begin)?;
+            self.keep(buffer.spans);
         }
         Ok(true)
+    }
+
+    fn keep(&mut self, mut spans: Vec<Span>) {
+        if self.spare.len() < MAX_SPARE && spans.capacity() <= MAX_SPARE {
+            spans.clear();
+            self.spare.push(spans);
+        }
     }
 
     /// Writes bytes `from..to` of header and frame at `gpa`.

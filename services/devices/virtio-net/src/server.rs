@@ -86,6 +86,14 @@ fn image(config: &NetConfig) -> [u8; NET.config_len as usize] {
     image
 }
 
+impl Card<'_> {
+    /// Frames that were sent so far.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.transmitter.sent
+    }
+}
+
 fn follow(device: &mut Device<'_>, queue: u16, round: Round) {
     device.signal_peer(round.switch);
     if round.guest {

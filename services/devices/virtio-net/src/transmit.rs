@@ -14,6 +14,8 @@ pub struct Transmitter<'a> {
     to: Sender<'a>,
     /// The parts of a frame, kept for the next one's.
     spans: Vec<Span>,
+    /// Frames that were sent.
+    pub sent: u64,
     /// Frames that made no sense.
     pub dropped: u64,
 }
@@ -37,6 +39,7 @@ impl<'a> Transmitter<'a> {
             link,
             to,
             spans,
+            sent: 0,
             dropped: 0,
         }
     }
@@ -94,6 +97,7 @@ impl<'a> Transmitter<'a> {
         self.link.write(at, one)?;
         self.link.write(after, two)?;
         self.copy(frame)?;
+        self.sent += 1;
         Ok(self.to.send(frame))
     }
 
