@@ -281,6 +281,9 @@ impl Port<'_> {
     fn read(&self, offset: u32, to: &mut [u8]) -> Option<()> {
         let mut rest = to;
         for (at, len) in self.from.spans(offset, rest.len() as u32) {
+            if len == 0 {
+                break;
+            }
             let (part, after) = rest.split_at_mut_checked(len as usize)?;
             self.memory.read(at, part).ok()?;
             rest = after;
@@ -291,6 +294,9 @@ impl Port<'_> {
     fn write(&self, offset: u32, from: &[u8]) -> Option<()> {
         let mut rest = from;
         for (at, len) in self.to.spans(offset, rest.len() as u32) {
+            if len == 0 {
+                break;
+            }
             let (part, after) = rest.split_at_checked(len as usize)?;
             self.memory.write(at, part).ok()?;
             rest = after;

@@ -134,6 +134,9 @@ impl<'a> Inlet<'a> {
         let [(at, first), (after, _)] = self.from.spans(offset, to.len() as u32);
         let (one, two) = to.split_at_mut_checked(first as usize)?;
         self.link.read(at, one).ok()?;
+        if two.is_empty() {
+            return Some(());
+        }
         self.link.read(after, two).ok()
     }
 

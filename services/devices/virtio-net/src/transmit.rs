@@ -95,7 +95,9 @@ impl<'a> Transmitter<'a> {
         let [(at, first), (after, _)] = self.to.spans(0, HEADER);
         let (one, two) = head.split_at(first as usize);
         self.link.write(at, one)?;
-        self.link.write(after, two)?;
+        if !two.is_empty() {
+            self.link.write(after, two)?;
+        }
         self.copy(frame)?;
         self.sent += 1;
         Ok(self.to.send(frame))
