@@ -148,7 +148,7 @@ fn number(text: &str) -> Result<u64> {
 /// Ours beside the other's, as a person reads it.
 pub fn beside(ours: &Ours, peer: &Peer) -> String {
     let mut text = format!(
-        "{:<22} {:>13} {:>13} {:<10} {:>6} {:>6} {:>11} {:>10}\n",
+        "{:<22} {:>13} {:>13} {:<10} {:>6} {:>11} {:>11} {:>10}\n",
         "operation", "Vireo", "QEMU/KVM", "variant", "ratio", "goal", "exits here", "exits KVM"
     );
     for row in &ours.rows {
@@ -170,12 +170,12 @@ pub fn beside(ours: &Ours, peer: &Peer) -> String {
             let limit = goal.filter(|g| g.hundredths > 0 && Some(&other) == best);
             let limit = limit.map_or_else(String::new, |g| {
                 let missed = mine * 100 > other * g.hundredths;
-                let mark = if missed { "!" } else { "" };
-                format!("{mark}0.{:02}", g.hundredths)
+                let judged = if missed { "MISSED" } else { "met" };
+                format!("0.{:02} {judged}", g.hundredths)
             });
             let their_exits = peer.exits.get(name).and_then(|e| e.get(*variant));
             text.push_str(&format!(
-                "{name:<22} {mine:>13} {other:>13} {variant:<10} {ratio:>6.3} {limit:>6} {:>11} {:>10}\n",
+                "{name:<22} {mine:>13} {other:>13} {variant:<10} {ratio:>6.3} {limit:>11} {:>11} {:>10}\n",
                 thousandth(ours.exits.get(name)),
                 thousandth(their_exits)
             ));
@@ -216,11 +216,11 @@ mod tests {
         let text = beside(&ours, &peer);
         let lines: Vec<&str> = text.lines().collect();
         assert!(
-            lines[1].contains("tap") && !lines[1].contains('!'),
+            lines[1].contains("tap") && !lines[1].contains("0.50"),
             "{text}"
         );
         assert!(
-            lines[2].contains("!0.50") && lines[2].contains("0.096"),
+            lines[2].contains("0.50 MISSED") && lines[2].contains("0.096"),
             "{text}"
         );
     }
