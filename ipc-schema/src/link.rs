@@ -64,6 +64,8 @@ pub struct NetConfig {
     pub mac: [u8; 6],
     /// Packed virtqueues are offered.
     pub packed: bool,
+    /// Pairs of queues, at most [`MAX_PAIRS`](crate::virtio::MAX_PAIRS).
+    pub pairs: u16,
 }
 
 /// What the sender left to be done of a frame: the first words of a virtio network header (virtio 1.2, 5.1.6).

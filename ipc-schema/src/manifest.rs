@@ -16,7 +16,8 @@ mod faults;
 mod nets;
 mod ports;
 
-pub use crate::virtio::MAX_QUEUES;
+use crate::virtio::net_queues;
+pub use crate::virtio::{MAX_PAIRS, MAX_QUEUES};
 pub use consoles::{Channel, MAX_CONSOLE_PORTS, MAX_PORT_NAME, PortName, Ports};
 pub use disks::{Disk, Home, MAX_SERIAL, disk_file};
 pub use faults::{CheckError, Fault, Place};
@@ -91,6 +92,8 @@ pub struct Vm {
     pub debug_exit: bool,
     /// Its devices, each an isolated server.
     pub devices: Vec<Device>,
+    /// Rate of its TSC in MHz; 0: the machine's.
+    pub tsc_mhz: u32,
 }
 
 /// A VM's part of the processors, for the scheduler server.
@@ -144,6 +147,8 @@ pub enum DeviceKind {
         rate: u64,
         /// Packed virtqueues are offered.
         packed: bool,
+        /// Its pairs of virtqueues, at most [`MAX_PAIRS`]; beside them it has one for control.
+        pairs: u16,
     },
     /// Virtio console.
     VirtioConsole {
@@ -188,7 +193,7 @@ impl DeviceKind {
             Self::Uart | Self::Rtc | Self::TestDev => 0,
             Self::VirtioRng { .. } => 1,
             Self::VirtioBlk { queues, .. } => queues,
-            Self::VirtioNet { .. } => 2,
+            Self::VirtioNet { pairs, .. } => net_queues(pairs),
             // Not more than 18.
             Self::VirtioConsole { ports, .. } => 2 * (ports.count() as u16 + 1),
         }
@@ -436,7 +441,7 @@ impl Vm {
                 .zip(&self.devices)
                 .take(i)
         };
-        if device.kind.disk().is_some() && !(1..=MAX_QUEUES).contains(&device.kind.queues()) {
+        if !device.kind.queues_fit() {
             return fail(Fault::BadQueues);
         }
         if let DeviceKind::VirtioConsole { ports, .. } = &device.kind

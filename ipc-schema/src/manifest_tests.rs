@@ -52,6 +52,7 @@ fn vm(name: &str) -> Vm {
             cpu: None,
         },
         debug_exit: false,
+        tsc_mhz: 0,
         devices: vec![
             device(&format!("{name}.uart0"), DeviceKind::Uart, 0x3f8, 4),
             device(&format!("{name}.testdev0"), DeviceKind::TestDev, 0x5000, 5),
@@ -85,6 +86,7 @@ fn golden_bytes() {
     want.extend(b"\x01a\x80\x80\x80\x80\x01\x01\x01\x0bvm/a/kernel\x01\x0bvm/a/initrd\x05quiet");
     want.extend(b"\x64\x00\x00\x00\x00\x01"); // shares, reservation, no limit, no processor, no debug exit, one device
     want.extend(b"\x0aa.testdev0\x02\x12bin/device-testdev\x80\xa0\x01\x10\x05\x01\x90\xa0\x01");
+    want.push(0); // the machine's TSC rate
     want.extend(b"\x01\x05uart0\x00\x0fbin/driver-uart\xf8\x07\x08\x04");
     want.extend(b"\x01\x05bench\x09bin/bench\x01x\x00"); // no disk
     assert_eq!(s.encode().unwrap(), want);
@@ -473,6 +475,38 @@ proptest! {
     }
 }
 
+#[test]
+fn golden_bytes_of_cards() {
+    let card = |pairs| {
+        let kind = DeviceKind::VirtioNet {
+            slot: 9,
+            network: 1,
+            mac: [2, 0, 0, 0, 0, 3],
+            rate: 5,
+            packed: true,
+            pairs,
+        };
+        device("a.net0", kind, 0, 0)
+    };
+    let want =
+        b"\x06a.net0\x05\x09\x01\x02\0\0\0\0\x03\x05\x01\x02\x15bin/device-virtio-net\0\0\0\0";
+    assert_eq!(postcard::to_allocvec(&card(2)).unwrap(), want);
+    // Frames both ways for each pair, and one for control.
+    assert_eq!(card(2).kind.queues(), 5);
+    assert!(card(MAX_PAIRS).kind.queues() <= MAX_QUEUES);
+    for (pairs, sound) in [
+        (0, false),
+        (1, true),
+        (MAX_PAIRS, true),
+        (MAX_PAIRS + 1, false),
+    ] {
+        let mut s = system();
+        s.vms[0].devices = vec![card(pairs)];
+        let fault = s.check().err().map(|e| e.fault);
+        assert_eq!(fault, (!sound).then_some(Fault::BadQueues), "{pairs}");
+    }
+}
+
 /// Two VMs' network cards.
 #[test]
 fn addresses_are_one_cards_in_a_network() {
@@ -486,6 +520,7 @@ fn addresses_are_one_cards_in_a_network() {
                     mac: macs[i],
                     rate: 0,
                     packed: true,
+                    pairs: 1,
                 };
                 let mut vm = vm(name);
                 vm.devices = vec![device(&format!("{name}.net0"), kind, 0, 0)];

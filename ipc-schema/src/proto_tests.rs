@@ -42,6 +42,7 @@ fn root_requests() {
     golden(RootRequest::Cpus, &[14]);
     golden(RootRequest::Accounts, &[15]);
     golden(RootRequest::Unanswered, &[16]);
+    golden(RootRequest::Spin { server: name() }, b"\x11\x02ab");
 }
 
 #[test]

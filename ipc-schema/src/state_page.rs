@@ -38,7 +38,7 @@ pub mod kind {
     /// `device-virtio-blk`.
     pub const VIRTIO_BLK: u64 = u64::from_le_bytes(*b"vio-blk\x01");
     /// `device-virtio-net`.
-    pub const VIRTIO_NET: u64 = u64::from_le_bytes(*b"vio-net\x01");
+    pub const VIRTIO_NET: u64 = u64::from_le_bytes(*b"vio-net\x02");
     /// `device-virtio-console`.
     pub const VIRTIO_CONSOLE: u64 = u64::from_le_bytes(*b"vio-con\x01");
 }
@@ -47,6 +47,10 @@ pub mod kind {
 pub const MAX_WORDS: usize = 214;
 /// Notes of a page.
 pub const NOTES: usize = 32;
+/// The bit of a server's Notification by which root asks it whether it is alive.
+pub const ASKED: u64 = 1 << 62;
+/// Where in the page the answer is: a word that has changed.
+pub const ALIVE_OFFSET: u64 = 8;
 const BEGUN: u64 = 1;
 const HEADER_WORDS: usize = 8;
 const SLOT_WORDS: usize = 252;
@@ -74,10 +78,13 @@ struct Slot {
 pub struct StatePage {
     /// Sequence number of the valid record times two, plus [`BEGUN`].
     current: AtomicU64,
-    _reserved: [AtomicU64; HEADER_WORDS - 1],
+    /// How often the server has answered that it is alive, modulo 2^64.
+    alive: AtomicU64,
+    _reserved: [AtomicU64; HEADER_WORDS - 2],
     slots: [Slot; 2],
 }
 
+const _: () = assert!(core::mem::offset_of!(StatePage, alive) as u64 == ALIVE_OFFSET);
 const _: () = assert!(size_of::<StatePage>() == 4096 && size_of::<Slot>() == 8 * SLOT_WORDS);
 
 /// A port access as the exit route reports it.
@@ -201,7 +208,8 @@ impl StatePage {
         }
         Self {
             current: AtomicU64::new(0),
-            _reserved: [const { AtomicU64::new(0) }; HEADER_WORDS - 1],
+            alive: AtomicU64::new(0),
+            _reserved: [const { AtomicU64::new(0) }; HEADER_WORDS - 2],
             slots: [slot(), slot()],
         }
     }
@@ -209,6 +217,11 @@ impl StatePage {
     fn slot(&self, sequence: u64) -> &Slot {
         let [even, odd] = &self.slots;
         if sequence & 1 == 0 { even } else { odd }
+    }
+
+    /// The server has been asked ([`ASKED`]) and answers: it waits for its next event.
+    pub fn answer(&self) {
+        self.alive.fetch_add(1, Ordering::Release);
     }
 
     /// Number of the last commit; 0 if there was none. Not verified.

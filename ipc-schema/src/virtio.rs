@@ -21,6 +21,8 @@ pub const NOTIFY_LEN: u16 = 0x40;
 pub const NOTIFY_MULTIPLIER: u16 = 2;
 /// Most queues of a device.
 pub const MAX_QUEUES: u16 = NOTIFY_LEN / NOTIFY_MULTIPLIER;
+/// Most pairs of queues of a network card, which has a queue for control beside.
+pub const MAX_PAIRS: u16 = (MAX_QUEUES - 1) / 2;
 /// Device-specific configuration (4.1.4.6).
 pub const DEVICE: u16 = 0xC0;
 /// Most bytes of it.
@@ -81,6 +83,12 @@ pub const ENTROPY: Identity = Identity {
     class: 0xFF_00_00,
     config_len: 0,
 };
+
+/// Queues of a network card with so many pairs (5.1.2).
+#[must_use]
+pub const fn net_queues(pairs: u16) -> u16 {
+    pairs.saturating_mul(2).saturating_add(1)
+}
 
 /// Bits of the device status (2.1).
 pub mod status {

@@ -33,6 +33,9 @@ fn bochs_exerciser_svm() -> Judged {
     exerciser(SVM)
 }
 
+/// The TSC's rate of the guest there.
+const TSC_MHZ: u32 = 60;
+
 /// The exerciser with VMX.
 #[test]
 fn bochs_exerciser_vmx() -> Judged {
@@ -48,6 +51,8 @@ fn exerciser(model: &str) -> Judged {
         for vm in &mut description.system.vms {
             if model == VMX {
                 vm.memory = 1 << 30;
+                // Another than the machine's: all cases with timers and clocks run on the processor's TSC multiplier.
+                vm.tsc_mhz = TSC_MHZ;
             }
             vm.append = "vireo emulator=bochs".to_owned();
         }
@@ -64,6 +69,18 @@ fn exerciser(model: &str) -> Judged {
         // The cases in x2APIC mode ran with the processor's own (APICv).
         let log = s.machine.log().join("\n");
         s.check(&log, "the guest's local APIC is in hardware")?;
+        // As the guest has measured it by the PM timer.
+        let serial = s.machine.serial();
+        let told = serial
+            .split(", tsc ")
+            .nth(1)
+            .and_then(|t| t.split(' ').next());
+        let khz: u64 = told.and_then(|t| t.parse().ok()).unwrap_or(0);
+        let wanted = u64::from(TSC_MHZ) * 1000;
+        s.check(
+            &format!("{khz} {}", khz.abs_diff(wanted) < wanted / 50),
+            "true$",
+        )?;
     }
     // What fails there without Vireo, too (`cpuid`).
     let serial = s.machine.serial();

@@ -72,23 +72,6 @@ fn contents(s: &mut System) -> Result<()> {
     s.check(&zeroes, "^4096\n0$")
 }
 
-/// Has servers killed and sees them run again; from a VM's prompt and back to it.
-fn kill(s: &mut System, servers: &[&str]) -> Result<()> {
-    s.to_manager()?;
-    for server in servers {
-        let log = s.restart(server)?;
-        let again = match *server {
-            "store" => "store: .*disk data: .*taken over: true".to_owned(),
-            other => format!(
-                "{}: .*goes on after a predecessor: true",
-                regex::escape(other)
-            ),
-        };
-        s.log_after(log, &again)?;
-    }
-    s.attach("linux")
-}
-
 /// A writer that checks each piece that it writes, and at the end all of them again, while the servers die under it.
 fn deaths(s: &mut System) -> Result<()> {
     // Each piece 16 blocks at one of 40 places, no two of which touch; the sums of all are kept. It is no job of the shell's.
@@ -103,12 +86,12 @@ fn deaths(s: &mut System) -> Result<()> {
     let go_on = "until [ -e /tmp/n ]; do sleep 1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 1; done; echo on";
     for servers in [&["linux.blk0"][..], &["store"], &["store", "linux.blk0"]] {
         for _ in 0..KILLS {
-            kill(s, servers)?;
+            s.kill(servers, "linux")?;
             let on = s.sh(go_on)?;
             s.check(&on, "(?m)^on$")?;
         }
     }
-    hang(s)?;
+    s.hang("hang", "store", "linux")?;
     let on = s.sh(go_on)?;
     s.check(&on, "(?m)^on$")?;
     let all = s.sh(concat!(
@@ -116,17 +99,6 @@ fn deaths(s: &mut System) -> Result<()> {
         "for f in /tmp/j/*; do dd if=/dev/vda bs=4k skip=${f##*/} count=16 2>/dev/null | sha256sum | cmp - $f; done; echo checked"
     ))?;
     s.check(&all, "^\\d+\nchecked$")
-}
-
-/// `store` hangs: its clients notice, and root, which looks for itself, starts it again.
-fn hang(s: &mut System) -> Result<()> {
-    s.to_manager()?;
-    let log = s.log_position();
-    let hung = s.manager("hang store")?;
-    s.check(&hung, "store is suspended")?;
-    s.log_after(log, "root: .*store ends: Hung")?;
-    s.log_after(log, "store: .*disk data: .*taken over: true")?;
-    s.attach("linux")
 }
 
 /// More is written than there is memory for: an error for the guest and a word for the operator; the rest of the disk is well.

@@ -286,6 +286,44 @@ impl System {
         Ok(log)
     }
 
+    /// Has servers killed and sees them run again, with what their predecessors left; from a VM's prompt and back to `vm`'s.
+    pub fn kill(&mut self, servers: &[&str], vm: &str) -> Result<()> {
+        self.to_manager()?;
+        for server in servers {
+            let log = self.restart(server)?;
+            self.succeeds(server, log)?;
+        }
+        self.attach(vm)
+    }
+
+    /// Has a server hang, as the manager's command `how` does it, and waits until root has noticed and started it again; from a VM's
+    /// prompt and back to `vm`'s.
+    pub fn hang(&mut self, how: &str, server: &str, vm: &str) -> Result<()> {
+        self.to_manager()?;
+        let log = self.log_position();
+        let hung = self.manager(&format!("{how} {server}"))?;
+        self.check(&hung, r"is suspended|runs in a circle")?;
+        self.log_after(
+            log,
+            &format!("root: .*{} ends: Hung", regex::escape(server)),
+        )?;
+        self.succeeds(server, log)?;
+        self.attach(vm)
+    }
+
+    /// Waits for the first words of a successor.
+    fn succeeds(&mut self, server: &str, log: usize) -> Result<()> {
+        let again = match server {
+            "store" => "store: .*disk data: .*taken over: true".to_owned(),
+            "switch" => r"switch: .*\d+ ports".to_owned(),
+            model => format!(
+                "{}: .*goes on after a predecessor: true",
+                regex::escape(model)
+            ),
+        };
+        self.log_after(log, &again).map(drop)
+    }
+
     /// From the manager's prompt to the console of a VM at its shell's prompt.
     pub fn attach(&mut self, vm: &str) -> Result<()> {
         self.machine.send_line(&format!("attach {vm}"))?;

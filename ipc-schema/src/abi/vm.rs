@@ -149,8 +149,10 @@ pub struct VcpuState {
     /// With [`Exit::NestedFault`], where the processor has fetched the instruction ([`offers::BYTES`]): how many bytes in the first byte, 0
     /// to 15, and the bytes.
     pub fetched: [u64; 2],
-    /// Group REQUESTS.
+    /// Group REQUESTS: the VMM's own.
     pub apic_requests: Requests,
+    /// Vectors that others have posted ([`POST`]): the kernel's and the processor's.
+    pub apic_posted: Requests,
 }
 
 /// Vectors to request beside those that are, as VMX has a posted-interrupt descriptor (Intel SDM vol. 3, 30.6).
@@ -159,7 +161,7 @@ pub struct VcpuState {
 pub struct Requests {
     /// Bit n % 64 of word n / 64 for vector n; the kernel clears them as it takes them.
     pub vectors: [u64; 4],
-    /// Not used so far: 0.
+    /// Word 0, bit 0, in `apic_posted`: there are some. All else is 0.
     pub control: [u64; 4],
 }
 
@@ -171,7 +173,15 @@ pub mod offers {
     pub const TSC_RATIO: u64 = 2;
     /// fetched.
     pub const BYTES: u64 = 4;
+    /// apic_posted.
+    pub const POSTED: u64 = 8;
 }
+
+/// Operation on a Vcpu with [`offers::POSTED`], beside those of [`op::vcpu`](super::op::vcpu), right SEND. w0: vector, which the guest gets by
+/// its local APIC in hardware, without an exit if it runs on another processor; what is posted while its APIC is not waits until it is.
+pub const POST: u64 = 2;
+/// Bit of the Notification that is bound to a vCPU's runner: a vector was posted to a guest that was not running.
+pub const POSTED: u64 = 1 << 63;
 
 /// Numbers of the general registers in [`VcpuState::gpr`].
 pub mod gpr {
@@ -241,10 +251,15 @@ impl ExitWord {
     pub const CR8_SHIFT: u32 = 32;
     /// The posted vector is still waiting.
     pub const POST_PENDING: u64 = 1 << 40;
+    /// Why the guest left: an [`Exit`]'s number, or one unknown.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0 & 0xffff
+    }
     /// Why the guest left.
     #[must_use]
     pub const fn exit(self) -> Exit {
-        Exit::from_raw(self.0 & 0xffff)
+        Exit::from_raw(self.number())
     }
     /// Whether the posted vector is still waiting.
     #[must_use]

@@ -303,12 +303,14 @@ impl<'a> Provider<'a> {
         self.prepare_sleep_behind(0)
     }
 
-    /// The same, when so many requests that are not answered yet have been looked at.
+    /// The same, when so many requests that are not answered yet have been looked at. A client that takes back what it has asked has
+    /// nothing to be looked at.
     #[must_use]
     pub fn prepare_sleep_behind(&self, taken: u32) -> bool {
         let head = || self.channel.head.load(Ordering::Acquire);
-        let known = self.tail.wrapping_add(taken);
-        announce(&self.channel.store_waits, || head() == known)
+        announce(&self.channel.store_waits, || {
+            head().wrapping_sub(self.tail) <= taken
+        })
     }
 }
 

@@ -72,7 +72,7 @@ pub enum Fault {
     UnknownDisk,
     /// The other place has the same disk, and it is not read-only.
     DiskTaken(Place),
-    /// No virtqueue, or more than [`MAX_QUEUES`].
+    /// No virtqueue, or more than [`MAX_QUEUES`]; of a network card, no pair, or more than [`MAX_PAIRS`](super::MAX_PAIRS).
     BadQueues,
     /// An Ethernet address that is a group's, or none.
     BadMac,

@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeMap;
 
-use super::{CheckError, DeviceKind, Fault, Place, System};
+use super::{CheckError, DeviceKind, Fault, MAX_PAIRS, MAX_QUEUES, Place, System};
 
 impl System {
     /// Every network card has an address of its own in its network.
@@ -26,5 +26,16 @@ impl System {
             }
         }
         Ok(())
+    }
+}
+
+impl DeviceKind {
+    /// Whether it has queues enough, and none too many.
+    pub(super) const fn queues_fit(self) -> bool {
+        match self {
+            Self::VirtioBlk { queues, .. } => 1 <= queues && queues <= MAX_QUEUES,
+            Self::VirtioNet { pairs, .. } => 1 <= pairs && pairs <= MAX_PAIRS,
+            _ => true,
+        }
     }
 }

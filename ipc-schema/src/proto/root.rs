@@ -92,6 +92,11 @@ pub enum RootRequest {
     /// A device with a disk only: `store` has not answered it for a second. Root looks for itself, and when the same is said a second later
     /// again, ends one that neither waits nor gets on, and starts it again. Answer: [`RootResponse::Done`]; `Busy`: it seems well.
     Unanswered,
+    /// Has a server run in a circle for ever, to see who notices: for tests. Answer: [`RootResponse::Done`].
+    Spin {
+        /// Its name.
+        server: String,
+    },
 }
 
 /// What root answers.

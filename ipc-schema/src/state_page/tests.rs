@@ -40,6 +40,18 @@ fn words_of(page: &StatePage) -> Option<Vec<u64>> {
 }
 
 #[test]
+fn an_answer_changes_its_word_and_no_record() {
+    let page = StatePage::new();
+    let (mut writer, _) = StateWriter::new(&page, KIND);
+    writer.commit(IN, 1, &[5]);
+    let before = copy_of(&page);
+    page.answer();
+    page.answer();
+    assert_eq!(page.alive.load(Ordering::Relaxed), 2);
+    assert_eq!(copy_of(&page), before);
+}
+
+#[test]
 fn a_successor_gets_the_last_commit() {
     let page = StatePage::new();
     let (mut writer, none) = StateWriter::new(&page, KIND);

@@ -95,6 +95,12 @@ pub fn call(cpu: &Cpu) {
     command(cpu.apic_id.get(), CALL);
 }
 
+/// Tells `cpu` that something was posted to its guest.
+#[cfg(feature = "unproven")]
+pub fn tell_of_posted(cpu: &Cpu) {
+    command(cpu.apic_id.get(), u32::from(super::POSTED_VECTOR));
+}
+
 /// Interrupts this processor, and leaves the destination half of the register alone, which the interrupted code may have written.
 pub fn call_self() {
     write(COMMAND_LOW, 0b01 << 18 | 1 << 14 | CALL);

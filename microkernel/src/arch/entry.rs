@@ -336,7 +336,7 @@ extern "sysv64" fn vireo_kernel_trap(vector: u64, frame: &mut [u64; 6]) -> bool 
 }
 
 /// A device's or the timer's interrupt, or another processor's.
-fn interrupt(cpu: &Cpu, vector: u8) {
+pub fn interrupt(cpu: &Cpu, vector: u8) {
     if vector == SPURIOUS_VECTOR {
         return;
     }

@@ -24,6 +24,8 @@ pub mod extended;
 mod hardware;
 #[cfg(target_os = "none")]
 pub mod start;
+#[cfg(all(target_os = "none", feature = "unproven"))]
+pub use {apic::tell_of_posted, entry::interrupt};
 #[cfg(target_os = "none")]
 pub use {
     apic::{call, call_others},
@@ -52,5 +54,8 @@ pub const IRQS: usize = 160;
 pub const TIMER_VECTOR: u8 = 0x20;
 /// Vector by which processors call each other: to join a stop, to collect signals.
 pub const CALL_VECTOR: u8 = 0xf1;
+/// Vector that tells a processor of what was posted to its guest; otherwise nobody's.
+#[cfg(any(test, feature = "unproven"))]
+pub const POSTED_VECTOR: u8 = 0xf2;
 /// Vector of spurious interrupts.
 pub const SPURIOUS_VECTOR: u8 = 0xff;

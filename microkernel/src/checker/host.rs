@@ -12,6 +12,10 @@ std::thread_local! {
     static CURRENT: Cell<usize> = const { Cell::new(0) };
     static NOW: Cell<u64> = const { Cell::new(1) };
     static IDLED: Cell<u64> = const { Cell::new(0) };
+    /// Number of the processor that was told of what was posted to its guest.
+    pub static TOLD: Cell<Option<u32>> = const { Cell::new(None) };
+    /// The last interrupt that a guest's exit has brought.
+    pub static TAKEN: Cell<Option<u8>> = const { Cell::new(None) };
     static MEANWHILE: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
 }
 
@@ -99,6 +103,14 @@ pub fn take_interrupts(_: &Cpu) {}
 pub fn call_others() {}
 /// The others see it when they are next played.
 pub fn call(_: &Cpu) {}
+/// Remembers whom.
+pub fn tell_of_posted(cpu: &Cpu) {
+    TOLD.set(Some(cpu.number));
+}
+/// Remembers which.
+pub fn interrupt(_: &Cpu, vector: u8) {
+    TAKEN.set(Some(vector));
+}
 /// Does the part of `cpu`, which is asked for something, up to where it would wait for the end of the stop.
 pub fn wait_until(cpu: &Cpu, done: impl Fn() -> bool) {
     let number = cpu

@@ -46,7 +46,8 @@ pub struct Vcpu {
     /// Groups copied to the state page, by exit (a power of two of them, so that the index needs no check).
     pub on_exit: [Cell<u16>; 32],
     siblings: Link<Vcpu>,
-    state_phys: u64,
+    /// Physical address of the state page.
+    pub state_phys: u64,
     state_at: u64,
     /// The VMM's Space, for as long as it lives.
     space: Cap,

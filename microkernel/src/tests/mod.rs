@@ -24,6 +24,8 @@ mod newer;
 #[cfg(test)]
 mod newer_svm;
 #[cfg(test)]
+mod posted;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod routes;

@@ -88,17 +88,23 @@ pub fn save(v: &Vcpu, page: &Words) {
 /// Group REQUESTS to the page; `level(i, vectors)` for `all`, or where 64 of the vectors are level-triggered in another way than before.
 /// Answers the highest vector that is new; 0: none.
 pub fn request(v: &Vcpu, page: &Words, all: bool, level: impl Fn(usize, u64)) -> u64 {
-    let mut highest = 0;
     for i in 0..4 {
-        let new = word(v, offset_of!(S, apic_requests), i).take();
-        if new != 0 {
-            set(page, IRR, i, get(page, IRR, i) | new);
-            highest = i as u64 * 64 + u64::from(new.ilog2());
-        }
         let levels = word(v, offset_of!(S, apic_level), i).get();
         if all || get(page, TMR, i) != levels {
             set(page, TMR, i, levels);
             level(i, levels);
+        }
+    }
+    take(page, |i| word(v, offset_of!(S, apic_requests), i).take())
+}
+/// Requests vectors, 64 at a time. Answers the highest of them; 0: none.
+pub fn take(page: &Words, new: impl Fn(usize) -> u64) -> u64 {
+    let mut highest = 0;
+    for i in 0..4 {
+        let new = new(i);
+        if new != 0 {
+            set(page, IRR, i, get(page, IRR, i) | new);
+            highest = i as u64 * 64 + u64::from(new.ilog2());
         }
     }
     highest

@@ -26,12 +26,13 @@ pub enum Command {
     Death(String),
     Restart(String),
     Hang(String),
+    Spin(String),
     Log(u32),
     Version,
 }
 
 /// Usage and meaning of each command: what `help` shows.
-const COMMANDS: [(&str, &str); 14] = [
+const COMMANDS: [(&str, &str); 15] = [
     ("help", "this list"),
     ("vms", "the virtual machines"),
     (
@@ -58,6 +59,10 @@ const COMMANDS: [(&str, &str); 14] = [
     (
         "hang NAME",
         "suspends a server, to see what hangs on it: for tests",
+    ),
+    (
+        "spin NAME",
+        "has a server run in a circle, to see who notices: for tests",
     ),
     (
         "log [COUNT]",
@@ -117,6 +122,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
         "cpus" => alone(Command::Cpus),
         "restart" => Ok(Command::Restart(name()?)),
         "hang" => Ok(Command::Hang(name()?)),
+        "spin" => Ok(Command::Spin(name()?)),
         "log" => match argument.map(str::parse) {
             None => Ok(Command::Log(LOG_RECORDS)),
             Some(Ok(count)) => Ok(Command::Log(count)),

@@ -323,6 +323,10 @@ impl Console {
                 let text = format!("{server} has been killed and is started again");
                 self.ask(RootRequest::Restart { server }, done(text));
             }
+            Command::Spin(server) => {
+                let text = format!("{server} runs in a circle");
+                self.ask(RootRequest::Spin { server }, done(text));
+            }
             Command::Hang(server) => {
                 let text = format!("{server} is suspended; `restart {server}` ends that");
                 self.ask(RootRequest::Hang { server }, done(text));

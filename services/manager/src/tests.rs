@@ -255,6 +255,16 @@ fn vms_are_ruled() {
         bench.answers(Some(RootResponse::Done)),
         "a.uart0 is suspended; `restart a.uart0` ends that\r\nvireo> "
     );
+    bench.asks(
+        "spin a.uart0",
+        RootRequest::Spin {
+            server: "a.uart0".into(),
+        },
+    );
+    assert_eq!(
+        bench.answers(Some(RootResponse::Done)),
+        "a.uart0 runs in a circle\r\nvireo> "
+    );
     bench.asks("kill b", RootRequest::Kill { vm: "b".into() });
     let text = bench.answers(Some(RootResponse::Death(None)));
     assert_eq!(text, "root's answer makes no sense\r\nvireo> ");

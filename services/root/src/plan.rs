@@ -54,6 +54,8 @@ const FILES: u64 = 0x10_0000_0000;
 const DISKS: u64 = 0x20_0000_0000;
 const DISK_STEP: u64 = ipc_schema::disk::MAX_BLOCKS * ipc_schema::disk::BLOCK;
 const MAP_STEP: u64 = 2 * 8 * ipc_schema::disk::MAX_BLOCKS + DISKS;
+/// Name of a server's own state page.
+const STATE: &str = "state";
 /// Distance of shared pages: a stray access hits a hole.
 const SHARED_STEP: u64 = 0x1_0000;
 
@@ -86,6 +88,8 @@ pub mod device_bits {
     /// Doorbell of a device, interrupt of a driver.
     pub const BELL: u64 = 2;
 
+    /// Root asks whether it is alive.
+    pub const ASKED: u64 = ipc_schema::state_page::ASKED;
     /// `store` has answered, or the switch has sent or taken frames.
     pub const BACK: u64 = 1 << 63;
 
@@ -495,6 +499,16 @@ impl Plan {
             regions: self.mapped.iter().map(region).collect(),
             config: self.config.clone(),
         }
+    }
+
+    /// The key of the page in which it answers that it is alive; `None`: it is not asked.
+    #[must_use]
+    pub fn heart(&self) -> Option<&String> {
+        let mut own = self.mapped.iter().filter(|m| m.name == STATE);
+        own.find_map(|m| match &m.memory {
+            Memory::Page(key) => Some(key),
+            _ => None,
+        })
     }
 
     /// The keys of the shared pages that it uses.

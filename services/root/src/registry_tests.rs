@@ -23,6 +23,7 @@ fn description(name: &str) -> VmDescription {
             cpu: None,
         },
         debug_exit: true,
+        tsc_mhz: 0,
         devices: vec![Device {
             name: format!("{name}.rtc0"),
             kind,

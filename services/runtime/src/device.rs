@@ -1,7 +1,8 @@
 //! The loop of a device server: a call is a routed access to a port, all else is a reason to look.
 
 use crate::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
-use crate::{Endpoint, Event, Message, Notification, reply_recv, rpc};
+use crate::heart::reply_recv;
+use crate::{Endpoint, Event, Message, Notification, rpc};
 use virtio::Signals;
 
 /// What has ports.

@@ -19,6 +19,7 @@ pub mod elf_note;
 pub mod forward;
 #[cfg(target_os = "none")]
 mod heap;
+pub mod heart;
 pub mod ipc;
 #[cfg(target_os = "none")]
 pub mod log;

@@ -6,7 +6,7 @@ use crate::abi::layout::slot;
 use crate::abi::{BootInfo, layout};
 use crate::ipc::Endpoint;
 use crate::start::{HEADER, StartInfo};
-use crate::{elf_note::AbiNote, forward, heap, time};
+use crate::{elf_note::AbiNote, forward, heap, heart, time};
 
 /// The note that root looks for.
 #[used]
@@ -42,6 +42,10 @@ pub unsafe fn server(page: u64, main: fn(&'static StartInfo) -> !) -> ! {
             time::set_frequency(start.tsc_hz);
             if let Err(status) = forward::start(start.forwarder_slots(), Endpoint(slot::ENDPOINT)) {
                 panic!("forwarders: {status:?}");
+            }
+            // Only those who are asked have one.
+            if let Ok(page) = start.state_page("state") {
+                heart::answer_in(page);
             }
             main(Box::leak(Box::new(start)))
         }

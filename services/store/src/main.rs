@@ -12,8 +12,9 @@ mod bare {
     use alloc::vec::Vec;
     use ipc_schema::disk::StoreConfig;
     use runtime::abi::{NEVER, layout::slot};
+    use runtime::heart::reply_recv;
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc};
     use store::server::Store;
 
     runtime::entry!(main);

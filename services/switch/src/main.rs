@@ -13,8 +13,9 @@ mod bare {
     use alloc::vec::Vec;
     use ipc_schema::link::{LinkPage, SwitchConfig};
     use runtime::abi::{NEVER, layout::slot};
+    use runtime::heart::reply_recv;
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc, time};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc, time};
     use switch::switch::Switch;
     use virtio::Memory;
 

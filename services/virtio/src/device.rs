@@ -3,9 +3,9 @@
 //! Job: a [`Server`] answers accesses and wake-ups with a [`Model`], which is what makes a device of its kind; the model works on the
 //! [`Device`], which holds the rest. Still pure: who is signalled is an answer.
 //!
-//! Registers are committed to the state page when they change, and queues say by themselves where they are. A model of which neither is
-//! enough [keeps more](Model::KEEPS): where its queues are and words of its own are committed with the registers, before anybody sees
-//! what it did.
+//! Registers are committed to the state page when they change, and [words of the model's](Model::words) with them; queues say by themselves
+//! where they are. A model for which that is not enough [keeps the places](Model::KEEPS) of its queues too: they are committed with the
+//! rest, before anybody sees what it did.
 
 use alloc::vec::Vec;
 
@@ -66,8 +66,8 @@ pub struct Pages<'a> {
 
 /// What makes a device of its kind.
 pub trait Model<'a> {
-    /// Its queues' places and its words are committed with the registers: [`Device::commit`] in [`Model::serve`], before
-    /// [`Device::publish`]; and after an access that has changed them.
+    /// Its queues' places are committed with the rest: [`Device::commit`] in [`Model::serve`], before [`Device::publish`]; and after an
+    /// access that has changed them.
     const KEEPS: bool = false;
 
     /// The device-specific configuration.
@@ -80,7 +80,8 @@ pub trait Model<'a> {
         let _ = (offset, value);
     }
 
-    /// What a successor is to know beside registers and queues, if it is [kept](Model::KEEPS).
+    /// What a successor is to know beside registers and queues. Whoever changes it, but by forgetting, calls [`Device::commit`] before
+    /// anybody sees what changed.
     fn words(&self) -> Vec<u64> {
         Vec::new()
     }
@@ -112,7 +113,9 @@ pub struct Device<'a> {
     queues: Vec<Option<Queue<'a>>>,
     irq: InterruptWriter<'a>,
     state: StateWriter<'a>,
-    /// What was committed last, of a model that keeps more than registers.
+    /// Where queues are is committed.
+    keeps: bool,
+    /// What was committed last.
     kept: Vec<u64>,
     signals: Signals,
     /// A doorbell rang, and the queue has not been looked at ([`Server::hold`]).
@@ -179,8 +182,8 @@ impl<'a> Device<'a> {
         self.signals.peer |= wanted;
     }
 
-    /// Commits registers, where the queues are, and these words of the model, if any of it has changed; what has not been published is the
-    /// successor's to publish.
+    /// Commits registers, where the queues are if that is kept, and these words of the model, if any of it has changed. What has not been
+    /// published is the successor's to publish where places are kept, and to do again where they are not.
     pub fn commit(&mut self, model: &[u64]) {
         let words = self.words(model);
         if words != self.kept {
@@ -189,15 +192,17 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Registers, where the queues are, and the model's words.
+    /// Registers, where the queues are if that is kept, and the model's words.
     fn words(&self, model: &[u64]) -> Vec<u64> {
         let mut words = self.transport.save();
-        words.extend(self.queues.chunks(PLACES).map(|queues| {
-            let places = queues
-                .iter()
-                .map(|q| q.as_ref().map_or(0, |q| q.position()));
-            places.rev().fold(0, |word, at| word << 16 | u64::from(at))
-        }));
+        if self.keeps {
+            words.extend(self.queues.chunks(PLACES).map(|queues| {
+                let places = queues
+                    .iter()
+                    .map(|q| q.as_ref().map_or(0, |q| q.position()));
+                places.rev().fold(0, |word, at| word << 16 | u64::from(at))
+            }));
+        }
         words.extend(model);
         words
     }
@@ -257,6 +262,7 @@ impl<'a, M: Model<'a>> Server<'a, M> {
             queues: (0..kind.queues).map(|_| None).collect(),
             irq: InterruptWriter::new(pages.irq),
             state,
+            keeps: M::KEEPS,
             kept: Vec::new(),
             signals: Signals::default(),
             held: false,
@@ -268,23 +274,22 @@ impl<'a, M: Model<'a>> Server<'a, M> {
 
     /// Takes what a predecessor has committed; false, and nothing taken, if it makes no sense.
     fn take_over(&mut self, queues: u16, words: &[u64]) -> bool {
-        let (mut registers, mut places) = (words, &[][..]);
-        if M::KEEPS {
-            let own = self.device.transport.save().len();
-            let many = usize::from(queues).div_ceil(PLACES);
-            let Some((all, model)) = words.split_at_checked(own + many) else {
-                return false;
-            };
-            (registers, places) = all.split_at(own);
-            let fresh = self.device.transport.clone();
-            if !self.device.transport.restore(registers) {
-                return false;
-            }
-            if !self.model.restore(model) {
-                self.device.transport = fresh;
-                return false;
-            }
-        } else if !self.device.transport.restore(registers) {
+        let own = self.device.transport.save().len();
+        let many = if M::KEEPS {
+            usize::from(queues).div_ceil(PLACES)
+        } else {
+            0
+        };
+        let Some((all, model)) = words.split_at_checked(own + many) else {
+            return false;
+        };
+        let (registers, places) = all.split_at(own);
+        let fresh = self.device.transport.clone();
+        if !self.device.transport.restore(registers) {
+            return false;
+        }
+        if !self.model.restore(model) {
+            self.device.transport = fresh;
             return false;
         }
         for queue in 0..queues {
@@ -330,8 +335,6 @@ impl<'a, M: Model<'a>> Server<'a, M> {
     pub fn access(&mut self, port: PortAccess, value: u32) -> (u32, Signals) {
         self.device.state.begin();
         let offset = port.port() % BAR_SIZE;
-        // Of one that keeps more than registers all is compared with what was committed.
-        let before = (!M::KEEPS).then(|| self.device.transport.clone());
         let mut answer = 0;
         if port.input() {
             let config = self.model.config();
@@ -343,11 +346,8 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         let device = &mut self.device;
         device.signals.vmm |= device.irq.set_intx(device.transport.pin());
         let access = Access::of(port, value);
-        if before.is_some_and(|before| device.transport != before) {
-            let words = device.transport.save();
-            device.state.commit(access, answer, &words);
-        }
-        if M::KEEPS {
+        // Of one that keeps places all is compared with what was committed.
+        if device.transport.take_changed() || M::KEEPS {
             let words = device.words(&self.model.words());
             if words != device.kept {
                 device.state.commit(access, answer, &words);
@@ -392,13 +392,9 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         if core::mem::take(&mut self.device.held) {
             self.device.irq.hold(0);
         }
-        let before = (!M::KEEPS).then(|| self.device.transport.clone());
         self.serve();
         let device = &mut self.device;
-        if before.is_some_and(|before| device.transport != before) {
-            device.state.save(&device.transport.save());
-        }
-        if M::KEEPS {
+        if device.transport.take_changed() || M::KEEPS {
             device.commit(&self.model.words());
         }
         core::mem::take(&mut device.signals)

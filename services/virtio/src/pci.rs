@@ -76,6 +76,8 @@ pub struct Transport {
     isr: u8,
     max_size: u16,
     queues: Vec<Registers>,
+    /// Something of what is saved may have changed since [`Transport::take_changed`].
+    changed: bool,
 }
 
 impl Transport {
@@ -96,6 +98,7 @@ impl Transport {
             isr: 0,
             max_size,
             queues: alloc::vec![Self::off(max_size); queues.min(MAX_QUEUES).into()],
+            changed: false,
         };
         transport.reset();
         transport
@@ -118,6 +121,12 @@ impl Transport {
         self.isr = 0;
         let off = Self::off(self.max_size);
         self.queues.fill(off);
+    }
+
+    /// Whether [`Transport::save`] may give something else than when this was asked last. What only notifies or reads changes nothing.
+    #[inline]
+    pub const fn take_changed(&mut self) -> bool {
+        core::mem::replace(&mut self.changed, false)
     }
 
     /// Features that the driver has accepted.
@@ -146,6 +155,7 @@ impl Transport {
 
     /// The model refuses the features: the driver will not find `FEATURES_OK` (2.2.2).
     pub const fn refuse(&mut self) {
+        self.changed = true;
         self.status &= !status::FEATURES_OK;
     }
 
@@ -157,6 +167,7 @@ impl Transport {
 
     /// The device-specific configuration has changed.
     pub fn config_changed(&mut self) -> Interrupt {
+        self.changed = true;
         self.generation = self.generation.wrapping_add(1);
         self.raise(self.config_vector, 2)
     }
@@ -164,6 +175,7 @@ impl Transport {
     /// The driver has broken the device (2.1.2). Told once it drives; before, there is no interrupt to be had.
     pub fn needs_reset(&mut self) -> Option<Interrupt> {
         let first = self.status & status::NEEDS_RESET == 0;
+        self.changed |= first;
         self.status |= status::NEEDS_RESET;
         let told = first && self.status & status::DRIVER_OK != 0;
         told.then(|| self.raise(self.config_vector, 2))
@@ -171,6 +183,7 @@ impl Transport {
 
     fn raise(&mut self, vector: u16, bit: u8) -> Interrupt {
         if vector == NO_VECTOR {
+            self.changed |= self.isr & bit == 0;
             self.isr |= bit;
             return Interrupt::Pin;
         }
@@ -214,6 +227,7 @@ impl Transport {
         }
         if offset == ISR {
             // Reading it clears it, and the pin falls (4.1.4.5).
+            self.changed |= self.isr != 0;
             return core::mem::take(&mut self.isr).into();
         }
         match offset.checked_sub(DEVICE) {
@@ -243,6 +257,7 @@ impl Transport {
         if offset >= COMMON_LEN {
             return Effect::Nothing;
         }
+        self.changed = true;
         let mut image = self.image();
         let to = image.iter_mut().skip(offset.into()).take(width.into());
         for (to, byte) in to.zip(value.to_le_bytes()) {

@@ -33,6 +33,7 @@ fn run(data: &[u8]) {
     let config = NetConfig {
         mac: [2, 0, 0, 0, 0, 1],
         packed: true,
+        pairs: 2,
     };
     // The card's link, and that of another which sends whatever it likes.
     let ports = [0, 100_000].map(|rate| PortConfig {
@@ -105,7 +106,7 @@ fn seeds() -> Vec<Vec<u8>> {
     other.memory(0x1000, &receive.concat());
     let transmit = [packed(0x900, 12, 7, 1), packed(0x920, 60, 1, 0)];
     other.memory(0x1400, &transmit.concat());
-    let mut all = Vec::new();
+    let mut all = vec![commands()];
     for mut seed in [seed, other] {
         frames(&mut seed);
         all.push(seed.0.clone());
@@ -113,6 +114,41 @@ fn seeds() -> Vec<Vec<u8>> {
         all.push(seed.0);
     }
     all
+}
+
+/// A driver of two pairs sends commands: both pairs, an address, two tables, a mode; one that is none. Then frames come.
+fn commands() -> Vec<u8> {
+    let features = feature::INDIRECT_DESC | 0x8003 | 1 << 17 | 1 << 18 | 1 << 22 | 1 << 23;
+    let place = |at| (4, [at, at + 0x80, at + 0xC0]);
+    let places = [0x1000, 0x1100, 0x1200, 0x1300, 0x1400].map(place);
+    let mut seed = Seed::driver(features, &places);
+    let commands: [&[u8]; 5] = [
+        &[4, 0, 2, 0],
+        &[1, 1, 2, 0, 0, 0, 0, 9],
+        &[
+            1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 8, 1, 0, 0, 0, 0x33, 0x33, 0, 0, 0, 1,
+        ],
+        &[0, 0, 0],
+        &[2, 0, 1, 0],
+    ];
+    for (n, command) in (0u8..).zip(commands) {
+        seed.memory(0x800, command);
+        let parts = [
+            descriptor(0x800, command.len() as u32, 1, 1),
+            descriptor(0x880, 1, 2, 0),
+        ];
+        seed.memory(0x1400, &parts.concat());
+        seed.memory(0x1482, &[n + 1, 0]);
+        // Its queue's bell.
+        seed.out(0x88, 2, 4);
+    }
+    for queue in [0x1000, 0x1200] {
+        seed.memory(queue, &descriptor(0x900, 100, 2, 0));
+        seed.memory(queue + 0x80, &[0, 0, 1, 0, 0, 0]);
+    }
+    frames(&mut seed);
+    seed.steps(&[DIE, 1, WAKE]);
+    seed.0
 }
 
 /// The frame that is sent, and the one that comes in.

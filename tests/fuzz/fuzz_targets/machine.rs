@@ -293,6 +293,7 @@ fn description() -> Vm {
             cpu: None,
         },
         debug_exit: true,
+        tsc_mhz: 0,
         devices: vec![
             device(DeviceKind::Uart, 0x3f8, 4, None),
             device(DeviceKind::Rtc, 0x70, 8, None),

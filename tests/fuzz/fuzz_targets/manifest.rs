@@ -34,6 +34,7 @@ fn seeds() -> Vec<Vec<u8>> {
             cpu: None,
         },
         debug_exit: true,
+        tsc_mhz: 0,
         devices: vec![
             device("uart.a", DeviceKind::Uart, 0x3f8, 4, None),
             device("rtc.a", DeviceKind::Rtc, 0x70, 8, None),

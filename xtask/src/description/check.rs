@@ -178,6 +178,11 @@ fn lower_vm(
         files.push((initrd_file(name), cx.source(initrd)?));
     }
     let memory = vm.memory.as_ref().map(|m| cx.size(m)).transpose()?;
+    if let Some(rate) = vm.tsc_mhz.as_ref().filter(|rate| *rate.get_ref() == 0) {
+        let what = "tsc_mhz is 0".to_owned();
+        let remedy = "write a rate in MHz, as 2500, or leave it out for the machine's";
+        return Err(cx.mistake(rate.span().start, what, remedy));
+    }
     let devices = match &vm.device {
         Some(list) => {
             for device in list {
@@ -205,6 +210,7 @@ fn lower_vm(
             cpu: vm.cpu.as_ref().map(|cpu| *cpu.get_ref()),
         },
         debug_exit: vm.debug_exit.unwrap_or(false),
+        tsc_mhz: vm.tsc_mhz.as_ref().map_or(0, |rate| *rate.get_ref()),
         devices,
     })
 }

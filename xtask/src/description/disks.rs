@@ -21,7 +21,9 @@ pub fn known(
         format!("use one of: {}", all.join(", "))
     };
     let other = device.disk.as_ref().map(Spanned::span);
-    let other = other.or(device.queues.as_ref().map(Spanned::span));
+    let card = device.kind == raw::DeviceKind::VirtioNet;
+    let queues = device.queues.as_ref().filter(|_| !card);
+    let other = other.or(queues.map(Spanned::span));
     match (&device.disk, device.kind) {
         (None, raw::DeviceKind::VirtioBlk) => {
             let what = "this device has no `disk`".to_owned();
@@ -34,7 +36,8 @@ pub fn known(
         (_, raw::DeviceKind::VirtioBlk) => Ok(()),
         _ => match other {
             Some(span) => {
-                let what = "`disk` and `queues` are of virtio-blk, and this device is none";
+                let what =
+                    "`disk` is of virtio-blk, `queues` of that and virtio-net, and this is none";
                 Err(cx.mistake(span.start, what.to_owned(), "leave them out"))
             }
             None => Ok(()),

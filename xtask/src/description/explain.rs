@@ -1,7 +1,8 @@
 //! What the schema's check has found, in words: who, what, and what to do about it.
 
 use ipc_schema::manifest::{
-    CheckError, Fault, MACHINE_OVERHEAD, MAX_CPUS, MAX_QUEUES, MAX_SERIAL, PCI_SLOTS, Place, System,
+    CheckError, Fault, MACHINE_OVERHEAD, MAX_CPUS, MAX_PAIRS, MAX_QUEUES, MAX_SERIAL, PCI_SLOTS,
+    Place, System,
 };
 use toml::Spanned;
 
@@ -206,7 +207,9 @@ pub fn explain(cx: &Context<'_>, raw: &raw::System, system: &System, error: Chec
             "give each console other names, as ports = [\"hvc1\"]".into(),
         ),
         Fault::BadQueues => (
-            format!("{who}: it must have 1 to {MAX_QUEUES} queues"),
+            format!(
+                "{who}: it must have 1 to {MAX_QUEUES} queues, a network card 1 to {MAX_PAIRS} pairs"
+            ),
             "write queues = 1, or leave it out".into(),
         ),
     };

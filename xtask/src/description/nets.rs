@@ -94,5 +94,6 @@ pub fn kind(device: &raw::Device, slot: u8, card: &str, networks: &[&str]) -> De
         mac: mac.unwrap_or_else(|| address(card)),
         rate: rate.unwrap_or(0),
         packed: device.packed(),
+        pairs: device.queues.as_ref().map_or(1, |q| *q.get_ref()),
     }
 }

@@ -71,6 +71,7 @@ pub struct Vm {
     pub limit: Option<u32>,
     pub cpu: Option<Spanned<u32>>,
     pub debug_exit: Option<bool>,
+    pub tsc_mhz: Option<Spanned<u32>>,
     pub device: Option<Vec<Spanned<Device>>>,
 }
 

@@ -132,6 +132,8 @@ fn each_mistake_names_line_and_remedy() {
     let m = mistake("debug_exit = true", "debug_exit = true\ncpu = 8");
     assert_eq!(m.at, "guests/two.toml:15", "{m}");
     assert!(m.what.contains("VM `b` is to run on a processor"), "{m}");
+    let m = mistake("debug_exit = true", "tsc_mhz = 0");
+    assert!(m.what.contains("tsc_mhz is 0"), "{m}");
     let m = mistake("debug_exit = true", "cpu = -1");
     assert_eq!(m.at, "guests/two.toml:14", "{m}");
 
@@ -387,6 +389,7 @@ memory = "64M"
 kernel = "build:exerciser"
 [[vm.device]]
 kind = "virtio-net"
+queues = 2
 [[vm.device]]
 kind = "virtio-net"
 network = "dmz"
@@ -404,7 +407,7 @@ network = "dmz"
 #[test]
 fn networks() {
     let d = parse(&format!("{GOOD}{NETS}"), path(), None).unwrap();
-    let cards: Vec<(u8, u32, [u8; 6], u64)> = d.system.vms[2..]
+    let cards: Vec<(u8, u32, [u8; 6], u64, u16)> = d.system.vms[2..]
         .iter()
         .flat_map(|vm| &vm.devices)
         .map(|d| match d.kind {
@@ -414,13 +417,15 @@ fn networks() {
                 mac,
                 rate,
                 packed: true,
-            } => (slot, network, mac, rate),
+                pairs,
+            } => (slot, network, mac, rate, pairs),
             other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!((cards[0].0, cards[0].1, cards[0].3), (1, 0, 0));
-    assert_eq!(cards[1], (2, 1, [2, 0, 0, 0, 0, 10], 10 << 20));
-    assert_eq!((cards[2].0, cards[2].1), (1, 1));
+    assert_eq!(cards[0].4, 2);
+    assert_eq!(cards[1], (2, 1, [2, 0, 0, 0, 0, 10], 10 << 20, 1));
+    assert_eq!((cards[2].0, cards[2].1, cards[2].4), (1, 1, 1));
     // Addresses that are made up are somebody's own, and the same each time.
     assert!(cards[0].2[..2] == [2, 0x56] && cards[0].2 != cards[2].2);
     let again = parse(&format!("{GOOD}{NETS}"), path(), None).unwrap();
@@ -438,7 +443,7 @@ fn each_mistake_about_networks() {
     };
     for bad in ["2:0:0:0:0:a", "02:00:00:00:00", "02:00:00:00:00:0g", ""] {
         let (at, what, remedy) = wrong("02:00:00:00:00:0a", bad);
-        assert_eq!(at, "guests/two.toml:38");
+        assert_eq!(at, "guests/two.toml:39");
         assert_eq!(what, format!("`{bad}` is no Ethernet address"));
         assert!(remedy.contains("02:00:00:00:00:01"), "{remedy}");
     }
@@ -451,9 +456,11 @@ fn each_mistake_about_networks() {
     let (at, what, remedy) = wrong("limit = \"10M\"", "limit = \"0M\"");
     assert_eq!(
         (&*at, &*remedy),
-        ("guests/two.toml:39", "leave `limit` out for none")
+        ("guests/two.toml:40", "leave `limit` out for none")
     );
     assert!(what.contains("0 bytes"), "{what}");
+    let (_, what, _) = wrong("queues = 2", "queues = 16");
+    assert!(what.contains("1 to 15 pairs"), "{what}");
     let (_, what, _) = wrong(
         "kind = \"virtio-net\"\nnetwork",
         "kind = \"virtio-rng\"\nnetwork",

@@ -62,6 +62,15 @@ const VIRTIO_MODULES: [&str; 11] = [
     "drivers/char/virtio_console.ko",
 ];
 
+/// Debian's `ethtool` and what it is linked with: package, and file in it.
+const ETHTOOL: [(&str, &str); 5] = [
+    ("ethtool", "sbin/ethtool"),
+    ("libmnl0", "usr/lib/x86_64-linux-gnu/libmnl.so.0"),
+    ("libc6", "lib/x86_64-linux-gnu/libc.so.6"),
+    ("libc6", "lib/x86_64-linux-gnu/libm.so.6"),
+    ("libc6", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
+];
+
 /// A file that a TOML may name, as `debian:NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum File {
@@ -69,6 +78,8 @@ pub enum File {
     CloudKernel,
     /// The initramfs around busybox.
     Busybox,
+    /// The same with `ethtool`.
+    BusyboxEthtool,
     /// The initramfs around `guests/costs`, for what needs no module.
     Costs,
     /// The same with the modules of virtio disks and networks.
@@ -83,9 +94,10 @@ pub enum File {
 
 impl File {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("cloud-kernel", Self::CloudKernel),
         ("busybox", Self::Busybox),
+        ("busybox-ethtool", Self::BusyboxEthtool),
         ("costs", Self::Costs),
         ("costs-virtio", Self::CostsVirtio),
         ("memtest86+", Self::Memtest),
@@ -107,6 +119,7 @@ impl File {
         match self {
             Self::CloudKernel => cloud_kernel(),
             Self::Busybox => busybox_initramfs(),
+            Self::BusyboxEthtool => ethtool_initramfs(),
             Self::Costs => costs_initramfs(&[], "costs.cpio.gz"),
             Self::CostsVirtio => costs_initramfs(&VIRTIO_MODULES, "costs-virtio.cpio.gz"),
             Self::Memtest => memtest(),
@@ -169,9 +182,30 @@ pub fn busybox() -> Result<(PathBuf, Vec<u8>)> {
 
 /// An initramfs with Debian's static busybox: a shell on the console, and an ear for the power button.
 pub fn busybox_initramfs() -> Result<PathBuf> {
+    kept_initramfs("initramfs.cpio.gz", &modules()?)
+}
+
+/// The same with `ethtool`, which says how many of a network card's queues are in use.
+fn ethtool_initramfs() -> Result<PathBuf> {
+    let mut files = modules()?;
+    for (package, path) in ETHTOOL {
+        let dir = apt::unpacked(package, |name| ETHTOOL.iter().any(|(p, _)| *p == name))?;
+        let bytes = host::read(&dir.join(path))?;
+        let path = match path.rsplit_once('/') {
+            // Where programs look for it.
+            Some((_, name)) if name.starts_with("ld-linux") => format!("lib64/{name}"),
+            _ => path.trim_start_matches("usr/").to_owned(),
+        };
+        files.push((path, bytes));
+    }
+    kept_initramfs("initramfs-ethtool.cpio.gz", &files)
+}
+
+/// An initramfs with busybox and these files, kept beside it.
+fn kept_initramfs(name: &str, files: &[(String, Vec<u8>)]) -> Result<PathBuf> {
     let (dir, busybox) = busybox()?;
-    let out = dir.join("initramfs.cpio.gz");
-    let bytes = initramfs(&busybox, &modules()?)?;
+    let out = dir.join(name);
+    let bytes = initramfs(&busybox, files)?;
     if std::fs::read(&out).is_ok_and(|old| old == bytes) {
         return Ok(out);
     }
@@ -226,7 +260,7 @@ fn modules() -> Result<Vec<(String, Vec<u8>)>> {
     plain.chain(virtio).collect()
 }
 
-fn initramfs(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
+fn initramfs(busybox: &[u8], files: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
     for dir in [
         "bin",
@@ -253,11 +287,17 @@ fn initramfs(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
     cpio.file("etc/rc", 0o755, RC.as_bytes());
     // The name that acpid gives the event (ACPI 6.5, 5.6.6: notification 0x80 of a fixed power button).
     cpio.file("etc/acpi/PWRF/00000080", 0o755, POWER_BUTTON.as_bytes());
-    for (path, bytes) in modules {
+    for (path, bytes) in files {
         if let Some((folder, _)) = path.rsplit_once('/') {
             cpio.dir(folder);
         }
-        cpio.file(path, 0o644, bytes);
+        // Programs and what they are linked with; a module is data.
+        let mode = if bytes.starts_with(b"\x7fELF") && !path.ends_with(".ko") {
+            0o755
+        } else {
+            0o644
+        };
+        cpio.file(path, mode, bytes);
     }
     packed(cpio)
 }

@@ -24,7 +24,16 @@ use crate::{
 const SHORT: Limit = Limit {
     runs: Some(10_000),
     seconds: 5,
+    fresh: true,
 };
+/// The same for models of virtio devices, whose rings and chains take longer to be explored.
+const LONG: Limit = Limit {
+    runs: None,
+    seconds: 120,
+    fresh: true,
+};
+/// How the names of those begin.
+const LONG_NAMES: &str = "device_virtio_";
 /// Seconds of each target when nothing else is said.
 const SECONDS: u64 = 60;
 /// Fuzz targets that run at the same time in `cargo xtask test`.
@@ -55,6 +64,8 @@ pub struct Fuzz {
 struct Limit {
     runs: Option<u64>,
     seconds: u64,
+    /// It begins with the seeds alone, and not with what was found before.
+    fresh: bool,
 }
 
 /// How a target has done.
@@ -85,6 +96,7 @@ impl Task for Fuzz {
         let limit = Limit {
             runs: None,
             seconds: self.seconds,
+            fresh: false,
         };
         let mut failed = 0;
         for target in &chosen {
@@ -113,7 +125,16 @@ pub enum Short {
     },
 }
 
-/// Runs every target for a short, bounded time.
+/// The limit of a target in `cargo xtask test`.
+fn limit_of(target: &str) -> Limit {
+    if target.starts_with(LONG_NAMES) {
+        LONG
+    } else {
+        SHORT
+    }
+}
+
+/// Runs every target for a bounded time.
 ///
 /// # Errors
 /// They do not compile, or cannot be started.
@@ -125,7 +146,9 @@ pub fn short() -> Result<Short> {
         Err(error) => return Ok(Short::Skipped(format!("{error:#}"))),
     };
     let started = Instant::now();
-    let all = targets()?;
+    let mut all = targets()?;
+    // Long ones first, so that both jobs end at about the same time.
+    all.sort_by_key(|target| core::cmp::Reverse(limit_of(target).seconds));
     let bin = build(&compiler, None)?;
     let built = started.elapsed().as_secs_f32();
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -133,7 +156,7 @@ pub fn short() -> Result<Short> {
         for _ in 0..JOBS {
             scope.spawn(|| {
                 while let Some(target) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = run_one(&bin, target, SHORT, false);
+                    let outcome = run_one(&bin, target, limit_of(target), false);
                     outcomes
                         .lock()
                         .unwrap_or_else(|e| e.into_inner())
@@ -237,8 +260,8 @@ fn run_one(bin: &Path, target: &str, limit: Limit, shown: bool) -> Result<Outcom
     let work = host::target().join("fuzz");
     let corpus = work.join("corpus").join(target);
     let found = work.join("artifacts").join(target);
-    // What `test` finds is the same on every machine: it begins with the seeds alone.
-    let corpus = if limit.runs.is_some() {
+    // What `test` finds is the same on every machine, as far as it gets: it begins with the seeds alone.
+    let corpus = if limit.fresh {
         let fresh = work.join("short").join(target);
         if fresh.exists() {
             fs::remove_dir_all(&fresh)?;
@@ -256,8 +279,11 @@ fn run_one(bin: &Path, target: &str, limit: Limit, shown: bool) -> Result<Outcom
     if kept.is_dir() {
         cmd.arg(kept);
     }
+    if limit.fresh {
+        cmd.arg("-seed=1");
+    }
     if let Some(runs) = limit.runs {
-        cmd.arg(format!("-runs={runs}")).arg("-seed=1");
+        cmd.arg(format!("-runs={runs}"));
     }
     cmd.arg(format!("-max_total_time={}", limit.seconds))
         .args(["-timeout=20", "-rss_limit_mb=6144", "-print_final_stats=1"])
@@ -317,6 +343,21 @@ mod tests {
         let said = finding("ring", text);
         assert!(said.starts_with("thread panicked"));
         assert!(said.ends_with("cargo xtask fuzz ring --replay /a/crash-12"));
+    }
+
+    #[test]
+    fn device_models_have_two_minutes() {
+        let targets = targets().unwrap();
+        let long = |name: &&String| limit_of(name).seconds == 120 && limit_of(name).runs.is_none();
+        let long: Vec<&String> = targets.iter().filter(long).collect();
+        let models = ["blk", "console", "net", "rng"];
+        assert_eq!(
+            long,
+            models
+                .map(|m| format!("device_virtio_{m}"))
+                .iter()
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -169,7 +169,9 @@ impl Tally {
 
     /// Every fuzz target for a short time; without a compiler for them they are skipped, and that is said.
     fn fuzz(&mut self) {
-        host::step("fuzz targets, each for a short time");
+        host::step(
+            "fuzz targets: models of virtio devices for two minutes each, the others for a short time",
+        );
         match fuzz::short() {
             Ok(fuzz::Short::Skipped(why)) => {
                 host::step(format!("fuzz targets skipped: {why}"));

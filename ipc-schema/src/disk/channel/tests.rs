@@ -257,3 +257,27 @@ fn a_window_of_requests() {
         (1, Some(1))
     );
 }
+
+/// A client takes back what it has asked: whoever has looked at that sleeps all the same, and does not look for ever.
+#[test]
+fn an_index_that_goes_back() {
+    let channel = Channel::new();
+    let [mut client, mut other] = [Client::new(&channel), Client::new(&channel)];
+    let mut provider = Provider::new(&channel);
+    for n in 0..3 {
+        assert!(client.ask(&Request::new(Op::Read, n, 1)));
+        assert!(n == 2 || other.ask(&Request::new(Op::Read, n, 1)));
+    }
+    let _ = client.publish();
+    assert!((0..3).all(|n| provider.peek_at(n).is_some()));
+    assert!(!provider.prepare_sleep_behind(2) && provider.prepare_sleep_behind(3));
+    let _ = other.publish();
+    assert!(provider.peek_at(3).is_none());
+    assert!(provider.prepare_sleep_behind(3), "one less");
+    for _ in 0..3 {
+        provider.answer(Status::Ok, None);
+    }
+    // Now it is behind what was answered, which is looked at once more.
+    assert!(!provider.prepare_sleep());
+    assert!(provider.peek().is_none() && provider.prepare_sleep());
+}

@@ -320,6 +320,10 @@ fn guest_space(a: &Args, cap: &Cap) -> Answer {
 
 #[inline(never)]
 fn vcpu(a: &Args, cap: &Cap) -> Answer {
+    #[cfg(any(test, feature = "unproven"))]
+    if a.tag().label() == vm::POST {
+        return crate::virt::vmx::newer::posted::post(cap.typed::<Vcpu>(SEND)?.get(), a.w(0));
+    }
     let v = cap.typed::<Vcpu>(CONTROL)?;
     match a.tag().label() {
         op::vcpu::ON_EXIT => {

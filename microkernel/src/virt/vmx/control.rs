@@ -23,6 +23,9 @@ pub struct Controls {
     pub newer: u32,
     /// Lower bits of the EPT pointer (25.6.11).
     ept: u64,
+    /// Vectors can be posted ([`newer::posted`]).
+    #[cfg(any(test, feature = "unproven"))]
+    pub posts: bool,
     /// CR4 bits that guests may set.
     cr4: u64,
     /// EPT has pages of 1 GiB.
@@ -37,6 +40,8 @@ pub const PIN: usize = 0;
 pub const PRIMARY: usize = 1;
 /// See there.
 pub const SECONDARY: usize = 2;
+/// See there.
+pub const EXIT: usize = 3;
 const ENTRY: usize = 4;
 
 /// Of the pin-based controls: activate VMX-preemption timer.
@@ -269,6 +274,8 @@ pub fn choose(m: &Capabilities) -> Result<Controls, &'static str> {
         revision: m.basic as u32 & 0x7fff_ffff,
         sets,
         newer: newer::choose((m.secondary >> 32) as u32),
+        #[cfg(any(test, feature = "unproven"))]
+        posts: newer::posted::can(m),
         ept: 3 << 3 | 6 | accessed,
         cr4: m.cr4 & CR4_GUEST,
         gigabyte: m.ept & EPT_GIGABYTE != 0,

@@ -279,7 +279,11 @@ fn other(v: &Vcpu, exit: u64) -> Told {
     match exit {
         reason::EXCEPTION => exception(v),
         // The machine's: taken when the guest has been left.
-        reason::INTERRUPT => None,
+        reason::INTERRUPT => {
+            #[cfg(any(test, feature = "unproven"))]
+            super::newer::posted::acknowledged();
+            None
+        }
         reason::IO => string(v),
         reason::HLT => plain(Exit::Hlt),
         reason::RDMSR => plain(Exit::Rdmsr),
@@ -326,11 +330,16 @@ pub mod check {
     std::thread_local! {
         /// The reason for which it leaves next, its rip and its flags.
         pub static NEXT: Cell<(u64, Option<[u64; 2]>)> = const { Cell::new((reason::HLT, None)) };
+        /// What others do while it runs: once.
+        pub static DURING: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
         /// The reason for which it leaves after that.
         pub static THEN: Cell<Option<u64>> = const { Cell::new(None) };
     }
     /// It leaves.
     pub fn exits() {
+        if let Some(what) = DURING.take() {
+            what();
+        }
         let (reason, place) = NEXT.get();
         poke(ro::EXIT_REASON, reason);
         poke(ro::VMEXIT_INSTRUCTION_LEN, 2);

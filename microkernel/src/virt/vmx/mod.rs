@@ -62,6 +62,9 @@ pub struct Soft {
     threshold: Cell<u32>,
     /// Of [`newer::choose`]'s controls, those that it has.
     newer: Cell<u32>,
+    /// Whether the guest runs, or is about to: what is posted to it reaches it without an exit.
+    #[cfg(any(test, feature = "unproven"))]
+    inside: Cell<u64>,
     /// 1 + number of the processor whose host state it has; 0: it has never been loaded.
     host: Cell<u64>,
     /// The host's CR3 that it has.
@@ -229,6 +232,8 @@ impl Virt for BackEnd {
         if cpu.until.get() != cpu.programmed.get() {
             bound(cpu);
         }
+        #[cfg(any(test, feature = "unproven"))]
+        newer::posted::enters(v);
         let (who, failed) = if v.flushes.get() != v.guest.flushes.get() {
             enter_prepared(cpu, v)
         } else {
@@ -238,6 +243,8 @@ impl Virt for BackEnd {
             }
             launch(cpu, v)
         };
+        #[cfg(any(test, feature = "unproven"))]
+        newer::posted::has_left(who);
         exit::decode(who, failed, then)
     }
 

@@ -10,8 +10,9 @@ mod bare {
     use device_rtc::server::{Config, Server};
     use ipc_schema::manifest::Device;
     use runtime::abi::{Tag, layout::slot, vm::PortAccess};
+    use runtime::heart::reply_recv;
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc};
 
     runtime::entry!(main);
 

@@ -10,8 +10,9 @@ mod bare {
     use device_testdev::server::{Config, Server, Todo};
     use ipc_schema::manifest::Device;
     use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
+    use runtime::heart::reply_recv;
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc};
 
     runtime::entry!(main);
 

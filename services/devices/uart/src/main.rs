@@ -9,8 +9,9 @@ mod bare {
     use device_uart::server::{Config, LINGER, Pages, Server, Signals};
     use ipc_schema::manifest::Device;
     use runtime::abi::{Tag, layout::slot, vm::PortAccess};
+    use runtime::heart::reply_recv;
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc, time};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc, time};
 
     runtime::entry!(main);
 

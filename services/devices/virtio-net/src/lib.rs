@@ -2,7 +2,8 @@
 //!
 //! Job: frames go from the guest's transmit queue into its link ([`ipc_schema::link`]), and from the link into the guest's receive queue; each
 //! is copied once here. What the sender left to be done (checksum, cutting into segments) goes along, and is done here for a guest that has
-//! not said that it takes such frames ([`offload`]). Place: behind the routed I/O BAR that the VMM describes as a PCI function, with the guest's
+//! not said that it takes such frames ([`offload`]). A guest of several processors may have a pair of queues for each ([`flow`]), and it says
+//! which frames it wants ([`control`]). Place: behind the routed I/O BAR that the VMM describes as a PCI function, with the guest's
 //! memory, an interrupt page, a state page and the link. Trust: registers, rings and frames are the guest's, and the link is the switch's: all
 //! hostile. What makes no sense in a queue ends in `DEVICE_NEEDS_RESET`, a frame that makes none is dropped.
 #![cfg_attr(not(test), no_std)]
@@ -10,6 +11,8 @@
 
 extern crate alloc;
 
+pub mod control;
+pub mod flow;
 pub mod offload;
 pub mod patience;
 pub mod receive;
@@ -41,6 +44,16 @@ pub mod feature {
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// There is a link state.
     pub const STATUS: u64 = 1 << 16;
+    /// There is a control queue.
+    pub const CTRL_VQ: u64 = 1 << 17;
+    /// The driver can say which frames it wants.
+    pub const CTRL_RX: u64 = 1 << 18;
+    /// As above, more exactly.
+    pub const CTRL_RX_EXTRA: u64 = 1 << 20;
+    /// There are several pairs of queues.
+    pub const MQ: u64 = 1 << 22;
+    /// The address can be set.
+    pub const CTRL_MAC_ADDR: u64 = 1 << 23;
 }
 
 /// A run of guest memory in a buffer.

@@ -10,7 +10,7 @@ mod bare {
 
     use alloc::boxed::Box;
     use device_virtio_net::patience::Patience;
-    use device_virtio_net::server::{Parts, Server, TRANSMIT, begin};
+    use device_virtio_net::server::{Parts, Server, begin, transmits};
     use ipc_schema::link::NetConfig;
     use runtime::StartInfo;
     use runtime::abi::vm::PortAccess;
@@ -39,9 +39,10 @@ mod bare {
         }
 
         fn signalled(&mut self, bits: u64) {
-            let bell = bits == 1 << TRANSMIT;
+            let queue = bits.trailing_zeros() as u16;
+            let bell = bits.is_power_of_two() && transmits(queue);
             let now = time::now();
-            if bell && self.patience.rings(now) && self.server.hold(TRANSMIT) {
+            if bell && self.patience.rings(now) && self.server.hold(queue) {
                 self.patience.begins(now);
             } else {
                 self.wake(false);

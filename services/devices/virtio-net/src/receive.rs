@@ -1,13 +1,18 @@
-//! From the link into the guest's receive queue.
+//! From the link into the guest's receive queues.
+//!
+//! Frames come in the order in which they are in the link. One whose queue has no buffers waits, and what is behind it with it: nothing is
+//! lost or overtaken here; what is too much the switch drops.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use ipc_schema::link::{HEADER, MIN_FRAME, Offload, Receiver, packet, parse};
-use virtio::{Error, Memory, Queue, Token};
+use virtio::{Device, Error, Memory, Queue, Token};
 
+use crate::control::{Mac, Settings};
+use crate::flow::{Flows, LOOK};
 use crate::offload::{self, Work};
-use crate::transmit::Round;
+use crate::server::receive;
 use crate::{NET_HEADER, Span, feature};
 
 /// Most segments that are kept for a guest that has no buffers for them.
@@ -23,137 +28,20 @@ struct Buffer {
     room: u32,
 }
 
-/// What the receive side works with.
-pub struct Inlet<'a> {
-    memory: &'a Memory,
-    link: &'a Memory,
-    from: Receiver<'a>,
-    buffers: VecDeque<Buffer>,
-    /// Lists of parts that are no longer needed, kept for the next buffers.
+/// What was taken from a queue.
+#[derive(Default)]
+struct Buffers {
+    all: VecDeque<Buffer>,
+    /// Lists of parts that are no longer needed, kept for the next.
     spare: Vec<Vec<Span>>,
-    /// Bytes that the buffers have room for.
+    /// Bytes that they have room for.
     room: u64,
-    /// Frames that were made here out of one, for a guest that does not do it itself.
-    made: VecDeque<Vec<u8>>,
-    /// Frames that made no sense, or were larger than the guest takes.
-    pub dropped: u64,
 }
 
-/// What is to be delivered.
-enum Frame<'f> {
-    /// So many bytes of the link's first packet.
-    Link(u32, Offload),
-    /// These.
-    Made(&'f [u8]),
-}
-
-impl<'a> Inlet<'a> {
-    /// Receives by this lane.
-    #[must_use]
-    pub fn new(memory: &'a Memory, link: &'a Memory, from: Receiver<'a>) -> Self {
-        let (buffers, made) = (VecDeque::new(), VecDeque::new());
-        Self {
-            memory,
-            link,
-            from,
-            buffers,
-            spare: Vec::new(),
-            room: 0,
-            made,
-            dropped: 0,
-        }
-    }
-
-    /// The queue is no more: its buffers are the driver's again.
-    pub fn forget(&mut self) {
-        self.buffers.clear();
-        self.made.clear();
-        self.room = 0;
-    }
-
-    /// Delivers what there is, and asks to be told of more: of frames, or of buffers.
-    pub fn serve(&mut self, queue: &mut Queue<'_>, features: u64) -> Result<Round, Error> {
-        let mut round = Round::default();
-        loop {
-            let mut starved = false;
-            loop {
-                if let Some(frame) = self.made.pop_front() {
-                    if !self.deliver(queue, features, &Frame::Made(&frame))? {
-                        self.made.push_front(frame);
-                        starved = true;
-                        break;
-                    }
-                    continue;
-                }
-                let there = self.from.available();
-                if there == 0 {
-                    break;
-                }
-                let Some((frame, offload)) = self.first(there) else {
-                    self.dropped += 1;
-                    round.switch |= self.from.drop_all();
-                    continue;
-                };
-                match offload::work(offload, frame, features) {
-                    Work::None => {
-                        if !self.deliver(queue, features, &Frame::Link(frame, offload))? {
-                            starved = true;
-                            break;
-                        }
-                    }
-                    Work::Some => self.make(frame, offload)?,
-                    Work::Impossible => self.dropped += 1,
-                }
-                round.switch |= self.from.done(frame);
-            }
-            round.guest |= queue.publish()?;
-            // Without buffers the frames wait; the switch drops what comes after them.
-            let more = if starved {
-                queue.arm()?
-            } else {
-                queue.disarm()?;
-                !self.from.prepare_sleep()
-            };
-            if !more {
-                return Ok(round);
-            }
-        }
-    }
-
-    /// The first packet's header. `None`: what is there is no packet.
-    fn first(&self, there: u32) -> Option<(u32, Offload)> {
-        let mut head = [0; HEADER as usize];
-        if there < HEADER + MIN_FRAME {
-            return None;
-        }
-        self.read(0, &mut head)?;
-        parse(head).filter(|(frame, _)| packet(*frame) <= there)
-    }
-
-    fn read(&self, offset: u32, to: &mut [u8]) -> Option<()> {
-        let [(at, first), (after, _)] = self.from.spans(offset, to.len() as u32);
-        let (one, two) = to.split_at_mut_checked(first as usize)?;
-        self.link.read(at, one).ok()?;
-        if two.is_empty() {
-            return Some(());
-        }
-        self.link.read(after, two).ok()
-    }
-
-    /// Does what the guest leaves to others.
-    fn make(&mut self, frame: u32, offload: Offload) -> Result<(), Error> {
-        let mut bytes = alloc::vec![0; frame as usize];
-        self.read(HEADER, &mut bytes).ok_or(Error::Memory)?;
-        match offload::finish(bytes, offload, MAX_WAITING) {
-            Some(frames) => self.made.extend(frames),
-            None => self.dropped += 1,
-        }
-        Ok(())
-    }
-
+impl Buffers {
     /// Takes buffers until there are enough for so many bytes; false if there are not.
     fn take(&mut self, queue: &mut Queue<'_>, need: u32, merged: bool) -> Result<bool, Error> {
-        while self.room < u64::from(need) && (merged || self.buffers.is_empty()) {
+        while self.room < u64::from(need) && (merged || self.all.is_empty()) {
             let Some(mut chain) = queue.pop()? else {
                 return Ok(false);
             };
@@ -171,7 +59,7 @@ impl<'a> Inlet<'a> {
                 return Err(Error::Length);
             }
             self.room += u64::from(room);
-            self.buffers.push_back(Buffer {
+            self.all.push_back(Buffer {
                 token: chain.token(),
                 spans,
                 room,
@@ -180,11 +68,202 @@ impl<'a> Inlet<'a> {
         Ok(true)
     }
 
-    /// Puts a frame into the guest's buffers; false if there are too few.
+    fn pop(&mut self) -> Option<Buffer> {
+        let buffer = self.all.pop_front()?;
+        self.room -= u64::from(buffer.room);
+        Some(buffer)
+    }
+
+    fn keep(&mut self, mut spans: Vec<Span>) {
+        if self.spare.len() < MAX_SPARE && spans.capacity() <= MAX_SPARE {
+            spans.clear();
+            self.spare.push(spans);
+        }
+    }
+}
+
+/// What the receive side works with.
+pub struct Inlet<'a> {
+    memory: &'a Memory,
+    link: &'a Memory,
+    from: Receiver<'a>,
+    /// Each pair's.
+    buffers: Vec<Buffers>,
+    /// Frames that were made here out of one, for a guest that does not do it itself, and their pair.
+    made: VecDeque<(u16, Vec<u8>)>,
+    /// Frames that made no sense, or were larger than the guest takes.
+    pub dropped: u64,
+}
+
+/// What is to be delivered.
+enum Frame<'f> {
+    /// So many bytes of the link's first packet.
+    Link(u32, Offload),
+    /// These.
+    Made(&'f [u8]),
+}
+
+impl<'a> Inlet<'a> {
+    /// Receives by this lane, into the queues of at most so many pairs.
+    #[must_use]
+    pub fn new(memory: &'a Memory, link: &'a Memory, from: Receiver<'a>, pairs: u16) -> Self {
+        Self {
+            memory,
+            link,
+            from,
+            buffers: (0..pairs).map(|_| Buffers::default()).collect(),
+            made: VecDeque::new(),
+            dropped: 0,
+        }
+    }
+
+    /// A pair's queue, or all, is no more: its buffers are the driver's again.
+    pub fn forget(&mut self, pair: Option<u16>) {
+        for (number, buffers) in (0..).zip(&mut self.buffers) {
+            if pair.is_none_or(|pair| pair == number) {
+                *buffers = Buffers::default();
+            }
+        }
+        self.made
+            .retain(|(number, _)| pair.is_some_and(|pair| pair != *number));
+    }
+
+    /// Delivers what there is, and asks to be told of more: of frames, or of buffers.
+    pub fn serve(
+        &mut self,
+        device: &mut Device<'_>,
+        settings: &Settings,
+        flows: &Flows,
+    ) -> Result<(), Error> {
+        if device.queue(receive(0)).is_none() {
+            return Ok(());
+        }
+        loop {
+            let starved = self.pass_on(device, settings, flows)?;
+            for pair in 0..settings.pairs {
+                device.publish(receive(pair))?;
+            }
+            // Without buffers the frames wait; the switch drops what comes after them.
+            let more = match starved {
+                Some(pair) => match device.queue(receive(pair)) {
+                    Some(queue) => queue.arm()?,
+                    None => return Ok(()),
+                },
+                None => {
+                    for pair in 0..settings.pairs {
+                        if let Some(queue) = device.queue(receive(pair)) {
+                            queue.disarm()?;
+                        }
+                    }
+                    !self.from.prepare_sleep()
+                }
+            };
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts frames into queues until there are no more, or none has buffers: that pair.
+    fn pass_on(
+        &mut self,
+        device: &mut Device<'_>,
+        settings: &Settings,
+        flows: &Flows,
+    ) -> Result<Option<u16>, Error> {
+        loop {
+            if let Some((pair, frame)) = self.made.pop_front() {
+                if !self.deliver(device, pair, &Frame::Made(&frame))? {
+                    self.made.push_front((pair, frame));
+                    return Ok(Some(pair));
+                }
+                continue;
+            }
+            let there = self.from.available();
+            if there == 0 {
+                return Ok(None);
+            }
+            let Some((frame, offload, to)) = self.first(there) else {
+                self.dropped += 1;
+                device.signal_peer(self.from.drop_all());
+                continue;
+            };
+            if settings.wants(to) {
+                let pair = match settings.pairs {
+                    1 => 0,
+                    pairs => self.pair(device, frame, pairs, flows)?,
+                };
+                match offload::work(offload, frame, device.features()) {
+                    Work::None => {
+                        if !self.deliver(device, pair, &Frame::Link(frame, offload))? {
+                            return Ok(Some(pair));
+                        }
+                    }
+                    Work::Some => self.make(pair, frame, offload)?,
+                    Work::Impossible => self.dropped += 1,
+                }
+            }
+            device.signal_peer(self.from.done(frame));
+        }
+    }
+
+    /// The pair by whose queue the first packet's frame goes: its flow's, if that queue is on.
+    fn pair(
+        &self,
+        device: &mut Device<'_>,
+        frame: u32,
+        pairs: u16,
+        flows: &Flows,
+    ) -> Result<u16, Error> {
+        let mut begin = [0; LOOK];
+        let begin = begin.get_mut(..LOOK.min(frame as usize));
+        let begin = begin.unwrap_or_default();
+        self.read(HEADER, begin).ok_or(Error::Memory)?;
+        let pair = flows.of(begin, pairs);
+        Ok(match device.queue(receive(pair)) {
+            Some(_) => pair,
+            None => 0,
+        })
+    }
+
+    /// The first packet's header, and whom its frame is for. `None`: what is there is no packet.
+    fn first(&self, there: u32) -> Option<(u32, Offload, Mac)> {
+        let mut begin = [0; HEADER as usize + size_of::<Mac>()];
+        if there < HEADER + MIN_FRAME {
+            return None;
+        }
+        self.read(0, &mut begin)?;
+        let (head, rest) = begin.split_first_chunk()?;
+        let (frame, offload) = parse(*head)?;
+        (packet(frame) <= there).then_some((frame, offload, *rest.first_chunk()?))
+    }
+
+    fn read(&self, offset: u32, to: &mut [u8]) -> Option<()> {
+        let [(at, first), (after, _)] = self.from.spans(offset, to.len() as u32);
+        let (one, two) = to.split_at_mut_checked(first as usize)?;
+        self.link.read(at, one).ok()?;
+        if two.is_empty() {
+            return Some(());
+        }
+        self.link.read(after, two).ok()
+    }
+
+    /// Does what the guest leaves to others.
+    fn make(&mut self, pair: u16, frame: u32, offload: Offload) -> Result<(), Error> {
+        let mut bytes = alloc::vec![0; frame as usize];
+        self.read(HEADER, &mut bytes).ok_or(Error::Memory)?;
+        match offload::finish(bytes, offload, MAX_WAITING) {
+            Some(frames) => self.made.extend(frames.into_iter().map(|f| (pair, f))),
+            None => self.dropped += 1,
+        }
+        Ok(())
+    }
+
+    /// Puts a frame into a pair's buffers; false if there are too few.
     fn deliver(
         &mut self,
-        queue: &mut Queue<'_>,
-        features: u64,
+        device: &mut Device<'_>,
+        pair: u16,
         frame: &Frame<'_>,
     ) -> Result<bool, Error> {
         let (len, offload) = match *frame {
@@ -192,18 +271,22 @@ impl<'a> Inlet<'a> {
             Frame::Made(bytes) => (bytes.len() as u32, Offload::default()),
         };
         let need = NET_HEADER + len;
-        let merged = features & feature::MRG_RXBUF != 0;
-        if !self.take(queue, need, merged)? {
+        let merged = device.features() & feature::MRG_RXBUF != 0;
+        let queue = device.queue(receive(pair));
+        let (Some(queue), Some(buffers)) = (queue, self.buffers.get_mut(usize::from(pair))) else {
+            return Ok(false);
+        };
+        if !buffers.take(queue, need, merged)? {
             return Ok(false);
         }
         // Only one that does not merge can have too little room.
-        if self.room < u64::from(need) {
+        if buffers.room < u64::from(need) {
             self.dropped += 1;
             return Ok(true);
         }
         let mut count = 0u16;
         let mut left = need;
-        for buffer in &self.buffers {
+        for buffer in &buffers.all {
             count += 1;
             left -= left.min(buffer.room);
             if left == 0 {
@@ -214,10 +297,8 @@ impl<'a> Inlet<'a> {
         let net = [a, b, c, d, e, f, g, h, i, j, k, l];
         let mut done = 0;
         while done < need {
-            let Some(buffer) = self.buffers.pop_front() else {
-                return Err(Error::Length);
-            };
-            self.room -= u64::from(buffer.room);
+            let buffers = self.buffers.get_mut(usize::from(pair));
+            let buffer = buffers.and_then(Buffers::pop).ok_or(Error::Length)?;
             let begin = done;
             for span in &buffer.spans {
                 let end = done + span.len.min(need - done);
@@ -225,16 +306,11 @@ impl<'a> Inlet<'a> {
                 done = end;
             }
             queue.complete(buffer.token, done - begin)?;
-            self.keep(buffer.spans);
+            if let Some(buffers) = self.buffers.get_mut(usize::from(pair)) {
+                buffers.keep(buffer.spans);
+            }
         }
         Ok(true)
-    }
-
-    fn keep(&mut self, mut spans: Vec<Span>) {
-        if self.spare.len() < MAX_SPARE && spans.capacity() <= MAX_SPARE {
-            spans.clear();
-            self.spare.push(spans);
-        }
     }
 
     /// Writes bytes `from..to` of header and frame at `gpa`.

@@ -1,6 +1,7 @@
 //! The whole device against a driver's side and a switch's side, written out by hand.
 
 mod offload;
+mod queues;
 
 use crate::feature::MRG_RXBUF;
 use crate::offload::NEEDS_CSUM;
@@ -46,6 +47,7 @@ impl World {
             config: NetConfig {
                 mac: [2, 1, 2, 3, 4, 5],
                 packed: true,
+                pairs: 1,
             },
         }
     }
@@ -162,13 +164,14 @@ fn start(server: &mut Server<'_>, features: u64) {
         (0x08, 4, 0),
         (0x0C, 4, features as u32),
         (0x08, 4, 1),
-        (0x0C, 4, 1),
+        (0x0C, 4, 1 | (features >> 32) as u32),
         (0x14, 1, 11),
     ] {
         let _ = out(server, offset, width, value);
     }
     assert_eq!(get(server, 0x14, 1), 11, "the features are agreed on");
-    for queue in 0..2 {
+    let queues = get(server, 0x12, 2) as u16;
+    for queue in 0..queues {
         let [descriptors, available, used] = rings(queue);
         for (offset, width, value) in [
             (0x16, 2, queue.into()),

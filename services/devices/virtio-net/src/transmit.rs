@@ -3,9 +3,14 @@
 use alloc::vec::Vec;
 
 use ipc_schema::link::{HEADER, MAX_FRAME, MAX_PACKET, MIN_FRAME, Offload, Sender, header};
-use virtio::{Chain, Error, Memory, Queue};
+use virtio::{Chain, Device, Error, Memory};
 
+use crate::flow::{Flows, LOOK};
+use crate::server::{MAX_SIZE, transmit};
 use crate::{NET_HEADER, Span, offload};
+
+/// Frames of a queue before the next one's turn comes.
+const BATCH: u16 = MAX_SIZE;
 
 /// What the transmit side works with.
 pub struct Transmitter<'a> {
@@ -16,17 +21,20 @@ pub struct Transmitter<'a> {
     spans: Vec<Span>,
     /// Frames that were sent.
     pub sent: u64,
+    /// The pair whose turn is next.
+    next: u16,
     /// Frames that made no sense.
     pub dropped: u64,
 }
 
-/// How a round ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Round {
-    /// The switch is to be signalled.
-    pub switch: bool,
-    /// The guest is to be interrupted.
-    pub guest: bool,
+/// How a queue's turn ended.
+enum End {
+    /// Nothing is left in it: there will be a notification.
+    Empty,
+    /// There is more.
+    More,
+    /// The lane is full: the switch will signal.
+    Full,
 }
 
 impl<'a> Transmitter<'a> {
@@ -40,35 +48,84 @@ impl<'a> Transmitter<'a> {
             to,
             spans,
             sent: 0,
+            next: 0,
             dropped: 0,
         }
     }
 
-    /// Sends what there is, and asks to be told of more: of frames, or of room in the lane.
-    pub fn serve(&mut self, queue: &mut Queue<'_>, features: u64) -> Result<Round, Error> {
-        let mut round = Round::default();
+    /// Sends what there is in these pairs' queues, in turns, and asks to be told of more: of frames, or of room in the lane. If several are
+    /// in use it is noted by which a flow goes.
+    pub fn serve(
+        &mut self,
+        device: &mut Device<'_>,
+        pairs: u16,
+        flows: Option<&mut Flows>,
+    ) -> Result<(), Error> {
+        let mut flows = flows;
         loop {
-            let full = loop {
-                // What is taken from the queue is sent.
-                let full = self.to.room() < MAX_PACKET && self.to.prepare_sleep(MAX_PACKET);
-                if full {
-                    break true;
+            let mut more = false;
+            for _ in 0..pairs {
+                let pair = self.next;
+                match self.turn(device, pair, flows.as_deref_mut())? {
+                    End::Empty => {}
+                    End::More => more = true,
+                    // It goes on here.
+                    End::Full => return Ok(()),
                 }
-                let Some(mut chain) = queue.pop()? else {
-                    break false;
-                };
-                round.switch |= self.send(&mut chain, features)?;
-                queue.complete(chain.token(), 0)?;
-            };
-            round.guest |= queue.publish()?;
-            if full || !queue.arm()? {
-                return Ok(round);
+                self.next = if pair + 1 < pairs { pair + 1 } else { 0 };
+            }
+            if !more {
+                return Ok(());
             }
         }
     }
 
+    /// A queue's turn.
+    fn turn(
+        &mut self,
+        device: &mut Device<'_>,
+        pair: u16,
+        mut flows: Option<&mut Flows>,
+    ) -> Result<End, Error> {
+        let (features, number) = (device.features(), transmit(pair));
+        let Some(queue) = device.queue(number) else {
+            return Ok(End::Empty);
+        };
+        let (mut signal, mut count) = (false, 0);
+        let mut end = loop {
+            // What is taken from the queue is sent.
+            if self.to.room() < MAX_PACKET && self.to.prepare_sleep(MAX_PACKET) {
+                break End::Full;
+            }
+            if count == BATCH {
+                break End::More;
+            }
+            let Some(mut chain) = queue.pop()? else {
+                break End::Empty;
+            };
+            let flows = flows.as_deref_mut().map(|flows| (flows, pair));
+            signal |= self.send(&mut chain, features, flows)?;
+            queue.complete(chain.token(), 0)?;
+            count += 1;
+        };
+        let interrupt = queue.publish()?;
+        if matches!(end, End::Empty) && queue.arm()? {
+            end = End::More;
+        }
+        device.signal_peer(signal);
+        if interrupt {
+            device.interrupt(number);
+        }
+        Ok(end)
+    }
+
     /// Sends one frame; true if the switch is to be signalled.
-    fn send(&mut self, chain: &mut Chain<'_>, features: u64) -> Result<bool, Error> {
+    fn send(
+        &mut self,
+        chain: &mut Chain<'_>,
+        features: u64,
+        flows: Option<(&mut Flows, u16)>,
+    ) -> Result<bool, Error> {
         self.spans.clear();
         let mut total = 0u32;
         for part in chain {
@@ -85,7 +142,14 @@ impl<'a> Transmitter<'a> {
             return Ok(false);
         }
         let mut net = [0; NET_HEADER as usize];
-        self.gather(&mut net)?;
+        self.gather(0, &mut net)?;
+        if let Some((flows, pair)) = flows {
+            let mut begin = [0; LOOK];
+            let begin = begin.get_mut(..LOOK.min(frame as usize));
+            let begin = begin.unwrap_or_default();
+            self.gather(NET_HEADER, begin)?;
+            flows.sent(begin, pair);
+        }
         let (words, _) = net.split_first_chunk::<10>().unwrap_or((&[0; 10], &[]));
         let Some(offload) = offload::sent(Offload::from_bytes(*words), frame, features) else {
             self.dropped += 1;
@@ -103,13 +167,15 @@ impl<'a> Transmitter<'a> {
         Ok(self.to.send(frame))
     }
 
-    /// The network header, which may lie in several parts.
-    fn gather(&self, to: &mut [u8]) -> Result<(), Error> {
-        let mut rest = to;
+    /// Bytes at an offset, which may lie in several parts.
+    fn gather(&self, offset: u32, to: &mut [u8]) -> Result<(), Error> {
+        let (mut skip, mut rest) = (offset, to);
         for span in &self.spans {
-            let len = rest.len().min(span.len as usize);
+            let at = skip.min(span.len);
+            skip -= at;
+            let len = rest.len().min((span.len - at) as usize);
             let (now, after) = rest.split_at_mut(len);
-            self.memory.read(span.gpa, now)?;
+            self.memory.read(span.gpa + u64::from(at), now)?;
             rest = after;
         }
         Ok(())

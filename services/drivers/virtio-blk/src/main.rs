@@ -22,8 +22,9 @@ mod bare {
     use driver_virtio_blk::server::{Device, Job, Region, Server, Ticket, Work};
     use ipc_schema::disk::DriverConfig;
     use runtime::abi::{NEVER, layout::slot};
+    use runtime::heart::reply_recv;
     use runtime::start::StartError;
-    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, reply_recv, rpc, time};
+    use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc, time};
 
     use crate::disk::Disk;
 

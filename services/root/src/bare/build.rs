@@ -34,6 +34,8 @@ pub struct Built {
     pub thread: Option<Thread>,
     /// Its Budget.
     pub budget: Option<Budget>,
+    /// Where its image begins to run.
+    pub entry: u64,
     /// When its thread was started: TSC.
     pub started: u64,
     /// The scheduler's number for it.
@@ -189,7 +191,7 @@ pub fn build(
     thread
         .configure(Some(budget), Some(shared.own), u64::from(id), bound)
         .map_err(at("configure the thread"))?;
-    built.started = now();
+    (built.started, built.entry) = (now(), image.entry);
     // SAFETY: it is not a thread of root's own Space.
     unsafe { thread.start(image.entry, layout::STACK_TOP, layout::START_INFO) }
         .map_err(at("start the thread"))

@@ -2,6 +2,7 @@
 
 mod build;
 mod function;
+mod hearts;
 mod machine;
 mod processors;
 mod requests;
@@ -18,6 +19,7 @@ use root::registry::Registry;
 use runtime::object::{Log, Space};
 
 use build::Built;
+use hearts::Pulse;
 use machine::{Error, Machine};
 use shared::Shared;
 
@@ -42,6 +44,8 @@ struct Root {
     system: System,
     /// What has been built of each server; as `registry.servers`.
     built: Vec<Option<Built>>,
+    /// What it takes to ask each server whether it is alive; as `registry.servers`.
+    pulses: Vec<Option<Pulse>>,
     /// `store`, when a client had no answer from it last: when that was, what it had used, when it was started.
     suspect: Option<(u64, u64, u64)>,
     /// When to switch the machine off, and with which code.
@@ -86,12 +90,14 @@ impl Root {
         .map_err(|e| Error::Manifest(e.to_string()))?;
         let registry = Registry::new(&system, plans, boot.tsc_hz);
         let mut shared = Shared::new(&mut machine)?;
-        for server in &registry.servers {
+        let mut pulses = Vec::new();
+        for (number, server) in registry.servers.iter().enumerate() {
             machine.announce(
                 server.id,
                 &format!("{}@{}", server.plan.package, server.plan.instance),
             );
             shared.prepare(&mut machine, &server.plan)?;
+            pulses.push(Pulse::new(&mut machine, &shared, &server.plan, number)?);
         }
         let built = registry.servers.iter().map(|_| None).collect();
         Ok(Self {
@@ -100,6 +106,7 @@ impl Root {
             registry,
             system,
             built,
+            pulses,
             suspect: None,
             power_off: None,
         })

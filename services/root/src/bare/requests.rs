@@ -3,8 +3,8 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use ipc_schema::abi::layout::slot;
-use ipc_schema::abi::{NEVER, Tag, thread_state};
+use ipc_schema::abi::layout::{self, slot};
+use ipc_schema::abi::{NEVER, Tag, ThreadRegs, thread_state};
 use ipc_schema::proto::{
     Account, Cause, LogRecord, MAX_LOG_BYTES, Refusal, RootRequest, RootResponse, ServerInfo,
     ServerState, VmEnd, VmInfo,
@@ -197,6 +197,27 @@ impl Root {
         Ok(RootResponse::Done)
     }
 
+    /// Has a server's thread run in a circle: the first instruction of its image, which it has behind it, becomes a jump to itself.
+    fn spin(&mut self, name: &str) -> Result<RootResponse, Refusal> {
+        const CIRCLE: [u8; 2] = [0xeb, 0xfe];
+        self.hang(name)?;
+        let index = self.server(name)?;
+        let built = self.built.get(index).and_then(Option::as_ref);
+        let found = built.and_then(|b| Some((b.thread?, b.pages?, b.entry)));
+        let (thread, pages, entry) = found.ok_or(Refusal::NotRunning)?;
+        let offset = entry.wrapping_sub(layout::IMAGE);
+        let written = self.machine.window(pages, |mut w| w.write(offset, &CIRCLE));
+        written.ok().flatten().ok_or(Refusal::Failed)?;
+        let regs = ThreadRegs {
+            rip: entry,
+            ..ThreadRegs::default()
+        };
+        // SAFETY: it is not a thread of root's own Space.
+        let turned = unsafe { thread.write_regs(&regs) }.and_then(|()| thread.resume());
+        turned.map_err(|_| Refusal::Failed)?;
+        Ok(RootResponse::Done)
+    }
+
     fn answer(&mut self, request: RootRequest) -> Result<RootResponse, Refusal> {
         Ok(match request {
             RootRequest::Vms { first } => RootResponse::vms(&self.vms(), first),
@@ -270,6 +291,7 @@ impl Root {
             }
             RootRequest::Hung { .. } | RootRequest::Unanswered => return Err(Refusal::Forbidden),
             RootRequest::Hang { server } => self.hang(&server)?,
+            RootRequest::Spin { server } => self.spin(&server)?,
             RootRequest::Cpus => RootResponse::Cpus(self.shared.processors.figures()),
             RootRequest::Accounts => RootResponse::Accounts(self.accounts()),
         })

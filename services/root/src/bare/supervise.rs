@@ -136,6 +136,9 @@ impl Root {
             *place = Some(built);
         }
         self.registry.started(index);
+        if let Some(Some(pulse)) = self.pulses.get_mut(index) {
+            pulse.begin();
+        }
         match role {
             Role::Scheduler => self.admit_all(),
             Role::Platform => {
@@ -382,6 +385,7 @@ impl Root {
             self.start(index);
             self.ring_manager();
         }
+        self.beat();
         if let Some((_, code)) = self.power_off.take_if(|(at, _)| *at <= now()) {
             self.switch_off(code);
         }
@@ -399,7 +403,8 @@ impl Root {
     /// When [`Root::housekeeping`] has something to do next.
     pub fn next_deadline(&self) -> u64 {
         let power_off = self.power_off.map(|(at, _)| at);
-        let next = self.registry.next_due().into_iter().chain(power_off).min();
+        let next = [self.registry.next_due(), power_off, self.next_beat()];
+        let next = next.into_iter().flatten().min();
         next.unwrap_or(ipc_schema::abi::NEVER)
     }
 }

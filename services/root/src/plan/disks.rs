@@ -116,6 +116,7 @@ pub fn store(system: &System, disks: &[Geometry]) -> Result<Option<Plan>, PlanEr
         clients.push(disk as u32);
     }
     let disks = mine.into_iter().map(|(_, disk)| disk.clone()).collect();
+    plan.shares("state", page(STORE, "state"), READ | WRITE);
     plan.configured(&StoreConfig { disks, clients }).map(Some)
 }
 
@@ -143,6 +144,7 @@ pub fn driver(system: &System, disks: &[Geometry]) -> Result<Option<Plan>, PlanE
             read_only,
         });
     }
+    plan.shares("state", page(SECOND, "state"), READ | WRITE);
     let used = system.disks.iter().any(Disk::on_second_disk);
     used.then(|| plan.configured(&config)).transpose()
 }

@@ -48,7 +48,7 @@ fn what_disks_take() {
         names(store),
         ["map:0", "map:1", "channel:0", "channel:1", "channel:2"]
     );
-    assert_eq!(store.mapped.len(), 5, "no contents, no guest");
+    assert_eq!(store.mapped.len(), 6, "no contents, no guest");
     let config: StoreConfig = postcard::from_bytes(&store.config).unwrap();
     assert_eq!(config.clients, [0, 1, 1]);
     assert_eq!(

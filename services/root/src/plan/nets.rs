@@ -38,6 +38,7 @@ pub fn switch(system: &System) -> Result<Option<Plan>, PlanError> {
     if config.ports.is_empty() {
         return Ok(None);
     }
+    plan.shares("state", page(SWITCH, "state"), READ | WRITE);
     plan.configured(&config).map(Some)
 }
 

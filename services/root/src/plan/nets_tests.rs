@@ -14,6 +14,7 @@ fn what_networks_take() {
             mac: [2, 0, 0, 0, v as u8, network as u8],
             rate: 7,
             packed: v == 0,
+            pairs: v as u16 + 1,
         };
         vm.devices.push(Device {
             name: format!("{}.net{network}", vm.name),
@@ -38,12 +39,15 @@ fn what_networks_take() {
     );
     let keys: Vec<_> = switch.runs().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["one.net0/link", "two.net0/link", "two.net1/link"]);
-    assert_eq!(switch.mapped.len(), 3, "no guest");
+    assert_eq!(switch.mapped.len(), 4, "no guest");
     let card = find(&plans, "two.net1");
     let keys: Vec<_> = card.runs().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["two.net1/link"]);
     let net: NetConfig = postcard::from_bytes(&card.config).unwrap();
-    assert_eq!((net.mac, net.packed), ([2, 0, 0, 0, 1, 1], false));
+    assert_eq!(
+        (net.mac, net.packed, net.pairs),
+        ([2, 0, 0, 0, 1, 1], false, 2)
+    );
     assert_eq!(
         grant(card, "switch").object,
         Object::Notification("switch".into())

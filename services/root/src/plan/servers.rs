@@ -311,8 +311,11 @@ fn device(
     if let Some(disk) = device.kind.disk() {
         return disks::uses(plan, (machine, disks), device, disk).map(Some);
     }
-    if let DeviceKind::VirtioNet { mac, packed, .. } = device.kind {
-        return nets::uses(plan, device, NetConfig { mac, packed }).map(Some);
+    if let DeviceKind::VirtioNet {
+        mac, packed, pairs, ..
+    } = device.kind
+    {
+        return nets::uses(plan, device, NetConfig { mac, packed, pairs }).map(Some);
     }
     plan.configured(device).map(Some)
 }

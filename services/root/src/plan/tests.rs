@@ -31,6 +31,7 @@ fn vm(name: &str, memory: u64) -> Vm {
             cpu: None,
         },
         debug_exit: false,
+        tsc_mhz: 0,
         devices: vec![
             device("uart0", DeviceKind::Uart, 0x3f8, 4),
             device("uart1", DeviceKind::Uart, 0x2f8, 3),

@@ -2,7 +2,7 @@
 
 use super::Result;
 use crate::abi::op::vcpu;
-use crate::abi::vm::{Event, Exit, ExitWord, Post};
+use crate::abi::vm::{Event, Exit, ExitWord, POST, Post};
 use crate::abi::{Status, Syscall};
 use crate::shared::VcpuPage;
 use crate::slots::Slot;
@@ -31,6 +31,12 @@ impl Vcpu {
         let exit = exit.map_or(u64::MAX, |e| e as u64);
         // SAFETY: it changes no mapping.
         unsafe { invoke(self.0, vcpu::ON_EXIT, [exit, groups, 0, 0]) }.map(|_| ())
+    }
+
+    /// Posts a vector to the guest ([`POST`]). Right SEND.
+    pub fn post(self, vector: u8) -> Result<()> {
+        // SAFETY: it changes no mapping.
+        unsafe { invoke(self.0, POST, [vector.into(), 0, 0, 0]) }.map(|_| ())
     }
 
     /// Runs the guest until an exit that is the VMM's, or the deadline (absolute TSC). `dirty` groups are first taken

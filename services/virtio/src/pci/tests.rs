@@ -64,6 +64,7 @@ fn a_driver_finds_its_way() {
     assert_eq!(t.write(0x14, 1, 0), Effect::Reset);
     let mut new = Transport::new(feature::EVENT_IDX, 2, 64);
     new.generation = 1;
+    assert!(t.take_changed());
     assert_eq!(t, new, "but for the generation, which only goes on");
 }
 
@@ -127,7 +128,7 @@ fn one_queue_is_reset_where_that_is_agreed() {
 }
 
 proptest! {
-    /// Any accesses: they end, a width is a width, and a successor is the same device.
+    /// Any accesses and interrupts: they end, a width is a width, what changes says so, and a successor is the same device.
     #[test]
     fn any_accesses(
         queues in 0u16..40, size: u16,
@@ -137,6 +138,13 @@ proptest! {
         let mut t = Transport::new(features, queues, size);
         for (input, offset, width, value, small) in steps {
             let width = 1u8 << width;
+            let before = t.save();
+            match value % 16 {
+                0 => drop(t.interrupt((value >> 8) as u16 % 4)),
+                1 => drop(t.config_changed()),
+                2 => drop(t.needs_reset()),
+                _ => {}
+            }
             // Small numbers are likelier to mean something.
             let value = if small > 0 { value % 16 } else { value };
             if input {
@@ -145,6 +153,7 @@ proptest! {
             } else if let Effect::Notify(q) | Effect::QueueEnabled(q) | Effect::QueueReset(q) = t.write(offset, width, value) {
                 prop_assert!(q < queues.min(32));
             }
+            prop_assert!(t.take_changed() || t.save() == before);
             prop_assert!(!t.running() || t.features() & feature::VERSION_1 != 0);
             let mut new = Transport::new(features, queues, size);
             prop_assert!(new.restore(&t.save()));

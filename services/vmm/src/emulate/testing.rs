@@ -52,6 +52,7 @@ pub(crate) fn state() -> Box<VcpuState> {
         apic_level: [0; 4],
         fetched: [0; 2],
         apic_requests: Requests::default(),
+        apic_posted: Requests::default(),
     })
 }
 

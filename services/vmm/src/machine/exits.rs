@@ -7,7 +7,7 @@ use crate::cpu::{Dynamic, xcr};
 use crate::emulate::{EmulateError, Exception, Expected, RF, Retired, Why, mmio, retire};
 use crate::memory::GuestMemory;
 use ipc_schema::abi::Status;
-use ipc_schema::abi::vm::{Event, Exit, Groups, VcpuState, gpr};
+use ipc_schema::abi::vm::{Event, Exit, Groups, POSTED, VcpuState, gpr};
 
 /// RFLAGS.IF.
 const IF: u64 = 1 << 9;
@@ -219,7 +219,14 @@ impl<K: Kernel> Machine<'_, K> {
             }
             self.ring_held();
             match self.kernel.wait(self.chipset.next_deadline()) {
-                Ok(bits) => self.also_signalled(bits)?,
+                Ok(bits) => {
+                    self.also_signalled(bits)?;
+                    if bits & POSTED != 0 {
+                        // It is requested at the entry, where the vectors are; the guest may find that it has to wait for it still.
+                        self.stale = true;
+                        return Ok(());
+                    }
+                }
                 Err(status) => return self.fatal(Fatal::Kernel(status)),
             }
             self.tick()?;

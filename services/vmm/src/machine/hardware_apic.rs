@@ -16,6 +16,9 @@ pub(super) struct Hardware {
     on: bool,
     /// But for the moment they are in the model.
     here: bool,
+    /// Who has them is to be decided before the next entry: they are here for the moment, or a write that [`looks_at_vectors`] has moved
+    /// what [`fits_hardware`](crate::chipset::lapic::Lapic::fits_hardware) depends on.
+    due: bool,
 }
 
 impl Hardware {
@@ -51,6 +54,7 @@ impl<K: Kernel> Machine<'_, K> {
     /// After an exit that has brought group APIC: the chipset sees all vectors.
     #[inline]
     pub(super) fn fetch_vectors(&mut self) {
+        self.hardware.due = true;
         if self.hardware.on && !self.hardware.here {
             self.hardware.here = true;
             self.stale = true;
@@ -65,14 +69,15 @@ impl<K: Kernel> Machine<'_, K> {
     /// Before an entry: the processor gets what it is to have.
     #[inline(always)]
     pub(super) fn hand_over(&mut self) {
-        let new = self.chipset.lapic(CPU).is_some_and(|lapic| lapic.moved());
-        if new || self.hardware.here {
+        let given = self.hardware.on;
+        if self.hardware.due || given && self.chipset.lapic(CPU).is_some_and(|l| l.moved()) {
             self.hand_over_what_is_new();
         }
     }
 
     #[inline(never)]
     fn hand_over_what_is_new(&mut self) {
+        self.hardware.due = false;
         let Some(lapic) = self.chipset.lapic(CPU) else {
             return;
         };

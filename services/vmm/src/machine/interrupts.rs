@@ -80,10 +80,10 @@ impl<K: Kernel> Machine<'_, K> {
 
     /// An event was not delivered: it is delivered again, unless executing the same instruction again makes it anew.
     #[cold]
-    pub(super) fn undelivered(&mut self, exit: Exit, event: Event) {
+    pub(super) fn undelivered(&mut self, word: ExitWord, event: Event) {
         let vector = event.0 as u8;
         let kind = event.0 >> 8 & 7;
-        let exception = exit == Exit::Exception;
+        let exception = word.exit() == Exit::Exception;
         match kind {
             // The exception that cut the delivery short comes first; the interrupt then waits as a posted one.
             event_type::INTERRUPT if exception => {

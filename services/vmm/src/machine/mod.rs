@@ -20,6 +20,7 @@ mod interrupts;
 mod kernel;
 mod msrs;
 mod ports;
+mod rate;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use core::convert::Infallible;
 use hardware_apic::Hardware;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post};
 use ipc_schema::proto::VmEnd;
+use rate::Rate;
 
 /// The only vCPU.
 const CPU: u32 = 0;
@@ -124,6 +126,10 @@ pub struct Machine<'a, K: Kernel> {
     nmi: bool,
     /// Whether the processor has the APIC's vectors.
     hardware: Hardware,
+    /// Of its TSC.
+    rate: Rate,
+    /// TSC_DEADLINE as the guest has written it; 0 counts wherever the timer is not armed.
+    tsc_deadline: u64,
     /// CR8 as the processor has it.
     cr8: u8,
     /// Where its exits were made last.
@@ -141,6 +147,19 @@ pub struct Machine<'a, K: Kernel> {
     /// Cycles that a device has for an answer.
     limit: u64,
     notes: u32,
+}
+
+/// The numbers of the frequent exits.
+mod number {
+    use super::Exit;
+    pub const CPUID: u64 = Exit::Cpuid as u64;
+    pub const NESTED_FAULT: u64 = Exit::NestedFault as u64;
+    pub const PORT: u64 = Exit::Port as u64;
+    pub const SIGNAL: u64 = Exit::Signal as u64;
+    pub const TIMEOUT: u64 = Exit::Timeout as u64;
+    pub const HLT: u64 = Exit::Hlt as u64;
+    pub const RDMSR: u64 = Exit::Rdmsr as u64;
+    pub const WRMSR: u64 = Exit::Wrmsr as u64;
 }
 
 impl<K: Kernel> Machine<'_, K> {
@@ -176,29 +195,29 @@ impl<K: Kernel> Machine<'_, K> {
             if (ran.word.0 ^ self.expected) & WORD_MASK != 0 {
                 self.interrupts_moved(ran.word);
             }
-            let exit = ran.word.exit();
             if ran.undelivered.0 != 0 {
-                self.undelivered(exit, ran.undelivered);
+                self.undelivered(ran.word, ran.undelivered);
             }
             let [a, b, c] = ran.info;
-            match exit {
-                Exit::Cpuid => self.cpuid(ran.length)?,
-                Exit::NestedFault => self.nested_fault(a, b, ran.undelivered)?,
-                Exit::Port => self.port(a, b)?,
-                Exit::Signal => self.signalled(a)?,
-                Exit::Timeout => self.tick()?,
-                Exit::Hlt => self.hlt(ran.length)?,
-                Exit::Rdmsr => self.rdmsr(ran.length)?,
-                Exit::Wrmsr => self.wrmsr(ran.length)?,
-                _ => self.seldom(exit, ran.length, a, b, c)?,
+            // By number: what it would take to make it a known exit is for those below.
+            match ran.word.number() {
+                number::CPUID => self.cpuid(ran.length)?,
+                number::NESTED_FAULT => self.nested_fault(a, b, ran.undelivered)?,
+                number::PORT => self.port(a, b)?,
+                number::SIGNAL => self.signalled(a)?,
+                number::TIMEOUT => self.tick()?,
+                number::HLT => self.hlt(ran.length)?,
+                number::RDMSR => self.rdmsr(ran.length)?,
+                number::WRMSR => self.wrmsr(ran.length)?,
+                _ => self.seldom(ran.word, ran.length, a, b, c)?,
             }
         }
     }
 
     /// The exits that are not frequent.
     #[inline(never)]
-    fn seldom(&mut self, exit: Exit, length: u64, a: u64, b: u64, c: u64) -> Step {
-        let info = [a, b, c];
+    fn seldom(&mut self, word: ExitWord, length: u64, a: u64, b: u64, c: u64) -> Step {
+        let (exit, info) = (word.exit(), [a, b, c]);
         match exit {
             Exit::RouteLost => self.route_lost(info),
             Exit::Exception => self.exception(info),

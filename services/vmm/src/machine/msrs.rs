@@ -27,11 +27,14 @@ impl<K: Kernel> Machine<'_, K> {
             self.stale = true;
             let value = self.chipset.rdmsr(CPU, index, now).ok();
             match (index, value) {
-                (map::MSR_TSC_DEADLINE, Some(deadline)) => Some(self.guest_deadline(deadline)),
+                // As it was written: the way back from the machine's time would be rounded.
+                (map::MSR_TSC_DEADLINE, Some(1..)) => Some(self.tsc_deadline),
                 (_, value) => value,
             }
         } else {
-            self.msrs.read(index, self.kernel.state(), now, 0).ok()
+            self.msrs
+                .read(index, self.kernel.state(), self.rate.guest(now), 0)
+                .ok()
         };
         let Some(value) = value else {
             self.bounded_note(&Note::RefusedMsr { index, value: None });
@@ -63,6 +66,7 @@ impl<K: Kernel> Machine<'_, K> {
         }
         // Once or twice for every tick of a guest's clock.
         let deadline = self.host_deadline(value, now);
+        self.tsc_deadline = value;
         if self.chipset.set_tsc_deadline(CPU, deadline, now) {
             self.stale = true;
         } else {
@@ -85,7 +89,7 @@ impl<K: Kernel> Machine<'_, K> {
         } else {
             let state = self.kernel.state_mut();
             let offset = state.tsc_offset;
-            match self.msrs.write(index, value, state, now) {
+            match self.msrs.write(index, value, state, self.rate.guest(now)) {
                 Ok(WriteEffect::Groups(groups)) => {
                     self.dirty |= groups;
                     let moved = state.tsc_offset.wrapping_sub(offset);
@@ -131,18 +135,10 @@ impl<K: Kernel> Machine<'_, K> {
         if deadline == 0 {
             return 0;
         }
-        let guest_now = now.wrapping_add(self.kernel.state().tsc_offset);
-        now.saturating_add(deadline.saturating_sub(guest_now))
+        let offset = self.kernel.state().tsc_offset;
+        let guest_now = self.rate.guest(now).wrapping_add(offset);
+        now.saturating_add(self.rate.host(deadline.saturating_sub(guest_now)))
             .max(1)
-    }
-
-    /// The way back, for RDMSR.
-    fn guest_deadline(&self, deadline: u64) -> u64 {
-        if deadline == 0 {
-            0
-        } else {
-            deadline.wrapping_add(self.kernel.state().tsc_offset)
-        }
     }
 
     /// The guest's TSC has jumped by `moved`: an armed TSC deadline comes so much earlier (or later).
@@ -151,8 +147,8 @@ impl<K: Kernel> Machine<'_, K> {
             return;
         };
         let moved = moved as i64;
-        let earlier = armed.saturating_sub(moved.unsigned_abs());
-        let later = armed.saturating_add(moved.unsigned_abs());
+        let by = self.rate.host(moved.unsigned_abs());
+        let (earlier, later) = (armed.saturating_sub(by), armed.saturating_add(by));
         let new = if moved > 0 { earlier } else { later }.max(1);
         // It was accepted when it was armed; a refusal leaves it as it is.
         let _ = self.chipset.wrmsr(CPU, map::MSR_TSC_DEADLINE, new, now);

@@ -2,6 +2,7 @@
 
 use super::hardware_apic::Hardware;
 use super::ports::Losses;
+use super::rate::Rate;
 use super::{CPU, Device, Kernel, Machine, Note};
 use crate::acpi;
 use crate::chipset::pci::virtio;
@@ -14,7 +15,7 @@ use alloc::vec::Vec;
 use core::arch::x86_64::CpuidResult;
 use core::fmt;
 use ipc_schema::abi::Status;
-use ipc_schema::abi::vm::{Event, Exit, Groups, Post};
+use ipc_schema::abi::vm::{Event, Exit, Groups, Post, offers};
 use ipc_schema::manifest::{DeviceKind, PortRange, Vm};
 use ipc_schema::virtio::{BAR_SIZE, BLOCK, CONSOLE, ENTROPY, NET};
 
@@ -50,6 +51,15 @@ pub enum SetupError {
     Load(LoadError),
     /// The guest's memory is too small for the tables.
     Memory(OutOfRange),
+    /// The guest's TSC cannot have the rate that it is to have.
+    Rate {
+        /// That, in MHz.
+        mhz: u32,
+        /// The machine's.
+        tsc_hz: u64,
+        /// Whether the processor scales at all.
+        scales: bool,
+    },
     /// The kernel refused this.
     Kernel(&'static str, Status),
 }
@@ -59,6 +69,20 @@ impl fmt::Display for SetupError {
         match self {
             Self::Load(error) => write!(f, "the guest's kernel: {error}"),
             Self::Memory(error) => write!(f, "the guest's ACPI tables: {error}"),
+            Self::Rate {
+                mhz,
+                tsc_hz,
+                scales,
+            } => write!(
+                f,
+                "tsc_mhz = {mhz}: {}, and its TSC counts at {} MHz: leave tsc_mhz out for that, or start the VM elsewhere",
+                if *scales {
+                    "that is too far from what this processor has"
+                } else {
+                    "this processor cannot scale a guest's TSC"
+                },
+                tsc_hz / 1_000_000,
+            ),
             Self::Kernel(what, status) => write!(f, "{what}: {status:?}"),
         }
     }
@@ -91,8 +115,9 @@ impl<'a, K: Kernel> Machine<'a, K> {
             rsdp,
         };
         let entry = loader::load(&memory, &request).map_err(SetupError::Load)?;
-        // The APIC timers run at the TSC's rate: then their clock needs no division.
-        let policy = Policy::new(parts.cpuid, 1, tsc_hz, tsc_hz);
+        let rate = rate(&kernel, vm.tsc_mhz, tsc_hz)?;
+        // The APIC timers run at the rate of the machine's TSC: then their clock needs no division.
+        let policy = Policy::new(parts.cpuid, 1, rate.guest(tsc_hz), tsc_hz);
         let mut chipset = Chipset::new(&chipset::Config {
             vcpus: 1,
             tsc_hz,
@@ -101,7 +126,7 @@ impl<'a, K: Kernel> Machine<'a, K> {
         });
         plug(&mut chipset, vm, irq, &mut devices);
         let limit = tsc_hz / ANSWERS_A_SECOND;
-        start_state(&mut kernel, &entry, vm.debug_exit);
+        start_state(&mut kernel, &entry, vm.debug_exit, rate);
         let hardware = Hardware::of(kernel.state());
         ask(&mut kernel, hardware)?;
         routes(&mut kernel, &devices, limit)?;
@@ -124,6 +149,8 @@ impl<'a, K: Kernel> Machine<'a, K> {
             held: None,
             nmi: false,
             hardware,
+            rate,
+            tsc_deadline: 0,
             cr8,
             lengths: Lengths::default(),
             accesses: mmio::Sites::default(),
@@ -261,8 +288,8 @@ fn describe(vm: &Vm, pci_irq: Option<u8>) -> acpi::Config {
 
 /// The first processor state. The guest's TSC begins at 0; that of a guest under test is the host's, so that it can be compared
 /// with what servers read.
-fn start_state<K: Kernel>(kernel: &mut K, entry: &EntryState, under_test: bool) {
-    let now = kernel.now();
+fn start_state<K: Kernel>(kernel: &mut K, entry: &EntryState, under_test: bool, rate: Rate) {
+    let now = rate.guest(kernel.now());
     let state = kernel.state_mut();
     entry.apply(state);
     state.tsc_offset = if under_test {
@@ -270,7 +297,26 @@ fn start_state<K: Kernel>(kernel: &mut K, entry: &EntryState, under_test: bool) 
     } else {
         0u64.wrapping_sub(now)
     };
+    state.tsc_ratio = rate.ratio();
     state.tsc_aux = 0;
+}
+
+/// The rate of the guest's TSC, of `mhz` MHz if that is not 0.
+fn rate<K: Kernel>(kernel: &K, mhz: u32, tsc_hz: u64) -> Result<Rate, SetupError> {
+    let wanted = match mhz {
+        0 => tsc_hz,
+        // The machine's rate is measured, and never of so many MHz to the cycle.
+        _ if u64::from(mhz) == tsc_hz.saturating_add(500_000) / 1_000_000 => tsc_hz,
+        _ => u64::from(mhz) * 1_000_000,
+    };
+    let scales = kernel.state().offers & offers::TSC_RATIO != 0;
+    Rate::new(wanted, tsc_hz)
+        .filter(|rate| scales || *rate == Rate::default())
+        .ok_or(SetupError::Rate {
+            mhz,
+            tsc_hz,
+            scales,
+        })
 }
 
 /// Which state groups come with which exit.

@@ -6,3 +6,4 @@ mod functions;
 mod hardware_apic;
 mod interrupts;
 mod ports;
+mod rate;

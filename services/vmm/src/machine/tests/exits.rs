@@ -11,9 +11,10 @@ const TF: u64 = 1 << 8;
 const GP: Event = Event::exception(13, Some(0));
 
 /// As [`description`], but its TSC is its own.
-fn not_under_test() -> ipc_schema::manifest::Vm {
+pub fn not_under_test() -> ipc_schema::manifest::Vm {
     ipc_schema::manifest::Vm {
         debug_exit: false,
+        tsc_mhz: 0,
         ..description()
     }
 }

@@ -282,6 +282,7 @@ pub fn description() -> Vm {
             cpu: None,
         },
         debug_exit: true,
+        tsc_mhz: 0,
         devices: alloc::vec![
             device(DeviceKind::Uart, 0x3F8, 4, None),
             device(DeviceKind::Rtc, 0x70, 8, None),
@@ -311,6 +312,18 @@ pub fn machine_of<'a>(vm: &Vm, pages: &'a Pages) -> Machine<'a, Fake> {
 
 /// On a processor that offers this.
 pub fn machine_on<'a>(vm: &Vm, pages: &'a Pages, offers: u64) -> Machine<'a, Fake> {
+    match try_machine_on(vm, pages, offers) {
+        Ok(machine) => machine,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The same, if it can be.
+pub fn try_machine_on<'a>(
+    vm: &Vm,
+    pages: &'a Pages,
+    offers: u64,
+) -> Result<Machine<'a, Fake>, SetupError> {
     let devices = vm
         .devices
         .iter()
@@ -352,10 +365,7 @@ pub fn machine_on<'a>(vm: &Vm, pages: &'a Pages, offers: u64) -> Machine<'a, Fak
         tsc_hz: TSC_HZ,
         cpuid: &cpuid,
     };
-    match Machine::new(fake, parts) {
-        Ok(machine) => machine,
-        Err(error) => panic!("{error}"),
-    }
+    Machine::new(fake, parts)
 }
 
 pub fn machine(pages: &Pages) -> Machine<'_, Fake> {

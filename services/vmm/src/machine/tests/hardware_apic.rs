@@ -2,7 +2,7 @@
 
 use super::fake::{Cpu, ENTRY, Fake, Pages, description, machine_on};
 use crate::machine::{End, Exit, Machine, signal};
-use ipc_schema::abi::vm::{Groups, Post, gpr, offers};
+use ipc_schema::abi::vm::{Groups, POSTED, Post, gpr, offers};
 use ipc_schema::interrupt_page::InterruptWriter;
 
 const IF: u64 = 1 << 9;
@@ -173,6 +173,27 @@ fn what_is_in_service_holds_a_halted_guest() {
         (Exit::Init, [0; 3])
     });
     assert_eq!(m.run(), End::Killed);
+}
+
+#[test]
+fn a_vector_that_somebody_has_posted_ends_a_halt() {
+    let pages = Pages::default();
+    let mut m = machine_on(&description(), &pages, offers::X2APIC | offers::POSTED);
+    begin(&mut m, 0);
+    m.code(&[0xF4, 0xF4]);
+    m.on(|cpu| {
+        cpu.state.rip = ENTRY;
+        cpu.state.rflags = 2 | IF;
+        (Exit::Hlt, [0; 3])
+    });
+    m.kernel.waits.push_back(std::boxed::Box::new(|_| POSTED));
+    m.on(|cpu| {
+        assert_eq!(cpu.state.rip, ENTRY + 1);
+        assert_eq!(cpu.state.apic_irr, [0; 4], "the kernel has it");
+        (Exit::Init, [0; 3])
+    });
+    assert_eq!(m.run(), End::Killed);
+    assert_eq!(m.kernel.waited.len(), 1);
 }
 
 #[test]
