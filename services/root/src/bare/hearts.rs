@@ -80,9 +80,17 @@ impl Root {
     /// Asks and looks whom it is time to.
     pub fn beat(&mut self) {
         // Each of them becomes due again later than now.
-        while let Some((index, _)) = self.beating().find(|(_, due)| *due <= now()) {
+        while let Some(index) = self.due() {
             self.turn(index);
         }
+    }
+
+    /// Somebody whom it is time to.
+    fn due(&self) -> Option<usize> {
+        let mut beating = self.beating();
+        beating
+            .find(|(_, due)| *due <= now())
+            .map(|(index, _)| index)
     }
 
     fn turn(&mut self, index: usize) {
