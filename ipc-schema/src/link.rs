@@ -125,14 +125,10 @@ impl Offload {
 
 /// A packet's header.
 #[must_use]
-pub fn header(frame: u32, offload: Offload) -> [u8; HEADER as usize] {
-    let mut bytes = [0; HEADER as usize];
-    let (len, rest) = bytes.split_at_mut(4);
-    len.copy_from_slice(&frame.to_le_bytes());
-    for (to, from) in rest.iter_mut().zip(offload.to_bytes()) {
-        *to = from;
-    }
-    bytes
+pub const fn header(frame: u32, offload: Offload) -> [u8; HEADER as usize] {
+    let [p, q, r, s] = frame.to_le_bytes();
+    let [a, b, c, d, e, f, g, h, i, j] = offload.to_bytes();
+    [p, q, r, s, a, b, c, d, e, f, g, h, i, j, 0, 0]
 }
 
 /// Reads a header. `None`: no frame is so long.

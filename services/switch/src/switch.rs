@@ -88,9 +88,15 @@ pub struct Counts {
 pub struct Switch<'a> {
     ports: Vec<Port<'a>>,
     table: Table,
+    /// The last frame, if it was for one port: where it came in, its addresses, and that port. Each other frame takes its place, so that
+    /// nothing has been learnt since.
+    flow: Option<(usize, Addresses, usize)>,
     /// How long a second is.
     second: u64,
 }
+
+/// Whom a frame is for, and who sends it.
+type Addresses = [u8; 12];
 
 impl<'a> Switch<'a> {
     /// Takes the links over from a predecessor, or begins. What was known of addresses is learnt again from the next frames.
@@ -121,6 +127,7 @@ impl<'a> Switch<'a> {
         Self {
             ports: ports.map(port).collect(),
             table: Table::default(),
+            flow: None,
             second,
         }
     }
@@ -199,6 +206,12 @@ impl<'a> Switch<'a> {
             return;
         }
         let network = port.network;
+        if let Some((port, last, one)) = self.flow
+            && port == number
+            && last == addresses
+        {
+            return self.carry(number, one, frame, offload);
+        }
         let (to, from) = addresses.split_at(6);
         let mac = |bytes: &[u8]| Mac::try_from(bytes).unwrap_or_default();
         let (to, from) = (mac(to), mac(from));
@@ -207,9 +220,8 @@ impl<'a> Switch<'a> {
             true => None,
             false => self.table.find(network, to).map(usize::from),
         };
+        self.flow = one.map(|one| (number, addresses, one));
         match one {
-            // Where it came from it need not be sent.
-            Some(one) if one == number => {}
             Some(one) => self.carry(number, one, frame, offload),
             None => {
                 for other in (0..self.ports.len()).filter(|&other| other != number) {
@@ -222,6 +234,7 @@ impl<'a> Switch<'a> {
     }
 
     fn carry(&mut self, from: usize, to: usize, frame: u32, offload: Offload) {
+        // Where it came from it need not be sent.
         let Ok([from, to]) = self.ports.get_disjoint_mut([from, to]) else {
             return;
         };
@@ -268,6 +281,9 @@ impl Port<'_> {
     fn read(&self, offset: u32, to: &mut [u8]) -> Option<()> {
         let mut rest = to;
         for (at, len) in self.from.spans(offset, rest.len() as u32) {
+            if len == 0 {
+                break;
+            }
             let (part, after) = rest.split_at_mut_checked(len as usize)?;
             self.memory.read(at, part).ok()?;
             rest = after;
@@ -278,6 +294,9 @@ impl Port<'_> {
     fn write(&self, offset: u32, from: &[u8]) -> Option<()> {
         let mut rest = from;
         for (at, len) in self.to.spans(offset, rest.len() as u32) {
+            if len == 0 {
+                break;
+            }
             let (part, after) = rest.split_at_checked(len as usize)?;
             self.memory.write(at, part).ok()?;
             rest = after;

@@ -23,7 +23,7 @@ mod bare {
 
     /// Doorbells follow each other closely if they are so many microseconds apart; and so many are they put off at most.
     const CLOSE_MICROS: u64 = 30;
-    const MOST_MICROS: u64 = 200;
+    const MOST_MICROS: u64 = 300;
 
     struct Whole {
         server: Server<'static>,
@@ -50,9 +50,11 @@ mod bare {
         }
 
         fn wake(&mut self, _late: bool) {
+            let before = self.server.model().sent();
             let signals = self.server.wake();
             self.neighbours.signal(signals);
-            self.patience.ends(time::now());
+            let frames = self.server.model().sent().wrapping_sub(before);
+            self.patience.ends(time::now(), frames);
         }
 
         fn deadline(&mut self) -> u64 {

@@ -18,6 +18,9 @@ use crate::{NET_HEADER, Span, feature};
 /// Most segments that are kept for a guest that has no buffers for them.
 const MAX_WAITING: usize = 64;
 
+/// Most lists that are kept, and longest of them.
+const MAX_SPARE: usize = 4;
+
 /// A receive buffer that was taken and not filled.
 struct Buffer {
     token: Token,
@@ -29,6 +32,8 @@ struct Buffer {
 #[derive(Default)]
 struct Buffers {
     all: VecDeque<Buffer>,
+    /// Lists of parts that are no longer needed, kept for the next.
+    spare: Vec<Vec<Span>>,
     /// Bytes that they have room for.
     room: u64,
 }
@@ -40,7 +45,7 @@ impl Buffers {
             let Some(mut chain) = queue.pop()? else {
                 return Ok(false);
             };
-            let (mut spans, mut room) = (Vec::new(), 0);
+            let (mut spans, mut room) = (self.spare.pop().unwrap_or_default(), 0);
             for part in chain.by_ref() {
                 let part = part?;
                 if part.writable {
@@ -67,6 +72,13 @@ impl Buffers {
         let buffer = self.all.pop_front()?;
         self.room -= u64::from(buffer.room);
         Some(buffer)
+    }
+
+    fn keep(&mut self, mut spans: Vec<Span>) {
+        if self.spare.len() < MAX_SPARE && spans.capacity() <= MAX_SPARE {
+            spans.clear();
+            self.spare.push(spans);
+        }
     }
 }
 
@@ -230,6 +242,9 @@ impl<'a> Inlet<'a> {
         let [(at, first), (after, _)] = self.from.spans(offset, to.len() as u32);
         let (one, two) = to.split_at_mut_checked(first as usize)?;
         self.link.read(at, one).ok()?;
+        if two.is_empty() {
+            return Some(());
+        }
         self.link.read(after, two).ok()
     }
 
@@ -278,13 +293,8 @@ impl<'a> Inlet<'a> {
                 break;
             }
         }
-        let mut net = [0; NET_HEADER as usize];
-        for (to, from) in net
-            .iter_mut()
-            .zip(offload.to_bytes().into_iter().chain(count.to_le_bytes()))
-        {
-            *to = from;
-        }
+        let ([a, b, c, d, e, f, g, h, i, j], [k, l]) = (offload.to_bytes(), count.to_le_bytes());
+        let net = [a, b, c, d, e, f, g, h, i, j, k, l];
         let mut done = 0;
         while done < need {
             let buffers = self.buffers.get_mut(usize::from(pair));
@@ -296,6 +306,9 @@ impl<'a> Inlet<'a> {
                 done = end;
             }
             queue.complete(buffer.token, done - begin)?;
+            if let Some(buffers) = self.buffers.get_mut(usize::from(pair)) {
+                buffers.keep(buffer.spans);
+            }
         }
         Ok(true)
     }

@@ -118,6 +118,12 @@ impl Card<'_> {
         &self.settings
     }
 
+    /// Frames that were sent so far.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.transmitter.sent
+    }
+
     /// The device's configuration (5.1.4): address, link up, pairs of queues.
     fn describe(&mut self) {
         let link_up = 1u16.to_le_bytes();

@@ -19,6 +19,8 @@ pub struct Transmitter<'a> {
     to: Sender<'a>,
     /// The parts of a frame, kept for the next one's.
     spans: Vec<Span>,
+    /// Frames that were sent.
+    pub sent: u64,
     /// The pair whose turn is next.
     next: u16,
     /// Frames that made no sense.
@@ -45,6 +47,7 @@ impl<'a> Transmitter<'a> {
             link,
             to,
             spans,
+            sent: 0,
             next: 0,
             dropped: 0,
         }
@@ -156,8 +159,11 @@ impl<'a> Transmitter<'a> {
         let [(at, first), (after, _)] = self.to.spans(0, HEADER);
         let (one, two) = head.split_at(first as usize);
         self.link.write(at, one)?;
-        self.link.write(after, two)?;
+        if !two.is_empty() {
+            self.link.write(after, two)?;
+        }
         self.copy(frame)?;
+        self.sent += 1;
         Ok(self.to.send(frame))
     }
 

@@ -105,6 +105,10 @@ fn run(system: &str, options: &Options, timeout: Duration, ours: &mut Ours) -> R
             lost.1.trim()
         );
     }
+    let measured = |line: &&str| parse(line, &options).is_some();
+    for line in serial.lines().filter(measured) {
+        host::step(line.trim());
+    }
     let rows: Vec<Row> = serial.lines().filter_map(|l| parse(l, &options)).collect();
     for (row, count) in rows.iter().zip(exits) {
         let (name, _) = row.figure();
