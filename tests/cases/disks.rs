@@ -72,33 +72,46 @@ fn contents(s: &mut System) -> Result<()> {
     s.check(&zeroes, "^4096\n0$")
 }
 
-/// A writer that checks each piece that it writes, and at the end all of them again, while the servers die under it.
-fn deaths(s: &mut System) -> Result<()> {
+/// Begins to write, and checks each piece that is written.
+pub fn load(s: &mut System) -> Result<()> {
     // Each piece 16 blocks at one of 40 places, no two of which touch; the sums of all are kept. It is no job of the shell's.
     s.sh(concat!(
         "mkdir /tmp/j; echo 'n=0; until [ -e /tmp/full ]; do n=$((n + 1)); at=$((5000 + n % 40 * 17)); ",
         "head -c 65536 /dev/urandom >/tmp/w; sha256sum </tmp/w >/tmp/j/$at; ",
         "dd if=/tmp/w of=/dev/vda bs=16k seek=$((at * 4096)) oflag=direct,seek_bytes 2>/dev/null || echo write $n >>/tmp/bad; ",
         "dd if=/dev/vda bs=4k skip=$at count=16 iflag=direct 2>/dev/null | cmp - /tmp/w || echo read $n >>/tmp/bad; ",
-        "echo $n >/tmp/n; done; touch /tmp/last' >/tmp/load"
+        "echo $n >/tmp/n; cat /proc/uptime >>/tmp/t; done; touch /tmp/last' >/tmp/load"
     ))?;
-    s.sh("( sh /tmp/load >/dev/null 2>&1 & )")?;
-    let go_on = "until [ -e /tmp/n ]; do sleep 1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 1; done; echo on";
-    for servers in [&["linux.blk0"][..], &["store"], &["store", "linux.blk0"]] {
-        for _ in 0..KILLS {
-            s.kill(servers, "linux")?;
-            let on = s.sh(go_on)?;
-            s.check(&on, "(?m)^on$")?;
-        }
-    }
-    s.hang("hang", "store", "linux")?;
-    let on = s.sh(go_on)?;
-    s.check(&on, "(?m)^on$")?;
+    s.sh("( sh /tmp/load >/dev/null 2>&1 & )").map(drop)
+}
+
+/// More has been written since.
+pub fn goes_on(s: &mut System) -> Result<()> {
+    let on = s.sh("until [ -e /tmp/n ]; do sleep 1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 1; done; echo on")?;
+    s.check(&on, "(?m)^on$")
+}
+
+/// Ends the writing; all that was written is there.
+pub fn judge(s: &mut System) -> Result<()> {
     let all = s.sh(concat!(
         "touch /tmp/full; until [ -e /tmp/last ]; do sleep 1; done; cat /tmp/bad 2>/dev/null; cat /tmp/n; echo 3 >/proc/sys/vm/drop_caches; ",
         "for f in /tmp/j/*; do dd if=/dev/vda bs=4k skip=${f##*/} count=16 2>/dev/null | sha256sum | cmp - $f; done; echo checked"
     ))?;
     s.check(&all, "^\\d+\nchecked$")
+}
+
+/// A writer that checks each piece that it writes, and at the end all of them again, while the servers die under it.
+fn deaths(s: &mut System) -> Result<()> {
+    load(s)?;
+    for servers in [&["linux.blk0"][..], &["store"], &["store", "linux.blk0"]] {
+        for _ in 0..KILLS {
+            s.kill(servers, "linux")?;
+            goes_on(s)?;
+        }
+    }
+    s.hang("hang", "store", "linux")?;
+    goes_on(s)?;
+    judge(s)
 }
 
 /// More is written than there is memory for: an error for the guest and a word for the operator; the rest of the disk is well.

@@ -22,6 +22,7 @@ mod second_disk;
 mod secrets;
 mod server_death;
 mod smp;
+mod soak;
 mod stale;
 mod time;
 mod two_vms;

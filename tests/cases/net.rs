@@ -9,7 +9,7 @@ const STREAM: usize = 4;
 const KILLS: usize = 1;
 
 /// From one VM's prompt to the other's.
-fn go(s: &mut System, vm: &str) -> Result<()> {
+pub fn go(s: &mut System, vm: &str) -> Result<()> {
     s.to_manager()?;
     s.attach(vm)
 }
@@ -46,6 +46,36 @@ fn by_both_pairs(s: &mut System) -> Result<()> {
         s.check(&format!("{}", after > before + 4), "true")?;
     }
     Ok(())
+}
+
+/// Serves what is streamed; gives its checksum.
+pub fn serve(s: &mut System) -> Result<String> {
+    s.sh(&format!(
+        "mkdir /tmp/www; dd if=/dev/urandom of=/tmp/www/data bs=1M count={STREAM} 2>/dev/null; echo small >/tmp/www/small; httpd -h /tmp/www; sha256sum </tmp/www/data"
+    ))
+}
+
+/// One stream after the other.
+pub fn stream(s: &mut System) -> Result<()> {
+    s.sh("( (until [ -e /tmp/enough ]; do wget -q -O - http://10.0.0.1/data | sha256sum; cat /proc/uptime >>/tmp/t; done >/tmp/sums 2>&1; touch /tmp/over) & )").map(drop)
+}
+
+/// Another of them has arrived.
+pub fn more(s: &mut System) -> Result<()> {
+    let before = arrived(s)?;
+    s.sh(&format!(
+        "until [ $(wc -l </tmp/sums) -gt {before} ]; do sleep 1; done"
+    ))
+    .map(drop)
+}
+
+/// Ends them; all have arrived whole.
+pub fn judge(s: &mut System, sum: &str) -> Result<()> {
+    s.sh("touch /tmp/enough; until [ -e /tmp/over ]; do sleep 1; done")?;
+    let sums = s.sh("sort /tmp/sums | uniq")?;
+    s.check(&sums, &format!("^{}$", regex::escape(sum)))?;
+    let complaints = s.sh("dmesg -r | grep '^<[0-3]>' | grep -i -E 'virtio|eth0|irq' | cat")?;
+    s.check(&format!("[{complaints}]"), r"^\[\]$")
 }
 
 /// Ping, both pairs of a card's queues, streams that are checked, deaths of all that carries them.
@@ -89,19 +119,10 @@ fn two_vms_on_a_network() -> Judged {
     // One guest's queues are packed, the other's are not to be.
     let packed = s.sh("cut -c 35 /sys/bus/virtio/devices/virtio0/features")?;
     s.check(&packed, "^1$")?;
-    let sum = s.sh(&format!(
-        "mkdir /tmp/www; dd if=/dev/urandom of=/tmp/www/data bs=1M count={STREAM} 2>/dev/null; echo small >/tmp/www/small; httpd -h /tmp/www; sha256sum </tmp/www/data"
-    ))?;
+    let sum = serve(&mut s)?;
     go(&mut s, "two")?;
     by_both_pairs(&mut s)?;
-    s.sh("( (until [ -e /tmp/enough ]; do wget -q -O - http://10.0.0.1/data | sha256sum; done >/tmp/sums 2>&1; touch /tmp/over) & )")?;
-    let more = |s: &mut System| -> Result<()> {
-        let before = arrived(s)?;
-        s.sh(&format!(
-            "until [ $(wc -l </tmp/sums) -gt {before} ]; do sleep 1; done"
-        ))
-        .map(drop)
-    };
+    stream(&mut s)?;
     more(&mut s)?;
     for _ in 0..KILLS {
         for servers in [
@@ -114,12 +135,8 @@ fn two_vms_on_a_network() -> Judged {
             more(&mut s)?;
         }
     }
-    s.sh("touch /tmp/enough; until [ -e /tmp/over ]; do sleep 1; done")?;
     // The successor of its model goes on with both.
     by_both_pairs(&mut s)?;
-    let sums = s.sh("sort /tmp/sums | uniq")?;
-    s.check(&sums, &format!("^{}$", regex::escape(&sum)))?;
-    let complaints = s.sh("dmesg -r | grep '^<[0-3]>' | grep -i -E 'virtio|eth0|irq' | cat")?;
-    s.check(&format!("[{complaints}]"), r"^\[\]$")?;
+    judge(&mut s, &sum)?;
     Ok(())
 }

@@ -34,6 +34,9 @@ pub struct Test {
     /// Leave out the whole-system tests
     #[arg(long)]
     host: bool,
+    /// Nothing but deaths of servers under load, an hour and more: each is killed N times, and hangs, and dies with another, a fifth as often
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "100", conflicts_with_all = ["filter", "host"])]
+    soak: Option<u32>,
 }
 
 #[derive(Default)]
@@ -47,6 +50,14 @@ struct Tally {
 impl Task for Test {
     fn run(self, _: &ArgMatches) -> Result<u8> {
         let mut tally = Tally::default();
+        if let Some(kills) = self.soak {
+            tally.step("building kernel, servers and guests", prepare());
+            let mut test = host_cargo(&["test", "--package", SYSTEM_TESTS, "--no-fail-fast"]);
+            test.env("VIREO_SOAK", kills.to_string());
+            let flags = ["--ignored", "--nocapture"];
+            tally.tests("deaths of servers", test, Some("soak::"), &flags);
+            return Ok(tally.tell());
+        }
         if self.filter.is_none() {
             tally.check("formatting", host_cargo(&["fmt", "--all", "--check"]));
             let fuzz = ["fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml"];
@@ -98,15 +109,7 @@ impl Task for Test {
                 tally.tests("whole-system tests", test, self.filter.as_deref(), &flags);
             }
         }
-        for failure in &tally.failures {
-            println!("FAILED {failure}");
-        }
-        let skipped = match tally.skipped {
-            0 => String::new(),
-            n => format!(", {n} skipped"),
-        };
-        println!("{} passed, {} failed{skipped}", tally.passed, tally.failed);
-        Ok(u8::from(tally.failed > 0))
+        Ok(tally.tell())
     }
 }
 
@@ -150,6 +153,19 @@ fn bare_clippy(tc: &Toolchain, packages: &[&str], features: &[&str]) -> Command 
 }
 
 impl Tally {
+    /// Says what has failed, and the counts; gives the exit code.
+    fn tell(&self) -> u8 {
+        for failure in &self.failures {
+            println!("FAILED {failure}");
+        }
+        let skipped = match self.skipped {
+            0 => String::new(),
+            n => format!(", {n} skipped"),
+        };
+        println!("{} passed, {} failed{skipped}", self.passed, self.failed);
+        u8::from(self.failed > 0)
+    }
+
     fn check(&mut self, name: &str, mut cmd: Command) {
         host::step(format!("{name}: {}", host::shown(&cmd)));
         let result = host::run(&mut cmd);
