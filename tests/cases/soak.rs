@@ -1,10 +1,12 @@
 //! Deaths without end: what `virtio` and `two_vms_on_a_network` do once to each server, at random moments, as often as `cargo xtask test
-//! --soak` says. The moments are of the seed in `VIREO_SEED`, which is said at the start.
+//! --soak` says. The moments are of the seed in `VIREO_SEED`, which is said at the start; time counts instructions, so that nothing depends on
+//! how fast the host is.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use system_tests::{Judged, System};
+use system_tests::{Judged, System, deterministic};
+use xtask::setup::image_maker::Firmware;
 
 use crate::{disks, net};
 
@@ -106,7 +108,7 @@ fn longest(s: &mut System, file: &str) -> Result<f64> {
 #[ignore = "an hour: cargo xtask test --soak"]
 fn soak_disks() -> Judged {
     let mut dice = Dice::new()?;
-    let mut s = System::boot("guests/virtio.toml")?;
+    let mut s = System::boot_with("guests/virtio.toml", Firmware::Bios, &deterministic())?;
     s.shell()?;
     disks::load(&mut s)?;
     s.sh("( (until [ -e /tmp/enough ]; do dd if=/dev/hwrng bs=256 count=4 2>/dev/null | wc -c; cat /proc/uptime >>/tmp/rt; done >/tmp/sizes; touch /tmp/over) & )")?;
@@ -147,7 +149,7 @@ fn soak_disks() -> Judged {
 #[ignore = "an hour: cargo xtask test --soak"]
 fn soak_net() -> Judged {
     let mut dice = Dice::new()?;
-    let mut s = System::boot("guests/two-net.toml")?;
+    let mut s = System::boot_with("guests/two-net.toml", Firmware::Bios, &deterministic())?;
     s.shell()?;
     s.sh("ip addr add 10.0.0.1/24 dev eth0; ip link set eth0 up")?;
     let sum = net::serve(&mut s)?;
