@@ -237,6 +237,9 @@ impl Kernel for Script<'_> {
         assert!(device < DEVICES && bell == 0 && u32::from(first) + u32::from(count) <= 0x1_0000);
         self.entered(first)
     }
+    fn ring(&mut self, device: usize, bell: usize) {
+        assert!(device < DEVICES && bell < 64);
+    }
     fn unroute(&mut self, first: u16) -> Result<(), Status> {
         let at = self.routes.iter().position(|&route| route == first);
         self.routes.remove(at.expect("a route that was made"));
