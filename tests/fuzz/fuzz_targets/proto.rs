@@ -36,6 +36,7 @@ fn seeds() -> Vec<Vec<u8>> {
         cpu_time: 1 << 40,
         cpu: None,
         kinds: ipc_schema::proto::MemoryKinds::default(),
+        vm: None,
     };
     vec![
         seed(0, &RootRequest::Start { vm: "linux".into() }),
