@@ -6,7 +6,7 @@ extern crate alloc;
 use fuzz::{Bytes, target};
 use ipc_schema::abi::layout;
 use ipc_schema::proto::{Class, MAX_MESSAGE, SchedulerRequest, SchedulerResponse, encode};
-use root::image::{Image, MAX_SIZE, Parts};
+use root::image::{Image, MAX_SIZE, Parts, Place};
 use root::ram::{LARGE, PAGE, Ram, Run};
 use scheduler::policy::Setting;
 use scheduler::server::{Decision, Kernel, Outcome, Scheduler, Slot};
@@ -54,31 +54,38 @@ fn seeds() -> Vec<Vec<u8>> {
 fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
     match bytes.u8() % 3 {
-        0 => image(bytes.0),
+        0 => [false, true]
+            .into_iter()
+            .for_each(|all_own| image(bytes.0, all_own)),
         1 => ram(bytes),
         _ => budgets(bytes),
     }
 }
 
-/// What root would load lies in the room for images, apart, never both writable and code.
-fn image(file: &[u8]) {
-    let Ok(image) = Image::parse(file) else {
+/// What root would load lies in the room for images, apart, never both writable and code; what can be written is each instance's own.
+fn image(file: &[u8], all_own: bool) {
+    let Ok(image) = Image::parse(file, all_own) else {
         return;
     };
-    assert!(image.size <= MAX_SIZE && image.size.is_multiple_of(PAGE));
+    assert!(image.own.is_multiple_of(PAGE) && image.common.is_multiple_of(PAGE));
+    assert!(!all_own || image.common == 0);
     let mut end = layout::IMAGE;
     for s in &image.segments {
         assert!(s.va >= end && s.va.is_multiple_of(PAGE) && s.len.is_multiple_of(PAGE));
         assert!(s.lead < PAGE && s.lead + s.data.len() as u64 <= s.len);
         assert!(s.rights & 6 != 6 && s.rights & 1 != 0);
+        match s.place {
+            Place::Common(at) => assert!(s.rights & 2 == 0 && at + s.len <= image.common),
+            Place::Own(at) => assert!(at + s.len <= image.own),
+        }
         end = s.va + s.len;
     }
-    assert!(end <= layout::IMAGE + image.size);
+    assert!(end <= layout::IMAGE + MAX_SIZE);
     let code =
         |s: &&root::image::Segment<'_>| s.rights & 4 != 0 && image.entry.wrapping_sub(s.va) < s.len;
     assert!(image.segments.iter().any(|s| code(&s)));
-    let parts = Parts::new(image.size, 1 << 18, 4096);
-    assert!(parts.total().is_multiple_of(PAGE) && parts.total() >= image.size);
+    let parts = Parts::new(image.own, 1 << 18, 4096);
+    assert!(parts.total().is_multiple_of(PAGE) && parts.total() >= image.own);
 }
 
 /// RAM is given to one at a time, stays inside what there is, and all of it comes back.
