@@ -84,7 +84,7 @@ fn image(file: &[u8], all_own: bool) {
     let code =
         |s: &&root::image::Segment<'_>| s.rights & 4 != 0 && image.entry.wrapping_sub(s.va) < s.len;
     assert!(image.segments.iter().any(|s| code(&s)));
-    let parts = Parts::new(image.own, 1 << 18, 4096);
+    let parts = Parts::new(image.own, 1 << 15, 1 << 18, 4096);
     assert!(parts.total().is_multiple_of(PAGE) && parts.total() >= image.own);
 }
 
