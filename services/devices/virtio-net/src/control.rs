@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use virtio::{Chain, Error, Memory};
 
-use crate::{Span, feature};
+use crate::{Span, feature, gather};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -255,16 +255,7 @@ impl<'a> Command<'a> {
         if offset + N as u64 > self.len {
             return Ok(None);
         }
-        let (mut skip, mut rest) = (offset, &mut bytes[..]);
-        for span in &self.spans {
-            let there = u64::from(span.len);
-            let at = skip.min(there);
-            skip -= at;
-            let len = rest.len().min((there - at) as usize);
-            let (now, after) = rest.split_at_mut(len);
-            self.memory.read(span.gpa + at, now)?;
-            rest = after;
-        }
+        gather(self.memory, &self.spans, offset, &mut bytes)?;
         Ok(Some(bytes))
     }
 

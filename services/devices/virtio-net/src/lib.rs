@@ -21,6 +21,8 @@ pub mod server;
 mod tests;
 pub mod transmit;
 
+use virtio::{Error, Memory};
+
 /// Bytes of a network header (5.1.6): there is a number of buffers with `VERSION_1`, merged or not.
 pub const NET_HEADER: u32 = 12;
 
@@ -63,4 +65,20 @@ pub struct Span {
     pub gpa: u64,
     /// Bytes.
     pub len: u32,
+}
+
+/// Bytes at an offset of what lies in several runs.
+#[inline]
+fn gather(memory: &Memory, spans: &[Span], offset: u64, to: &mut [u8]) -> Result<(), Error> {
+    let (mut skip, mut rest) = (offset, to);
+    for span in spans {
+        let there = u64::from(span.len);
+        let at = skip.min(there);
+        skip -= at;
+        let len = rest.len().min((there - at) as usize);
+        let (now, after) = rest.split_at_mut(len);
+        memory.read(span.gpa + at, now)?;
+        rest = after;
+    }
+    Ok(())
 }

@@ -4,8 +4,7 @@
 //! last ones came so, until the guest halts, the other side has something to say, or some time has passed: all of them then take one
 //! doorbell, one turn of this server's, of the switch's and of the receiver's, and one interrupt.
 
-/// No time.
-pub const NEVER: u64 = u64::MAX;
+use ipc_schema::abi::NEVER;
 
 /// When the transmit queue's doorbell rang, and how long it is put off. Times are the TSC's.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use virtio::{Chain, Device, Error, Memory};
 
 use crate::flow::{Flows, LOOK};
 use crate::server::{MAX_SIZE, transmit};
-use crate::{NET_HEADER, Span, offload};
+use crate::{NET_HEADER, Span, gather, offload};
 
 /// Frames of a queue before the next one's turn comes.
 const BATCH: u16 = MAX_SIZE;
@@ -142,12 +142,12 @@ impl<'a> Transmitter<'a> {
             return Ok(false);
         }
         let mut net = [0; NET_HEADER as usize];
-        self.gather(0, &mut net)?;
+        gather(self.memory, &self.spans, 0, &mut net)?;
         if let Some((flows, pair)) = flows {
             let mut begin = [0; LOOK];
             let begin = begin.get_mut(..LOOK.min(frame as usize));
             let begin = begin.unwrap_or_default();
-            self.gather(NET_HEADER, begin)?;
+            gather(self.memory, &self.spans, NET_HEADER.into(), begin)?;
             flows.sent(begin, pair);
         }
         let (words, _) = net.split_first_chunk::<10>().unwrap_or((&[0; 10], &[]));
@@ -165,20 +165,6 @@ impl<'a> Transmitter<'a> {
         self.copy(frame)?;
         self.sent += 1;
         Ok(self.to.send(frame))
-    }
-
-    /// Bytes at an offset, which may lie in several parts.
-    fn gather(&self, offset: u32, to: &mut [u8]) -> Result<(), Error> {
-        let (mut skip, mut rest) = (offset, to);
-        for span in &self.spans {
-            let at = skip.min(span.len);
-            skip -= at;
-            let len = rest.len().min((span.len - at) as usize);
-            let (now, after) = rest.split_at_mut(len);
-            self.memory.read(span.gpa + u64::from(at), now)?;
-            rest = after;
-        }
-        Ok(())
     }
 
     /// The frame, behind the header on both sides.
