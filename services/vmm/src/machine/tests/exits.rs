@@ -1,6 +1,6 @@
 //! Set-up, processor exits and ends.
 
-use super::fake::{ENTRY, Pages, TSC_HZ, description, machine, machine_of};
+use super::fake::{ENTRY, Pages, TSC_HZ, access, description, machine, machine_of};
 use crate::machine::{End, Exit, Fatal, Note, signal};
 use ipc_schema::abi::Status;
 use ipc_schema::abi::vm::{Event, Groups, gpr};
@@ -14,7 +14,6 @@ const GP: Event = Event::exception(13, Some(0));
 pub fn not_under_test() -> ipc_schema::manifest::Vm {
     ipc_schema::manifest::Vm {
         debug_exit: false,
-        tsc_mhz: 0,
         ..description()
     }
 }
@@ -284,14 +283,7 @@ fn tsc_deadlines_are_in_the_guests_time() {
         code.extend_from_slice(&[0x0F, 0x30]);
     }
     m.code(&code);
-    let write = |index: u64, value: u64| {
-        move |cpu: &mut super::fake::Cpu| {
-            cpu.state.gpr[gpr::RCX] = index;
-            cpu.state.gpr[gpr::RAX] = value & 0xFFFF_FFFF;
-            cpu.state.gpr[gpr::RDX] = value >> 32;
-            (Exit::Wrmsr, [0; 3])
-        }
-    };
+    let write = |index, value| access(Exit::Wrmsr, index, value);
     m.on(write(0x1B, 0xFEE0_0D00)); // x2APIC
     m.on(write(0x80F, 0x1FF));
     m.on(write(0x832, 0x4_0040)); // LVT timer: TSC deadline, vector 0x40

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::arch::x86_64::CpuidResult;
 use ipc_schema::abi::Status;
-use ipc_schema::abi::vm::{PortAccess, Segment, VcpuState};
+use ipc_schema::abi::vm::{PortAccess, Segment, VcpuState, gpr};
 use ipc_schema::interrupt_page::InterruptPage;
 use ipc_schema::manifest::{self, CpuShare, DeviceKind, PortRange, Vm};
 use ipc_schema::state_page::StatePage;
@@ -366,6 +366,16 @@ pub fn try_machine_on<'a>(
         cpuid: &cpuid,
     };
     Machine::new(fake, parts)
+}
+
+/// A step that ends with an access to an MSR, of which `value` is what is written.
+pub fn access(exit: Exit, index: u64, value: u64) -> impl FnOnce(&mut Cpu) -> (Exit, [u64; 3]) {
+    move |cpu: &mut Cpu| {
+        cpu.state.gpr[gpr::RCX] = index;
+        cpu.state.gpr[gpr::RAX] = value & 0xFFFF_FFFF;
+        cpu.state.gpr[gpr::RDX] = value >> 32;
+        (exit, [0; 3])
+    }
 }
 
 pub fn machine(pages: &Pages) -> Machine<'_, Fake> {

@@ -1,6 +1,6 @@
 //! The local APIC in hardware: what the processor is given, and what comes back.
 
-use super::fake::{Cpu, ENTRY, Fake, Pages, description, machine_on};
+use super::fake::{Cpu, ENTRY, Fake, Pages, access, description, machine_on};
 use crate::machine::{End, Exit, Machine, signal};
 use ipc_schema::abi::vm::{Groups, POSTED, Post, gpr, offers};
 use ipc_schema::interrupt_page::InterruptWriter;
@@ -16,10 +16,7 @@ fn wrmsr(m: &mut Machine<'_, Fake>, index: u64, value: u64) {
     m.memory.write(ENTRY + 0x800, &[0x0F, 0x30]).unwrap();
     m.on(move |cpu: &mut Cpu| {
         cpu.state.rip = ENTRY + 0x800;
-        cpu.state.gpr[gpr::RCX] = index;
-        cpu.state.gpr[gpr::RAX] = value & 0xFFFF_FFFF;
-        cpu.state.gpr[gpr::RDX] = value >> 32;
-        (Exit::Wrmsr, [0; 3])
+        access(Exit::Wrmsr, index, value)(cpu)
     });
 }
 /// To x2APIC mode: LINT0 masked, enabled; GSI 4 as `VECTOR`, with these redirection bits.

@@ -1,19 +1,10 @@
 //! A guest whose TSC counts at a rate of its own.
 
 use super::exits::not_under_test;
-use super::fake::{Cpu, Pages, machine_on, try_machine_on};
+use super::fake::{Pages, access, machine_on, try_machine_on};
 use crate::machine::Exit;
 use ipc_schema::abi::vm::{gpr, offers};
 use ipc_schema::manifest::Vm;
-
-fn access(exit: Exit, index: u64, value: u64) -> impl FnOnce(&mut Cpu) -> (Exit, [u64; 3]) {
-    move |cpu: &mut Cpu| {
-        cpu.state.gpr[gpr::RCX] = index;
-        cpu.state.gpr[gpr::RAX] = value & 0xFFFF_FFFF;
-        cpu.state.gpr[gpr::RDX] = value >> 32;
-        (exit, [0; 3])
-    }
-}
 
 #[test]
 fn its_msrs_and_deadlines_are_in_its_own_cycles() {
