@@ -2,13 +2,14 @@
 //! --soak` says. The moments are of the seed in `VIREO_SEED`, which is said at the start; time counts instructions, so that nothing depends on
 //! how fast the host is.
 
+use std::slice;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use system_tests::{Judged, System, deterministic};
 use xtask::setup::image_maker::Firmware;
 
-use crate::{disks, net};
+use crate::{disks, net, virtio};
 
 /// How often each server is killed, when nothing else is said.
 const KILLS: usize = 100;
@@ -54,16 +55,15 @@ fn kills() -> Result<usize> {
 /// All deaths, in an order of the dice's.
 fn deaths<'a>(
     dice: &mut Dice,
-    each: &[&'a [&'a str]],
+    each: &'a [&'a str],
     both: &[&'a [&'a str]],
 ) -> Result<Vec<Death<'a>>> {
     let kills = kills()?;
     let hangs = kills.div_ceil(TO_A_HANG);
     let mut all = Vec::new();
-    for &server in each {
-        all.extend((0..kills).map(|_| Death::Kill(server)));
-        let how = |n: usize| ["hang", "spin"][n % 2];
-        all.extend((0..hangs).flat_map(|n| server.iter().map(move |s| Death::Hang(s, how(n)))));
+    for server in each {
+        all.extend((0..kills).map(|_| Death::Kill(slice::from_ref(server))));
+        all.extend((0..hangs).map(|n| Death::Hang(server, ["hang", "spin"][n % 2])));
     }
     all.extend((0..hangs).map(|n| Death::Kill(both[n % both.len()])));
     for last in (1..all.len()).rev() {
@@ -111,33 +111,21 @@ fn soak_disks() -> Judged {
     let mut s = System::boot_with("guests/virtio.toml", Firmware::Bios, &deterministic())?;
     s.shell()?;
     disks::load(&mut s)?;
-    s.sh("( (until [ -e /tmp/enough ]; do dd if=/dev/hwrng bs=256 count=4 2>/dev/null | wc -c; cat /proc/uptime >>/tmp/rt; done >/tmp/sizes; touch /tmp/over) & )")?;
-    let each: [&[&str]; 4] = [
-        &["linux.blk0"],
-        &["store"],
-        &["linux.rng0"],
-        &["linux.console0"],
-    ];
+    virtio::begin_to_read(&mut s)?;
+    let each = ["linux.blk0", "store", "linux.rng0", "linux.console0"];
     let both: [&[&str]; 3] = [
         &["store", "linux.blk0"],
         &["linux.blk0", "linux.rng0"],
         &["linux.console0", "store"],
     ];
     let all = deaths(&mut dice, &each, &both)?;
-    let read =
-        "n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 1)) ]; do sleep 0.1; done";
     die(&mut s, &mut dice, "linux", &all, |s| {
         disks::goes_on(s)?;
-        s.sh(read).map(drop)
+        virtio::reads_on(s)
     })?;
     disks::judge(&mut s)?;
-    let sizes = s.sh(
-        "touch /tmp/enough; until [ -e /tmp/over ]; do sleep 1; done; sort /tmp/sizes | uniq",
-    )?;
-    s.check(&sizes, "^1024$")?;
-    let complaints =
-        s.sh("dmesg -r | grep '^<[0-3]>' | grep -i -E 'virtio|vd[ab]|I/O|rng|hvc|irq' | cat")?;
-    s.check(&format!("[{complaints}]"), r"^\[\]$")?;
+    virtio::judge_reads(&mut s)?;
+    s.no_complaints("virtio|vd[ab]|I/O|rng|hvc|irq")?;
     println!("{} deaths under a writer and a reader", all.len());
     longest(&mut s, "/tmp/t")?;
     longest(&mut s, "/tmp/rt")?;
@@ -157,7 +145,7 @@ fn soak_net() -> Judged {
     s.sh("ip addr add 10.0.0.2/24 dev eth0; ip link set eth0 up; ethtool -L eth0 combined 2")?;
     net::stream(&mut s)?;
     net::more(&mut s)?;
-    let each: [&[&str]; 3] = [&["switch"], &["one.net0"], &["two.net0"]];
+    let each = ["switch", "one.net0", "two.net0"];
     let both: [&[&str]; 3] = [
         &["switch", "two.net0"],
         &["one.net0", "two.net0"],

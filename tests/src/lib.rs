@@ -312,6 +312,14 @@ impl System {
         self.attach(vm)
     }
 
+    /// An error unless the guest's kernel has said nothing of errors, or worse, about what fits `about` (of grep, without regard to case).
+    pub fn no_complaints(&mut self, about: &str) -> Result<()> {
+        let complaints = self.sh(&format!(
+            "dmesg -r | grep '^<[0-3]>' | grep -i -E '{about}' | cat"
+        ))?;
+        self.check(&format!("[{complaints}]"), r"^\[\]$")
+    }
+
     /// Waits for the first words of a successor.
     fn succeeds(&mut self, server: &str, log: usize) -> Result<()> {
         let again = match server {
