@@ -4,18 +4,13 @@
 //! vCPU. Leaves: Intel SDM vol. 2, CPUID; AMD APM vol. 3, appendix E.
 
 mod features;
+mod hypervisor;
 mod xsave;
 
 use alloc::vec::Vec;
 use core::arch::x86_64::CpuidResult;
 use xsave::Xsave;
 
-/// First hypervisor leaf.
-const HYPERVISOR: u32 = 0x4000_0000;
-/// Last hypervisor leaf: frequencies.
-const HYPERVISOR_MAX: u32 = 0x4000_0010;
-/// Our name there.
-const SIGNATURE: &[u8; 12] = b"VireoVireoVi";
 /// First extended leaf.
 const EXTENDED: u32 = 0x8000_0000;
 /// Last extended leaf that is ever shown.
@@ -153,25 +148,13 @@ impl Policy {
             _ => maker.extended(leaf),
         });
         let extended = extended.collect();
-        let hypervisor = (HYPERVISOR..=HYPERVISOR_MAX).map(|leaf| match leaf {
-            HYPERVISOR => {
-                let word = |i: usize| {
-                    SIGNATURE
-                        .get(i..i + 4)
-                        .map_or(0, |w| w.iter().rev().fold(0, |a, b| a << 8 | u32::from(*b)))
-                };
-                constant([HYPERVISOR_MAX, word(0), word(4), word(8)])
-            }
-            HYPERVISOR_MAX => constant([(tsc_hz / 1000) as u32, (apic_hz / 1000) as u32, 0, 0]),
-            _ => EMPTY,
-        });
         let physical_bits = match host(0x8000_0008, 0).eax as u8 {
             bits @ 32..=52 => bits,
             _ => 36,
         };
         Self {
             basic,
-            hypervisor: hypervisor.collect(),
+            hypervisor: hypervisor::rows(tsc_hz, apic_hz),
             extended,
             subleaves: maker.subleaves,
             xsave,

@@ -52,7 +52,9 @@ impl<K: Kernel> Machine<'_, K> {
     #[inline(always)]
     fn cpuid_told(&mut self, length: u64) -> Step {
         if !self.told {
-            self.narrow()?;
+            // From now on CPUID's exits bring what a processor that tells lengths leaves to know.
+            self.told = true;
+            self.ask(Exit::Cpuid)?;
         }
         let state = self.kernel.state_mut();
         let next = state.rip.wrapping_add(length);
@@ -72,16 +74,6 @@ impl<K: Kernel> Machine<'_, K> {
         state.shadow = 0;
         self.dirty |= Groups::RIP;
         Ok(())
-    }
-
-    /// From now on CPUID's exits bring what a processor that tells lengths leaves to know.
-    #[cold]
-    fn narrow(&mut self) -> Step {
-        self.told = true;
-        match self.kernel.on_exit(Exit::Cpuid, self.asked(Exit::Cpuid)) {
-            Ok(()) => Ok(()),
-            Err(status) => self.fatal(Fatal::Kernel(status)),
-        }
     }
 
     #[inline(always)]

@@ -298,6 +298,12 @@ impl<K: Kernel> Machine<'_, K> {
     #[cold]
     fn widen(&mut self, exit: Exit) -> Step {
         self.wide |= 1 << exit as u32;
+        self.ask(exit)
+    }
+
+    /// Tells the kernel which groups are to come with an exit from now on.
+    #[cold]
+    fn ask(&mut self, exit: Exit) -> Step {
         match self.kernel.on_exit(exit, self.asked(exit)) {
             Ok(()) => Ok(()),
             Err(status) => self.fatal(Fatal::Kernel(status)),

@@ -2,7 +2,7 @@
 
 use super::device::look_before_end;
 use super::hardware_apic::looks_at_vectors;
-use super::{CPU, Kernel, Machine, Note, Step};
+use super::{CPU, End, Kernel, Machine, Note, Step};
 use crate::chipset::{Chipset, Effect, map};
 use crate::cpu::WriteEffect;
 use crate::emulate::{Exception, Expected, retire};
@@ -61,6 +61,10 @@ impl<K: Kernel> Machine<'_, K> {
         let index = state.gpr[gpr::RCX] as u32;
         let value = state.gpr[gpr::RAX] & 0xFFFF_FFFF | state.gpr[gpr::RDX] << 32;
         let now = self.kernel.now();
+        // Every interrupt has one.
+        if index == map::MSR_X2APIC_EOI {
+            return self.wrmsr_eoi(value, now, len);
+        }
         if index != map::MSR_TSC_DEADLINE {
             return self.wrmsr_other(index, value, now, len);
         }
@@ -78,11 +82,18 @@ impl<K: Kernel> Machine<'_, K> {
     }
 
     #[inline(never)]
+    fn wrmsr_eoi(&mut self, value: u64, now: u64, len: u8) -> Step {
+        self.stale = true;
+        self.fetch_vectors();
+        look_before_end(&mut self.devices, &mut self.chipset);
+        let done = self.chipset.wrmsr(CPU, map::MSR_X2APIC_EOI, value, now);
+        self.wrote(map::MSR_X2APIC_EOI, value, done.map_err(|_| ()), len)
+    }
+
+    #[inline(never)]
     fn wrmsr_other(&mut self, index: u32, value: u64, now: u64, len: u8) -> Step {
-        // TSC_AUX goes to the kernel together with XCR0, which the guest may have set without an exit (QEMU 7.2): what was kept of it
-        // here must not go back.
-        if index == TSC_AUX && self.wide & 1 << Exit::Wrmsr as u32 == 0 {
-            return self.widen(Exit::Wrmsr);
+        if index == TSC_AUX && !self.comes_with_xcr0()? {
+            return Ok(());
         }
         let done = if Chipset::owns_msr(index) {
             self.wrmsr_chipset(index, value, now)
@@ -103,6 +114,12 @@ impl<K: Kernel> Machine<'_, K> {
                 Err(_) => Err(()),
             }
         };
+        self.wrote(index, value, done, len)
+    }
+
+    /// What follows after a WRMSR, done or refused.
+    #[inline(always)]
+    fn wrote(&mut self, index: u32, value: u64, done: Result<Effect, ()>, len: u8) -> Step {
         match done {
             Ok(effect) => {
                 let retired = retire(self.kernel.state_mut(), len);
@@ -117,14 +134,23 @@ impl<K: Kernel> Machine<'_, K> {
         }
     }
 
-    #[inline]
+    /// TSC_AUX goes to the kernel together with XCR0, which the guest may have set without an exit (QEMU 7.2): what was kept of it here
+    /// must not go back. So the guest executes the first WRMSR again, with which everything comes; but for that one only: systems write
+    /// TSC_AUX once, and other registers for every interrupt.
+    #[cold]
+    fn comes_with_xcr0(&mut self) -> Result<bool, End> {
+        let wide = 1 << Exit::Wrmsr as u32;
+        let came = self.wide & wide != 0;
+        self.wide ^= wide;
+        self.ask(Exit::Wrmsr)?;
+        Ok(came)
+    }
+
+    #[inline(always)]
     fn wrmsr_chipset(&mut self, index: u32, value: u64, now: u64) -> Result<Effect, ()> {
         self.stale = true;
         if looks_at_vectors(index) {
             self.fetch_vectors();
-        }
-        if index == map::MSR_X2APIC_EOI {
-            look_before_end(&mut self.devices, &mut self.chipset);
         }
         self.chipset.wrmsr(CPU, index, value, now).map_err(|_| ())
     }

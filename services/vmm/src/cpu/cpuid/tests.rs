@@ -141,6 +141,12 @@ fn hypervisor_leaves() {
         [2_400_000, 1_000_000, 0, 0]
     );
     assert_eq!(p.answer(0x4000_0001, 0, &dynamic()), [0; 4]);
+    // The interface that Linux looks for, to stay in x2APIC mode, at the next base.
+    let [max, b, c, d] = p.answer(0x4000_0100, 0, &dynamic());
+    assert_eq!(max, 0x4000_0101);
+    assert_eq!([b, c, d].map(u32::to_le_bytes).concat(), b"KVMKVMKVM\0\0\0");
+    assert_eq!(p.answer(0x4000_0101, 0, &dynamic()), [1 << 1, 0, 0, 0]);
+    assert_eq!(p.answer(0x4000_0102, 0, &dynamic()), [0; 4]);
 }
 
 #[test]
