@@ -14,7 +14,7 @@ pub(super) struct Hardware {
     offered: bool,
     /// It has them.
     on: bool,
-    /// But for the moment they are in the model.
+    /// They are in the model; if it has them, for the moment.
     here: bool,
     /// Who has them is to be decided before the next entry: they are here for the moment, or a write that [`looks_at_vectors`] has moved
     /// what [`fits_hardware`](crate::chipset::lapic::Lapic::fits_hardware) depends on.
@@ -30,12 +30,29 @@ impl Hardware {
         }
     }
 
-    /// Groups that these exits bring in addition: those whose handlers look at vectors.
+    /// Groups that this exit brings in addition, because its handler looks at vectors.
     pub(super) const fn groups(self, exit: Exit) -> u64 {
         match exit {
-            Exit::Wrmsr | Exit::Hlt if self.offered => Groups::APIC,
+            Exit::Hlt => self.vectors(),
             _ => 0,
         }
+    }
+
+    /// The group of the vectors, where it can be had.
+    pub(super) const fn vectors(self) -> u64 {
+        if self.offered { Groups::APIC } else { 0 }
+    }
+
+    /// Whether the processor has the vectors, so that who looks at them needs their group first.
+    #[inline(always)]
+    pub(super) const fn has_vectors(self) -> bool {
+        !self.here
+    }
+
+    /// Who has the vectors is decided before the next entry.
+    #[inline(always)]
+    pub(super) const fn decide(&mut self) {
+        self.due = true;
     }
 
     /// Whether there is anything to do at all.
@@ -54,8 +71,8 @@ impl<K: Kernel> Machine<'_, K> {
     /// After an exit that has brought group APIC: the chipset sees all vectors.
     #[inline]
     pub(super) fn fetch_vectors(&mut self) {
-        self.hardware.due = true;
-        if self.hardware.on && !self.hardware.here {
+        self.hardware.decide();
+        if self.hardware.has_vectors() {
             self.hardware.here = true;
             self.stale = true;
             let state = self.kernel.state();

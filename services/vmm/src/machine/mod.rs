@@ -286,6 +286,9 @@ impl<K: Kernel> Machine<'_, K> {
         };
         if self.wide & 1 << exit as u32 != 0 {
             groups |= emulate::GROUPS | Groups::DR | Groups::DESC | Groups::XCR;
+            if exit == Exit::Wrmsr {
+                groups |= self.hardware.vectors();
+            }
         }
         if exit == Exit::Cpuid && self.brings_xcr0 {
             groups |= Groups::XCR;

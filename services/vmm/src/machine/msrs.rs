@@ -61,8 +61,8 @@ impl<K: Kernel> Machine<'_, K> {
         let index = state.gpr[gpr::RCX] as u32;
         let value = state.gpr[gpr::RAX] & 0xFFFF_FFFF | state.gpr[gpr::RDX] << 32;
         let now = self.kernel.now();
-        // Every interrupt has one.
-        if index == map::MSR_X2APIC_EOI {
+        // Every interrupt has one, if they make an exit.
+        if index == map::MSR_X2APIC_EOI && !self.hardware.has_vectors() {
             return self.wrmsr_eoi(value, now, len);
         }
         if index != map::MSR_TSC_DEADLINE {
@@ -81,10 +81,11 @@ impl<K: Kernel> Machine<'_, K> {
         Ok(())
     }
 
+    /// EOI while the vectors are here.
     #[inline(never)]
     fn wrmsr_eoi(&mut self, value: u64, now: u64, len: u8) -> Step {
         self.stale = true;
-        self.fetch_vectors();
+        self.hardware.decide();
         look_before_end(&mut self.devices, &mut self.chipset);
         let done = self.chipset.wrmsr(CPU, map::MSR_X2APIC_EOI, value, now);
         self.wrote(map::MSR_X2APIC_EOI, value, done.map_err(|_| ()), len)
@@ -92,7 +93,8 @@ impl<K: Kernel> Machine<'_, K> {
 
     #[inline(never)]
     fn wrmsr_other(&mut self, index: u32, value: u64, now: u64, len: u8) -> Step {
-        if index == TSC_AUX && !self.comes_with_xcr0()? {
+        let wants = index == TSC_AUX || self.hardware.has_vectors() && looks_at_vectors(index);
+        if wants && !self.comes_with_all()? {
             return Ok(());
         }
         let done = if Chipset::owns_msr(index) {
@@ -134,11 +136,12 @@ impl<K: Kernel> Machine<'_, K> {
         }
     }
 
-    /// TSC_AUX goes to the kernel together with XCR0, which the guest may have set without an exit (QEMU 7.2): what was kept of it here
-    /// must not go back. So the guest executes the first WRMSR again, with which everything comes; but for that one only: systems write
-    /// TSC_AUX once, and other registers for every interrupt.
+    /// Some writes take more than the exit brings: the guest executes them again, with which everything comes; but for once only, since
+    /// systems do so seldom, and write other registers for every interrupt. They are those that look at vectors while the processor has
+    /// them; and TSC_AUX, which goes to the kernel together with XCR0: the guest may have set that without an exit (QEMU 7.2), and what
+    /// was kept of it here must not go back.
     #[cold]
-    fn comes_with_xcr0(&mut self) -> Result<bool, End> {
+    fn comes_with_all(&mut self) -> Result<bool, End> {
         let wide = 1 << Exit::Wrmsr as u32;
         let came = self.wide & wide != 0;
         self.wide ^= wide;
@@ -151,6 +154,9 @@ impl<K: Kernel> Machine<'_, K> {
         self.stale = true;
         if looks_at_vectors(index) {
             self.fetch_vectors();
+        }
+        if index == map::MSR_X2APIC_EOI {
+            look_before_end(&mut self.devices, &mut self.chipset);
         }
         self.chipset.wrmsr(CPU, index, value, now).map_err(|_| ())
     }

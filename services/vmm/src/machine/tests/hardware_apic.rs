@@ -203,9 +203,15 @@ fn an_apic_switched_off_by_software_is_the_models_again() {
         cpu.state.apic_irr = [0, 1 << 1, 0, 0];
         (Exit::Init, [0; 3])
     });
+    // Once to ask for the vectors, which the exit does not bring, and once with them.
     wrmsr(&mut m, 0x80F, 0xFF);
     m.on(|cpu| {
-        assert_eq!(cpu.state.apic, 0);
+        assert_eq!((cpu.state.apic, cpu.state.rip), (1, ENTRY + 0x800));
+        (Exit::Init, [0; 3])
+    });
+    wrmsr(&mut m, 0x80F, 0xFF);
+    m.on(|cpu| {
+        assert_eq!((cpu.state.apic, cpu.state.rip), (0, ENTRY + 0x802));
         (Exit::Init, [0; 3])
     });
     wrmsr(&mut m, 0x80F, 0x1FF);
