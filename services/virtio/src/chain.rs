@@ -121,6 +121,12 @@ impl Chain<'_> {
         self.token
     }
 
+    /// Whether no more parts follow.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.at.is_none()
+    }
+
     fn part(&mut self, index: u16) -> Result<Part, Error> {
         let mut index = index;
         let (mut gpa, mut rest) = self.descriptor(index)?;

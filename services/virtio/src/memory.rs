@@ -244,41 +244,51 @@ pub fn barrier() {
     fence(Ordering::SeqCst);
 }
 
-/// Copies by eight bytes, then by four, then by one; by hand where that is shorter than it takes the processor to begin.
+/// Copies by eight bytes, the last of which may be copied twice, fewer by four or by one; by hand where that is shorter than it takes the
+/// processor to begin.
 ///
 /// # Safety
 /// `len` bytes can be read at `from` and written at `to`, and they do not overlap.
 #[inline]
 unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-    let words = if len < STRING { 0 } else { len / 8 };
-    if words > 0 {
-        // SAFETY: `8 * words <= len`; the direction flag is clear (System V ABI for x86-64, 3.2.1). Rust does not see the accesses, so
-        // that it may not matter that the guest makes others there.
+    // SAFETY: in each use eight bytes from `i` on are below `len`.
+    let word = |i: usize| unsafe {
+        let word = from.add(i).cast::<Unaligned>().read_volatile();
+        to.add(i).cast::<Unaligned>().write_volatile(word);
+    };
+    // SAFETY: in each use four bytes from `i` on are.
+    let half = |i: usize| unsafe {
+        let word = from.add(i).cast::<UnalignedHalf>().read_volatile();
+        to.add(i).cast::<UnalignedHalf>().write_volatile(word);
+    };
+    if len < 4 {
+        for i in 0..len {
+            // SAFETY: `i < len`.
+            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        }
+        return;
+    }
+    if len < 8 {
+        half(0);
+        half(len - 4);
+        return;
+    }
+    if len < STRING {
+        let mut i = 0;
+        while i + 8 <= len {
+            word(i);
+            i += 8;
+        }
+    } else {
+        // SAFETY: no more than `len`; the direction flag is clear (System V ABI for x86-64, 3.2.1). Rust does not see the accesses, so that
+        // it may not matter that the guest makes others there.
         unsafe {
-            asm!("rep movsq", inout("rcx") words => _, inout("rdi") to => _, inout("rsi") from => _,
+            asm!("rep movsq", inout("rcx") len / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
                 options(nostack, preserves_flags));
         }
     }
-    let mut i = words * 8;
-    while i + 8 <= len {
-        // SAFETY: `i + 8 <= len`.
-        unsafe {
-            let word = from.add(i).cast::<Unaligned>().read_volatile();
-            to.add(i).cast::<Unaligned>().write_volatile(word);
-        }
-        i += 8;
-    }
-    if i + 4 <= len {
-        // SAFETY: `i + 4 <= len`.
-        unsafe {
-            let word = from.add(i).cast::<UnalignedHalf>().read_volatile();
-            to.add(i).cast::<UnalignedHalf>().write_volatile(word);
-        }
-        i += 4;
-    }
-    for i in i..len {
-        // SAFETY: `i < len`.
-        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    if !len.is_multiple_of(8) {
+        word(len - 8);
     }
 }
 

@@ -134,6 +134,9 @@ pub struct Packed<'m> {
     published: At,
     /// Descriptors between both.
     open: u16,
+    /// Where the driver was last asked whether it wants an interrupt, and descriptors published since, at most all there are.
+    asked: At,
+    unasked: u16,
     /// Numbers of the next to be taken, and of the next to be published.
     taken: u16,
     told: u16,
@@ -175,7 +178,7 @@ impl<'m> Packed<'m> {
             // Used in this round, or available in the next one.
             let flags = (queue.ring.load_u64(from.word())? >> 48) as u16;
             if (flags & USED != 0) == from.wrap() {
-                (queue.next, queue.published) = (to, to);
+                (queue.next, queue.published, queue.asked) = (to, to, to);
             }
         }
         Ok(queue)
@@ -207,6 +210,8 @@ impl<'m> Packed<'m> {
             next: at,
             published: at,
             open: 0,
+            asked: at,
+            unasked: 0,
             taken: 0,
             told: 0,
             buffers: buffers.into_boxed_slice(),
@@ -329,18 +334,37 @@ impl<'m> Packed<'m> {
         Ok(())
     }
 
-    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them (2.8.10).
+    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them.
     #[inline]
     pub fn publish(&mut self) -> Result<bool, Error> {
-        let (old, open) = (self.published, self.open);
+        self.tell()?;
+        self.ask()
+    }
+
+    /// As above, but that the driver is not asked. How many descriptors it has been told of since [`Self::ask`].
+    #[inline]
+    pub fn tell(&mut self) -> Result<u16, Error> {
+        let open = self.open;
         while let Some(turn) = self.turn() {
             let noted = self.note(turn);
             self.show(noted)?;
         }
-        let count = open - self.open;
+        self.unasked = self.unasked.saturating_add(open - self.open);
+        if self.unasked > self.size {
+            // Only the last round counts.
+            (self.asked, self.unasked) = (At(self.published.0 ^ WRAP), self.size);
+        }
+        Ok(self.unasked)
+    }
+
+    /// Whether the driver wants an interrupt for what it has been told of since this was last asked (2.8.10).
+    #[inline]
+    pub fn ask(&mut self) -> Result<bool, Error> {
+        let (old, count) = (self.asked, self.unasked);
         if count == 0 {
             return Ok(false);
         }
+        (self.asked, self.unasked) = (self.published, 0);
         barrier();
         let event = self.driver.load_u32(0)?;
         Ok(match event >> 16 & 3 {

@@ -103,6 +103,19 @@ impl<'m> Queue<'m> {
         either!(self, queue => queue.publish())
     }
 
+    /// As [`Self::publish`], but that the driver is not asked: so many are to be [asked](Self::ask) for.
+    #[inline]
+    pub fn tell(&mut self) -> Result<u16, Error> {
+        either!(self, queue => queue.tell())
+    }
+
+    /// Whether the driver wants an interrupt for what it has been told of since it was last asked. It may have gone on since, so that it
+    /// does not want one any more: to ask later is to be slow between both, as a device may.
+    #[inline]
+    pub fn ask(&mut self) -> Result<bool, Error> {
+        either!(self, queue => queue.ask())
+    }
+
     /// Asks for a notification when more becomes available; true if more is there already, so that none may come.
     pub fn arm(&mut self) -> Result<bool, Error> {
         either!(self, queue => queue.arm())

@@ -49,6 +49,8 @@ pub struct Split<'m> {
     done: u16,
     /// The used ring's index.
     published: u16,
+    /// What it was when the driver was last asked whether it wants an interrupt.
+    asked: u16,
     /// Those from `done` on that are complete, by position modulo size.
     completed: [u64; MAX_SIZE as usize / 64],
 }
@@ -74,6 +76,7 @@ impl<'m> Split<'m> {
             next: 0,
             done: 0,
             published: 0,
+            asked: 0,
             completed: [0; MAX_SIZE as usize / 64],
         })
     }
@@ -82,7 +85,8 @@ impl<'m> Split<'m> {
     pub fn restore(memory: &'m Memory, place: &Place, features: u64) -> Result<Self, Error> {
         let mut queue = Self::new(memory, place, features)?;
         let index = queue.used.load_u16(INDEX)?;
-        (queue.end, queue.next, queue.done, queue.published) = (index, index, index, index);
+        (queue.end, queue.next, queue.done) = (index, index, index);
+        (queue.published, queue.asked) = (index, index);
         Ok(queue)
     }
 
@@ -200,15 +204,31 @@ impl<'m> Split<'m> {
         }
     }
 
-    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them (2.7.7).
+    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them.
     #[inline]
     pub fn publish(&mut self) -> Result<bool, Error> {
-        let (old, new) = (self.published, self.done);
+        self.tell()?;
+        self.ask()
+    }
+
+    /// As above, but that the driver is not asked. How many have been told of since [`Self::ask`].
+    #[inline]
+    pub fn tell(&mut self) -> Result<u16, Error> {
+        if self.published != self.done {
+            self.used.store_u16(INDEX, self.done)?;
+            self.published = self.done;
+        }
+        Ok(self.published.wrapping_sub(self.asked))
+    }
+
+    /// Whether the driver wants an interrupt for what it has been told of since this was last asked (2.7.7).
+    #[inline]
+    pub fn ask(&mut self) -> Result<bool, Error> {
+        let (old, new) = (self.asked, self.published);
         if old == new {
             return Ok(false);
         }
-        self.used.store_u16(INDEX, new)?;
-        self.published = new;
+        self.asked = new;
         barrier();
         if self.event_idx {
             let event = ELEMENTS + 2 * u32::from(self.size);

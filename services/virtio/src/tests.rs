@@ -72,6 +72,8 @@ pub enum Step {
     Pop,
     Complete(u8),
     Publish,
+    /// As above, but that the driver is asked later.
+    Tell,
     Reap,
     /// How far a publication had come.
     Die(u8),
@@ -83,6 +85,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Pop),
         4 => any::<u8>().prop_map(Step::Complete),
         2 => Just(Step::Publish),
+        1 => Just(Step::Tell),
         1 => Just(Step::Reap),
         1 => (0u8..8).prop_map(Step::Die),
     ]
@@ -108,8 +111,8 @@ pub fn through_deaths(
     let mut given: BTreeMap<u32, Vec<Part>> = BTreeMap::new();
     let mut flying: Vec<(u32, Token, u32)> = Vec::new();
     let mut dead: Vec<Token> = Vec::new();
-    // The number of the next to be offered, to be taken, to be told, and to be seen by the driver.
-    let (mut number, mut taken, mut told, mut seen) = (0u32, 0u32, 0u32, 0u32);
+    // The number of the next to be offered, to be taken, to be told, to be asked for, and to be seen by the driver.
+    let (mut number, mut taken, mut told, mut asked, mut seen) = (0u32, 0u32, 0u32, 0u32, 0u32);
     // The last look of the driver came before `told` went on, and no interrupt since.
     let mut interrupted = false;
     // Nothing was there when it was armed.
@@ -152,13 +155,19 @@ pub fn through_deaths(
             }
             Step::Complete(_) => {}
             Step::Publish => {
-                let old = told;
                 let wanted = queue.publish().unwrap();
                 told = flying.iter().map(|f| f.0).min().unwrap_or(taken);
                 prop_assert_eq!(driver.told(), told - seen);
                 interrupted |= wanted;
-                prop_assert!(told != old || !wanted);
+                prop_assert!(told != asked || !wanted);
+                asked = told;
                 prop_assert!(interrupted || told == seen, "sleeps on");
+            }
+            Step::Tell => {
+                let unasked = queue.tell().unwrap();
+                told = flying.iter().map(|f| f.0).min().unwrap_or(taken);
+                prop_assert_eq!(driver.told(), told - seen);
+                prop_assert_eq!(unasked != 0, told != asked);
             }
             Step::Reap => {
                 for (n, len) in driver.reap() {
@@ -174,7 +183,7 @@ pub fn through_deaths(
                 queue = Queue::restore(memory, place, *features, note).unwrap();
                 interrupted |= told != seen;
                 dead = flying.drain(..).map(|f| f.1).collect();
-                taken = told;
+                (taken, asked) = (told, told);
                 asleep = false;
             }
         }

@@ -16,6 +16,7 @@ pub mod flow;
 pub mod offload;
 pub mod patience;
 pub mod receive;
+pub mod restraint;
 pub mod server;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use crate::control::{Command, Settings};
 use crate::feature;
 use crate::flow::Flows;
 use crate::receive::Inlet;
+use crate::restraint::Restraint;
 use crate::transmit::Transmitter;
 
 /// Most descriptors of a queue.
@@ -124,6 +125,22 @@ impl Card<'_> {
         self.transmitter.sent
     }
 
+    /// How long the question for an interrupt may be put off ([`crate::restraint`]).
+    pub const fn put_off(&mut self, most: u64) {
+        self.transmitter.restraint = Restraint::new(most);
+    }
+
+    /// What time it is, of the TSC's.
+    pub const fn clock(&mut self, now: u64) {
+        self.transmitter.now = now;
+    }
+
+    /// When it is to be woken.
+    #[must_use]
+    pub const fn deadline(&self) -> u64 {
+        self.transmitter.restraint.deadline()
+    }
+
     /// The device's configuration (5.1.4): address, link up, pairs of queues.
     fn describe(&mut self) {
         let link_up = 1u16.to_le_bytes();
@@ -201,7 +218,13 @@ impl<'a> Model<'a> for Card<'a> {
             _ => self.pairs,
         };
         self.transmitter.serve(device, pairs, flows)?;
-        self.inlet.serve(device, &self.settings, &self.flows)
+        let before = self.inlet.delivered;
+        self.inlet.serve(device, &self.settings, &self.flows)?;
+        if self.inlet.delivered != before {
+            let now = self.transmitter.now;
+            self.transmitter.restraint.answered(now);
+        }
+        Ok(())
     }
 
     fn forget(&mut self, queue: Option<u16>) {

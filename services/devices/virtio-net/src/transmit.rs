@@ -3,14 +3,18 @@
 use alloc::vec::Vec;
 
 use ipc_schema::link::{HEADER, MAX_FRAME, MAX_PACKET, MIN_FRAME, Offload, Sender, header};
-use virtio::{Chain, Device, Error, Memory};
+use virtio::{Chain, Device, Error, Memory, Part};
 
 use crate::flow::{Flows, LOOK};
+use crate::restraint::Restraint;
 use crate::server::{MAX_SIZE, transmit};
 use crate::{NET_HEADER, Span, gather, offload};
 
 /// Frames of a queue before the next one's turn comes.
 const BATCH: u16 = MAX_SIZE;
+
+/// Of so many descriptors the driver is asked at once: it may have no others left.
+const MANY: u16 = MAX_SIZE / 4;
 
 /// What the transmit side works with.
 pub struct Transmitter<'a> {
@@ -25,6 +29,16 @@ pub struct Transmitter<'a> {
     next: u16,
     /// Frames that made no sense.
     pub dropped: u64,
+    /// When the driver is asked whether it wants an interrupt.
+    pub restraint: Restraint,
+    /// What time it is.
+    pub now: u64,
+}
+
+const NOTHING: Span = Span { gpa: 0, len: 0 };
+
+const fn span(Part { gpa, len, .. }: Part) -> Span {
+    Span { gpa, len }
 }
 
 /// How a queue's turn ended.
@@ -50,6 +64,8 @@ impl<'a> Transmitter<'a> {
             sent: 0,
             next: 0,
             dropped: 0,
+            restraint: Restraint::new(0),
+            now: 0,
         }
     }
 
@@ -62,6 +78,7 @@ impl<'a> Transmitter<'a> {
         flows: Option<&mut Flows>,
     ) -> Result<(), Error> {
         let mut flows = flows;
+        self.ask(device, pairs)?;
         loop {
             let mut more = false;
             for _ in 0..pairs {
@@ -108,15 +125,40 @@ impl<'a> Transmitter<'a> {
             queue.complete(chain.token(), 0)?;
             count += 1;
         };
-        let interrupt = queue.publish()?;
         if matches!(end, End::Empty) && queue.arm()? {
             end = End::More;
         }
         device.signal_peer(signal);
-        if interrupt {
-            device.interrupt(number);
+        if count > 0 {
+            self.publish(device, number)?;
         }
         Ok(end)
+    }
+
+    /// Tells the driver of what was sent, and asks whether it wants an interrupt, or will ask later.
+    fn publish(&mut self, device: &mut Device<'_>, number: u16) -> Result<(), Error> {
+        // If it still waits for what was sent before, it is not put off again.
+        let mut raised = device.ask(number)?;
+        let unasked = device.tell(number)?;
+        if unasked >= MANY || !self.restraint.waits(self.now) {
+            raised |= device.ask(number)?;
+        }
+        if raised {
+            self.restraint.interrupted(self.now, false);
+        }
+        Ok(())
+    }
+
+    /// Asks what was put off, if it is time.
+    fn ask(&mut self, device: &mut Device<'_>, pairs: u16) -> Result<(), Error> {
+        if self.restraint.is_over(self.now) {
+            for pair in 0..pairs {
+                if device.ask(transmit(pair))? {
+                    self.restraint.interrupted(self.now, true);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sends one frame; true if the switch is to be signalled.
@@ -127,27 +169,37 @@ impl<'a> Transmitter<'a> {
         flows: Option<(&mut Flows, u16)>,
     ) -> Result<bool, Error> {
         self.spans.clear();
-        let mut total = 0u32;
-        for part in chain {
-            let part = part?;
-            if !part.writable {
-                total = total.saturating_add(part.len);
-                let (gpa, len) = (part.gpa, part.len);
-                self.spans.push(Span { gpa, len });
+        let first = chain.next().transpose()?;
+        // Most frames are in one part.
+        let one = [first.map_or(NOTHING, span)];
+        let mut total = one[0].len;
+        let is_one = chain.is_over() && first.is_some_and(|part| !part.writable);
+        if !is_one {
+            total = 0;
+            for part in first.into_iter().map(Ok).chain(chain) {
+                let part = part?;
+                if !part.writable {
+                    total = total.saturating_add(part.len);
+                    self.spans.push(span(part));
+                }
             }
         }
+        let spans = if is_one { &one } else { &*self.spans };
         let frame = total.wrapping_sub(NET_HEADER);
         if !(MIN_FRAME..=MAX_FRAME).contains(&frame) {
             self.dropped += 1;
             return Ok(false);
         }
         let mut net = [0; NET_HEADER as usize];
-        gather(self.memory, &self.spans, 0, &mut net)?;
+        match spans.first() {
+            Some(first) if first.len >= NET_HEADER => self.memory.read(first.gpa, &mut net)?,
+            _ => gather(self.memory, spans, 0, &mut net)?,
+        }
         if let Some((flows, pair)) = flows {
             let mut begin = [0; LOOK];
             let begin = begin.get_mut(..LOOK.min(frame as usize));
             let begin = begin.unwrap_or_default();
-            gather(self.memory, &self.spans, NET_HEADER.into(), begin)?;
+            gather(self.memory, spans, NET_HEADER.into(), begin)?;
             flows.sent(begin, pair);
         }
         let (words, _) = net.split_first_chunk::<10>().unwrap_or((&[0; 10], &[]));
@@ -156,22 +208,17 @@ impl<'a> Transmitter<'a> {
             return Ok(false);
         };
         let head = header(frame, offload);
-        let [(at, first), (after, _)] = self.to.spans(0, HEADER);
-        let (one, two) = head.split_at(first as usize);
-        self.link.write(at, one)?;
-        if !two.is_empty() {
-            self.link.write(after, two)?;
-        }
-        self.copy(frame)?;
+        self.link.write(self.to.at(0), &head)?;
+        self.copy(spans, frame)?;
         self.sent += 1;
         Ok(self.to.send(frame))
     }
 
     /// The frame, behind the header on both sides.
-    fn copy(&self, frame: u32) -> Result<(), Error> {
+    fn copy(&self, spans: &[Span], frame: u32) -> Result<(), Error> {
         let mut skip = NET_HEADER;
         let mut done = 0;
-        for span in &self.spans {
+        for span in spans {
             let mut at = skip.min(span.len);
             skip -= at;
             while at < span.len {
