@@ -90,10 +90,9 @@ impl Memory {
 
     fn host(&self, gpa: u64, len: u64) -> Result<*mut u8, Error> {
         for range in &self.ranges {
-            if let (Some(offset), Some(room)) =
-                (gpa.checked_sub(range.gpa), range.len.checked_sub(len))
-                && offset <= room
-            {
+            // Below the range it wraps around, to at least what the range has.
+            let offset = gpa.wrapping_sub(range.gpa);
+            if offset <= range.len && len <= range.len - offset {
                 // SAFETY: `offset + len` is within the range, which is one mapped run by the contract of `new`.
                 return Ok(unsafe { range.host.add(offset as usize) });
             }
@@ -261,31 +260,29 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
         let word = from.add(i).cast::<UnalignedHalf>().read_volatile();
         to.add(i).cast::<UnalignedHalf>().write_volatile(word);
     };
-    if len < 4 {
-        for i in 0..len {
-            // SAFETY: `i < len`.
-            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
-        }
-        return;
-    }
-    if len < 8 {
-        half(0);
-        half(len - 4);
-        return;
-    }
-    if len < STRING {
-        let mut i = 0;
-        while i + 8 <= len {
-            word(i);
-            i += 8;
-        }
-    } else {
+    if len >= STRING {
         // SAFETY: no more than `len`; the direction flag is clear (System V ABI for x86-64, 3.2.1). Rust does not see the accesses, so that
         // it may not matter that the guest makes others there.
         unsafe {
             asm!("rep movsq", inout("rcx") len / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
                 options(nostack, preserves_flags));
         }
+    } else if len >= 8 {
+        let mut i = 0;
+        while i + 8 <= len {
+            word(i);
+            i += 8;
+        }
+    } else if len >= 4 {
+        half(0);
+        half(len - 4);
+        return;
+    } else {
+        for i in 0..len {
+            // SAFETY: `i < len`.
+            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        }
+        return;
     }
     if !len.is_multiple_of(8) {
         word(len - 8);

@@ -5,7 +5,7 @@ use ipc_schema::virtio::feature;
 
 use crate::packed::Packed;
 use crate::split::{Place, Split};
-use crate::{Chain, Error, Memory, Token};
+use crate::{Chain, Error, Memory, Next, Token};
 
 /// A virtqueue, as the driver has chosen it.
 pub enum Queue<'m> {
@@ -82,6 +82,12 @@ impl<'m> Queue<'m> {
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Chain<'m>>, Error> {
         either!(self, queue => queue.pop())
+    }
+
+    /// As above, with less to do for a buffer of one part.
+    #[inline]
+    pub fn take(&mut self) -> Result<Next<'m>, Error> {
+        either!(self, queue => queue.take())
     }
 
     /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its

@@ -6,7 +6,7 @@
 
 use ipc_schema::virtio::feature;
 
-use crate::chain::{Chain, DESCRIPTOR, Token, generation};
+use crate::chain::{Chain, DESCRIPTOR, INDIRECT, NEXT, Next, Token, generation};
 use crate::memory::{Window, barrier};
 use crate::{Error, Memory};
 
@@ -132,6 +132,35 @@ impl<'m> Split<'m> {
     /// Takes the next buffer, if one is there.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Chain<'m>>, Error> {
+        Ok(self.head()?.map(|token| self.chain(token)))
+    }
+
+    /// As above, with less to do for a buffer of one part.
+    #[inline]
+    pub fn take(&mut self) -> Result<Next<'m>, Error> {
+        let Some(token) = self.head()? else {
+            return Ok(Next::Nothing);
+        };
+        if token.id >= self.size {
+            return Err(Error::Descriptor);
+        }
+        let at = DESCRIPTOR * u32::from(token.id);
+        let rest = self.descriptors.load_u64(at + 8)?;
+        let flags = (rest >> 32) as u16;
+        if flags & (NEXT | INDIRECT) != 0 {
+            return Ok(Next::Chain(self.chain(token)));
+        }
+        let gpa = self.descriptors.load_u64(at)?;
+        Next::one(self.memory, (gpa, rest as u32, flags), token)
+    }
+
+    const fn chain(&self, token: Token) -> Chain<'m> {
+        let len = self.size as u32;
+        Chain::linked(self.memory, self.descriptors, len, self.indirect, token)
+    }
+
+    #[inline]
+    fn head(&mut self) -> Result<Option<Token>, Error> {
         if self.next == self.end {
             self.look()?;
             if self.next == self.end {
@@ -142,15 +171,12 @@ impl<'m> Split<'m> {
         let slot = ELEMENTS + 2 * self.slot(position);
         let id = self.available.load_u16(slot)?;
         self.next = position.wrapping_add(1);
-        let token = Token {
+        Ok(Some(Token {
             generation: self.generation,
             position,
             id,
             room: 0,
-        };
-        let (memory, len) = (self.memory, self.size.into());
-        let chain = Chain::linked(memory, self.descriptors, len, self.indirect, token);
-        Ok(Some(chain))
+        }))
     }
 
     /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its

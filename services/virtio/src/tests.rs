@@ -2,7 +2,7 @@
 //! side; and what must hold whatever both sides do.
 
 use crate::split::Place;
-use crate::{Error, Memory, Part, Queue, Token};
+use crate::{Error, Memory, Next, Part, Queue, Token};
 use ipc_schema::state_page::{StatePage, StateWriter};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -91,6 +91,22 @@ pub fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The next buffer's parts, by either way to take it.
+fn next(queue: &mut Queue<'_>, quick: bool) -> Option<(Vec<Part>, Token)> {
+    let next = match quick {
+        true => queue.take().unwrap(),
+        false => Next::Chain(queue.pop().unwrap()?),
+    };
+    match next {
+        Next::Nothing => None,
+        Next::One(part, token) => Some((vec![part], token)),
+        Next::Chain(mut chain) => {
+            let parts = chain.by_ref().map(Result::unwrap).collect();
+            Some((parts, chain.token()))
+        }
+    }
+}
+
 /// Whatever happens in whatever order, deaths at any moment included: each buffer comes as it was given, is used once and in order, the
 /// driver is interrupted for it whenever it has asked to be, and notifies whenever it is asked to.
 pub fn through_deaths(
@@ -129,11 +145,10 @@ pub fn through_deaths(
                     asleep = false;
                 }
             }
-            Step::Pop => match queue.pop().unwrap() {
-                Some(mut chain) => {
-                    let got: Vec<_> = chain.by_ref().map(Result::unwrap).collect();
+            Step::Pop => match next(&mut queue, taken.is_multiple_of(2)) {
+                Some((got, token)) => {
                     prop_assert_eq!(&got, &given[&taken]);
-                    flying.push((taken, chain.token(), room(&got)));
+                    flying.push((taken, token, room(&got)));
                     taken += 1;
                     prop_assert_eq!(u32::from(queue.in_flight()), taken - told);
                 }

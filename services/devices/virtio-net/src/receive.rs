@@ -7,7 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use ipc_schema::link::{ALIGN, HEADER, MIN_FRAME, Offload, Receiver, packet, parse};
-use virtio::{Chain, Device, Error, Memory, Part, Queue, Token};
+use virtio::{Device, Error, Memory, Next, Part, Queue, Token};
 
 use crate::control::{Mac, Settings};
 use crate::flow::{Flows, LOOK};
@@ -42,37 +42,42 @@ impl Buffers {
     /// Takes buffers until there are enough for so many bytes; false if there are not.
     fn take(&mut self, queue: &mut Queue<'_>, need: u32, merged: bool) -> Result<bool, Error> {
         while self.room < u64::from(need) && (merged || self.all.is_empty()) {
-            let Some(mut chain) = queue.pop()? else {
+            if !self.add(queue.take()?)? {
                 return Ok(false);
-            };
-            let first = chain.next().transpose()?;
-            self.add(first, &mut chain)?;
+            }
         }
         Ok(true)
     }
 
-    /// Keeps a buffer: its first part and what follows.
-    fn add(&mut self, first: Option<Part>, chain: &mut Chain<'_>) -> Result<(), Error> {
+    /// Keeps a buffer, if there is one.
+    fn add(&mut self, buffer: Next<'_>) -> Result<bool, Error> {
         let (mut spans, mut room) = (self.spare.pop().unwrap_or_default(), 0);
-        for part in first.into_iter().map(Ok).chain(chain.by_ref()) {
-            let part = part?;
+        let mut add = |part: Part| {
             if part.writable {
-                let (gpa, len) = (part.gpa, part.len);
-                spans.push(Span { gpa, len });
-                room += len;
+                spans.push(Span::of(part));
+                room += part.len;
             }
-        }
+        };
+        let token = match buffer {
+            Next::Nothing => return Ok(false),
+            Next::One(part, token) => {
+                add(part);
+                token
+            }
+            Next::Chain(mut chain) => {
+                for part in chain.by_ref() {
+                    add(part?);
+                }
+                chain.token()
+            }
+        };
         // Into the first at least the header must go (5.1.6.3.1).
         if room < NET_HEADER {
             return Err(Error::Length);
         }
         self.room += u64::from(room);
-        self.all.push_back(Buffer {
-            token: chain.token(),
-            spans,
-            room,
-        });
-        Ok(())
+        self.all.push_back(Buffer { token, spans, room });
+        Ok(true)
     }
 
     fn pop(&mut self) -> Option<Buffer> {
@@ -289,18 +294,19 @@ impl<'a> Inlet<'a> {
         };
         // Most are of one part, into which all goes.
         if let (Frame::Link(..), true) = (frame, buffers.all.is_empty()) {
-            let Some(mut chain) = queue.pop()? else {
-                return Ok(false);
-            };
-            match chain.next().transpose()? {
-                Some(part) if part.writable && part.len >= need && chain.is_over() => {
+            match queue.take()? {
+                Next::One(part, token) if part.writable && part.len >= need => {
                     self.memory.write(part.gpa, &net(offload, 1))?;
                     self.copy(0, part.gpa + u64::from(NET_HEADER), len)?;
-                    queue.complete(chain.token(), need)?;
+                    queue.complete(token, need)?;
                     self.delivered += 1;
                     return Ok(true);
                 }
-                first => buffers.add(first, &mut chain)?,
+                other => {
+                    if !buffers.add(other)? {
+                        return Ok(false);
+                    }
+                }
             }
         }
         if !buffers.take(queue, need, merged)? {

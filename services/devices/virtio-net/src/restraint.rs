@@ -31,12 +31,15 @@ impl Restraint {
         }
     }
 
-    /// Frames have been sent: whether the driver may be asked later. Then it is to be by [`Self::deadline`].
+    /// Frames have been sent, and nothing of before is put off any more: whether the driver may be asked later. Then it is to be by
+    /// [`Self::deadline`].
     pub fn waits(&mut self, now: u64) -> bool {
         let waits = self.answers && self.most != 0;
-        if waits {
-            self.until = self.until.min(now.saturating_add(self.most));
-        }
+        self.until = if waits {
+            now.saturating_add(self.most)
+        } else {
+            NEVER
+        };
         waits
     }
 
@@ -83,8 +86,8 @@ mod tests {
         r.interrupted(150, false);
         r.answered(249);
         assert!(r.waits(300) && r.waits(350));
-        assert_eq!(r.deadline(), 400);
-        assert!(!r.is_over(399) && r.is_over(400) && !r.is_over(400));
+        assert_eq!(r.deadline(), 450);
+        assert!(!r.is_over(449) && r.is_over(450) && !r.is_over(450));
         // It wanted none any more.
         assert!(r.waits(500) && r.is_over(600));
         r.interrupted(600, true);

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use ipc_schema::abi::NEVER;
 use ipc_schema::link::{LinkPage, NetConfig, Receiver, Sender, Way};
 use ipc_schema::state_page::kind;
 use ipc_schema::virtio::{MAX_PAIRS, NET, feature::RING_PACKED, net_queues};
@@ -104,7 +105,7 @@ pub fn begin<'a>(parts: &Parts<'a>) -> (Server<'a>, bool) {
         settings: Settings::new(parts.config.mac),
         image: [0; NET.config_len as usize],
         inlet: Inlet::new(memory, parts.link, from, pairs),
-        transmitter: Transmitter::new(memory, parts.link, to),
+        transmitter: Transmitter::new(memory, parts.link, to, pairs),
         flows: Flows::new(),
         armed: false,
     };
@@ -126,8 +127,8 @@ impl Card<'_> {
     }
 
     /// How long the question for an interrupt may be put off ([`crate::restraint`]).
-    pub const fn put_off(&mut self, most: u64) {
-        self.transmitter.restraint = Restraint::new(most);
+    pub fn put_off(&mut self, most: u64) {
+        self.transmitter.restraints.fill(Restraint::new(most));
     }
 
     /// What time it is, of the TSC's.
@@ -137,8 +138,9 @@ impl Card<'_> {
 
     /// When it is to be woken.
     #[must_use]
-    pub const fn deadline(&self) -> u64 {
-        self.transmitter.restraint.deadline()
+    pub fn deadline(&self) -> u64 {
+        let all = self.transmitter.restraints.iter();
+        all.map(Restraint::deadline).min().unwrap_or(NEVER)
     }
 
     /// The device's configuration (5.1.4): address, link up, pairs of queues.
@@ -222,7 +224,9 @@ impl<'a> Model<'a> for Card<'a> {
         self.inlet.serve(device, &self.settings, &self.flows)?;
         if self.inlet.delivered != before {
             let now = self.transmitter.now;
-            self.transmitter.restraint.answered(now);
+            for restraint in &mut self.transmitter.restraints {
+                restraint.answered(now);
+            }
         }
         Ok(())
     }

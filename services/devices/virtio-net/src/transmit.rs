@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use ipc_schema::link::{HEADER, MAX_FRAME, MAX_PACKET, MIN_FRAME, Offload, Sender, header};
-use virtio::{Chain, Device, Error, Memory, Part};
+use virtio::{Chain, Device, Error, Memory, Next};
 
 use crate::flow::{Flows, LOOK};
 use crate::restraint::Restraint;
@@ -29,16 +29,10 @@ pub struct Transmitter<'a> {
     next: u16,
     /// Frames that made no sense.
     pub dropped: u64,
-    /// When the driver is asked whether it wants an interrupt.
-    pub restraint: Restraint,
+    /// When the driver is asked whether it wants an interrupt; each pair's.
+    pub restraints: Vec<Restraint>,
     /// What time it is.
     pub now: u64,
-}
-
-const NOTHING: Span = Span { gpa: 0, len: 0 };
-
-const fn span(Part { gpa, len, .. }: Part) -> Span {
-    Span { gpa, len }
 }
 
 /// How a queue's turn ended.
@@ -52,10 +46,11 @@ enum End {
 }
 
 impl<'a> Transmitter<'a> {
-    /// Sends by this lane.
+    /// Sends by this lane, from the queues of at most so many pairs.
     #[must_use]
-    pub const fn new(memory: &'a Memory, link: &'a Memory, to: Sender<'a>) -> Self {
+    pub fn new(memory: &'a Memory, link: &'a Memory, to: Sender<'a>, pairs: u16) -> Self {
         let spans = Vec::new();
+        let restraints = (0..pairs).map(|_| Restraint::new(0)).collect();
         Self {
             memory,
             link,
@@ -64,7 +59,7 @@ impl<'a> Transmitter<'a> {
             sent: 0,
             next: 0,
             dropped: 0,
-            restraint: Restraint::new(0),
+            restraints,
             now: 0,
         }
     }
@@ -78,7 +73,7 @@ impl<'a> Transmitter<'a> {
         flows: Option<&mut Flows>,
     ) -> Result<(), Error> {
         let mut flows = flows;
-        self.ask(device, pairs)?;
+        self.ask(device)?;
         loop {
             let mut more = false;
             for _ in 0..pairs {
@@ -117,12 +112,21 @@ impl<'a> Transmitter<'a> {
             if count == BATCH {
                 break End::More;
             }
-            let Some(mut chain) = queue.pop()? else {
-                break End::Empty;
-            };
             let flows = flows.as_deref_mut().map(|flows| (flows, pair));
-            signal |= self.send(&mut chain, features, flows)?;
-            queue.complete(chain.token(), 0)?;
+            let token = match queue.take()? {
+                Next::Nothing => break End::Empty,
+                Next::One(part, token) => {
+                    if !part.writable {
+                        signal |= self.send(&[Span::of(part)], part.len, features, flows)?;
+                    }
+                    token
+                }
+                Next::Chain(mut chain) => {
+                    signal |= self.send_chain(&mut chain, features, flows)?;
+                    chain.token()
+                }
+            };
+            queue.complete(token, 0)?;
             count += 1;
         };
         if matches!(end, End::Empty) && queue.arm()? {
@@ -130,61 +134,69 @@ impl<'a> Transmitter<'a> {
         }
         device.signal_peer(signal);
         if count > 0 {
-            self.publish(device, number)?;
+            self.publish(device, pair)?;
         }
         Ok(end)
     }
 
     /// Tells the driver of what was sent, and asks whether it wants an interrupt, or will ask later.
-    fn publish(&mut self, device: &mut Device<'_>, number: u16) -> Result<(), Error> {
+    fn publish(&mut self, device: &mut Device<'_>, pair: u16) -> Result<(), Error> {
+        let number = transmit(pair);
+        let Some(restraint) = self.restraints.get_mut(usize::from(pair)) else {
+            return device.publish(number);
+        };
         // If it still waits for what was sent before, it is not put off again.
         let mut raised = device.ask(number)?;
         let unasked = device.tell(number)?;
-        if unasked >= MANY || !self.restraint.waits(self.now) {
+        if unasked >= MANY || !restraint.waits(self.now) {
             raised |= device.ask(number)?;
         }
         if raised {
-            self.restraint.interrupted(self.now, false);
+            restraint.interrupted(self.now, false);
         }
         Ok(())
     }
 
     /// Asks what was put off, if it is time.
-    fn ask(&mut self, device: &mut Device<'_>, pairs: u16) -> Result<(), Error> {
-        if self.restraint.is_over(self.now) {
-            for pair in 0..pairs {
-                if device.ask(transmit(pair))? {
-                    self.restraint.interrupted(self.now, true);
-                }
+    fn ask(&mut self, device: &mut Device<'_>) -> Result<(), Error> {
+        for (pair, restraint) in (0..).zip(&mut self.restraints) {
+            if restraint.is_over(self.now) && device.ask(transmit(pair))? {
+                restraint.interrupted(self.now, true);
             }
         }
         Ok(())
     }
 
-    /// Sends one frame; true if the switch is to be signalled.
-    fn send(
+    /// Sends one frame that may lie in several parts.
+    fn send_chain(
         &mut self,
         chain: &mut Chain<'_>,
         features: u64,
         flows: Option<(&mut Flows, u16)>,
     ) -> Result<bool, Error> {
-        self.spans.clear();
-        let first = chain.next().transpose()?;
-        // Most frames are in one part.
-        let one = [first.map_or(NOTHING, span)];
-        let mut total = one[0].len;
-        let is_one = chain.is_over() && first.is_some_and(|part| !part.writable);
-        if !is_one {
-            total = 0;
-            for part in first.into_iter().map(Ok).chain(chain) {
-                let part = part?;
-                if !part.writable {
-                    total = total.saturating_add(part.len);
-                    self.spans.push(span(part));
-                }
+        let mut spans = core::mem::take(&mut self.spans);
+        spans.clear();
+        let mut total = 0u32;
+        for part in chain {
+            let part = part?;
+            if !part.writable {
+                total = total.saturating_add(part.len);
+                spans.push(Span::of(part));
             }
         }
-        let spans = if is_one { &one } else { &*self.spans };
+        let signal = self.send(&spans, total, features, flows)?;
+        self.spans = spans;
+        Ok(signal)
+    }
+
+    /// Sends one frame, which is so many bytes there with its header; true if the switch is to be signalled.
+    fn send(
+        &mut self,
+        spans: &[Span],
+        total: u32,
+        features: u64,
+        flows: Option<(&mut Flows, u16)>,
+    ) -> Result<bool, Error> {
         let frame = total.wrapping_sub(NET_HEADER);
         if !(MIN_FRAME..=MAX_FRAME).contains(&frame) {
             self.dropped += 1;
@@ -216,6 +228,16 @@ impl<'a> Transmitter<'a> {
 
     /// The frame, behind the header on both sides.
     fn copy(&self, spans: &[Span], frame: u32) -> Result<(), Error> {
+        if let [all] = spans {
+            let from = all.gpa + u64::from(NET_HEADER);
+            let [(one, first), (two, second)] = self.to.spans(HEADER, frame);
+            self.memory.transfer(from, self.link, one, first)?;
+            if second == 0 {
+                return Ok(());
+            }
+            let from = from + u64::from(first);
+            return self.memory.transfer(from, self.link, two, second);
+        }
         let mut skip = NET_HEADER;
         let mut done = 0;
         for span in spans {
