@@ -214,7 +214,7 @@ impl<'a> Inlet<'a> {
                             return Ok(Some(pair));
                         }
                     }
-                    Work::Some => self.make(pair, frame, offload)?,
+                    Work::Some => self.make(pair, frame, offload),
                     Work::Impossible => self.dropped += 1,
                 }
             }
@@ -265,14 +265,12 @@ impl<'a> Inlet<'a> {
     }
 
     /// Does what the guest leaves to others.
-    fn make(&mut self, pair: u16, frame: u32, offload: Offload) -> Result<(), Error> {
-        let mut bytes = alloc::vec![0; frame as usize];
-        self.read(HEADER, &mut bytes).ok_or(Error::Memory)?;
-        match offload::finish(bytes, offload, MAX_WAITING) {
+    fn make(&mut self, pair: u16, frame: u32, offload: Offload) {
+        let read = |offset, to: &mut [u8]| self.read(HEADER + offset, to);
+        match offload::finish(&read, frame, offload, MAX_WAITING) {
             Some(frames) => self.made.extend(frames.into_iter().map(|f| (pair, f))),
             None => self.dropped += 1,
         }
-        Ok(())
     }
 
     /// Puts a frame into a pair's buffers; false if there are too few.
