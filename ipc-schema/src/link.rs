@@ -220,6 +220,10 @@ pub enum Way {
 /// Where bytes of a packet are in the shared memory: offsets and lengths, the second part empty unless the lane ends between.
 pub type Spans = [(u64, u32); 2];
 
+const fn at(base: u64, index: u32) -> u64 {
+    base + (index & (LANE - 1)) as u64
+}
+
 fn spans(base: u64, index: u32, len: u32) -> Spans {
     let at = index & (LANE - 1);
     let first = len.min(LANE - at);
@@ -249,6 +253,12 @@ impl<'a> Sender<'a> {
         let tail = self.lane.tail.value.load(Ordering::Acquire);
         // A receiver that says more than can be has a full lane.
         LANE.saturating_sub(self.head.wrapping_sub(tail))
+    }
+
+    /// Where the [`ALIGN`] bytes at `offset`, a multiple of it, of the next packet go: they never go over the lane's end.
+    #[must_use]
+    pub const fn at(&self, offset: u32) -> u64 {
+        at(self.base, self.head.wrapping_add(offset))
     }
 
     /// Where `len` bytes at `offset` of the next packet go.
@@ -309,6 +319,12 @@ impl<'a> Receiver<'a> {
     fn skip(&mut self, to: u32) {
         self.tail = to;
         self.lane.tail.value.store(to, Ordering::Release);
+    }
+
+    /// Where the [`ALIGN`] bytes at `offset`, a multiple of it, of the first packet are: they never go over the lane's end.
+    #[must_use]
+    pub const fn at(&self, offset: u32) -> u64 {
+        at(self.base, self.tail.wrapping_add(offset))
     }
 
     /// Where `len` bytes at `offset` of the first packet are.

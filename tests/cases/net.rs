@@ -3,6 +3,8 @@
 use anyhow::Result;
 use system_tests::{Judged, System};
 
+use crate::virtio::memory;
+
 /// MiB of a checked stream.
 const STREAM: usize = 4;
 /// How often each server dies while streams run, and then two at once.
@@ -110,6 +112,7 @@ fn two_vms_on_a_network() -> Judged {
     s.sh("ethtool -L eth0 combined 2")?;
     let queues = s.sh(pairs)?;
     s.check(&queues, "^rx-0 rx-1 tx-0 tx-1$")?;
+    memory(&mut s, "two")?;
     // Another address, while the card is up: what goes to the one before is not for it any more.
     let other = s.sh("echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_notify; ip link set eth0 address 02:56:00:00:00:99; ping -c 2 10.0.0.1 | grep received")?;
     s.check(&other, "2 packets received")?;

@@ -36,12 +36,14 @@ pub const HEAP: u64 = 256 << 10;
 /// Pool in bytes when nothing else is said.
 pub const POOL: u64 = 256 << 10;
 /// Stack of a device, of which 16 KiB are used.
-pub const DEVICE_STACK: u64 = 32 << 10;
-/// Heap of a device that keeps little for each request, of which 8 KiB are used.
+pub const DEVICE_STACK: u64 = 24 << 10;
+/// Heap of a device that keeps nothing for requests, of which 8 KiB are used.
+pub const SMALL_HEAP: u64 = 24 << 10;
+/// Heap of a device that keeps little for each request.
 pub const DEVICE_HEAP: u64 = 32 << 10;
 /// Pool of a device without page tables of long runs: Space, thread, UTCB, capability table and the page tables of the rest take 76 KiB,
 /// and nothing is made from it later.
-pub const DEVICE_POOL: u64 = 96 << 10;
+pub const DEVICE_POOL: u64 = 84 << 10;
 /// Bytes of a large page.
 const LARGE: u64 = 2 << 20;
 /// Slots of a capability table when nothing else is said.

@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use ipc_schema::link::{
-    HEADER, LinkPage, MIN_FRAME, Offload, PortConfig, Receiver, Sender, Way, header, packet, parse,
+    ALIGN, HEADER, LinkPage, MIN_FRAME, Offload, PortConfig, Receiver, Sender, Way, header, packet,
+    parse,
 };
 use virtio::Memory;
 
@@ -201,10 +202,14 @@ impl<'a> Switch<'a> {
         let Some(port) = self.ports.get(number) else {
             return;
         };
-        let mut addresses = [0; 12];
-        if port.read(HEADER, &mut addresses).is_none() {
+        // No packet is shorter, and they do not go over the lane's end.
+        let mut begin = [0; ALIGN as usize];
+        if port.memory.read(port.from.at(HEADER), &mut begin).is_err() {
             return;
         }
+        let Some(&addresses) = begin.first_chunk::<12>() else {
+            return;
+        };
         let network = port.network;
         if let Some((port, last, one)) = self.flow
             && port == number
@@ -243,7 +248,7 @@ impl<'a> Switch<'a> {
             return;
         }
         let head = header(frame, offload);
-        let mut done = to.write(0, &head);
+        let mut done = to.memory.write(to.to.at(0), &head).ok();
         let mut at = 0;
         // Each of both can go over its lane's edge.
         while done.is_some() && at < frame {
@@ -274,34 +279,8 @@ impl Port<'_> {
         if there < HEADER + MIN_FRAME {
             return None;
         }
-        self.read(0, &mut head)?;
+        self.memory.read(self.from.at(0), &mut head).ok()?;
         parse(head).filter(|(frame, _)| packet(*frame) <= there)
-    }
-
-    fn read(&self, offset: u32, to: &mut [u8]) -> Option<()> {
-        let mut rest = to;
-        for (at, len) in self.from.spans(offset, rest.len() as u32) {
-            if len == 0 {
-                break;
-            }
-            let (part, after) = rest.split_at_mut_checked(len as usize)?;
-            self.memory.read(at, part).ok()?;
-            rest = after;
-        }
-        Some(())
-    }
-
-    fn write(&self, offset: u32, from: &[u8]) -> Option<()> {
-        let mut rest = from;
-        for (at, len) in self.to.spans(offset, rest.len() as u32) {
-            if len == 0 {
-                break;
-            }
-            let (part, after) = rest.split_at_checked(len as usize)?;
-            self.memory.write(at, part).ok()?;
-            rest = after;
-        }
-        Some(())
     }
 }
 

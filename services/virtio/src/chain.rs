@@ -33,6 +33,16 @@ pub fn generation() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// What a queue has.
+pub enum Next<'m> {
+    /// Nothing.
+    Nothing,
+    /// A buffer of one part, as most are where frames are short, and what to complete it by.
+    One(Part, Token),
+    /// Any other buffer.
+    Chain(Chain<'m>),
+}
+
 /// One part of a buffer. It was inside the guest's memory when it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -71,6 +81,23 @@ pub struct Chain<'m> {
     bytes: u32,
     writable: bool,
     token: Token,
+}
+
+impl<'m> Next<'m> {
+    /// A buffer with one descriptor, these words of it, and flags that lead no further.
+    #[inline]
+    pub(crate) fn one(
+        memory: &Memory,
+        (gpa, len, flags): (u64, u32, u16),
+        mut token: Token,
+    ) -> Result<Self, Error> {
+        memory.check(gpa, len.into())?;
+        let writable = flags & WRITE != 0;
+        if writable {
+            token.room = len;
+        }
+        Ok(Self::One(Part { gpa, len, writable }, token))
+    }
 }
 
 impl<'m> Chain<'m> {

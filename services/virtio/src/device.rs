@@ -161,14 +161,24 @@ impl<'a> Device<'a> {
     /// The driver is told of what is complete in a queue, and interrupted if it wants to be.
     #[inline]
     pub fn publish(&mut self, number: u16) -> Result<(), Error> {
-        let wanted = match self.queue(number) {
-            Some(queue) => queue.publish()?,
-            None => false,
-        };
+        self.tell(number)?;
+        self.ask(number).map(drop)
+    }
+
+    /// The driver is told of what is complete in a queue; of so many it is to be [asked](Self::ask).
+    #[inline]
+    pub fn tell(&mut self, number: u16) -> Result<u16, Error> {
+        self.queue(number).map_or(Ok(0), Queue::tell)
+    }
+
+    /// The driver is interrupted if it wants to be for what it was told of in a queue; whether it was.
+    #[inline]
+    pub fn ask(&mut self, number: u16) -> Result<bool, Error> {
+        let wanted = self.queue(number).map_or(Ok(false), Queue::ask)?;
         if wanted {
             self.interrupt(number);
         }
-        Ok(())
+        Ok(wanted)
     }
 
     /// The driver is told that the device-specific configuration has changed.

@@ -50,7 +50,7 @@ pub mod split;
 #[cfg(test)]
 mod tests;
 
-pub use chain::{Chain, Part, Token};
+pub use chain::{Chain, Next, Part, Token};
 pub use device::{Device, Model, Server, Signals};
 pub use memory::Memory;
 pub use queue::Queue;

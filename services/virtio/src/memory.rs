@@ -90,10 +90,9 @@ impl Memory {
 
     fn host(&self, gpa: u64, len: u64) -> Result<*mut u8, Error> {
         for range in &self.ranges {
-            if let (Some(offset), Some(room)) =
-                (gpa.checked_sub(range.gpa), range.len.checked_sub(len))
-                && offset <= room
-            {
+            // Below the range it wraps around, to at least what the range has.
+            let offset = gpa.wrapping_sub(range.gpa);
+            if offset <= range.len && len <= range.len - offset {
                 // SAFETY: `offset + len` is within the range, which is one mapped run by the contract of `new`.
                 return Ok(unsafe { range.host.add(offset as usize) });
             }
@@ -244,41 +243,49 @@ pub fn barrier() {
     fence(Ordering::SeqCst);
 }
 
-/// Copies by eight bytes, then by four, then by one; by hand where that is shorter than it takes the processor to begin.
+/// Copies by eight bytes, the last of which may be copied twice, fewer by four or by one; by hand where that is shorter than it takes the
+/// processor to begin.
 ///
 /// # Safety
 /// `len` bytes can be read at `from` and written at `to`, and they do not overlap.
 #[inline]
 unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-    let words = if len < STRING { 0 } else { len / 8 };
-    if words > 0 {
-        // SAFETY: `8 * words <= len`; the direction flag is clear (System V ABI for x86-64, 3.2.1). Rust does not see the accesses, so
-        // that it may not matter that the guest makes others there.
+    // SAFETY: in each use eight bytes from `i` on are below `len`.
+    let word = |i: usize| unsafe {
+        let word = from.add(i).cast::<Unaligned>().read_volatile();
+        to.add(i).cast::<Unaligned>().write_volatile(word);
+    };
+    // SAFETY: in each use four bytes from `i` on are.
+    let half = |i: usize| unsafe {
+        let word = from.add(i).cast::<UnalignedHalf>().read_volatile();
+        to.add(i).cast::<UnalignedHalf>().write_volatile(word);
+    };
+    if len >= STRING {
+        // SAFETY: no more than `len`; the direction flag is clear (System V ABI for x86-64, 3.2.1). Rust does not see the accesses, so that
+        // it may not matter that the guest makes others there.
         unsafe {
-            asm!("rep movsq", inout("rcx") words => _, inout("rdi") to => _, inout("rsi") from => _,
+            asm!("rep movsq", inout("rcx") len / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
                 options(nostack, preserves_flags));
         }
-    }
-    let mut i = words * 8;
-    while i + 8 <= len {
-        // SAFETY: `i + 8 <= len`.
-        unsafe {
-            let word = from.add(i).cast::<Unaligned>().read_volatile();
-            to.add(i).cast::<Unaligned>().write_volatile(word);
+    } else if len >= 8 {
+        let mut i = 0;
+        while i + 8 <= len {
+            word(i);
+            i += 8;
         }
-        i += 8;
-    }
-    if i + 4 <= len {
-        // SAFETY: `i + 4 <= len`.
-        unsafe {
-            let word = from.add(i).cast::<UnalignedHalf>().read_volatile();
-            to.add(i).cast::<UnalignedHalf>().write_volatile(word);
+    } else if len >= 4 {
+        half(0);
+        half(len - 4);
+        return;
+    } else {
+        for i in 0..len {
+            // SAFETY: `i < len`.
+            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
         }
-        i += 4;
+        return;
     }
-    for i in i..len {
-        // SAFETY: `i < len`.
-        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    if !len.is_multiple_of(8) {
+        word(len - 8);
     }
 }
 

@@ -16,7 +16,7 @@ use alloc::boxed::Box;
 use ipc_schema::state_page::Note;
 use ipc_schema::virtio::feature;
 
-use crate::chain::{Chain, DESCRIPTOR, NEXT, Token, WRITE, generation};
+use crate::chain::{Chain, DESCRIPTOR, INDIRECT, NEXT, Next, Token, WRITE, generation};
 use crate::memory::{Window, barrier};
 use crate::split::{MAX_SIZE, Place};
 use crate::{Error, Memory};
@@ -114,6 +114,14 @@ struct Turn {
     buffer: Buffer,
 }
 
+/// A buffer that was taken: its first descriptor, how many it has, and the first one's word with length and flags.
+struct Head {
+    first: u16,
+    count: u16,
+    word: u64,
+    token: Token,
+}
+
 /// One that was noted: only such a one is published.
 struct Noted(Turn);
 
@@ -134,6 +142,9 @@ pub struct Packed<'m> {
     published: At,
     /// Descriptors between both.
     open: u16,
+    /// Where the driver was last asked whether it wants an interrupt, and descriptors published since, at most all there are.
+    asked: At,
+    unasked: u16,
     /// Numbers of the next to be taken, and of the next to be published.
     taken: u16,
     told: u16,
@@ -175,7 +186,7 @@ impl<'m> Packed<'m> {
             // Used in this round, or available in the next one.
             let flags = (queue.ring.load_u64(from.word())? >> 48) as u16;
             if (flags & USED != 0) == from.wrap() {
-                (queue.next, queue.published) = (to, to);
+                (queue.next, queue.published, queue.asked) = (to, to, to);
             }
         }
         Ok(queue)
@@ -207,6 +218,8 @@ impl<'m> Packed<'m> {
             next: at,
             published: at,
             open: 0,
+            asked: at,
+            unasked: 0,
             taken: 0,
             told: 0,
             buffers: buffers.into_boxed_slice(),
@@ -233,8 +246,34 @@ impl<'m> Packed<'m> {
     /// Takes the next buffer, if one is there.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Chain<'m>>, Error> {
+        Ok(self.head()?.map(|head| self.chain(&head)))
+    }
+
+    /// As above, with less to do for a buffer of one part.
+    #[inline]
+    pub fn take(&mut self) -> Result<Next<'m>, Error> {
+        let Some(head) = self.head()? else {
+            return Ok(Next::Nothing);
+        };
+        let flags = (head.word >> 48) as u16;
+        if head.count != 1 || flags & INDIRECT != 0 {
+            return Ok(Next::Chain(self.chain(&head)));
+        }
+        let gpa = self.ring.load_u64(DESCRIPTOR * u32::from(head.first))?;
+        Next::one(self.memory, (gpa, head.word as u32, flags), head.token)
+    }
+
+    fn chain(&self, head: &Head) -> Chain<'m> {
+        let (memory, len) = (self.memory, u32::from(self.size));
+        let run = (head.first, head.count);
+        Chain::packed(memory, self.ring, len, run, self.indirect, head.token)
+    }
+
+    #[inline]
+    fn head(&mut self) -> Result<Option<Head>, Error> {
         let first = self.next;
-        let mut word = self.ring.load_u64(first.word())?;
+        let begin = self.ring.load_u64(first.word())?;
+        let mut word = begin;
         if !first.available((word >> 48) as u16) {
             return Ok(None);
         }
@@ -267,10 +306,12 @@ impl<'m> Packed<'m> {
             id,
             room: 0,
         };
-        let (memory, len) = (self.memory, u32::from(self.size));
-        let run = (first.index(), count);
-        let chain = Chain::packed(memory, self.ring, len, run, self.indirect, token);
-        Ok(Some(chain))
+        Ok(Some(Head {
+            first: first.index(),
+            count,
+            word: begin,
+            token,
+        }))
     }
 
     /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its
@@ -329,18 +370,37 @@ impl<'m> Packed<'m> {
         Ok(())
     }
 
-    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them (2.8.10).
+    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them.
     #[inline]
     pub fn publish(&mut self) -> Result<bool, Error> {
-        let (old, open) = (self.published, self.open);
+        self.tell()?;
+        self.ask()
+    }
+
+    /// As above, but that the driver is not asked. How many descriptors it has been told of since [`Self::ask`].
+    #[inline]
+    pub fn tell(&mut self) -> Result<u16, Error> {
+        let open = self.open;
         while let Some(turn) = self.turn() {
             let noted = self.note(turn);
             self.show(noted)?;
         }
-        let count = open - self.open;
+        self.unasked = self.unasked.saturating_add(open - self.open);
+        if self.unasked > self.size {
+            // Only the last round counts.
+            (self.asked, self.unasked) = (At(self.published.0 ^ WRAP), self.size);
+        }
+        Ok(self.unasked)
+    }
+
+    /// Whether the driver wants an interrupt for what it has been told of since this was last asked (2.8.10).
+    #[inline]
+    pub fn ask(&mut self) -> Result<bool, Error> {
+        let (old, count) = (self.asked, self.unasked);
         if count == 0 {
             return Ok(false);
         }
+        (self.asked, self.unasked) = (self.published, 0);
         barrier();
         let event = self.driver.load_u32(0)?;
         Ok(match event >> 16 & 3 {

@@ -5,7 +5,7 @@ use ipc_schema::virtio::feature;
 
 use crate::packed::Packed;
 use crate::split::{Place, Split};
-use crate::{Chain, Error, Memory, Token};
+use crate::{Chain, Error, Memory, Next, Token};
 
 /// A virtqueue, as the driver has chosen it.
 pub enum Queue<'m> {
@@ -84,6 +84,12 @@ impl<'m> Queue<'m> {
         either!(self, queue => queue.pop())
     }
 
+    /// As above, with less to do for a buffer of one part.
+    #[inline]
+    pub fn take(&mut self) -> Result<Next<'m>, Error> {
+        either!(self, queue => queue.take())
+    }
+
     /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its
     /// memory is the driver's.
     #[must_use]
@@ -101,6 +107,19 @@ impl<'m> Queue<'m> {
     #[inline]
     pub fn publish(&mut self) -> Result<bool, Error> {
         either!(self, queue => queue.publish())
+    }
+
+    /// As [`Self::publish`], but that the driver is not asked: so many are to be [asked](Self::ask) for.
+    #[inline]
+    pub fn tell(&mut self) -> Result<u16, Error> {
+        either!(self, queue => queue.tell())
+    }
+
+    /// Whether the driver wants an interrupt for what it has been told of since it was last asked. It may have gone on since, so that it
+    /// does not want one any more: to ask later is to be slow between both, as a device may.
+    #[inline]
+    pub fn ask(&mut self) -> Result<bool, Error> {
+        either!(self, queue => queue.ask())
     }
 
     /// Asks for a notification when more becomes available; true if more is there already, so that none may come.

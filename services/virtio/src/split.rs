@@ -6,7 +6,7 @@
 
 use ipc_schema::virtio::feature;
 
-use crate::chain::{Chain, DESCRIPTOR, Token, generation};
+use crate::chain::{Chain, DESCRIPTOR, INDIRECT, NEXT, Next, Token, generation};
 use crate::memory::{Window, barrier};
 use crate::{Error, Memory};
 
@@ -49,6 +49,8 @@ pub struct Split<'m> {
     done: u16,
     /// The used ring's index.
     published: u16,
+    /// What it was when the driver was last asked whether it wants an interrupt.
+    asked: u16,
     /// Those from `done` on that are complete, by position modulo size.
     completed: [u64; MAX_SIZE as usize / 64],
 }
@@ -74,6 +76,7 @@ impl<'m> Split<'m> {
             next: 0,
             done: 0,
             published: 0,
+            asked: 0,
             completed: [0; MAX_SIZE as usize / 64],
         })
     }
@@ -82,7 +85,8 @@ impl<'m> Split<'m> {
     pub fn restore(memory: &'m Memory, place: &Place, features: u64) -> Result<Self, Error> {
         let mut queue = Self::new(memory, place, features)?;
         let index = queue.used.load_u16(INDEX)?;
-        (queue.end, queue.next, queue.done, queue.published) = (index, index, index, index);
+        (queue.end, queue.next, queue.done) = (index, index, index);
+        (queue.published, queue.asked) = (index, index);
         Ok(queue)
     }
 
@@ -128,6 +132,35 @@ impl<'m> Split<'m> {
     /// Takes the next buffer, if one is there.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Chain<'m>>, Error> {
+        Ok(self.head()?.map(|token| self.chain(token)))
+    }
+
+    /// As above, with less to do for a buffer of one part.
+    #[inline]
+    pub fn take(&mut self) -> Result<Next<'m>, Error> {
+        let Some(token) = self.head()? else {
+            return Ok(Next::Nothing);
+        };
+        if token.id >= self.size {
+            return Err(Error::Descriptor);
+        }
+        let at = DESCRIPTOR * u32::from(token.id);
+        let rest = self.descriptors.load_u64(at + 8)?;
+        let flags = (rest >> 32) as u16;
+        if flags & (NEXT | INDIRECT) != 0 {
+            return Ok(Next::Chain(self.chain(token)));
+        }
+        let gpa = self.descriptors.load_u64(at)?;
+        Next::one(self.memory, (gpa, rest as u32, flags), token)
+    }
+
+    const fn chain(&self, token: Token) -> Chain<'m> {
+        let len = self.size as u32;
+        Chain::linked(self.memory, self.descriptors, len, self.indirect, token)
+    }
+
+    #[inline]
+    fn head(&mut self) -> Result<Option<Token>, Error> {
         if self.next == self.end {
             self.look()?;
             if self.next == self.end {
@@ -138,15 +171,12 @@ impl<'m> Split<'m> {
         let slot = ELEMENTS + 2 * self.slot(position);
         let id = self.available.load_u16(slot)?;
         self.next = position.wrapping_add(1);
-        let token = Token {
+        Ok(Some(Token {
             generation: self.generation,
             position,
             id,
             room: 0,
-        };
-        let (memory, len) = (self.memory, self.size.into());
-        let chain = Chain::linked(memory, self.descriptors, len, self.indirect, token);
-        Ok(Some(chain))
+        }))
     }
 
     /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its
@@ -200,15 +230,31 @@ impl<'m> Split<'m> {
         }
     }
 
-    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them (2.7.7).
+    /// Tells the driver of all that are complete, in order; true if it wants an interrupt for them.
     #[inline]
     pub fn publish(&mut self) -> Result<bool, Error> {
-        let (old, new) = (self.published, self.done);
+        self.tell()?;
+        self.ask()
+    }
+
+    /// As above, but that the driver is not asked. How many have been told of since [`Self::ask`].
+    #[inline]
+    pub fn tell(&mut self) -> Result<u16, Error> {
+        if self.published != self.done {
+            self.used.store_u16(INDEX, self.done)?;
+            self.published = self.done;
+        }
+        Ok(self.published.wrapping_sub(self.asked))
+    }
+
+    /// Whether the driver wants an interrupt for what it has been told of since this was last asked (2.7.7).
+    #[inline]
+    pub fn ask(&mut self) -> Result<bool, Error> {
+        let (old, new) = (self.asked, self.published);
         if old == new {
             return Ok(false);
         }
-        self.used.store_u16(INDEX, new)?;
-        self.published = new;
+        self.asked = new;
         barrier();
         if self.event_idx {
             let event = ELEMENTS + 2 * u32::from(self.size);

@@ -2,7 +2,7 @@
 //! side; and what must hold whatever both sides do.
 
 use crate::split::Place;
-use crate::{Error, Memory, Part, Queue, Token};
+use crate::{Error, Memory, Next, Part, Queue, Token};
 use ipc_schema::state_page::{StatePage, StateWriter};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -72,6 +72,8 @@ pub enum Step {
     Pop,
     Complete(u8),
     Publish,
+    /// As above, but that the driver is asked later.
+    Tell,
     Reap,
     /// How far a publication had come.
     Die(u8),
@@ -83,9 +85,26 @@ pub fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Pop),
         4 => any::<u8>().prop_map(Step::Complete),
         2 => Just(Step::Publish),
+        1 => Just(Step::Tell),
         1 => Just(Step::Reap),
         1 => (0u8..8).prop_map(Step::Die),
     ]
+}
+
+/// The next buffer's parts, by either way to take it.
+fn next(queue: &mut Queue<'_>, quick: bool) -> Option<(Vec<Part>, Token)> {
+    let next = match quick {
+        true => queue.take().unwrap(),
+        false => Next::Chain(queue.pop().unwrap()?),
+    };
+    match next {
+        Next::Nothing => None,
+        Next::One(part, token) => Some((vec![part], token)),
+        Next::Chain(mut chain) => {
+            let parts = chain.by_ref().map(Result::unwrap).collect();
+            Some((parts, chain.token()))
+        }
+    }
 }
 
 /// Whatever happens in whatever order, deaths at any moment included: each buffer comes as it was given, is used once and in order, the
@@ -108,8 +127,8 @@ pub fn through_deaths(
     let mut given: BTreeMap<u32, Vec<Part>> = BTreeMap::new();
     let mut flying: Vec<(u32, Token, u32)> = Vec::new();
     let mut dead: Vec<Token> = Vec::new();
-    // The number of the next to be offered, to be taken, to be told, and to be seen by the driver.
-    let (mut number, mut taken, mut told, mut seen) = (0u32, 0u32, 0u32, 0u32);
+    // The number of the next to be offered, to be taken, to be told, to be asked for, and to be seen by the driver.
+    let (mut number, mut taken, mut told, mut asked, mut seen) = (0u32, 0u32, 0u32, 0u32, 0u32);
     // The last look of the driver came before `told` went on, and no interrupt since.
     let mut interrupted = false;
     // Nothing was there when it was armed.
@@ -126,11 +145,10 @@ pub fn through_deaths(
                     asleep = false;
                 }
             }
-            Step::Pop => match queue.pop().unwrap() {
-                Some(mut chain) => {
-                    let got: Vec<_> = chain.by_ref().map(Result::unwrap).collect();
+            Step::Pop => match next(&mut queue, taken.is_multiple_of(2)) {
+                Some((got, token)) => {
                     prop_assert_eq!(&got, &given[&taken]);
-                    flying.push((taken, chain.token(), room(&got)));
+                    flying.push((taken, token, room(&got)));
                     taken += 1;
                     prop_assert_eq!(u32::from(queue.in_flight()), taken - told);
                 }
@@ -152,13 +170,19 @@ pub fn through_deaths(
             }
             Step::Complete(_) => {}
             Step::Publish => {
-                let old = told;
                 let wanted = queue.publish().unwrap();
                 told = flying.iter().map(|f| f.0).min().unwrap_or(taken);
                 prop_assert_eq!(driver.told(), told - seen);
                 interrupted |= wanted;
-                prop_assert!(told != old || !wanted);
+                prop_assert!(told != asked || !wanted);
+                asked = told;
                 prop_assert!(interrupted || told == seen, "sleeps on");
+            }
+            Step::Tell => {
+                let unasked = queue.tell().unwrap();
+                told = flying.iter().map(|f| f.0).min().unwrap_or(taken);
+                prop_assert_eq!(driver.told(), told - seen);
+                prop_assert_eq!(unasked != 0, told != asked);
             }
             Step::Reap => {
                 for (n, len) in driver.reap() {
@@ -174,7 +198,7 @@ pub fn through_deaths(
                 queue = Queue::restore(memory, place, *features, note).unwrap();
                 interrupted |= told != seen;
                 dead = flying.drain(..).map(|f| f.1).collect();
-                taken = told;
+                (taken, asked) = (told, told);
                 asleep = false;
             }
         }

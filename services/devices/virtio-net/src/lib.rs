@@ -16,12 +16,13 @@ pub mod flow;
 pub mod offload;
 pub mod patience;
 pub mod receive;
+pub mod restraint;
 pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod transmit;
 
-use virtio::{Error, Memory};
+use virtio::{Error, Memory, Part};
 
 /// Bytes of a network header (5.1.6): there is a number of buffers with `VERSION_1`, merged or not.
 pub const NET_HEADER: u32 = 12;
@@ -65,6 +66,14 @@ pub struct Span {
     pub gpa: u64,
     /// Bytes.
     pub len: u32,
+}
+
+impl Span {
+    /// Where a part is.
+    #[must_use]
+    pub const fn of(Part { gpa, len, .. }: Part) -> Self {
+        Self { gpa, len }
+    }
 }
 
 /// Bytes at an offset of what lies in several runs.

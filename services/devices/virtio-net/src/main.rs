@@ -24,6 +24,8 @@ mod bare {
     /// Doorbells follow each other closely if they are so many microseconds apart; and so many are they put off at most.
     const CLOSE_MICROS: u64 = 30;
     const MOST_MICROS: u64 = 300;
+    /// So long a driver may wait for the interrupt for what it has sent.
+    const ASK_MICROS: u64 = 1000;
 
     struct Whole {
         server: Server<'static>,
@@ -33,6 +35,7 @@ mod bare {
 
     impl Ports for Whole {
         fn access(&mut self, access: PortAccess, value: u32) -> u32 {
+            self.server.model_mut().clock(time::now());
             let (value, signals) = self.server.access(access, value);
             self.neighbours.signal(signals);
             value
@@ -50,7 +53,9 @@ mod bare {
         }
 
         fn wake(&mut self, _late: bool) {
-            let before = self.server.model().sent();
+            let model = self.server.model_mut();
+            model.clock(time::now());
+            let before = model.sent();
             let signals = self.server.wake();
             self.neighbours.signal(signals);
             let frames = self.server.model().sent().wrapping_sub(before);
@@ -58,18 +63,20 @@ mod bare {
         }
 
         fn deadline(&mut self) -> u64 {
-            self.patience.deadline()
+            let model = self.server.model();
+            self.patience.deadline().min(model.deadline())
         }
     }
 
     fn set_up(start: &'static StartInfo) -> Result<Whole, StartError> {
         let config: &NetConfig = Box::leak(Box::new(start.config()?));
-        let (server, was) = begin(&Parts {
+        let (mut server, was) = begin(&Parts {
             config,
             pages: start.virtio_pages()?,
             page: start.link("link")?,
             link: start.memory("link")?,
         });
+        server.model_mut().put_off(time::cycles(ASK_MICROS));
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
         let neighbours = Neighbours {

@@ -83,14 +83,24 @@ pub fn work(offload: Offload, frame: u32, features: u64) -> Work {
     }
 }
 
-/// Does what was left to be done. `None`: the frame is not what is said of it, or would be more than `most` segments.
+/// Bytes of a frame at an offset; `None`: they cannot be had.
+pub trait Read: Fn(u32, &mut [u8]) -> Option<()> {}
+
+impl<T: Fn(u32, &mut [u8]) -> Option<()>> Read for T {}
+
+/// Longest headers of a segment: Ethernet's, IP's and TCP's.
+const MAX_HEADERS: usize = 14 + 60 + 60;
+
+/// Does what was left to be done of a frame of so many bytes. `None`: it is not what is said of it, or would be more than `most` segments.
 #[must_use]
-pub fn finish(mut frame: Vec<u8>, offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
+pub fn finish(read: &impl Read, frame: u32, offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
     if offload.gso_type == 0 {
-        checksum(&mut frame, offload)?;
-        return Some(alloc::vec![frame]);
+        let mut bytes = alloc::vec![0; frame as usize];
+        read(0, &mut bytes)?;
+        checksum(&mut bytes, offload)?;
+        return Some(alloc::vec![bytes]);
     }
-    cut(&frame, offload, most)
+    cut(read, frame, offload, most)
 }
 
 /// Adds up what is to be; the field has what the sender has added up already.
@@ -119,9 +129,14 @@ fn checksum(frame: &mut [u8], offload: Offload) -> Option<()> {
     Some(())
 }
 
-/// Cuts a TCP segment that is too large into those that its sender would have sent.
-fn cut(frame: &[u8], offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
-    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+/// Cuts a TCP segment that is too large into those that its sender would have sent. The whole is nowhere beside them: there is memory for
+/// one of both.
+fn cut(read: &impl Read, frame: u32, offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
+    let mut begin = [0; MAX_HEADERS];
+    let begin = begin.get_mut(..MAX_HEADERS.min(frame as usize))?;
+    read(0, begin)?;
+    let begin = &*begin;
+    let ethernet = EthernetFrame::new_checked(begin).ok()?;
     let four = match (ethernet.ethertype(), offload.gso_type) {
         (EthernetProtocol::Ipv4, TCP_V4) => true,
         (EthernetProtocol::Ipv6, TCP_V6) => false,
@@ -129,20 +144,24 @@ fn cut(frame: &[u8], offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
     };
     let network = EthernetFrame::<&[u8]>::header_len();
     let transport = usize::from(offload.csum_start);
-    let tcp = TcpPacket::new_checked(frame.get(transport..)?).ok()?;
+    let tcp = TcpPacket::new_checked(begin.get(transport..)?).ok()?;
     let headers = transport + usize::from(tcp.header_len());
     let (sequence, last) = (tcp.seq_number(), (tcp.fin(), tcp.psh()));
-    let (head, payload) = frame.split_at_checked(headers)?;
-    let pieces = payload.chunks(usize::from(offload.gso_size.max(1)));
-    let count = pieces.len();
+    let head = begin.get(..headers)?;
+    let payload = (frame as usize).checked_sub(headers)?;
+    let size = usize::from(offload.gso_size.max(1));
+    let count = payload.div_ceil(size);
     if count > most {
         return None;
     }
     let mut all = Vec::new();
-    let mut offset = 0;
-    for (number, piece) in pieces.enumerate() {
-        let mut one = [head, piece].concat();
-        let len = one.len();
+    for number in 0..count {
+        let offset = number * size;
+        let len = headers + size.min(payload - offset);
+        let mut one = alloc::vec![0; len];
+        let (to, piece) = one.split_at_mut(headers);
+        to.copy_from_slice(head);
+        read((headers + offset) as u32, piece)?;
         let packet = one.get_mut(network..)?;
         let addresses: (IpAddress, IpAddress) = if four {
             // The whole's length, which it still says, is not its own.
@@ -176,7 +195,6 @@ fn cut(frame: &[u8], offload: Offload, most: usize) -> Option<Vec<Vec<u8>>> {
             tcp.set_psh(last.1);
         }
         tcp.fill_checksum(&addresses.0, &addresses.1);
-        offset += piece.len();
         all.push(one);
     }
     Some(all)

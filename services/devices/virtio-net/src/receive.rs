@@ -6,8 +6,8 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use ipc_schema::link::{HEADER, MIN_FRAME, Offload, Receiver, packet, parse};
-use virtio::{Device, Error, Memory, Queue, Token};
+use ipc_schema::link::{ALIGN, HEADER, MIN_FRAME, Offload, Receiver, packet, parse};
+use virtio::{Device, Error, Memory, Next, Part, Queue, Token};
 
 use crate::control::{Mac, Settings};
 use crate::flow::{Flows, LOOK};
@@ -42,29 +42,41 @@ impl Buffers {
     /// Takes buffers until there are enough for so many bytes; false if there are not.
     fn take(&mut self, queue: &mut Queue<'_>, need: u32, merged: bool) -> Result<bool, Error> {
         while self.room < u64::from(need) && (merged || self.all.is_empty()) {
-            let Some(mut chain) = queue.pop()? else {
+            if !self.add(queue.take()?)? {
                 return Ok(false);
-            };
-            let (mut spans, mut room) = (self.spare.pop().unwrap_or_default(), 0);
-            for part in chain.by_ref() {
-                let part = part?;
-                if part.writable {
-                    let (gpa, len) = (part.gpa, part.len);
-                    spans.push(Span { gpa, len });
-                    room += len;
-                }
             }
-            // Into the first at least the header must go (5.1.6.3.1).
-            if room < NET_HEADER {
-                return Err(Error::Length);
-            }
-            self.room += u64::from(room);
-            self.all.push_back(Buffer {
-                token: chain.token(),
-                spans,
-                room,
-            });
         }
+        Ok(true)
+    }
+
+    /// Keeps a buffer, if there is one.
+    fn add(&mut self, buffer: Next<'_>) -> Result<bool, Error> {
+        let (mut spans, mut room) = (self.spare.pop().unwrap_or_default(), 0);
+        let mut add = |part: Part| {
+            if part.writable {
+                spans.push(Span::of(part));
+                room += part.len;
+            }
+        };
+        let token = match buffer {
+            Next::Nothing => return Ok(false),
+            Next::One(part, token) => {
+                add(part);
+                token
+            }
+            Next::Chain(mut chain) => {
+                for part in chain.by_ref() {
+                    add(part?);
+                }
+                chain.token()
+            }
+        };
+        // Into the first at least the header must go (5.1.6.3.1).
+        if room < NET_HEADER {
+            return Err(Error::Length);
+        }
+        self.room += u64::from(room);
+        self.all.push_back(Buffer { token, spans, room });
         Ok(true)
     }
 
@@ -91,6 +103,8 @@ pub struct Inlet<'a> {
     buffers: Vec<Buffers>,
     /// Frames that were made here out of one, for a guest that does not do it itself, and their pair.
     made: VecDeque<(u16, Vec<u8>)>,
+    /// Frames that were put into buffers.
+    pub delivered: u64,
     /// Frames that made no sense, or were larger than the guest takes.
     pub dropped: u64,
 }
@@ -113,6 +127,7 @@ impl<'a> Inlet<'a> {
             from,
             buffers: (0..pairs).map(|_| Buffers::default()).collect(),
             made: VecDeque::new(),
+            delivered: 0,
             dropped: 0,
         }
     }
@@ -199,7 +214,7 @@ impl<'a> Inlet<'a> {
                             return Ok(Some(pair));
                         }
                     }
-                    Work::Some => self.make(pair, frame, offload)?,
+                    Work::Some => self.make(pair, frame, offload),
                     Work::Impossible => self.dropped += 1,
                 }
             }
@@ -228,14 +243,15 @@ impl<'a> Inlet<'a> {
 
     /// The first packet's header, and whom its frame is for. `None`: what is there is no packet.
     fn first(&self, there: u32) -> Option<(u32, Offload, Mac)> {
-        let mut begin = [0; HEADER as usize + size_of::<Mac>()];
+        let (mut head, mut begin) = ([0; HEADER as usize], [0; ALIGN as usize]);
         if there < HEADER + MIN_FRAME {
             return None;
         }
-        self.read(0, &mut begin)?;
-        let (head, rest) = begin.split_first_chunk()?;
-        let (frame, offload) = parse(*head)?;
-        (packet(frame) <= there).then_some((frame, offload, *rest.first_chunk()?))
+        // Neither goes over the lane's end.
+        self.link.read(self.from.at(0), &mut head).ok()?;
+        self.link.read(self.from.at(HEADER), &mut begin).ok()?;
+        let (frame, offload) = parse(head)?;
+        (packet(frame) <= there).then_some((frame, offload, *begin.first_chunk()?))
     }
 
     fn read(&self, offset: u32, to: &mut [u8]) -> Option<()> {
@@ -249,14 +265,12 @@ impl<'a> Inlet<'a> {
     }
 
     /// Does what the guest leaves to others.
-    fn make(&mut self, pair: u16, frame: u32, offload: Offload) -> Result<(), Error> {
-        let mut bytes = alloc::vec![0; frame as usize];
-        self.read(HEADER, &mut bytes).ok_or(Error::Memory)?;
-        match offload::finish(bytes, offload, MAX_WAITING) {
+    fn make(&mut self, pair: u16, frame: u32, offload: Offload) {
+        let read = |offset, to: &mut [u8]| self.read(HEADER + offset, to);
+        match offload::finish(&read, frame, offload, MAX_WAITING) {
             Some(frames) => self.made.extend(frames.into_iter().map(|f| (pair, f))),
             None => self.dropped += 1,
         }
-        Ok(())
     }
 
     /// Puts a frame into a pair's buffers; false if there are too few.
@@ -276,6 +290,23 @@ impl<'a> Inlet<'a> {
         let (Some(queue), Some(buffers)) = (queue, self.buffers.get_mut(usize::from(pair))) else {
             return Ok(false);
         };
+        // Most are of one part, into which all goes.
+        if let (Frame::Link(..), true) = (frame, buffers.all.is_empty()) {
+            match queue.take()? {
+                Next::One(part, token) if part.writable && part.len >= need => {
+                    self.memory.write(part.gpa, &net(offload, 1))?;
+                    self.copy(0, part.gpa + u64::from(NET_HEADER), len)?;
+                    queue.complete(token, need)?;
+                    self.delivered += 1;
+                    return Ok(true);
+                }
+                other => {
+                    if !buffers.add(other)? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
         if !buffers.take(queue, need, merged)? {
             return Ok(false);
         }
@@ -293,8 +324,7 @@ impl<'a> Inlet<'a> {
                 break;
             }
         }
-        let ([a, b, c, d, e, f, g, h, i, j], [k, l]) = (offload.to_bytes(), count.to_le_bytes());
-        let net = [a, b, c, d, e, f, g, h, i, j, k, l];
+        let net = net(offload, count);
         let mut done = 0;
         while done < need {
             let buffers = self.buffers.get_mut(usize::from(pair));
@@ -310,6 +340,7 @@ impl<'a> Inlet<'a> {
                 buffers.keep(buffer.spans);
             }
         }
+        self.delivered += 1;
         Ok(true)
     }
 
@@ -338,15 +369,24 @@ impl<'a> Inlet<'a> {
                 let part = bytes.get(at as usize..(at + len) as usize);
                 self.memory.write(gpa, part.ok_or(Error::Length)?)
             }
-            Frame::Link(..) => {
-                let [(one, first), (two, second)] = self.from.spans(HEADER + at, len);
-                self.link.transfer(one, self.memory, gpa, first)?;
-                let gpa = gpa + u64::from(first);
-                if second == 0 {
-                    return Ok(());
-                }
-                self.link.transfer(two, self.memory, gpa, second)
-            }
+            Frame::Link(..) => self.copy(at, gpa, len),
         }
     }
+
+    /// Copies what is so far in the first packet's frame to `gpa`.
+    fn copy(&self, at: u32, gpa: u64, len: u32) -> Result<(), Error> {
+        let [(one, first), (two, second)] = self.from.spans(HEADER + at, len);
+        self.link.transfer(one, self.memory, gpa, first)?;
+        if second == 0 {
+            return Ok(());
+        }
+        let gpa = gpa + u64::from(first);
+        self.link.transfer(two, self.memory, gpa, second)
+    }
+}
+
+/// The header before a frame that fills so many buffers (5.1.6).
+const fn net(offload: Offload, buffers: u16) -> [u8; NET_HEADER as usize] {
+    let ([a, b, c, d, e, f, g, h, i, j], [k, l]) = (offload.to_bytes(), buffers.to_le_bytes());
+    [a, b, c, d, e, f, g, h, i, j, k, l]
 }

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use ipc_schema::abi::NEVER;
 use ipc_schema::link::{LinkPage, NetConfig, Receiver, Sender, Way};
 use ipc_schema::state_page::kind;
 use ipc_schema::virtio::{MAX_PAIRS, NET, feature::RING_PACKED, net_queues};
@@ -12,6 +13,7 @@ use crate::control::{Command, Settings};
 use crate::feature;
 use crate::flow::Flows;
 use crate::receive::Inlet;
+use crate::restraint::Restraint;
 use crate::transmit::Transmitter;
 
 /// Most descriptors of a queue.
@@ -103,7 +105,7 @@ pub fn begin<'a>(parts: &Parts<'a>) -> (Server<'a>, bool) {
         settings: Settings::new(parts.config.mac),
         image: [0; NET.config_len as usize],
         inlet: Inlet::new(memory, parts.link, from, pairs),
-        transmitter: Transmitter::new(memory, parts.link, to),
+        transmitter: Transmitter::new(memory, parts.link, to, pairs),
         flows: Flows::new(),
         armed: false,
     };
@@ -122,6 +124,23 @@ impl Card<'_> {
     #[must_use]
     pub const fn sent(&self) -> u64 {
         self.transmitter.sent
+    }
+
+    /// How long the question for an interrupt may be put off ([`crate::restraint`]).
+    pub fn put_off(&mut self, most: u64) {
+        self.transmitter.restraints.fill(Restraint::new(most));
+    }
+
+    /// What time it is, of the TSC's.
+    pub const fn clock(&mut self, now: u64) {
+        self.transmitter.now = now;
+    }
+
+    /// When it is to be woken.
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
+        let all = self.transmitter.restraints.iter();
+        all.map(Restraint::deadline).min().unwrap_or(NEVER)
     }
 
     /// The device's configuration (5.1.4): address, link up, pairs of queues.
@@ -201,7 +220,15 @@ impl<'a> Model<'a> for Card<'a> {
             _ => self.pairs,
         };
         self.transmitter.serve(device, pairs, flows)?;
-        self.inlet.serve(device, &self.settings, &self.flows)
+        let before = self.inlet.delivered;
+        self.inlet.serve(device, &self.settings, &self.flows)?;
+        if self.inlet.delivered != before {
+            let now = self.transmitter.now;
+            for restraint in &mut self.transmitter.restraints {
+                restraint.answered(now);
+            }
+        }
+        Ok(())
     }
 
     fn forget(&mut self, queue: Option<u16>) {

@@ -14,8 +14,8 @@ use runtime::start::PlatformConfig;
 
 use super::{
     DEVICE_HEAP, DEVICE_POOL, DEVICE_STACK, EXTRA_RAM, FILES, HEAP, HIGH_RAM, LOW_RAM_END,
-    MAX_SERVERS, Machine, Mapped, Memory, Object, Plan, PlanError, Role, Share, console,
-    device_bits, disks, manager_bits, nets, page, run_tables, vmm_bits, vmm_instance,
+    MAX_SERVERS, Machine, Mapped, Memory, Object, Plan, PlanError, Role, SMALL_HEAP, Share,
+    console, device_bits, disks, manager_bits, nets, page, run_tables, vmm_bits, vmm_instance,
 };
 
 /// Plans for all servers, those of VMs that are not started at once included. Platform, scheduler, drivers and manager
@@ -273,10 +273,12 @@ fn device(
     plan.stack = DEVICE_STACK;
     plan.pool = DEVICE_POOL;
     plan.heap = match device.kind {
-        DeviceKind::Uart | DeviceKind::Rtc | DeviceKind::VirtioRng { .. } => DEVICE_HEAP,
+        DeviceKind::Uart | DeviceKind::Rtc | DeviceKind::VirtioRng { .. } => SMALL_HEAP,
         DeviceKind::VirtioConsole { .. } => 2 * DEVICE_HEAP,
         // Requests under way, of which it knows how many may be.
         DeviceKind::VirtioBlk { .. } => 5 * DEVICE_HEAP,
+        // The longest frame, whole or in segments, and what is in flight in a pair of queues.
+        DeviceKind::VirtioNet { pairs, .. } => 3 * DEVICE_HEAP + u64::from(pairs) * (16 << 10),
         _ => HEAP,
     };
     plan.signals("vmm", &vmm_instance(&vm.name), vmm_bits::DEVICES);
@@ -347,7 +349,7 @@ fn vmm(v: usize, vm: &Vm, file: &dyn Fn(&str) -> Option<u64>) -> Result<Plan, Pl
         limit: vm.cpu.limit,
     };
     // The decoder's tables take 130 KiB of it, the chipset 40.
-    plan.heap = 256 << 10;
+    plan.heap = HEAP.min((192 << 10) + u64::from(vm.vcpus) * (16 << 10));
     plan.vcpus = vm.vcpus;
     plan.guest_memory = vm.memory;
     // In the VMM and in the GuestSpace.
