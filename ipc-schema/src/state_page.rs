@@ -249,6 +249,13 @@ impl StatePage {
         }
     }
 
+    /// The record that `current` names, no longer what was written, or its copy: for tests of what a scribble does.
+    #[doc(hidden)]
+    pub fn spoil(&self, copy: bool) {
+        let slot = self.slot(self.sequence() ^ u64::from(copy));
+        slot.checksum.fetch_xor(1, Ordering::Relaxed);
+    }
+
     fn slot(&self, sequence: u64) -> &Slot {
         let [even, odd] = &self.slots;
         if sequence & 1 == 0 { even } else { odd }
