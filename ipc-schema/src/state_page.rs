@@ -105,6 +105,15 @@ pub struct StatePage {
 }
 
 const _: () = assert!(core::mem::offset_of!(StatePage, alive) as u64 == ALIVE_OFFSET);
+const _: () = assert!(core::mem::offset_of!(StatePage, current) == 0);
+
+/// Where in the page the slot is whose record its first word names: offset and length in bytes.
+#[must_use]
+pub const fn newest_slot(first_word: u64) -> (u64, u64) {
+    let slot = size_of::<Slot>() as u64;
+    let first = core::mem::offset_of!(StatePage, slots) as u64;
+    (first + (first_word >> 1 & 1) * slot, slot)
+}
 const _: () = assert!(size_of::<StatePage>() == 4096 && size_of::<Slot>() == 8 * SLOT_WORDS);
 
 /// A port access as the exit route reports it.
