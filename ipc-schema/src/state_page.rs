@@ -258,11 +258,17 @@ impl StatePage {
         }
     }
 
-    /// The record that `current` names, no longer what was written, or its copy: for tests of what a scribble does.
+    /// Scribbles over the slot of the record that `current` names, or over the other one: for tests.
     #[doc(hidden)]
-    pub fn spoil(&self, copy: bool) {
-        let slot = self.slot(self.sequence() ^ u64::from(copy));
-        slot.checksum.fetch_xor(1, Ordering::Relaxed);
+    pub fn spoil(&self, other: bool) {
+        let slot = self.slot(self.sequence() ^ u64::from(other));
+        let head = [&slot.sequence, &slot.value, &slot.checksum, &slot.overtaken];
+        for (noise, cell) in (1..).zip(head.into_iter().chain(&slot.words).chain(&slot.notes)) {
+            cell.fetch_xor(
+                0x9e37_79b9_7f4a_7c15u64.wrapping_mul(noise),
+                Ordering::Relaxed,
+            );
+        }
     }
 
     fn slot(&self, sequence: u64) -> &Slot {
