@@ -43,6 +43,8 @@ fn root_requests() {
     golden(RootRequest::Accounts, &[15]);
     golden(RootRequest::Unanswered, &[16]);
     golden(RootRequest::Spin { server: name() }, b"\x11\x02ab");
+    let (server, all) = (name(), true);
+    golden(RootRequest::Scribble { server, all }, b"\x12\x02ab\x01");
 }
 
 #[test]

@@ -1,8 +1,24 @@
 //! The state page of a device server: the little that must outlive the process, in one shared page.
 //!
 //! Written by the server; read by its successor, and by the VMM when a routed port access was lost after the server
-//! had taken it. Two slots are written in turn, each with a sequence number and a checksum; one word, `current`, names
-//! the valid one, so a death at any instruction leaves the old record or the new one, never a mixture.
+//! had taken it. Two slots are written in turn, each with a sequence number and a checksum; one word, `current`, says the number
+//! of the valid record, so a death at any instruction leaves the old record or the new one, never a mixture.
+//!
+//! **Scribbles.** A server may have written anything anywhere in the page before it died; what a checksum does not vouch for is not
+//! believed. That costs nothing as long as one slot is whole, for two reasons, and neither takes an old record for the newest:
+//!
+//! * A server that is asked whether it is alive copies its record into the other slot before it [answers](StatePage::answer), and so
+//!   does a successor before it goes on. A copy counts while `current` says its very number, so one that was overtaken is none.
+//!   Commits pay nothing for it: the next one writes over the copy.
+//! * A device may divide its words into *configuration*, which changes rarely and is found nowhere else, and places, which can be found
+//!   elsewhere too. A commit that changes configuration is [lasting](StateWriter::commit_lasting): it ends with the same record in both
+//!   slots. All other commits leave the configuration as it was, so that at rest **any whole slot has the newest configuration**,
+//!   whatever `current` says: [`Found::Configuration`]. On its way a lasting commit marks the other slot as overtaken before `current`
+//!   names the new record and so before anybody can see what it did; a slot that is marked counts only with the number in `current`. So
+//!   a death between those stores and a scribble after it leave nothing, rather than the older configuration.
+//!
+//! If neither slot is whole the record is [lost](Found::Lost), and the device must say so to its guest. (A page that was zeroed as a
+//! whole reads as a new one: nothing in it tells that it ever was another.)
 //!
 //! What a lost access did is told by the same word: the server sets *begun* when it takes an access, and the commit
 //! that carries the access's effects clears it. An access without side effects need not commit at all: it leaves
@@ -18,12 +34,14 @@
 //! no record. The checksum finds accidents; it does not authenticate.
 
 mod note;
+mod writer;
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::abi::vm::PortAccess;
 
 pub use note::Note;
+pub use writer::{Past, StateWriter};
 
 /// Kinds of records: which device wrote it, and in which layout. A number changes with the meaning of the words.
 pub mod kind {
@@ -44,7 +62,7 @@ pub mod kind {
 }
 
 /// Most words of state that a record holds.
-pub const MAX_WORDS: usize = 214;
+pub const MAX_WORDS: usize = 213;
 /// Notes of a page.
 pub const NOTES: usize = 32;
 /// The bit of a server's Notification by which root asks it whether it is alive.
@@ -68,8 +86,10 @@ struct Slot {
     /// What the completed access returned; above that, its stamp.
     value: AtomicU64,
     checksum: AtomicU64,
+    /// The number of the record here, if one with another configuration was about to follow it.
+    overtaken: AtomicU64,
     words: [AtomicU64; MAX_WORDS],
-    /// In the first slot the notes, which are no part of a record; in the second nothing.
+    /// In both slots the same notes, which are no part of a record.
     notes: [AtomicU64; NOTES],
 }
 
@@ -85,6 +105,15 @@ pub struct StatePage {
 }
 
 const _: () = assert!(core::mem::offset_of!(StatePage, alive) as u64 == ALIVE_OFFSET);
+const _: () = assert!(core::mem::offset_of!(StatePage, current) == 0);
+
+/// Where in the page the slot is whose record its first word names: offset and length in bytes.
+#[must_use]
+pub const fn newest_slot(first_word: u64) -> (u64, u64) {
+    let slot = size_of::<Slot>() as u64;
+    let first = core::mem::offset_of!(StatePage, slots) as u64;
+    (first + (first_word >> 1 & 1) * slot, slot)
+}
 const _: () = assert!(size_of::<StatePage>() == 4096 && size_of::<Slot>() == 8 * SLOT_WORDS);
 
 /// A port access as the exit route reports it.
@@ -166,6 +195,20 @@ impl Record {
     }
 }
 
+/// What a predecessor has left.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Nothing: there was none, or it committed nothing.
+    Nothing,
+    /// The last record.
+    Newest(Record),
+    /// The last record is damaged; this one, of an earlier commit or not known to be the last, has the same configuration, if all commits
+    /// that changed it were [lasting](StateWriter::commit_lasting).
+    Configuration(Record),
+    /// A record, or something else that is none of ours: all of it is damaged.
+    Lost,
+}
+
 /// A multiply-mix hash: one multiplication and one rotation a word.
 struct Mix(u64);
 
@@ -202,6 +245,7 @@ impl StatePage {
                 access: AtomicU64::new(0),
                 value: AtomicU64::new(0),
                 checksum: AtomicU64::new(0),
+                overtaken: AtomicU64::new(0),
                 words: [const { AtomicU64::new(0) }; MAX_WORDS],
                 notes: [const { AtomicU64::new(0) }; NOTES],
             }
@@ -214,13 +258,28 @@ impl StatePage {
         }
     }
 
+    /// Scribbles over the slot of the record that `current` names, or over the other one: for tests.
+    #[doc(hidden)]
+    pub fn spoil(&self, other: bool) {
+        let slot = self.slot(self.sequence() ^ u64::from(other));
+        let head = [&slot.sequence, &slot.value, &slot.checksum, &slot.overtaken];
+        for (noise, cell) in (1..).zip(head.into_iter().chain(&slot.words).chain(&slot.notes)) {
+            cell.fetch_xor(
+                0x9e37_79b9_7f4a_7c15u64.wrapping_mul(noise),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
     fn slot(&self, sequence: u64) -> &Slot {
         let [even, odd] = &self.slots;
         if sequence & 1 == 0 { even } else { odd }
     }
 
-    /// The server has been asked ([`ASKED`]) and answers: it waits for its next event.
+    /// The server has been asked ([`ASKED`]) and answers: it waits for its next event. Nothing is being committed, so that its record can
+    /// be copied.
     pub fn answer(&self) {
+        self.copy();
         self.alive.fetch_add(1, Ordering::Release);
     }
 
@@ -230,36 +289,62 @@ impl StatePage {
         self.current.load(Ordering::Acquire) >> 1
     }
 
-    /// Reads and verifies the record that `current` names.
+    /// Reads and verifies the record that `current` names, in the slot that was written first or in its copy.
     fn verified(&self, kind: u64, current: u64) -> Option<Record> {
         let sequence = current >> 1;
-        let slot = self.slot(sequence);
-        let length = slot.length.load(Ordering::Relaxed);
-        let access = slot.access.load(Ordering::Relaxed);
-        let value = slot.value.load(Ordering::Relaxed);
-        let count = usize::try_from(length)
-            .ok()
-            .filter(|&count| count <= MAX_WORDS)?;
-        if sequence == 0
-            || slot.sequence.load(Ordering::Relaxed) != sequence
-            || slot.kind.load(Ordering::Relaxed) != kind
-        {
-            return None;
+        let slots = [self.slot(sequence), self.slot(!sequence)];
+        let mut whole = slots.into_iter().filter_map(|slot| slot.whole(kind));
+        whole.find(|record| record.sequence == sequence)
+    }
+
+    /// Makes both slots hold the record that `current` names, if one of them does.
+    fn copy(&self) {
+        let sequence = self.sequence();
+        let slots = [self.slot(sequence), self.slot(!sequence)];
+        let kinds = slots.map(|slot| slot.kind.load(Ordering::Relaxed));
+        let [first, second] = [0, 1].map(|n| {
+            let record = slots[n].whole(kinds[n]);
+            record.filter(|record| record.sequence == sequence)
+        });
+        match (first, second) {
+            (Some(record), None) => slots[1].fill(kinds[0], &record),
+            (None, Some(record)) => slots[0].fill(kinds[1], &record),
+            (Some(_), Some(_)) => {}
+            (None, None) => return,
         }
-        let mut mix = Mix::header(sequence, kind, length, access, value);
-        let mut words = [0; MAX_WORDS];
-        for (into, word) in words.iter_mut().zip(&slot.words).take(count) {
-            *into = word.load(Ordering::Relaxed);
-            mix.add(*into);
+        // Whatever was about to follow has not.
+        for slot in slots {
+            slot.overtaken.store(0, Ordering::Release);
         }
-        let intact = slot.checksum.load(Ordering::Relaxed) == mix.0;
-        intact.then_some(Record {
-            sequence,
-            access,
-            value,
-            length: count,
-            words,
-        })
+    }
+
+    /// What there is of a device of this `kind`, and which slot it is in.
+    fn find(&self, kind: u64) -> (Found, usize) {
+        if let Some(record) = self.load(kind) {
+            let slot = record.sequence & 1;
+            return (Found::Newest(record), slot as usize);
+        }
+        let mut best: Option<(Record, usize)> = None;
+        for (number, slot) in self.slots.iter().enumerate() {
+            let record = slot.whole(kind);
+            let record = record.filter(|r| slot.overtaken.load(Ordering::Relaxed) != r.sequence);
+            if let Some(record) = record
+                && best
+                    .as_ref()
+                    .is_none_or(|(b, _)| b.sequence < record.sequence)
+            {
+                best = Some((record, number));
+            }
+        }
+        let [even, _] = &self.slots;
+        match best {
+            Some((record, number)) => (Found::Configuration(record), number),
+            // The first commit writes the odd slot, and may have been cut short.
+            None if self.sequence() == 0 && even.sequence.load(Ordering::Relaxed) == 0 => {
+                (Found::Nothing, 0)
+            }
+            None => (Found::Lost, 0),
+        }
     }
 
     /// The last committed record of a device of this `kind`; `None` if there is none or it is damaged.
@@ -286,96 +371,70 @@ impl StatePage {
     }
 }
 
-impl Default for StatePage {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// The device server's side: one for a page; a server with several threads keeps it under its lock.
-pub struct StateWriter<'a> {
-    page: &'a StatePage,
-    kind: u64,
-    sequence: u64,
-    access: u64,
-    value: u64,
-}
-
-impl<'a> StateWriter<'a> {
-    /// Takes the page over, and the last record if there is an intact one of the same `kind`. A kind is a constant
-    /// of the device model; it changes with the meaning of its words, so that no server takes over a layout that it
-    /// does not know.
-    #[must_use]
-    pub fn new(page: &'a StatePage, kind: u64) -> (Self, Option<Record>) {
-        let record = page.load(kind);
-        let (access, value) = record
-            .as_ref()
-            .map_or((0, 0), |record| (record.access, record.value));
-        // Goes on above whatever the page says, so that a reader never sees a sequence number twice.
-        (
-            Self {
-                page,
-                kind,
-                sequence: page.sequence(),
-                access,
-                value,
-            },
-            record,
-        )
+impl Slot {
+    /// The record here, if it is of this `kind` and what was written.
+    fn whole(&self, kind: u64) -> Option<Record> {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        let length = self.length.load(Ordering::Relaxed);
+        let access = self.access.load(Ordering::Relaxed);
+        let value = self.value.load(Ordering::Relaxed);
+        let count = usize::try_from(length)
+            .ok()
+            .filter(|&count| count <= MAX_WORDS)?;
+        if sequence == 0 || self.kind.load(Ordering::Relaxed) != kind {
+            return None;
+        }
+        let mut mix = Mix::header(sequence, kind, length, access, value);
+        let mut words = [0; MAX_WORDS];
+        for (into, word) in words.iter_mut().zip(&self.words).take(count) {
+            *into = word.load(Ordering::Relaxed);
+            mix.add(*into);
+        }
+        let intact = self.checksum.load(Ordering::Relaxed) == mix.0;
+        intact.then_some(Record {
+            sequence,
+            access,
+            value,
+            length: count,
+            words,
+        })
     }
 
-    /// One of the page's notes, if there are so many.
-    #[must_use]
-    pub fn note(&self, number: u16) -> Option<Note<'a>> {
-        let [first, _] = &self.page.slots;
-        let word = first.notes.get(usize::from(number))?;
-        let salt = self.kind ^ u64::from(number).rotate_right(16);
-        Some(Note::new(word, salt))
+    /// Whether something was written here that is no record: by a scribble, or by half a commit.
+    fn is_damaged(&self) -> bool {
+        self.checksum.load(Ordering::Relaxed) != 0
+            && self.whole(self.kind.load(Ordering::Relaxed)).is_none()
     }
 
-    /// Marks that an access was taken and is not yet done: one store, and the first thing to do with an access.
-    pub fn begin(&self) {
-        self.page
-            .current
-            .store(self.sequence << 1 | BEGUN, Ordering::Release);
-    }
-
-    /// Publishes the state after `access`, which returned `value`. To be called before the reply. Words beyond
-    /// [`MAX_WORDS`] are a mistake of the device's author and are not stored.
-    pub fn commit(&mut self, access: Access, value: u32, words: &[u64]) {
-        self.access = access.pack();
-        self.value = u64::from(value) | u64::from(access.stamp) << 32;
-        self.publish(words, 0);
-    }
-
-    /// Publishes the state after something that was no access (input, a timer).
-    pub fn save(&mut self, words: &[u64]) {
-        let begun = self.page.current.load(Ordering::Relaxed) & BEGUN;
-        self.publish(words, begun);
-    }
-
-    fn publish(&mut self, words: &[u64], begun: u64) {
-        debug_assert!(words.len() <= MAX_WORDS);
-        // 63 bits never run out; masking keeps a scribbled start value harmless, and 0 stands for no record.
-        let sequence = (self.sequence.wrapping_add(1) & (u64::MAX >> 1)).max(1);
-        let slot = self.page.slot(sequence);
+    /// Writes a record.
+    #[inline(always)]
+    fn write(&self, kind: u64, sequence: u64, (access, value): (u64, u64), words: &[u64]) {
         let length = words.len().min(MAX_WORDS) as u64;
-        let mut mix = Mix::header(sequence, self.kind, length, self.access, self.value);
-        slot.sequence.store(sequence, Ordering::Relaxed);
-        slot.kind.store(self.kind, Ordering::Relaxed);
-        slot.length.store(length, Ordering::Relaxed);
-        slot.access.store(self.access, Ordering::Relaxed);
-        slot.value.store(self.value, Ordering::Relaxed);
-        for (cell, &word) in slot.words.iter().zip(words).take(MAX_WORDS) {
+        let mut mix = Mix::header(sequence, kind, length, access, value);
+        self.sequence.store(sequence, Ordering::Relaxed);
+        self.kind.store(kind, Ordering::Relaxed);
+        self.length.store(length, Ordering::Relaxed);
+        self.access.store(access, Ordering::Relaxed);
+        self.value.store(value, Ordering::Relaxed);
+        for (cell, &word) in self.words.iter().zip(words).take(MAX_WORDS) {
             cell.store(word, Ordering::Relaxed);
             mix.add(word);
         }
-        slot.checksum.store(mix.0, Ordering::Relaxed);
+        self.checksum.store(mix.0, Ordering::Relaxed);
+    }
+
+    /// Makes this a copy of a record.
+    fn fill(&self, kind: u64, record: &Record) {
+        let access = (record.access, record.value);
+        // Who sees a word of it sees `current`, too: until then this slot's record was the valid one.
         fence(Ordering::Release);
-        self.page
-            .current
-            .store(sequence << 1 | begun, Ordering::Release);
-        self.sequence = sequence;
+        self.write(kind, record.sequence, access, record.words());
+    }
+}
+
+impl Default for StatePage {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -137,6 +137,13 @@ fn two_vms_on_a_network() -> Judged {
             more(&mut s)?;
         }
     }
+    // One that scribbles over its memory harms neither the switch nor the other VM, and nothing of what comes after.
+    let log = s.scribble("two.net0", false, "two")?;
+    s.log_after(
+        log,
+        r"two\.net0: .*slot \d of its state page is damaged.*mended",
+    )?;
+    more(&mut s)?;
     // The successor of its model goes on with both.
     by_both_pairs(&mut s)?;
     judge(&mut s, &sum)?;

@@ -13,14 +13,17 @@ use crate::{disks, net, virtio};
 
 /// How often each server is killed, when nothing else is said.
 const KILLS: usize = 100;
-/// For so many kills of a server one hang, and one death of two at once.
+/// For so many kills of a server one hang, and one death of two at once; and one of a server that scribbles over its memory before.
 const TO_A_HANG: usize = 5;
+const TO_A_SCRIBBLE: usize = 10;
 
 /// What happens to servers.
 #[derive(Clone, Copy, Debug)]
 enum Death<'a> {
     Kill(&'a [&'a str]),
     Hang(&'a str, &'static str),
+    /// With one slot of what it leaves to a successor.
+    Scribble(&'a str),
 }
 
 /// Random numbers (xorshift64, by G. Marsaglia).
@@ -64,6 +67,7 @@ fn deaths<'a>(
     for server in each {
         all.extend((0..kills).map(|_| Death::Kill(slice::from_ref(server))));
         all.extend((0..hangs).map(|n| Death::Hang(server, ["hang", "spin"][n % 2])));
+        all.extend((0..kills.div_ceil(TO_A_SCRIBBLE)).map(|_| Death::Scribble(server)));
     }
     all.extend((0..hangs).map(|n| Death::Kill(both[n % both.len()])));
     for last in (1..all.len()).rev() {
@@ -86,6 +90,7 @@ fn die(
         let done = match death {
             Death::Kill(servers) => s.kill(servers, vm),
             Death::Hang(server, how) => s.hang(how, server, vm),
+            Death::Scribble(server) => s.scribble(server, false, vm).map(drop),
         };
         done.and_then(|()| goes_on(s))
             .with_context(|| format!("death {n} of {}: {death:?}", all.len()))?;
@@ -129,6 +134,21 @@ fn soak_disks() -> Judged {
     println!("{} deaths under a writer and a reader", all.len());
     longest(&mut s, "/tmp/t")?;
     longest(&mut s, "/tmp/rt")?;
+    // Without what a predecessor knew.
+    for (server, device, driver) in [
+        ("linux.rng0", "virtio0", "virtio_rng"),
+        ("linux.blk0", "virtio1", "virtio_blk"),
+    ] {
+        s.scribble(server, true, "linux")?;
+        virtio::rebind(&mut s, device, driver)?;
+    }
+    s.sh("rm -r /tmp/full /tmp/last /tmp/enough /tmp/over /tmp/j /tmp/sizes")?;
+    disks::load(&mut s)?;
+    virtio::begin_to_read(&mut s)?;
+    disks::goes_on(&mut s)?;
+    virtio::reads_on(&mut s)?;
+    disks::judge(&mut s)?;
+    virtio::judge_reads(&mut s)?;
     Ok(())
 }
 
@@ -156,5 +176,12 @@ fn soak_net() -> Judged {
     net::judge(&mut s, &sum)?;
     println!("{} deaths under streams", all.len());
     longest(&mut s, "/tmp/t")?;
+    // Without what a predecessor knew.
+    s.scribble("two.net0", true, "two")?;
+    virtio::rebind(&mut s, "virtio0", "virtio_net")?;
+    s.sh("rm /tmp/enough /tmp/over; ip addr add 10.0.0.2/24 dev eth0; ip link set eth0 up")?;
+    net::stream(&mut s)?;
+    net::more(&mut s)?;
+    net::judge(&mut s, &sum)?;
     Ok(())
 }

@@ -95,7 +95,37 @@ fn entropy(s: &mut System) -> Result<()> {
     judge_reads(s)?;
     let again = s.sh(&format!("{read}; cmp /tmp/a /tmp/b | wc -l"))?;
     s.check(&again, r"(?s)2048\r?\n1$")?;
+
+    // Its server scribbles over its memory while it is read from, and over what it leaves to a successor, too: a slot of that is enough.
+    let log = s.scribble("linux.rng0", false, "linux")?;
+    s.log_after(
+        log,
+        r"linux\.rng0: .*slot \d of its state page is damaged.*mended",
+    )?;
+    let one = s.sh(read)?;
+    s.check(&one, r"(?m)^2048$")?;
+    let log = s.scribble("linux.rng0", true, "linux")?;
+    s.log_after(
+        log,
+        r"linux\.rng0: .*both slots of its state page are damaged",
+    )?;
+    rebind(s, "virtio0", "virtio_rng")?;
+    let one = s.sh(read)?;
+    s.check(&one, r"(?m)^2048$")?;
     s.no_complaints("virtio|pci|rng|irq")
+}
+
+/// A device that has lost what its driver set says so, and is as ever once its driver has begun anew. Linux's drivers do not do that by
+/// themselves.
+pub fn rebind(s: &mut System, device: &str, driver: &str) -> Result<()> {
+    let lost = s.sh(&format!("cat /sys/bus/virtio/devices/{device}/status"))?;
+    s.check(&lost, "^0x00000040$")?;
+    let told = s.sh(&format!("grep {device}-config /proc/interrupts"))?;
+    s.check(&told, r"^ *\d+: +[1-9]")?;
+    s.sh(&format!(
+        "cd /sys/bus/virtio/drivers/{driver}; echo {device} >unbind; echo {device} >bind; cd /; cat /sys/bus/virtio/devices/{device}/status"
+    ))
+    .and_then(|status| s.check(&status, "^0x0000000f$"))
 }
 
 /// Begins to read random numbers again and again. No job of the shell's, of which it would tell at a prompt.

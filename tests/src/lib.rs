@@ -312,6 +312,33 @@ impl System {
         self.attach(vm)
     }
 
+    /// Has a server scribble over its memory, with `all` of its state page or one slot of that, and go on: it ends of that, or is killed
+    /// when it has not within a second; then it runs again. From a VM's prompt and back to `vm`'s; gives the log's position from before.
+    pub fn scribble(&mut self, server: &str, all: bool, vm: &str) -> Result<usize> {
+        self.to_manager()?;
+        let log = self.log_position();
+        let all = if all { " all" } else { "" };
+        let done = self.manager(&format!("scribble {server}{all}"))?;
+        self.check(&done, "has scribbled over its memory")?;
+        self.attach(vm)?;
+        let ends = Regex::new(&format!("root: .*{} ends: ", regex::escape(server)))?;
+        let ended = |s: &Self| s.machine.log().iter().skip(log).any(|l| ends.is_match(l));
+        for _ in 0..5 {
+            if !ended(self) {
+                self.sh("sleep 0.2")?;
+            }
+        }
+        if !ended(self) {
+            self.to_manager()?;
+            self.restart(server)?;
+            self.attach(vm)?;
+        }
+        let end = self.log_after(log, ends.as_str())?;
+        println!("{end}");
+        self.log_after(log, &format!("root: .*{} runs", regex::escape(server)))?;
+        Ok(log)
+    }
+
     /// An error unless the guest's kernel has said nothing of errors, or worse, about what fits `about` (of grep, without regard to case).
     pub fn no_complaints(&mut self, about: &str) -> Result<()> {
         let complaints = self.sh(&format!(

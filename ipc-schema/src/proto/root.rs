@@ -97,6 +97,14 @@ pub enum RootRequest {
         /// Its name.
         server: String,
     },
+    /// Has a server write noise over its own heap, its own data and its state page, if it has one, and go on with that, to see whom it
+    /// harms: for tests. Answer: [`RootResponse::Done`]; `Failed`: it is in a call just now, try again.
+    Scribble {
+        /// Its name.
+        server: String,
+        /// All of its state page, and not only the slot with its newest record.
+        all: bool,
+    },
 }
 
 /// What root answers.

@@ -4,6 +4,9 @@ use std::vec::Vec;
 
 const KIND: u64 = 0x1655_0001;
 const GOLDEN: [u64; 2] = [0x7641_21ce_8000_8000, 0x175f_84bd_0000_0007];
+/// Words of a slot's header, which its checksum vouches for, and of all of it.
+const SUMMED: usize = 6;
+const HEAD: usize = SUMMED + 1;
 const IN: Access = Access {
     port: 0x3f8,
     width: 1,
@@ -22,6 +25,7 @@ fn cells(page: &StatePage) -> Vec<&AtomicU64> {
             &slot.access,
             &slot.value,
             &slot.checksum,
+            &slot.overtaken,
         ]);
         all.extend(slot.words.iter().chain(&slot.notes));
     }
@@ -39,16 +43,145 @@ fn words_of(page: &StatePage) -> Option<Vec<u64>> {
     page.load(KIND).map(|record| record.words().to_vec())
 }
 
+/// A commit of words of which the first is configuration and the second is not.
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    lasting: bool,
+    access: bool,
+}
+
+fn commit() -> impl Strategy<Value = Commit> {
+    (any::<bool>(), any::<bool>()).prop_map(|(lasting, access)| Commit { lasting, access })
+}
+
+/// The first of all is lasting.
+fn commits() -> impl Strategy<Value = Vec<Commit>> {
+    proptest::collection::vec(commit(), 0..5).prop_map(|mut commits| {
+        commits.insert(
+            0,
+            Commit {
+                lasting: true,
+                access: true,
+            },
+        );
+        commits
+    })
+}
+
+impl Commit {
+    fn on(self, writer: &mut StateWriter<'_>, words: &mut [u64; 2]) {
+        words[0] += u64::from(self.lasting);
+        words[1] += 1;
+        match (self.lasting, self.access) {
+            (true, true) => writer.commit_lasting(IN, 1, words),
+            (true, false) => writer.save_lasting(words),
+            (false, true) => writer.commit(IN, 1, words),
+            (false, false) => writer.save(words),
+        }
+    }
+}
+
+/// Where a death is: before or after all, or when some of the stores to a slot have happened, and perhaps the mark of the other.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    Before,
+    InFirst(u64),
+    Marked(bool),
+    InSecond(u64),
+    After,
+}
+
+fn death() -> impl Strategy<Value = Death> {
+    prop_oneof![
+        Just(Death::Before),
+        any::<u64>().prop_map(Death::InFirst),
+        any::<bool>().prop_map(Death::Marked),
+        any::<u64>().prop_map(Death::InSecond),
+        Just(Death::After),
+    ]
+}
+
+/// Does something and takes back what comes after a death; true if its record is the one that `current` names.
+fn cut(page: &StatePage, death: Death, f: impl FnOnce()) -> bool {
+    let before = copy_of(page);
+    f();
+    let after = copy_of(page);
+    let named = before[0] != after[0];
+    // Which slot comes first: the one that the new number is of; without a new number only one of them has changed.
+    let first = (after[0] >> 1 & 1) as usize;
+    let mark = 1 + SUMMED + (1 - first) * SLOT_WORDS;
+    for (i, cell) in cells(page).iter().enumerate() {
+        let some = |chosen: u64| chosen.rotate_right(i as u32 * 7) & 1 != 0;
+        let in_first = i.wrapping_sub(1) / SLOT_WORDS == first && i != 0;
+        let happened = match death {
+            Death::Before => false,
+            Death::InFirst(chosen) => in_first && some(chosen),
+            Death::Marked(marked) => in_first || (marked && i == mark),
+            Death::InSecond(chosen) => i == 0 || in_first || i == mark || some(chosen),
+            Death::After => true,
+        };
+        cell.store(
+            if happened { after[i] } else { before[i] },
+            Ordering::Relaxed,
+        );
+    }
+    match death {
+        Death::InSecond(_) | Death::After => true,
+        _ => !named,
+    }
+}
+
 #[test]
-fn an_answer_changes_its_word_and_no_record() {
+fn an_answer_changes_its_word_and_copies_the_record() {
     let page = StatePage::new();
     let (mut writer, _) = StateWriter::new(&page, KIND);
     writer.commit(IN, 1, &[5]);
-    let before = copy_of(&page);
     page.answer();
     page.answer();
     assert_eq!(page.alive.load(Ordering::Relaxed), 2);
-    assert_eq!(copy_of(&page), before);
+    assert_eq!(words_of(&page), Some(std::vec![5]));
+    let all = copy_of(&page);
+    assert_eq!((page.sequence(), all[0]), (1, 1 << 1));
+    assert_eq!(all[1..=SLOT_WORDS], all[1 + SLOT_WORDS..]);
+}
+
+#[test]
+fn what_became_of_an_access_is_not_known_after_a_scribble() {
+    let page = StatePage::new();
+    let (mut writer, _) = StateWriter::new(&page, KIND);
+    writer.commit_lasting(IN, 1, &[5]);
+    writer.begin();
+    writer.save(&[5]);
+    // Two slots, of which one is damaged: as after a scribble over `current` and the newer one.
+    page.current.store(0x77 << 1, Ordering::Relaxed);
+    page.slots[0].checksum.fetch_xor(1, Ordering::Relaxed);
+    let (mut writer, found) = StateWriter::take_over(&page, KIND);
+    assert!(matches!(found, Found::Configuration(_)), "{found:?}");
+    writer.save_lasting(&[5]);
+    assert_eq!(page.outcome(KIND, IN), Outcome::NotDone, "it was begun");
+    writer.commit(IN, 2, &[5]);
+    writer.save(&[6]);
+    assert_eq!(page.outcome(KIND, IN), Outcome::Done(2));
+}
+
+#[test]
+fn who_has_no_lasting_commits_takes_no_configuration() {
+    let page = StatePage::new();
+    let (mut writer, _) = StateWriter::new(&page, KIND);
+    writer.commit(IN, 1, &[1]);
+    writer.commit(IN, 1, &[2]);
+    page.slots[0].checksum.fetch_xor(1, Ordering::Relaxed);
+    let (successor, record) = StateWriter::new(&page, KIND);
+    assert!(record.is_none());
+    assert_eq!(successor.past(), Past::Lost);
+    // It dies of its first access: the old record is no newer for that.
+    successor.begin();
+    assert!(page.load(KIND).is_none());
+    // So it is where an old one may be taken.
+    let (successor, found) = StateWriter::take_over(&page, KIND);
+    assert!(matches!(found, Found::Configuration(_)));
+    successor.begin();
+    assert!(page.load(KIND).is_none());
 }
 
 #[test]
@@ -121,7 +254,7 @@ fn notes_are_their_own() {
     assert_eq!(found, [Some(0x8000_8000), Some(7), None]);
     // The page's layout: pinned, as a successor may be another build.
     let words = copy_of(&page);
-    let notes = 1 + 6 + MAX_WORDS;
+    let notes = 1 + HEAD + MAX_WORDS;
     assert_eq!(words[notes], GOLDEN[0]);
     assert_eq!(words[notes + 31], GOLDEN[1]);
     // Of another device, and moved to another place.
@@ -129,6 +262,14 @@ fn notes_are_their_own() {
     assert_eq!(other.note(0).unwrap().get(), None);
     cells(&page)[notes + 1].store(words[notes], Ordering::Relaxed);
     assert_eq!(successor.note(1).unwrap().get(), None);
+    // Of two the first was written first.
+    let copy = cells(&page)[notes + 31 + SLOT_WORDS];
+    assert_eq!(copy.load(Ordering::Relaxed), GOLDEN[1]);
+    two.set(8);
+    copy.store(GOLDEN[1], Ordering::Relaxed);
+    assert_eq!(two.get(), Some(8));
+    cells(&page)[notes + 31].store(0, Ordering::Relaxed);
+    assert_eq!(two.get(), Some(7));
 }
 
 #[test]
@@ -171,14 +312,124 @@ proptest! {
     }
 
     #[test]
-    fn a_scribble_is_noticed(words in proptest::collection::vec(any::<u64>(), 0..20), at in 0usize..26, xor in 1u64..) {
+    fn a_scribble_over_all_there_is_is_noticed(words in proptest::collection::vec(any::<u64>(), 0..20), at in 0usize..27, xor in 1u64..) {
         let page = StatePage::new();
         let (mut writer, _) = StateWriter::new(&page, KIND);
         writer.commit(IN, 1, &words);
-        // Slot 1 holds sequence 1; its first six cells are the header.
+        // Slot 1 holds sequence 1.
         let cell = cells(&page)[1 + SLOT_WORDS + at];
-        cell.store(cell.load(Ordering::Relaxed) ^ xor, Ordering::Relaxed);
-        prop_assert_eq!(page.load(KIND).is_none(), at < 6 + words.len());
+        cell.fetch_xor(xor, Ordering::Relaxed);
+        let there = page.load(KIND).is_some();
+        prop_assert_eq!(there, at == SUMMED || at >= HEAD + words.len());
+    }
+
+    /// A record that was copied is read from either slot; the next commit overtakes the copy.
+    #[test]
+    fn a_copy_counts_until_it_is_overtaken(words in proptest::collection::vec(any::<u64>(), 0..20), commits in 1u32..4, slot in 0usize..2, at in 0usize..SUMMED, xor in 1u64.., later: bool, dies: bool) {
+        let page = StatePage::new();
+        let (mut writer, _) = StateWriter::new(&page, KIND);
+        for commit in (1..commits).rev() {
+            writer.commit(IN, 7, &[commit.into()]);
+        }
+        writer.commit(IN, 1, &words);
+        if dies {
+            writer = StateWriter::new(&page, KIND).0;
+        } else {
+            page.answer();
+        }
+        if later {
+            writer.commit(IN, 2, &[99]);
+        }
+        let newest = (page.sequence() & 1) as usize;
+        cells(&page)[1 + slot * SLOT_WORDS + at].fetch_xor(xor, Ordering::Relaxed);
+        let left = match (later, slot == newest) {
+            (false, _) => Some(words.clone()),
+            (true, false) => Some(std::vec![99]),
+            (true, true) => None,
+        };
+        prop_assert_eq!(words_of(&page), left.clone());
+        let done = [Outcome::Done(if later { 2 } else { 1 }), Outcome::NotDone];
+        prop_assert_eq!(page.outcome(KIND, IN), done[usize::from(left.is_none())]);
+        // A successor mends it, or says that it cannot.
+        let (_, record) = StateWriter::new(&page, KIND);
+        prop_assert_eq!(record.map(|record| record.words().to_vec()), left.clone());
+        if left.is_some() {
+            cells(&page)[1 + (1 - slot) * SLOT_WORDS + at].fetch_xor(xor, Ordering::Relaxed);
+            prop_assert_eq!(words_of(&page), left);
+        }
+    }
+
+    /// A commit that dies after any of its stores, then perhaps a successor that dies after any of its own, then scribbles over
+    /// whatever: what is found is the newest that anybody can have seen, or its configuration, or nothing; never another.
+    #[test]
+    fn no_older_configuration_is_found(before in commits(), last in commit(), death in death(), again in death(), follows: bool, scribbles in [any::<bool>(); 3], noise in 1u64..) {
+        let page = StatePage::new();
+        let (mut writer, _) = StateWriter::take_over(&page, KIND);
+        let mut old = [0, 0];
+        for commit in before {
+            commit.on(&mut writer, &mut old);
+        }
+        let mut new = old;
+        let seen = cut(&page, death, || last.on(&mut writer, &mut new));
+        let mut known = if seen { std::vec![new] } else { std::vec![old, new] };
+        if follows {
+            let before = copy_of(&page);
+            let _ = StateWriter::take_over(&page, KIND);
+            // Its marks come last.
+            for (i, (cell, old)) in cells(&page).iter().zip(before).enumerate() {
+                let mark = i % SLOT_WORDS == HEAD;
+                let happened = match again {
+                    Death::Before => false,
+                    Death::InFirst(chosen) | Death::InSecond(chosen) => {
+                        !mark && chosen.rotate_right(i as u32 * 7) & 1 != 0
+                    }
+                    Death::Marked(all) => !mark || (all && i < SLOT_WORDS),
+                    Death::After => true,
+                };
+                if !happened {
+                    cell.store(old, Ordering::Relaxed);
+                }
+            }
+            // It has gone on with the old one, over whatever was about to follow.
+            if let (Death::After, false) = (again, seen) {
+                known = std::vec![old];
+            }
+        }
+        let exact = words_of(&page);
+        prop_assert_eq!(&exact, &Some(if seen { new } else { old }.to_vec()));
+        let [current, slots @ ..] = scribbles;
+        if current {
+            page.current.fetch_xor(noise << 8 | 1 << 40, Ordering::Relaxed);
+        }
+        for (slot, _) in page.slots.iter().zip(slots).filter(|(_, scribbled)| *scribbled) {
+            slot.checksum.fetch_xor(noise, Ordering::Relaxed);
+        }
+        match page.find(KIND).0 {
+            Found::Newest(record) => {
+                prop_assert!(!current);
+                prop_assert_eq!(Some(record.words().to_vec()), exact);
+            }
+            Found::Configuration(record) => {
+                prop_assert!(current || slots != [false; 2]);
+                let found = record.words()[0];
+                prop_assert!(known.iter().any(|words| words[0] == found), "{} of {:?}", found, known);
+            }
+            Found::Lost => prop_assert!(current || slots != [false; 2]),
+            Found::Nothing => prop_assert!(false),
+        }
+        // At rest, as when nobody copies, one slot is enough.
+        if let (Death::After, false, false) = (death, follows, slots == [true; 2]) {
+            prop_assert!(!matches!(page.find(KIND).0, Found::Lost));
+        }
+        // Whoever goes on has both whole again by its first lasting commit.
+        let (mut writer, _) = StateWriter::take_over(&page, KIND);
+        writer.save_lasting(&[77, 1]);
+        prop_assert_eq!(words_of(&page), Some(std::vec![77, 1]));
+        page.current.store(noise, Ordering::Relaxed);
+        page.slots[usize::from(follows)].checksum.fetch_xor(noise, Ordering::Relaxed);
+        let found = page.find(KIND).0;
+        let right = matches!(&found, Found::Configuration(r) | Found::Newest(r) if r.words() == [77, 1]);
+        prop_assert!(right);
     }
 
     #[test]
@@ -188,9 +439,11 @@ proptest! {
         let note = writer.note(3).unwrap();
         note.set(value);
         prop_assert_eq!(note.get(), Some(value));
-        let cell = cells(&page)[1 + 6 + MAX_WORDS + 3];
-        cell.fetch_xor(xor, Ordering::Relaxed);
+        let at = 1 + HEAD + MAX_WORDS + 3;
         // One in 2^32 would go unnoticed.
+        cells(&page)[at].fetch_xor(xor, Ordering::Relaxed);
+        prop_assert_eq!(note.get(), Some(value));
+        cells(&page)[at + SLOT_WORDS].fetch_xor(xor, Ordering::Relaxed);
         prop_assert_eq!(note.get(), None);
     }
 

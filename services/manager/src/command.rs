@@ -27,12 +27,14 @@ pub enum Command {
     Restart(String),
     Hang(String),
     Spin(String),
+    /// Over all of its state page?
+    Scribble(String, bool),
     Log(u32),
     Version,
 }
 
 /// Usage and meaning of each command: what `help` shows.
-const COMMANDS: [(&str, &str); 15] = [
+const COMMANDS: [(&str, &str); 16] = [
     ("help", "this list"),
     ("vms", "the virtual machines"),
     (
@@ -65,6 +67,10 @@ const COMMANDS: [(&str, &str); 15] = [
         "has a server run in a circle, to see who notices: for tests",
     ),
     (
+        "scribble NAME [all]",
+        "has a server write noise over its heap, its data and one slot or all of its state page, and go on: for tests",
+    ),
+    (
         "log [COUNT]",
         "the last log records (50); `cargo xtask run` puts them into words",
     ),
@@ -88,7 +94,12 @@ pub fn parse(line: &str) -> Result<Command, String> {
     };
     let argument = words.next();
     let second = words.next();
-    if words.next().is_some() || second.is_some() != (word == "resize" && argument.is_some()) {
+    let seconds = match word {
+        "resize" => second.is_some() == argument.is_some(),
+        "scribble" => second.is_none_or(|second| second == "all"),
+        _ => second.is_none(),
+    };
+    if words.next().is_some() || !seconds {
         return Err(usage(word));
     }
     let name = || match argument {
@@ -123,6 +134,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
         "restart" => Ok(Command::Restart(name()?)),
         "hang" => Ok(Command::Hang(name()?)),
         "spin" => Ok(Command::Spin(name()?)),
+        "scribble" => Ok(Command::Scribble(name()?, second.is_some())),
         "log" => match argument.map(str::parse) {
             None => Ok(Command::Log(LOG_RECORDS)),
             Some(Ok(count)) => Ok(Command::Log(count)),

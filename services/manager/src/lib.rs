@@ -327,6 +327,10 @@ impl Console {
                 let text = format!("{server} runs in a circle");
                 self.ask(RootRequest::Spin { server }, done(text));
             }
+            Command::Scribble(server, all) => {
+                let text = format!("{server} has scribbled over its memory and goes on");
+                self.ask(RootRequest::Scribble { server, all }, done(text));
+            }
             Command::Hang(server) => {
                 let text = format!("{server} is suspended; `restart {server}` ends that");
                 self.ask(RootRequest::Hang { server }, done(text));

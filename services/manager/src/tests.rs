@@ -265,6 +265,14 @@ fn vms_are_ruled() {
         bench.answers(Some(RootResponse::Done)),
         "a.uart0 runs in a circle\r\nvireo> "
     );
+    for (line, all) in [("scribble a.uart0", false), ("scribble a.uart0 all", true)] {
+        let server = "a.uart0".into();
+        bench.asks(line, RootRequest::Scribble { server, all });
+        assert_eq!(
+            bench.answers(Some(RootResponse::Done)),
+            "a.uart0 has scribbled over its memory and goes on\r\nvireo> "
+        );
+    }
     bench.asks("kill b", RootRequest::Kill { vm: "b".into() });
     let text = bench.answers(Some(RootResponse::Death(None)));
     assert_eq!(text, "root's answer makes no sense\r\nvireo> ");

@@ -503,12 +503,12 @@ impl Plan {
         }
     }
 
-    /// The key of the page in which it answers that it is alive; `None`: it is not asked.
+    /// The page in which it answers that it is alive, its state page: its key, and where it is mapped; `None`: it is not asked.
     #[must_use]
-    pub fn heart(&self) -> Option<&String> {
+    pub fn heart(&self) -> Option<(&String, u64)> {
         let mut own = self.mapped.iter().filter(|m| m.name == STATE);
         own.find_map(|m| match &m.memory {
-            Memory::Page(key) => Some(key),
+            Memory::Page(key) => Some((key, m.va)),
             _ => None,
         })
     }

@@ -3,7 +3,31 @@
 use crate::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
 use crate::heart::reply_recv;
 use crate::{Endpoint, Event, Message, Notification, rpc};
+#[cfg(target_os = "none")]
+use ipc_schema::state_page::Past;
 use virtio::Signals;
+
+#[cfg(target_os = "none")]
+/// Says in the log what has become of a predecessor's record, if anything has.
+pub fn tell(name: &str, past: Past) {
+    match past {
+        Past::Nothing | Past::Whole { mended: None } => {}
+        Past::Whole { mended: Some(slot) } => defmt::warn!(
+            "{=str}: slot {=u8} of its state page is damaged or half written, and mended from the other: nothing is lost",
+            name,
+            slot
+        ),
+        Past::Configuration { from } => defmt::error!(
+            "{=str}: its state page is damaged; slot {=u8} has what the guest has set, and places come out of the queues",
+            name,
+            from
+        ),
+        Past::Lost => defmt::error!(
+            "{=str}: both slots of its state page are damaged: what its guest has set is lost, and it begins anew",
+            name
+        ),
+    }
+}
 
 /// What has ports.
 pub trait Ports {

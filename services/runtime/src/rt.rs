@@ -73,6 +73,62 @@ pub unsafe fn root(boot_info: u64, heap: *mut [u8], main: fn(&'static BootInfo) 
 /// that counts instructions looks at one by one: a second of them took it minutes.
 pub const CIRCLE: u64 = 9;
 
+/// How far behind a server's entry it is told to scribble ([`scribble`]).
+pub const SCRIBBLE: u64 = 131;
+
+/// The general registers of [`ipc_schema::abi::ThreadRegs`] that [`scribble`] takes from the stack, in this order.
+pub const SCRIBBLED: [usize; 15] = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Where root has a server go mad, for tests of what harm that does: it writes noise over memory, with its own rights, and goes on where
+/// it was. What to write over is on the stack, pairs of an address and a number of words, the last of which is 0; then the registers
+/// [`SCRIBBLED`], flags, and where to go on. rax: the noise's seed, not 0 (xorshift64, by G. Marsaglia).
+///
+/// # Safety
+///
+/// All of the server's invariants are void after it. Nothing but root comes here, which knows that the server is to end.
+#[cfg(target_os = "none")]
+#[doc(hidden)]
+#[unsafe(naked)]
+pub unsafe extern "C" fn scribble() -> ! {
+    core::arch::naked_asm!(
+        "2: pop rdi",
+        "pop rcx",
+        "test rcx, rcx",
+        "jz 4f",
+        "3: mov rdx, rax",
+        "shl rdx, 13",
+        "xor rax, rdx",
+        "mov rdx, rax",
+        "shr rdx, 7",
+        "xor rax, rdx",
+        "mov rdx, rax",
+        "shl rdx, 17",
+        "xor rax, rdx",
+        "mov [rdi], rax",
+        "add rdi, 8",
+        "dec rcx",
+        "jnz 3b",
+        "jmp 2b",
+        "4: pop rax",
+        "pop rcx",
+        "pop rdx",
+        "pop rbx",
+        "pop rbp",
+        "pop rsi",
+        "pop rdi",
+        "pop r8",
+        "pop r9",
+        "pop r10",
+        "pop r11",
+        "pop r12",
+        "pop r13",
+        "pop r14",
+        "pop r15",
+        "popfq",
+        "ret",
+    )
+}
+
 /// Makes `$main: fn(&'static StartInfo) -> !` the server's entry.
 #[macro_export]
 macro_rules! entry {
@@ -84,10 +140,15 @@ macro_rules! entry {
         extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "2:", "xor ebp, ebp", "call {enter}", "ud2",
-                // `CIRCLE`
+                // `CIRCLE`: nothing 120 times and a jump back, as bytes, since an instruction that the assembler may make longer has
+                // no place yet.
                 ".if . - 2b != 9", ".error \"the circle is elsewhere\"", ".endif",
-                "3: .fill 120, 1, 0x90", "jmp 3b",
+                ".fill 120, 1, 0x90", ".byte 0xeb, 0x86",
+                // `SCRIBBLE`
+                ".if . - 2b != 131", ".error \"the scribbler is elsewhere\"", ".endif",
+                "jmp {scribble}",
                 enter = sym __enter,
+                scribble = sym $crate::rt::scribble,
             )
         }
 

@@ -6,12 +6,16 @@
 //! Registers are committed to the state page when they change, and [words of the model's](Model::words) with them; queues say by themselves
 //! where they are. A model for which that is not enough [keeps the places](Model::KEEPS) of its queues too: they are committed with the
 //! rest, before anybody sees what it did.
+//!
+//! Of what is committed most is *configuration*: what the driver has set, which nobody but it knows. It changes rarely, and is then in both
+//! slots of the state page, so that a scribble over one of them leaves it; places it leaves out of date, and they are found in the queues.
+//! Without either slot the device [needs a reset](Transport::lose), and is as good as new after it.
 
 use alloc::vec::Vec;
 
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
-use ipc_schema::state_page::{Access, Note, StatePage, StateWriter};
+use ipc_schema::state_page::{Access, Found, Note, Past, StatePage, StateWriter};
 use ipc_schema::virtio::{BAR_SIZE, feature};
 
 use crate::pci::{Effect, Interrupt, Transport};
@@ -91,6 +95,18 @@ pub trait Model<'a> {
         words.is_empty()
     }
 
+    /// As [`Model::restore`], from a record of which only the configuration is known to be the newest.
+    fn restore_configuration(&mut self, words: &[u64]) -> bool {
+        self.restore(words)
+    }
+
+    /// Which bits of this of its words are configuration, which cannot be found again ([`Model::restore_configuration`]).
+    #[must_use]
+    fn lasts(word: usize) -> u64 {
+        let _ = word;
+        u64::MAX
+    }
+
     /// An access has been committed: what it did is to be seen.
     fn committed(&mut self, device: &mut Device<'a>) {
         let _ = device;
@@ -115,6 +131,9 @@ pub struct Device<'a> {
     state: StateWriter<'a>,
     /// Where queues are is committed.
     keeps: bool,
+    /// Of the model's words.
+    lasts: fn(usize) -> u64,
+    past: Past,
     /// What was committed last.
     kept: Vec<u64>,
     signals: Signals,
@@ -196,10 +215,37 @@ impl<'a> Device<'a> {
     /// published is the successor's to publish where places are kept, and to do again where they are not.
     pub fn commit(&mut self, model: &[u64]) {
         let words = self.words(model);
-        if words != self.kept {
-            self.state.save(&words);
-            self.kept = words;
+        if words == self.kept {
+            return;
         }
+        if self.is_lasting(&words) {
+            self.state.save_lasting(&words);
+        } else {
+            self.state.save(&words);
+        }
+        self.kept = words;
+    }
+
+    /// How many words queues' places take.
+    fn places(&self) -> usize {
+        match self.keeps {
+            true => self.queues.len().div_ceil(PLACES),
+            false => 0,
+        }
+    }
+
+    /// Whether these words are of another configuration than what was committed last.
+    fn is_lasting(&self, words: &[u64]) -> bool {
+        let own = self.transport.words();
+        let all = own + self.places();
+        let lasts = |word: usize| match word.checked_sub(all) {
+            Some(word) => (self.lasts)(word),
+            None if word >= own => 0,
+            None => Transport::lasts(word),
+        };
+        let mut both = words.iter().zip(&self.kept).enumerate();
+        let same = |(word, (new, old)): (usize, (&u64, &u64))| (new ^ old) & lasts(word) == 0;
+        words.len() != self.kept.len() || !both.all(same)
     }
 
     /// Registers, where the queues are if that is kept, and the model's words.
@@ -263,7 +309,7 @@ impl<'a, M: Model<'a>> Server<'a, M> {
     /// and [`Signals::ALL`] be signalled.
     #[must_use]
     pub fn new(kind: &Kind, pages: Pages<'a>, model: M) -> (Self, bool) {
-        let (state, record) = StateWriter::new(pages.state, kind.record);
+        let (state, found) = StateWriter::take_over(pages.state, kind.record);
         let packed = if M::KEEPS { feature::RING_PACKED } else { 0 };
         let device = Device {
             memory: pages.memory,
@@ -271,28 +317,51 @@ impl<'a, M: Model<'a>> Server<'a, M> {
             transport: Transport::new(kind.features & !packed, kind.queues, kind.max_size),
             queues: (0..kind.queues).map(|_| None).collect(),
             irq: InterruptWriter::new(pages.irq),
-            state,
             keeps: M::KEEPS,
+            lasts: M::lasts,
+            past: state.past(),
             kept: Vec::new(),
             signals: Signals::default(),
             held: false,
+            state,
         };
         let mut server = Self { device, model };
         // A predecessor may have waited for more; its successor begins by looking.
         server.device.irq.hold(0);
-        let was = record.is_some_and(|record| server.take_over(kind.queues, record.words()));
+        let was = match found {
+            Found::Nothing => return (server, false),
+            Found::Newest(record) => server.take_over(kind.queues, record.words(), true),
+            Found::Configuration(record) => server.take_over(kind.queues, record.words(), false),
+            Found::Lost => false,
+        };
+        if !was {
+            server.lose();
+        }
+        // So a successor finds both slots whole, and what was found out about the queues.
+        server.device.commit(&server.model.words());
         (server, was)
     }
 
-    /// Takes what a predecessor has committed; false, and nothing taken, if it makes no sense.
-    fn take_over(&mut self, queues: u16, words: &[u64]) -> bool {
-        let own = self.device.transport.save().len();
-        let many = if M::KEEPS {
-            usize::from(queues).div_ceil(PLACES)
-        } else {
-            0
-        };
-        let Some((all, model)) = words.split_at_checked(own + many) else {
+    /// What has become of the predecessor's record.
+    pub const fn past(&self) -> Past {
+        self.device.past
+    }
+
+    /// There was a predecessor, and nothing is known of what its driver set.
+    fn lose(&mut self) {
+        let device = &mut self.device;
+        device.past = Past::Lost;
+        for vector in device.transport.lose() {
+            device.raise(Interrupt::Vector(vector));
+        }
+        device.raise(Interrupt::Pin);
+    }
+
+    /// Takes what a predecessor has committed, all of it or its configuration; false, and nothing taken, if it makes no sense.
+    fn take_over(&mut self, queues: u16, words: &[u64], newest: bool) -> bool {
+        let own = self.device.transport.words();
+        let all = own + self.device.places();
+        let Some((all, model)) = words.split_at_checked(all) else {
             return false;
         };
         let (registers, places) = all.split_at(own);
@@ -300,12 +369,24 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         if !self.device.transport.restore(registers) {
             return false;
         }
-        if !self.model.restore(model) {
+        let restored = match newest {
+            true => self.model.restore(model),
+            false => self.model.restore_configuration(model),
+        };
+        if !restored {
             self.device.transport = fresh;
             return false;
         }
+        if self.device.transport.lost() {
+            // Its queues are the guest's alone until it resets the device.
+            if let Some(interrupt) = self.device.transport.still_needs_reset() {
+                self.device.raise(interrupt);
+            }
+            return true;
+        }
         for queue in 0..queues {
             let place = places.get(usize::from(queue) / PLACES);
+            let place = place.filter(|_| newest);
             let found = match place {
                 Some(word) => {
                     let at = (word >> (16 * (usize::from(queue) % PLACES))) as u16;
@@ -323,6 +404,9 @@ impl<'a, M: Model<'a>> Server<'a, M> {
                 if self.device.queue(queue).is_some() {
                     self.device.interrupt(queue);
                 }
+            }
+            if !newest {
+                self.device.config_changed();
             }
         }
         true
@@ -362,7 +446,11 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         if device.transport.take_changed() || M::KEEPS {
             let words = device.words(&self.model.words());
             if words != device.kept {
-                device.state.commit(access, answer, &words);
+                if device.is_lasting(&words) {
+                    device.state.commit_lasting(access, answer, &words);
+                } else {
+                    device.state.commit(access, answer, &words);
+                }
                 device.kept = words;
                 self.model.committed(device);
             }
@@ -426,12 +514,13 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         self.model.forget(queue);
     }
 
-    /// After an error the guest has broken the device: it does nothing more.
+    /// After an error the guest has broken the device: it does nothing more, and its queues are the guest's alone.
     fn judge(&mut self, so_far: Result<(), Error>) {
         if so_far.is_ok() {
             return;
         }
-        self.model.forget(None);
+        // What was done and not told is not told any more, by a successor either.
+        self.forget(None);
         if let Some(interrupt) = self.device.transport.needs_reset() {
             self.device.raise(interrupt);
         }

@@ -177,6 +177,8 @@ impl<'m> Packed<'m> {
         note: Note<'m>,
     ) -> Result<Self, Error> {
         let note_word = note.get().ok_or(Error::Place)?;
+        // One of the two that it is kept in may be damaged, and nothing else be written before the other is.
+        note.set(note_word);
         let (from, to) = (At(note_word as u16), At((note_word >> 16) as u16));
         let mut queue = Self::at(memory, place, features, note, from)?;
         if from.index() >= place.size || to.index() >= place.size {

@@ -181,6 +181,29 @@ impl Transport {
         told.then(|| self.raise(self.config_vector, 2))
     }
 
+    /// Whether the device is lost until the driver resets it.
+    #[must_use]
+    pub const fn lost(&self) -> bool {
+        self.status & status::NEEDS_RESET != 0
+    }
+
+    /// What the driver has set is not known any more, for a reason that is none of its: the device needs a reset (2.1.1). All vectors are to
+    /// be told, and the pin asserts, since by which of them the driver wants to hear of it is lost, too: the others find nothing.
+    #[must_use]
+    pub fn lose(&mut self) -> core::ops::RangeInclusive<u16> {
+        self.reset();
+        self.changed = true;
+        self.status = status::NEEDS_RESET;
+        self.isr = 2;
+        0..=self.queues.len() as u16
+    }
+
+    /// The interrupt that said so may have been lost with a predecessor.
+    pub fn still_needs_reset(&mut self) -> Option<Interrupt> {
+        let told = self.lost() && self.status & status::DRIVER_OK != 0;
+        told.then(|| self.raise(self.config_vector, 2))
+    }
+
     fn raise(&mut self, vector: u16, bit: u8) -> Interrupt {
         if vector == NO_VECTOR {
             self.changed |= self.isr & bit == 0;
@@ -370,11 +393,24 @@ impl Transport {
         words
     }
 
+    /// How many words [`Transport::save`] gives.
+    #[must_use]
+    pub const fn words(&self) -> usize {
+        WORDS + QUEUE_WORDS * self.queues.len()
+    }
+
+    /// Which bits of a saved word cannot be found again: all, but for interrupts that the driver has not taken, which a successor raises
+    /// anew.
+    #[must_use]
+    pub const fn lasts(word: usize) -> u64 {
+        if word == 2 { !(0xFF << 16) } else { u64::MAX }
+    }
+
     /// Takes what a predecessor with the same features and queues has saved; false, and nothing taken, if it makes no sense.
     #[must_use]
     pub fn restore(&mut self, words: &[u64]) -> bool {
         let mut new = self.clone();
-        if words.len() != WORDS + QUEUE_WORDS * self.queues.len() {
+        if words.len() != self.words() {
             return false;
         }
         let (&[accepted, selects, rest], queues) = words

@@ -10,6 +10,7 @@ mod bare {
     use device_rtc::server::{Config, Server};
     use ipc_schema::manifest::Device;
     use runtime::abi::{Tag, layout::slot, vm::PortAccess};
+    use runtime::device::tell;
     use runtime::heart::reply_recv;
     use runtime::start::StartError;
     use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc};
@@ -39,6 +40,7 @@ mod bare {
             config.base,
             was
         );
+        tell(name, server.past());
         Ok((server, vmm))
     }
 

@@ -3,7 +3,7 @@
 use ipc_schema::abi::NEVER;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
-use ipc_schema::state_page::{Access, StatePage, StateWriter, kind};
+use ipc_schema::state_page::{Access, Past, StatePage, StateWriter, kind};
 
 use crate::{Clock, PORT_INDEX, Rtc};
 
@@ -47,6 +47,12 @@ impl<'a> Server<'a> {
             },
             was,
         )
+    }
+
+    /// What has become of a predecessor's record.
+    #[must_use]
+    pub const fn past(&self) -> Past {
+        self.state.past()
     }
 
     /// A routed port access at `now` (TSC); gives the value of an IN, and whether the VMM is to be signalled.

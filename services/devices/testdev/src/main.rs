@@ -10,6 +10,7 @@ mod bare {
     use device_testdev::server::{Config, Server, Todo};
     use ipc_schema::manifest::Device;
     use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
+    use runtime::device::tell;
     use runtime::heart::reply_recv;
     use runtime::start::StartError;
     use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc};
@@ -32,6 +33,7 @@ mod bare {
             config.base,
             was
         );
+        tell(name, server.past());
         Ok((server, vmm))
     }
 

@@ -2,7 +2,7 @@
 
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
-use ipc_schema::state_page::{Access, StatePage, StateWriter, kind};
+use ipc_schema::state_page::{Access, Past, StatePage, StateWriter, kind};
 
 use crate::{Action, TestDev};
 
@@ -57,6 +57,12 @@ impl<'a> Server<'a> {
             state,
         };
         (server, was)
+    }
+
+    /// What has become of a predecessor's record.
+    #[must_use]
+    pub const fn past(&self) -> Past {
+        self.state.past()
     }
 
     /// A routed port access.

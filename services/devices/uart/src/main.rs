@@ -9,6 +9,7 @@ mod bare {
     use device_uart::server::{Config, LINGER, Pages, Server, Signals};
     use ipc_schema::manifest::Device;
     use runtime::abi::{Tag, layout::slot, vm::PortAccess};
+    use runtime::device::tell;
     use runtime::heart::reply_recv;
     use runtime::start::StartError;
     use runtime::{Endpoint, Event, Message, Notification, StartInfo, now, rpc, time};
@@ -58,6 +59,7 @@ mod bare {
             config.base,
             was
         );
+        tell(name, server.past());
         Ok((server, Neighbours { vmm, manager }))
     }
 

@@ -13,7 +13,7 @@ use ipc_schema::abi::NEVER;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
 use ipc_schema::ring::{Consumer, Producer, RingPage};
-use ipc_schema::state_page::{Access, StatePage, StateWriter, kind};
+use ipc_schema::state_page::{Access, Past, StatePage, StateWriter, kind};
 
 use crate::fifo::DEPTH;
 use crate::{STATE_WORDS, Uart, register};
@@ -112,6 +112,12 @@ impl<'a> Server<'a> {
             flush_at: None,
         };
         (server, was)
+    }
+
+    /// What has become of a predecessor's record.
+    #[must_use]
+    pub const fn past(&self) -> Past {
+        self.state.past()
     }
 
     /// A routed port access; gives the value of an IN.

@@ -13,7 +13,7 @@ mod bare {
     use ipc_schema::disk::BlkConfig;
     use ipc_schema::proto::{RootRequest, RootResponse};
     use runtime::abi::{NEVER, vm::PortAccess};
-    use runtime::device::{Neighbours, Ports, serve_ports};
+    use runtime::device::{Neighbours, Ports, serve_ports, tell};
     use runtime::start::StartError;
     use runtime::{Endpoint, Notification, StartInfo, now, time};
     use virtio::Signals;
@@ -111,6 +111,7 @@ mod bare {
         });
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
+        tell(name, server.past());
         let store = start.notification("store")?;
         let watch = Watch {
             store,

@@ -16,7 +16,7 @@ mod bare {
     use ipc_schema::manifest::{self, DeviceKind};
     use runtime::StartInfo;
     use runtime::abi::vm::PortAccess;
-    use runtime::device::{Neighbours, Ports, serve_ports};
+    use runtime::device::{Neighbours, Ports, serve_ports, tell};
     use runtime::start::StartError;
     use virtio::Signals;
 
@@ -68,6 +68,7 @@ mod bare {
         });
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
+        tell(name, server.past());
         let neighbours = Neighbours {
             vmm: start.notification("vmm")?,
             peer: Some(start.notification("manager")?),

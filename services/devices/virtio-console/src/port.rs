@@ -74,6 +74,17 @@ impl<'a> Port<'a> {
         })
     }
 
+    /// A port as a predecessor has committed it at some time, apart from where it was: the rings say that by themselves. A buffer of which
+    /// a part was sent is sent again; what the guest was given and not told of is lost.
+    #[must_use]
+    pub fn begin_again(rings: &Rings<'a>, [_, rest]: [u64; 2]) -> Option<Self> {
+        let status = Status::from_word(rest >> 32)?;
+        Some(Self {
+            status,
+            ..Self::new(rings)
+        })
+    }
+
     /// What a successor needs: where the rings will be, and what the driver knows.
     #[must_use]
     pub fn words(&self) -> [u64; 2] {

@@ -120,22 +120,19 @@ impl<'a> Model<'a> for Console<'a> {
     }
 
     fn restore(&mut self, words: &[u64]) -> bool {
-        let Some((&size, ports)) = words.split_first() else {
-            return false;
-        };
-        let (ports, rest) = ports.as_chunks::<PORT_WORDS>();
-        if ports.len() != self.rings.len() || !rest.is_empty() || size >> 32 != 0 {
-            return false;
+        self.take(words, Port::resume)
+    }
+
+    fn restore_configuration(&mut self, words: &[u64]) -> bool {
+        self.take(words, Port::begin_again)
+    }
+
+    fn lasts(word: usize) -> u64 {
+        match word.checked_sub(1).map(|word| word % PORT_WORDS) {
+            Some(0) => 0,
+            Some(_) => 0xFFFF_FFFF << 32,
+            None => u64::MAX,
         }
-        let ports = self.rings.iter().zip(ports);
-        let ports = ports.map(|(rings, &words)| Port::resume(rings, words));
-        let Some(ports) = ports.collect() else {
-            return false;
-        };
-        self.ports = ports;
-        self.size = Size::from_note(size as u32);
-        self.describe();
-        true
     }
 
     fn committed(&mut self, device: &mut Device<'a>) {
@@ -170,6 +167,30 @@ impl<'a> Console<'a> {
     #[must_use]
     pub const fn deadline(&self) -> u64 {
         if self.more { 0 } else { NEVER }
+    }
+
+    /// Takes what a predecessor has committed; false, and nothing taken, if it makes no sense.
+    fn take(
+        &mut self,
+        words: &[u64],
+        port: impl Fn(&Rings<'a>, [u64; PORT_WORDS]) -> Option<Port<'a>>,
+    ) -> bool {
+        let Some((&size, ports)) = words.split_first() else {
+            return false;
+        };
+        let (ports, rest) = ports.as_chunks::<PORT_WORDS>();
+        if ports.len() != self.rings.len() || !rest.is_empty() || size >> 32 != 0 {
+            return false;
+        }
+        let ports = self.rings.iter().zip(ports);
+        let ports = ports.map(|(rings, &words)| port(rings, words));
+        let Some(ports) = ports.collect() else {
+            return false;
+        };
+        self.ports = ports;
+        self.size = Size::from_note(size as u32);
+        self.describe();
+        true
     }
 
     /// Writes the configuration (5.3.4).

@@ -14,7 +14,7 @@ mod bare {
     use ipc_schema::link::NetConfig;
     use runtime::StartInfo;
     use runtime::abi::vm::PortAccess;
-    use runtime::device::{Neighbours, Ports, serve_ports};
+    use runtime::device::{Neighbours, Ports, serve_ports, tell};
     use runtime::start::StartError;
     use runtime::time;
     use virtio::Signals;
@@ -79,6 +79,7 @@ mod bare {
         server.model_mut().put_off(time::cycles(ASK_MICROS));
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
+        tell(name, server.past());
         let neighbours = Neighbours {
             vmm: start.notification("vmm")?,
             peer: Some(start.notification("switch")?),

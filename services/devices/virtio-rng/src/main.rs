@@ -9,7 +9,7 @@ mod bare {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
     use device_virtio_rng::server::{Server, begin};
     use runtime::abi::vm::PortAccess;
-    use runtime::device::{Neighbours, Ports, serve_ports};
+    use runtime::device::{Neighbours, Ports, serve_ports, tell};
     use runtime::start::StartError;
     use runtime::{StartInfo, now};
     use virtio::Signals;
@@ -78,6 +78,7 @@ mod bare {
         let (server, was) = begin(start.virtio_pages()?);
         let name = start.instance.as_str();
         defmt::info!("{=str}: goes on after a predecessor: {=bool}", name, was);
+        tell(name, server.past());
         let neighbours = Neighbours {
             vmm: start.notification("vmm")?,
             peer: None,

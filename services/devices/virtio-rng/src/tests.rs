@@ -3,7 +3,7 @@
 use crate::server::{self, Server};
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader, Lines};
-use ipc_schema::state_page::StatePage;
+use ipc_schema::state_page::{Past, StatePage, StateWriter};
 use ipc_schema::virtio::{NO_VECTOR, status};
 use virtio::Memory;
 use virtio::device::Pages;
@@ -163,6 +163,105 @@ fn a_successor_goes_on_where_its_predecessor_was() {
     assert!(server.wake().vmm);
     assert_eq!((ram.half(USED + 2), vmm.look().rises), (2, 2));
     assert_eq!(get(&mut server, 0x14, 1), 15);
+}
+
+#[test]
+fn one_whole_slot_is_enough() {
+    let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
+    let vmm = InterruptReader::function(&irq);
+    let (mut server, _) = begin(&ram, &irq, &state);
+    assert_eq!(server.past(), Past::Nothing);
+    start(&mut server, 1);
+    ram.descriptor(0, 0x8000, 8, 2, 0);
+    ram.offer(0);
+    assert!(server.wake().vmm);
+    ram.offer(0);
+    for life in 2u16..10 {
+        let _ = vmm.look();
+        // Either of two that are the same, or the newest is somebody else's.
+        match life % 3 {
+            0 => StateWriter::new(&state, 0xBAD).0.save(&[7]),
+            which => state.spoil(which == 1),
+        }
+        let (mut server, was) = begin(&ram, &irq, &state);
+        assert!(was);
+        match server.past() {
+            Past::Configuration { .. } => assert_eq!(life % 3, 0),
+            Past::Whole { mended } => assert!(mended.is_some() && life % 3 != 0),
+            past => panic!("{past:?}"),
+        }
+        assert!(server.wake().vmm);
+        assert_eq!((ram.half(USED + 2), vmm.look().rises & 2), (life, 2));
+        assert_eq!(get(&mut server, 0x14, 1), 15);
+        ram.offer(0);
+    }
+}
+
+#[test]
+fn what_is_not_known_any_more_needs_a_reset() {
+    let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
+    let vmm = InterruptReader::function(&irq);
+    let (mut server, _) = begin(&ram, &irq, &state);
+    start(&mut server, 1);
+    ram.descriptor(0, 0x8000, 8, 2, 0);
+    ram.offer(0);
+    let _ = vmm.look();
+    [false, true].map(|copy| state.spoil(copy));
+    let (mut server, was) = begin(&ram, &irq, &state);
+    assert_eq!((was, server.past()), (false, Past::Lost));
+    // Whichever it listens to.
+    let all = Lines {
+        levels: 1,
+        rises: 3,
+    };
+    assert_eq!(vmm.look(), all);
+    let _ = server.wake();
+    let _ = out(&mut server, 0x80, 2, 0);
+    assert_eq!(ram.half(USED + 2), 0, "where the queue is is not known");
+    // That it is so is known to the next.
+    for _ in 0..2 {
+        let (mut server, was) = begin(&ram, &irq, &state);
+        assert!(was);
+        assert_eq!(get(&mut server, 0x14, 1) as u8, status::NEEDS_RESET);
+        assert_eq!(vmm.look().levels, 1);
+    }
+    let (mut server, _) = begin(&ram, &irq, &state);
+    assert_eq!(
+        get(&mut server, 0x40, 1),
+        2,
+        "a change of the configuration"
+    );
+    assert_eq!(vmm.look().levels, 0);
+    start(&mut server, 1);
+    assert_eq!(ram.half(USED + 2), 1);
+}
+
+#[test]
+fn a_broken_device_stays_so_over_a_death() {
+    for vector in [0, NO_VECTOR] {
+        let (ram, irq, state) = (Ram::new(), InterruptPage::new(), StatePage::new());
+        let vmm = InterruptReader::function(&irq);
+        let (mut server, _) = begin(&ram, &irq, &state);
+        start(&mut server, 1);
+        let _ = out(&mut server, 0x10, 2, vector.into());
+        ram.descriptor(0, 0x8000, 8, 2, 0);
+        ram.offer(SIZE);
+        let _ = server.wake();
+        let told = (vmm.look(), get(&mut server, 0x14, 1));
+        // It is what it should be by now.
+        ram.put(AVAILABLE + 4, &[0, 0]);
+        let (mut server, was) = begin(&ram, &irq, &state);
+        assert!(was);
+        let _ = server.wake();
+        assert_eq!((vmm.look(), get(&mut server, 0x14, 1)), told);
+        assert_eq!(told.1, 15 | u32::from(status::NEEDS_RESET));
+        assert_eq!(ram.half(USED + 2), 0);
+        ram.put(AVAILABLE + 2, &[0, 0]);
+        start(&mut server, 1);
+        ram.offer(0);
+        assert!(server.wake().vmm);
+        assert_eq!(ram.half(USED + 2), 1);
+    }
 }
 
 #[test]

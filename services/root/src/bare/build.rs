@@ -36,6 +36,8 @@ pub struct Built {
     pub budget: Option<Budget>,
     /// Where its image begins to run.
     pub entry: u64,
+    /// Where what it may write of its image is, and how many bytes.
+    pub data: Vec<(u64, u64)>,
     /// When its thread was started: TSC.
     pub started: u64,
     /// The scheduler's number for it.
@@ -158,6 +160,8 @@ pub fn build(
             .map(s.va, memory, s.rights, offset, s.len)
             .map_err(at("map the image"))?;
     }
+    let data = image.segments.iter().filter(|s| s.rights & WRITE != 0);
+    built.data = data.map(|s| (s.va, s.len)).collect();
     let private = [
         (
             layout::STACK_TOP - parts.stack_len,

@@ -32,7 +32,7 @@ impl Pulse {
         plan: &Plan,
         number: usize,
     ) -> Result<Option<Self>, Error> {
-        let page = plan.heart().and_then(|key| shared.pages.get(key));
+        let page = plan.heart().and_then(|(key, _)| shared.pages.get(key));
         let own = shared.notifications.get(&plan.instance);
         let Some((page, own)) = page.zip(own) else {
             return Ok(None);
@@ -54,9 +54,14 @@ impl Pulse {
     }
 }
 
-/// The word of a server's state page, which is mapped ([`Pulse::new`] did).
+/// The word by which a server answers.
 fn alive(number: usize) -> u64 {
-    let at = PAGES + number as u64 * PAGE + ALIVE_OFFSET;
+    word(number, ALIVE_OFFSET)
+}
+
+/// A word of a server's state page, which is mapped ([`Pulse::new`] did).
+pub fn word(number: usize, offset: u64) -> u64 {
+    let at = PAGES + number as u64 * PAGE + offset;
     // SAFETY: the page is mapped for as long as root lives, aligned for words; an atomic may change at any time.
     let word = unsafe { &*core::ptr::with_exposed_provenance::<AtomicU64>(at as usize) };
     word.load(Ordering::Acquire)

@@ -8,6 +8,7 @@ mod processors;
 mod requests;
 mod shared;
 mod supervise;
+mod trials;
 
 use alloc::string::{String, ToString};
 use alloc::{format, vec::Vec};

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use ipc_schema::abi::layout::slot;
-use ipc_schema::abi::{NEVER, Tag, ThreadRegs, thread_state};
+use ipc_schema::abi::{NEVER, Tag, thread_state};
 use ipc_schema::proto::{
     Account, Cause, LogRecord, MAX_LOG_BYTES, Refusal, RootRequest, RootResponse, ServerInfo,
     ServerState, VmEnd, VmInfo,
@@ -50,7 +50,7 @@ impl Root {
         }
     }
 
-    fn server(&self, name: &str) -> Result<usize, Refusal> {
+    pub(super) fn server(&self, name: &str) -> Result<usize, Refusal> {
         self.registry.by_name(name).ok_or(Refusal::Unknown)
     }
 
@@ -179,41 +179,6 @@ impl Root {
         self.shared.processors.online().filter_map(on).collect()
     }
 
-    /// Stops a server's thread and nothing else, to see what hangs on it.
-    fn hang(&mut self, name: &str) -> Result<RootResponse, Refusal> {
-        let index = self.server(name)?;
-        if self.registry.by_role(Role::Manager) == Some(index) {
-            return Err(Refusal::Unsupported);
-        }
-        let thread = self
-            .built
-            .get(index)
-            .and_then(Option::as_ref)
-            .and_then(|b| b.thread);
-        thread
-            .ok_or(Refusal::NotRunning)?
-            .suspend()
-            .map_err(|_| Refusal::Failed)?;
-        Ok(RootResponse::Done)
-    }
-
-    /// Has a server's thread run in a circle, which every image has behind its entry.
-    fn spin(&mut self, name: &str) -> Result<RootResponse, Refusal> {
-        self.hang(name)?;
-        let index = self.server(name)?;
-        let built = self.built.get(index).and_then(Option::as_ref);
-        let found = built.and_then(|b| Some((b.thread?, b.entry)));
-        let (thread, entry) = found.ok_or(Refusal::NotRunning)?;
-        let regs = ThreadRegs {
-            rip: entry.saturating_add(runtime::rt::CIRCLE),
-            ..ThreadRegs::default()
-        };
-        // SAFETY: it is not a thread of root's own Space.
-        let turned = unsafe { thread.write_regs(&regs) }.and_then(|()| thread.resume());
-        turned.map_err(|_| Refusal::Failed)?;
-        Ok(RootResponse::Done)
-    }
-
     fn answer(&mut self, request: RootRequest) -> Result<RootResponse, Refusal> {
         Ok(match request {
             RootRequest::Vms { first } => RootResponse::vms(&self.vms(), first),
@@ -288,6 +253,7 @@ impl Root {
             RootRequest::Hung { .. } | RootRequest::Unanswered => return Err(Refusal::Forbidden),
             RootRequest::Hang { server } => self.hang(&server)?,
             RootRequest::Spin { server } => self.spin(&server)?,
+            RootRequest::Scribble { server, all } => self.scribble(&server, all)?,
             RootRequest::Cpus => RootResponse::Cpus(self.shared.processors.figures()),
             RootRequest::Accounts => RootResponse::Accounts(self.accounts()),
         })

@@ -308,6 +308,30 @@ fn a_driver_that_asks_for_quiet_has_it() {
     assert_eq!(queue.arm(), Ok(true), "it came before it was asked for");
 }
 
+/// Scribbles over one slot after the other, while nothing happens in the queue.
+#[test]
+fn a_queue_at_rest_is_found_after_scribbles() {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 5, false);
+    let page = StatePage::new();
+    let note = StateWriter::new(&page, 7).0.note(0).unwrap();
+    let mut queue = Packed::new(&memory, &place(5), features(false), note).unwrap();
+    assert!(driver.offer(0, &parts(0, 1), false));
+    let chain = queue.pop().unwrap().unwrap();
+    queue.complete(chain.token(), 0).unwrap();
+    assert_eq!(queue.publish(), Ok(true));
+    for other in [false, true, false] {
+        page.spoil(other);
+        queue = Packed::restore(&memory, &place(5), features(false), note).unwrap();
+    }
+    assert_eq!(driver.reap().len(), 1);
+    assert!(driver.offer(1, &parts(1, 1), false));
+    assert!(queue.pop().unwrap().is_some());
+    [false, true].map(|other| page.spoil(other));
+    let lost = Packed::restore(&memory, &place(5), features(false), note);
+    assert_eq!(lost.err(), Some(Error::Place));
+}
+
 #[test]
 fn an_event_is_waited_for() {
     let memory = memory();
