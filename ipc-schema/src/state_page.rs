@@ -301,16 +301,12 @@ impl StatePage {
     fn copy(&self) {
         let sequence = self.sequence();
         let slots = [self.slot(sequence), self.slot(!sequence)];
-        let kinds = slots.map(|slot| slot.kind.load(Ordering::Relaxed));
-        let [first, second] = [0, 1].map(|n| {
-            let record = slots[n].whole(kinds[n]);
-            record.filter(|record| record.sequence == sequence)
-        });
-        match (first, second) {
-            (Some(record), None) => slots[1].fill(kinds[0], &record),
-            (None, Some(record)) => slots[0].fill(kinds[1], &record),
-            (Some(_), Some(_)) => {}
-            (None, None) => return,
+        // Word by word: servers come here on small stacks.
+        match slots.map(|slot| slot.number() == Some(sequence)) {
+            [true, false] => slots[1].fill(slots[0]),
+            [false, true] => slots[0].fill(slots[1]),
+            [true, true] => {}
+            [false, false] => return,
         }
         // Whatever was about to follow has not.
         for slot in slots {
@@ -400,10 +396,26 @@ impl Slot {
         })
     }
 
+    /// The number of the record here, whatever it is of, if it is what was written. Nothing is being committed.
+    fn number(&self) -> Option<u64> {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        let length = self.length.load(Ordering::Relaxed);
+        let count = usize::try_from(length)
+            .ok()
+            .filter(|&count| count <= MAX_WORDS)?;
+        let [kind, access, value] =
+            [&self.kind, &self.access, &self.value].map(|cell| cell.load(Ordering::Relaxed));
+        let mut mix = Mix::header(sequence, kind, length, access, value);
+        for word in self.words.iter().take(count) {
+            mix.add(word.load(Ordering::Relaxed));
+        }
+        let intact = self.checksum.load(Ordering::Relaxed) == mix.0;
+        (intact && sequence != 0).then_some(sequence)
+    }
+
     /// Whether something was written here that is no record: by a scribble, or by half a commit.
     fn is_damaged(&self) -> bool {
-        self.checksum.load(Ordering::Relaxed) != 0
-            && self.whole(self.kind.load(Ordering::Relaxed)).is_none()
+        self.checksum.load(Ordering::Relaxed) != 0 && self.number().is_none()
     }
 
     /// Writes a record.
@@ -423,12 +435,26 @@ impl Slot {
         self.checksum.store(mix.0, Ordering::Relaxed);
     }
 
-    /// Makes this a copy of a record.
-    fn fill(&self, kind: u64, record: &Record) {
-        let access = (record.access, record.value);
+    /// Makes this a copy of another's record.
+    fn fill(&self, from: &Self) {
         // Who sees a word of it sees `current`, too: until then this slot's record was the valid one.
         fence(Ordering::Release);
-        self.write(kind, record.sequence, access, record.words());
+        let cells = self.cells().zip(from.cells());
+        for (to, from) in cells {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// All of a record, the checksum last.
+    fn cells(&self) -> impl Iterator<Item = &AtomicU64> {
+        let head = [
+            &self.sequence,
+            &self.kind,
+            &self.length,
+            &self.access,
+            &self.value,
+        ];
+        head.into_iter().chain(&self.words).chain([&self.checksum])
     }
 }
 

@@ -35,7 +35,7 @@ pub const HIGH_RAM: u64 = 0x1_0000_0000;
 pub const HEAP: u64 = 256 << 10;
 /// Pool in bytes when nothing else is said.
 pub const POOL: u64 = 256 << 10;
-/// Stack of a device, of which 16 KiB are used.
+/// Stack of a device: what the tests do, deaths and scribbles among it, they do on 20 KiB.
 pub const DEVICE_STACK: u64 = 24 << 10;
 /// Heap of a device that keeps nothing for requests, of which 8 KiB are used.
 pub const SMALL_HEAP: u64 = 24 << 10;
