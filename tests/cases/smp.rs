@@ -103,6 +103,7 @@ fn smp_2_cpus_bochs_vmx() -> Judged {
 }
 
 #[test]
+#[ignore = "between those with 2 and 8: run it by name with --ignored"]
 fn smp_4_cpus() -> Judged {
     Ok(spread(4, ["0", "1", "1"])?)
 }

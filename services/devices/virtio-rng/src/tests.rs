@@ -206,7 +206,9 @@ fn what_is_not_known_any_more_needs_a_reset() {
     ram.descriptor(0, 0x8000, 8, 2, 0);
     ram.offer(0);
     let _ = vmm.look();
-    [false, true].map(|copy| state.spoil(copy));
+    for copy in [false, true] {
+        state.spoil(copy);
+    }
     let (mut server, was) = begin(&ram, &irq, &state);
     assert_eq!((was, server.past()), (false, Past::Lost));
     // Whichever it listens to.

@@ -327,7 +327,9 @@ fn a_queue_at_rest_is_found_after_scribbles() {
     assert_eq!(driver.reap().len(), 1);
     assert!(driver.offer(1, &parts(1, 1), false));
     assert!(queue.pop().unwrap().is_some());
-    [false, true].map(|other| page.spoil(other));
+    for other in [false, true] {
+        page.spoil(other);
+    }
     let lost = Packed::restore(&memory, &place(5), features(false), note);
     assert_eq!(lost.err(), Some(Error::Place));
 }
