@@ -367,50 +367,68 @@ impl StatePage {
     }
 }
 
+/// What is before a record's words.
+struct Head {
+    sequence: u64,
+    kind: u64,
+    length: usize,
+    access: u64,
+    value: u64,
+}
+
 impl Slot {
     /// The record here, if it is of this `kind` and what was written.
     fn whole(&self, kind: u64) -> Option<Record> {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        let length = self.length.load(Ordering::Relaxed);
-        let access = self.access.load(Ordering::Relaxed);
-        let value = self.value.load(Ordering::Relaxed);
-        let count = usize::try_from(length)
-            .ok()
-            .filter(|&count| count <= MAX_WORDS)?;
-        if sequence == 0 || self.kind.load(Ordering::Relaxed) != kind {
-            return None;
-        }
-        let mut mix = Mix::header(sequence, kind, length, access, value);
         let mut words = [0; MAX_WORDS];
-        for (into, word) in words.iter_mut().zip(&self.words).take(count) {
-            *into = word.load(Ordering::Relaxed);
-            mix.add(*into);
-        }
-        let intact = self.checksum.load(Ordering::Relaxed) == mix.0;
-        intact.then_some(Record {
-            sequence,
-            access,
-            value,
-            length: count,
+        let mut into = words.iter_mut();
+        let head = self.verified(|word| {
+            if let Some(into) = into.next() {
+                *into = word;
+            }
+        })?;
+        (head.kind == kind).then_some(Record {
+            sequence: head.sequence,
+            access: head.access,
+            value: head.value,
+            length: head.length,
             words,
         })
     }
 
-    /// The number of the record here, whatever it is of, if it is what was written. Nothing is being committed.
+    /// The number of the record here, whatever it is of, if it is what was written.
     fn number(&self) -> Option<u64> {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        let length = self.length.load(Ordering::Relaxed);
-        let count = usize::try_from(length)
+        self.verified(|_| ()).map(|head| head.sequence)
+    }
+
+    /// Reads what is here, every word of it once, and gives the record's words and then its head; `None`: it is none, and the words are
+    /// nobody's.
+    #[inline(always)]
+    fn verified(&self, mut each: impl FnMut(u64)) -> Option<Head> {
+        let cells = [
+            &self.sequence,
+            &self.kind,
+            &self.length,
+            &self.access,
+            &self.value,
+        ];
+        let [sequence, kind, words, access, value] = cells.map(|cell| cell.load(Ordering::Relaxed));
+        let length = usize::try_from(words)
             .ok()
-            .filter(|&count| count <= MAX_WORDS)?;
-        let [kind, access, value] =
-            [&self.kind, &self.access, &self.value].map(|cell| cell.load(Ordering::Relaxed));
-        let mut mix = Mix::header(sequence, kind, length, access, value);
-        for word in self.words.iter().take(count) {
-            mix.add(word.load(Ordering::Relaxed));
+            .filter(|&length| length <= MAX_WORDS && sequence != 0)?;
+        let mut mix = Mix::header(sequence, kind, words, access, value);
+        for word in self.words.iter().take(length) {
+            let word = word.load(Ordering::Relaxed);
+            each(word);
+            mix.add(word);
         }
         let intact = self.checksum.load(Ordering::Relaxed) == mix.0;
-        (intact && sequence != 0).then_some(sequence)
+        intact.then_some(Head {
+            sequence,
+            kind,
+            length,
+            access,
+            value,
+        })
     }
 
     /// Whether something was written here that is no record: by a scribble, or by half a commit.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use system_tests::{Judged, System};
 
-use crate::virtio::memory;
+use crate::virtio::{memory, scribble_and_mend};
 
 /// MiB of a checked stream.
 const STREAM: usize = 4;
@@ -138,11 +138,7 @@ fn two_vms_on_a_network() -> Judged {
         }
     }
     // One that scribbles over its memory harms neither the switch nor the other VM, and nothing of what comes after.
-    let log = s.scribble("two.net0", false, "two")?;
-    s.log_after(
-        log,
-        r"two\.net0: .*slot \d of its state page is damaged.*mended",
-    )?;
+    scribble_and_mend(&mut s, "two.net0", "two")?;
     more(&mut s)?;
     // The successor of its model goes on with both.
     by_both_pairs(&mut s)?;

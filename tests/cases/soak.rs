@@ -139,7 +139,7 @@ fn soak_disks() -> Judged {
         ("linux.rng0", "virtio0", "virtio_rng"),
         ("linux.blk0", "virtio1", "virtio_blk"),
     ] {
-        s.scribble(server, true, "linux")?;
+        virtio::scribble_and_lose(&mut s, server, "linux")?;
         virtio::rebind(&mut s, device, driver)?;
     }
     s.sh("rm -r /tmp/full /tmp/last /tmp/enough /tmp/over /tmp/j /tmp/sizes")?;
@@ -177,7 +177,7 @@ fn soak_net() -> Judged {
     println!("{} deaths under streams", all.len());
     longest(&mut s, "/tmp/t")?;
     // Without what a predecessor knew.
-    s.scribble("two.net0", true, "two")?;
+    virtio::scribble_and_lose(&mut s, "two.net0", "two")?;
     virtio::rebind(&mut s, "virtio0", "virtio_net")?;
     s.sh("rm /tmp/enough /tmp/over; ip addr add 10.0.0.2/24 dev eth0; ip link set eth0 up")?;
     net::stream(&mut s)?;

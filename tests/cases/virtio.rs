@@ -97,22 +97,34 @@ fn entropy(s: &mut System) -> Result<()> {
     s.check(&again, r"(?s)2048\r?\n1$")?;
 
     // Its server scribbles over its memory while it is read from, and over what it leaves to a successor, too: a slot of that is enough.
-    let log = s.scribble("linux.rng0", false, "linux")?;
-    s.log_after(
-        log,
-        r"linux\.rng0: .*slot \d of its state page is damaged.*mended",
-    )?;
+    scribble_and_mend(s, "linux.rng0", "linux")?;
     let one = s.sh(read)?;
     s.check(&one, r"(?m)^2048$")?;
-    let log = s.scribble("linux.rng0", true, "linux")?;
-    s.log_after(
-        log,
-        r"linux\.rng0: .*both slots of its state page are damaged",
-    )?;
+    scribble_and_lose(s, "linux.rng0", "linux")?;
     rebind(s, "virtio0", "virtio_rng")?;
     let one = s.sh(read)?;
     s.check(&one, r"(?m)^2048$")?;
     s.no_complaints("virtio|pci|rng|irq")
+}
+
+/// A device's server scribbles over its memory and one slot of its state page; its successor has all of it by the other.
+pub fn scribble_and_mend(s: &mut System, server: &str, vm: &str) -> Result<()> {
+    let log = s.scribble(server, false, vm)?;
+    let said = format!(
+        r"{}: .*slot \d of its state page is damaged.*mended",
+        regex::escape(server)
+    );
+    s.log_after(log, &said).map(drop)
+}
+
+/// The same with both slots: its successor knows nothing of what the driver has set.
+pub fn scribble_and_lose(s: &mut System, server: &str, vm: &str) -> Result<()> {
+    let log = s.scribble(server, true, vm)?;
+    let said = format!(
+        r"{}: .*both slots of its state page are damaged",
+        regex::escape(server)
+    );
+    s.log_after(log, &said).map(drop)
 }
 
 /// A device that has lost what its driver set says so, and is as ever once its driver has begun anew. Linux's drivers do not do that by

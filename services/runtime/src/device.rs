@@ -7,8 +7,8 @@ use crate::{Endpoint, Event, Message, Notification, rpc};
 use ipc_schema::state_page::Past;
 use virtio::Signals;
 
-#[cfg(target_os = "none")]
 /// Says in the log what has become of a predecessor's record, if anything has.
+#[cfg(target_os = "none")]
 pub fn tell(name: &str, past: Past) {
     match past {
         Past::Nothing | Past::Whole { mended: None } => {}
