@@ -254,6 +254,19 @@ pub struct Device {
     pub irq: u8,
     /// Guest port whose writes only ring its doorbell.
     pub doorbell: Option<u16>,
+    /// Where a PCI function shows its registers first; [`Registers::Ports`] for all others.
+    pub registers: Registers,
+}
+
+/// Where a PCI function shows its registers first: they are in I/O space and in memory, and a driver takes the first that it can use
+/// (virtio 1.2, 4.1.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Registers {
+    /// In I/O space, where its server is reached without the VMM.
+    #[default]
+    Ports,
+    /// In memory, from where the VMM forwards: for a driver that looks at the first alone and takes no ports.
+    Memory,
 }
 
 /// What a driver drives.

@@ -68,6 +68,7 @@ fn device(name: &str, kind: DeviceKind, port: u16, irq: u8) -> Device {
         ports: PortRange::new(port, kind.ports()),
         irq,
         doorbell: (kind == DeviceKind::TestDev).then_some(0x5010),
+        registers: Registers::Ports,
     }
 }
 
@@ -85,7 +86,9 @@ fn golden_bytes() {
     want.extend(b"\x05linux\x80\x80\x80\x80\x04\x01\x01"); // name, memory, Stay, one VM
     want.extend(b"\x01a\x80\x80\x80\x80\x01\x01\x01\x0bvm/a/kernel\x01\x0bvm/a/initrd\x05quiet");
     want.extend(b"\x64\x00\x00\x00\x00\x01"); // shares, reservation, no limit, no processor, no debug exit, one device
-    want.extend(b"\x0aa.testdev0\x02\x12bin/device-testdev\x80\xa0\x01\x10\x05\x01\x90\xa0\x01");
+    want.extend(
+        b"\x0aa.testdev0\x02\x12bin/device-testdev\x80\xa0\x01\x10\x05\x01\x90\xa0\x01\x00",
+    );
     want.push(0); // the machine's TSC rate
     want.extend(b"\x01\x05uart0\x00\x0fbin/driver-uart\xf8\x07\x08\x04");
     want.extend(b"\x01\x05bench\x09bin/bench\x01x\x00"); // no disk
@@ -95,8 +98,12 @@ fn golden_bytes() {
 /// A PCI function's: what is new comes behind what there was.
 #[test]
 fn golden_bytes_of_functions() {
-    let rng = device("a.rng0", DeviceKind::VirtioRng { slot: 5 }, 0, 0);
-    let want = b"\x06a.rng0\x03\x05\x15bin/device-virtio-rng\x00\x00\x00\x00";
+    let mut rng = device("a.rng0", DeviceKind::VirtioRng { slot: 5 }, 0, 0);
+    let mut want = b"\x06a.rng0\x03\x05\x15bin/device-virtio-rng\x00\x00\x00\x00\x00".to_vec();
+    assert_eq!(postcard::to_allocvec(&rng).unwrap(), want);
+    rng.registers = Registers::Memory;
+    want.pop();
+    want.push(1);
     assert_eq!(postcard::to_allocvec(&rng).unwrap(), want);
 }
 
@@ -121,7 +128,7 @@ fn golden_bytes_of_consoles() {
     want.resize(want.len() + 11, 0);
     want.extend(b"data");
     want.resize(want.len() + 11 + 6 * 15, 0);
-    want.extend(b"\x19bin/device-virtio-console\x00\x00\x00\x00");
+    want.extend(b"\x19bin/device-virtio-console\x00\x00\x00\x00\x00");
     assert_eq!(postcard::to_allocvec(&device).unwrap(), want);
 }
 
@@ -207,7 +214,7 @@ fn golden_bytes_of_disks() {
         packed: true,
     };
     let blk = device("a.blk0", kind, 0, 0);
-    let want = b"\x06a.blk0\x04\x05\x01\x02\x01\x15bin/device-virtio-blk\x00\x00\x00\x00";
+    let want = b"\x06a.blk0\x04\x05\x01\x02\x01\x15bin/device-virtio-blk\x00\x00\x00\x00\x00";
     assert_eq!(postcard::to_allocvec(&blk).unwrap(), want);
     let mut disk = disk("d", 4096);
     disk.image = Some(disk_file("d"));
@@ -489,7 +496,7 @@ fn golden_bytes_of_cards() {
         device("a.net0", kind, 0, 0)
     };
     let want =
-        b"\x06a.net0\x05\x09\x01\x02\0\0\0\0\x03\x05\x01\x02\x15bin/device-virtio-net\0\0\0\0";
+        b"\x06a.net0\x05\x09\x01\x02\0\0\0\0\x03\x05\x01\x02\x15bin/device-virtio-net\0\0\0\0\0";
     assert_eq!(postcard::to_allocvec(&card(2)).unwrap(), want);
     // Frames both ways for each pair, and one for control.
     assert_eq!(card(2).kind.queues(), 5);

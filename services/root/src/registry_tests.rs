@@ -1,7 +1,9 @@
 //! Deaths, restarts, ends.
 
 use super::*;
-use ipc_schema::manifest::{CpuShare, Device, DeviceKind, PortRange, Vm as VmDescription};
+use ipc_schema::manifest::{
+    CpuShare, Device, DeviceKind, PortRange, Registers, Vm as VmDescription,
+};
 use proptest::prelude::*;
 
 const HZ: u64 = 1_000_000;
@@ -31,6 +33,7 @@ fn description(name: &str) -> VmDescription {
             ports: PortRange::new(0x70, 2),
             irq: 8,
             doorbell: None,
+            registers: Registers::Ports,
         }],
     }
 }

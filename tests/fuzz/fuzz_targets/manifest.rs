@@ -3,6 +3,7 @@
 
 use fuzz::target;
 use ipc_schema::manifest::{
+    Registers,
     CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Home, Idle, PortRange, Server, System,
     Vm,
 };
@@ -18,6 +19,7 @@ fn seeds() -> Vec<Vec<u8>> {
         ports: PortRange::new(first, kind.ports()),
         irq,
         doorbell,
+        registers: Registers::Ports,
     };
     let vm = |name: &str| Vm {
         name: name.into(),

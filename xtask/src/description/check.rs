@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ipc_schema::manifest::{
     CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Idle, MAX_VM_NAME, PCI_SLOTS,
-    PortRange, Server, System, Vm, binary_file, initrd_file, kernel_file, vm_name_ok,
+    PortRange, Registers, Server, System, Vm, binary_file, initrd_file, kernel_file, vm_name_ok,
 };
 use toml::Spanned;
 
@@ -231,6 +231,7 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         limit: None,
         ports: None,
         rows_first: None,
+        registers: None,
     },
     raw::Device {
         kind: raw::DeviceKind::Rtc,
@@ -246,6 +247,7 @@ const DEFAULT_DEVICES: [raw::Device; 2] = [
         limit: None,
         ports: None,
         rows_first: None,
+        registers: None,
     },
 ];
 
@@ -264,11 +266,16 @@ fn only_what_it_has(cx: &Context<'_>, spanned: &Spanned<raw::Device>) -> Result<
             "a PCI function has no `port`, `irq` or `doorbell`: its guest gives it such",
             "leave these out; `slot` says where it is on the bus",
         ),
-        _ => match &device.packed {
-            Some(packed) if !device.kind.chooses() => (
+        (_, function) => match (&device.packed, &device.registers) {
+            (Some(packed), _) if !device.kind.chooses() => (
                 packed.span().start,
                 "`packed` is of virtio-blk and virtio-net, and this device is none",
                 "leave `packed` out",
+            ),
+            (_, Some(registers)) if !function => (
+                registers.span().start,
+                "`registers` is of PCI functions, and this device is none",
+                "leave `registers` out",
             ),
             _ => return Ok(()),
         },
@@ -280,6 +287,14 @@ impl raw::Device {
     /// Whether it is to offer packed virtqueues: they are better, unless a guest's driver knows better.
     pub fn packed(&self) -> bool {
         self.packed.as_ref().is_none_or(|packed| *packed.get_ref())
+    }
+
+    /// Where it is to show its registers first.
+    fn registers(&self) -> Registers {
+        match self.registers.as_ref().map(Spanned::get_ref) {
+            None | Some(raw::Registers::Ports) => Registers::Ports,
+            Some(raw::Registers::Memory) => Registers::Memory,
+        }
     }
 }
 
@@ -358,6 +373,7 @@ fn lower_devices<'a>(
             ports: PortRange::new(device.port.unwrap_or(port), kind.ports()),
             irq: device.irq.unwrap_or(irq),
             doorbell: device.doorbell.or(bell),
+            registers: device.registers(),
         }
     };
     list.clone().zip(slots).enumerate().map(lower).collect()

@@ -107,6 +107,15 @@ pub struct Device {
     pub limit: Option<Spanned<String>>,
     pub ports: Option<Spanned<Vec<String>>>,
     pub rows_first: Option<Spanned<bool>>,
+    pub registers: Option<Spanned<Registers>>,
+}
+
+/// Where a PCI function shows its registers first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registers {
+    Ports,
+    Memory,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -311,6 +311,11 @@ fn each_mistake_about_disks() {
     let (_, what, remedy) = wrong("port = 0x2f8", "packed = true");
     assert!(what.contains("virtio-blk and virtio-net"), "{what}");
     assert_eq!(remedy, "leave `packed` out");
+    let (_, what, remedy) = wrong("port = 0x2f8", "registers = \"memory\"");
+    assert!(what.contains("`registers` is of PCI functions"), "{what}");
+    assert_eq!(remedy, "leave `registers` out");
+    let (_, what, _) = wrong("packed = false", "registers = \"rom\"");
+    assert!(what.contains("ports"), "{what}");
     let (_, what, remedy) = wrong("port = 0x2f8", "queues = 3");
     assert_eq!(remedy, "leave them out", "{what}");
     let (_, what, _) = wrong(

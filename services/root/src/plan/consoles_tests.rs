@@ -1,5 +1,5 @@
 use super::*;
-use ipc_schema::manifest::{PortName, Ports};
+use ipc_schema::manifest::{PortName, Ports, Registers};
 
 /// Each port's two rings are shared by the manager and the console, crosswise, and nobody else; one signal leads each way.
 #[test]
@@ -18,6 +18,7 @@ fn what_consoles_take() {
         ports: PortRange::new(0, 0),
         irq: 0,
         doorbell: None,
+        registers: Registers::Ports,
     });
     let plans = plans_of(&system).unwrap();
     let (manager, console) = (find(&plans, "manager"), find(&plans, "two.console0"));

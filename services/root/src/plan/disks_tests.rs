@@ -1,6 +1,6 @@
 use super::*;
 use ipc_schema::disk::{BlkConfig, DriverConfig, StoreConfig};
-use ipc_schema::manifest::{Disk, Home};
+use ipc_schema::manifest::{Disk, Home, Registers};
 use ipc_schema::proto::PciBar;
 
 /// Who has what of a disk: `store` its map, the device model its contents, both the channel; nobody else anything.
@@ -33,6 +33,7 @@ fn what_disks_take() {
             ports,
             irq: 0,
             doorbell: None,
+            registers: Registers::Ports,
         });
     }
     let plans = plans_of(&system).unwrap();
@@ -132,6 +133,7 @@ fn what_the_second_disk_takes() {
             ports: PortRange::new(0, 0),
             irq: 0,
             doorbell: None,
+            registers: Registers::Ports,
         });
     }
     let mut plans = plans_of(&system).unwrap();

@@ -1,5 +1,6 @@
 use super::*;
 use ipc_schema::link::{NetConfig, SwitchConfig};
+use ipc_schema::manifest::Registers;
 
 /// Who has what of a network: the switch all links, each card its own; no contents of anybody else's.
 #[test]
@@ -23,6 +24,7 @@ fn what_networks_take() {
             ports: PortRange::new(0, 0),
             irq: 0,
             doorbell: None,
+            registers: Registers::Ports,
         });
     }
     let plans = plans_of(&system).unwrap();

@@ -3,7 +3,9 @@
 use super::servers::other_ports;
 use super::*;
 use ipc_schema::abi::rights::{GRANT, READ};
-use ipc_schema::manifest::{CpuShare, Device, Driver, DriverKind, Idle, PortRange, Server};
+use ipc_schema::manifest::{
+    CpuShare, Device, Driver, DriverKind, Idle, PortRange, Registers, Server,
+};
 use runtime::start::PlatformConfig;
 use std::collections::BTreeSet;
 
@@ -15,6 +17,7 @@ fn vm(name: &str, memory: u64) -> Vm {
         ports: PortRange::new(first, kind.ports()),
         irq,
         doorbell: None,
+        registers: Registers::Ports,
     };
     Vm {
         name: name.into(),
@@ -304,6 +307,7 @@ fn what_a_virtio_device_gets() {
         ports: PortRange::new(0, 0),
         irq: 0,
         doorbell: None,
+        registers: Registers::Ports,
     });
     let plans = plans_of(&system).unwrap();
     let rng = find(&plans, "two.rng0");

@@ -9,7 +9,7 @@ use ipc_schema::manifest::PortRange;
 pub enum Configured {
     /// It is done: the value read, and what it asks for.
     Done(u32, Effect),
-    /// It is one of a BAR of this function, in I/O space, through a window.
+    /// It is one of the registers of this function, through a window.
     Through(usize, Through),
 }
 

@@ -4,7 +4,7 @@ use super::device::{Device, NOWHERE, look_before_end};
 use super::exits::EOI;
 use super::ports::Ports;
 use super::{CPU, Kernel, Machine, Note, Step};
-use crate::chipset::pci::{Pci, Place};
+use crate::chipset::pci::{Pci, Place, virtio};
 use crate::chipset::{Chipset, Effect};
 use crate::emulate::mmio;
 use crate::memory::GuestMemory;
@@ -127,6 +127,9 @@ impl<K: Kernel> Memory<'_, '_, K> {
                 let access = Pci::by_memory(place, offset, width);
                 self.ports.configure(access, None)
             }
+            Some(Place::Bar(function, virtio::MEMORY, offset)) => {
+                self.ports.registers(function, offset, width, None)
+            }
             Some(Place::Bar(function, bar, offset)) => {
                 let chipset = &mut self.ports.chipset;
                 chipset.table_read(function, bar, offset, width)
@@ -148,6 +151,9 @@ impl<K: Kernel> Memory<'_, '_, K> {
             Some(Place::Configuration(place, offset)) => {
                 let access = Pci::by_memory(place, offset, width);
                 self.ports.configure(access, Some(value));
+            }
+            Some(Place::Bar(function, virtio::MEMORY, offset)) => {
+                self.ports.registers(function, offset, width, Some(value));
             }
             Some(Place::Bar(function, bar, offset)) => {
                 let chipset = &mut self.ports.chipset;

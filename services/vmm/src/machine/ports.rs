@@ -6,6 +6,7 @@ use crate::chipset::{Chipset, Configured, Effect, map, pci};
 use crate::emulate::port::{self, PortBus};
 use ipc_schema::abi::vm::{Exit, PortAccess};
 use ipc_schema::state_page::Outcome;
+use ipc_schema::virtio::{BAR_SIZE, MAX_QUEUES, NOTIFY, NOTIFY_MULTIPLIER};
 
 /// How often a string instruction's element is tried before the device counts as gone.
 const ATTEMPTS: u32 = 100;
@@ -308,14 +309,35 @@ impl<K: Kernel> Ports<'_, '_, K> {
             }
             Configured::Through(function, through) => (function, through),
         };
+        // Both BARs that are no table show the same.
+        self.registers(function, through.offset, through.width, value)
+    }
+
+    /// An access of a virtio function's registers by way of the VMM, a write if there is a value: what its server would see at its
+    /// ports. Behind the registers is nothing.
+    #[cold]
+    pub fn registers(
+        &mut self,
+        function: usize,
+        offset: u32,
+        width: u8,
+        value: Option<u32>,
+    ) -> u32 {
         let owner = |device: &Device<'_>| device.function() == Some(function);
-        let Some(index) = self.devices.iter().position(owner) else {
+        let index = self.devices.iter().position(owner);
+        let offset = u16::try_from(offset).unwrap_or(u16::MAX);
+        let (Some(index), true) = (index, offset <= BAR_SIZE - u16::from(width.min(4))) else {
             return u32::MAX;
         };
+        let queues = self.devices.get(index).map_or(0, Device::queues);
+        let queue = offset.wrapping_sub(NOTIFY) / NOTIFY_MULTIPLIER;
+        if value.is_some() && queue < queues.min(MAX_QUEUES) {
+            self.kernel.ring(index, queue.into());
+            return 0;
+        }
         // A BAR's base is a multiple of its size, whether or not the function answers there.
-        let base = self.chipset.pci().io_base(function, through.bar);
-        let port = base.wrapping_add(through.offset as u16);
-        let access = PortAccess::new(port, through.width, value.is_none());
+        let base = self.chipset.pci().io_base(function, pci::virtio::REGISTERS);
+        let access = PortAccess::new(base.wrapping_add(offset), width, value.is_none());
         self.call(index, access, value.unwrap_or(0))
     }
 

@@ -1,9 +1,11 @@
 //! A virtio device as a PCI function (virtio 1.2, 4.1).
 //!
-//! BAR 0, in I/O space, has all that the device's server answers; BAR 1, in memory, is the MSI-X table, which is the VMM's. A window from
-//! configuration space leads to both (4.1.4.9).
+//! BAR 0, in I/O space, has all that the device's server answers; BAR 1, in memory, is the MSI-X table, which is the VMM's; BAR 2, in
+//! memory, is the registers once more, for drivers that take no ports: the VMM forwards. A window from configuration space leads to all
+//! of them (4.1.4.9).
 
-use super::{Function, Identity};
+use super::{Function, Identity, msix};
+use ipc_schema::manifest::Registers;
 use ipc_schema::virtio::{
     BAR_SIZE, COMMON, COMMON_LEN, DEVICE, DEVICE_0, DEVICE_LEN, ISR, ISR_LEN, Identity as Who,
     NOTIFY, NOTIFY_LEN, NOTIFY_MULTIPLIER, VENDOR,
@@ -13,6 +15,12 @@ use ipc_schema::virtio::{
 pub const REGISTERS: u8 = 0;
 /// Number of the BAR that is the MSI-X table.
 const TABLE: u8 = 1;
+/// Number of the BAR that is the registers in memory.
+pub const MEMORY: u8 = 2;
+/// Bytes of it: a page, since a guest gives rights by pages. Behind the registers is nothing.
+const MEMORY_SIZE: u32 = 0x1000;
+/// Bytes of memory that a function is given.
+pub const GIVEN: u32 = msix::BAR_SIZE + MEMORY_SIZE;
 
 /// Vendor-specific capability (PCI Local Bus 3.0, appendix H).
 const VENDOR_SPECIFIC: u32 = 0x09;
@@ -57,10 +65,12 @@ impl Kind {
 pub struct Given {
     /// Its first port.
     pub io: u16,
-    /// Address of its MSI-X table.
+    /// Address of its [`GIVEN`] bytes of memory: its MSI-X table, and its registers.
     pub memory: u32,
     /// The input of the 8259 pair that its pin leads to.
     pub irq: Option<u8>,
+    /// Where its registers are shown first.
+    pub first: Registers,
 }
 
 /// Makes the function.
@@ -78,18 +88,31 @@ pub fn function(kind: &Kind, given: &Given) -> Function {
     function.space.interrupt(given.irq.unwrap_or(NO_LINE));
     function.io_bar(REGISTERS, given.io.into(), BAR_SIZE.into());
     function.msix(Who::vectors(kind.queues), TABLE, given.memory);
-    let common = (COMMON, COMMON_LEN);
-    capability(&mut function, structure::COMMON, common, &[]);
-    let multiplier = [(NOTIFY_MULTIPLIER.into(), 0)];
-    let notify = (NOTIFY, NOTIFY_LEN);
-    capability(&mut function, structure::NOTIFY, notify, &multiplier);
-    capability(&mut function, structure::ISR, (ISR, ISR_LEN), &[]);
-    if kind.config != 0 {
-        let range = (DEVICE, DEVICE_LEN.min(kind.config as u16));
-        capability(&mut function, structure::DEVICE, range, &[]);
+    let memory = given.memory.saturating_add(msix::BAR_SIZE);
+    function.memory_bar(MEMORY, memory, MEMORY_SIZE);
+    let bars = match given.first {
+        Registers::Ports => [REGISTERS, MEMORY],
+        Registers::Memory => [MEMORY, REGISTERS],
+    };
+    for bar in bars {
+        structures(&mut function, kind, bar);
     }
     window(&mut function);
     function
+}
+
+/// The structures of a device, all in the BAR of this number.
+fn structures(function: &mut Function, kind: &Kind, bar: u8) {
+    let common = (COMMON, COMMON_LEN);
+    capability(function, bar, structure::COMMON, common, &[]);
+    let multiplier = [(NOTIFY_MULTIPLIER.into(), 0)];
+    let notify = (NOTIFY, NOTIFY_LEN);
+    capability(function, bar, structure::NOTIFY, notify, &multiplier);
+    capability(function, bar, structure::ISR, (ISR, ISR_LEN), &[]);
+    if kind.config != 0 {
+        let range = (DEVICE, DEVICE_LEN.min(kind.config as u16));
+        capability(function, bar, structure::DEVICE, range, &[]);
+    }
 }
 
 /// First doubleword of a capability of so many doublewords.
@@ -98,11 +121,17 @@ fn head(doublewords: usize, kind: u8) -> u32 {
     VENDOR_SPECIFIC | len << 16 | u32::from(kind) << 24
 }
 
-/// A structure in the registers' BAR: offset and length; what follows in its capability.
-fn capability(function: &mut Function, kind: u8, (at, len): (u16, u16), more: &[(u32, u32)]) {
+/// A structure in this BAR: offset and length; what follows in its capability.
+fn capability(
+    function: &mut Function,
+    bar: u8,
+    kind: u8,
+    (at, len): (u16, u16),
+    more: &[(u32, u32)],
+) {
     let common = [
         (head(4 + more.len(), kind), 0),
-        (REGISTERS.into(), 0),
+        (bar.into(), 0),
         (at.into(), 0),
         (len.into(), 0),
     ];

@@ -266,6 +266,7 @@ pub fn description() -> Vm {
         ports: PortRange::new(first, kind.ports()),
         irq,
         doorbell,
+        registers: manifest::Registers::Ports,
     };
     Vm {
         name: "test".into(),

@@ -4,7 +4,7 @@ use super::fake::{ENTRY, Fake, Pages, description, machine_of};
 use crate::machine::{Exit, Machine, signal};
 use ipc_schema::abi::vm::{PortAccess, Post, gpr};
 use ipc_schema::interrupt_page::InterruptWriter;
-use ipc_schema::manifest::{Device, DeviceKind, PortRange, Vm};
+use ipc_schema::manifest::{Device, DeviceKind, PortRange, Registers, Vm};
 use ipc_schema::virtio::NOTIFY;
 use std::boxed::Box;
 use std::vec;
@@ -204,6 +204,76 @@ fn the_window_reaches_the_server_even_while_decoding_is_off() {
     assert_eq!(m.kernel.calls.len(), 2);
 }
 
+/// For drivers that take no ports: all but notifications is forwarded, whether or not the ports are on.
+#[test]
+fn the_registers_are_in_memory_too() {
+    /// The BAR, and `device_status` in it.
+    const BAR: u64 = 0xC000_1000;
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    store(&mut m, CONFIG + 4, 2);
+    m.kernel.answers.push_back(Box::new(|| Ok(0x0102_0304)));
+    assert_eq!(load(&mut m, BAR + 0x14), 0x0102_0304);
+    m.kernel.answers.push_back(Box::new(|| Ok(0)));
+    store(&mut m, BAR + 0x20, 0xAABB_CCDD);
+    let wanted = [
+        (2, PortAccess::new(BASE + 0x14, 4, true), 0),
+        (2, PortAccess::new(BASE + 0x20, 4, false), 0xAABB_CCDD),
+    ];
+    assert_eq!(m.kernel.calls, wanted);
+    // Its only queue's doorbell; at that of one that it has not, its server is asked.
+    store(&mut m, BAR + u64::from(NOTIFY), 0);
+    assert_eq!(m.kernel.rung, [(2, 0)]);
+    m.kernel.answers.push_back(Box::new(|| Ok(0)));
+    store(&mut m, BAR + u64::from(NOTIFY) + 4, 0);
+    assert_eq!((m.kernel.rung.len(), m.kernel.calls.len()), (1, 3));
+    // Behind the registers is nothing.
+    for offset in [0x100, 0xFFC] {
+        store(&mut m, BAR + offset, 1);
+        assert_eq!(load(&mut m, BAR + offset), u32::MAX);
+    }
+    assert_eq!(m.kernel.calls.len(), 3);
+    // Through the window they are the same.
+    let at = CONFIG + capability(&mut m, 9, Some(5));
+    for (offset, value) in [(4, 2), (8, 0x20), (12, 4)] {
+        store(&mut m, at + offset, value);
+    }
+    m.kernel.calls.clear();
+    m.kernel.answers.push_back(Box::new(|| Ok(0x1234_5678)));
+    assert_eq!(load(&mut m, at + 16), 0x1234_5678);
+    assert_eq!(
+        m.kernel.calls,
+        [(2, PortAccess::new(BASE + 0x20, 4, true), 0)]
+    );
+    // Off: nobody is asked.
+    store(&mut m, CONFIG + 4, 0);
+    assert_eq!(load(&mut m, BAR + 0x14), u32::MAX);
+    assert_eq!(m.kernel.calls.len(), 1);
+}
+
+/// A driver takes the first set that it can use.
+#[test]
+fn a_description_says_which_registers_come_first() {
+    for (first, bars) in [(Registers::Ports, [0, 2]), (Registers::Memory, [2, 0])] {
+        let mut vm = with_function();
+        vm.devices[2].registers = first;
+        let pages = Pages::default();
+        let mut m = machine_of(&vm, &pages);
+        let mut seen = vec![];
+        let mut at = u64::from(load(&mut m, CONFIG + 0x34) & 0xFF);
+        while at != 0 {
+            let head = load(&mut m, CONFIG + at);
+            if head & 0xFF == 9 && head >> 24 != 5 {
+                seen.push((head >> 24, load(&mut m, CONFIG + at + 4)));
+            }
+            at = u64::from(head >> 8 & 0xFF);
+        }
+        // Common, notification, ISR; an entropy source has no configuration.
+        let wanted = bars.map(|bar| [1, 2, 3].map(|kind| (kind, bar)));
+        assert_eq!(seen, wanted.concat());
+    }
+}
+
 #[test]
 fn a_vector_of_the_server_reaches_the_guest() {
     let pages = Pages::default();
@@ -321,7 +391,7 @@ fn a_shared_line_comes_again_until_all_pins_have_fallen() {
 fn nothing_is_at_the_rest_of_the_hole() {
     let pages = Pages::default();
     let mut m = machine_of(&with_function(), &pages);
-    for gpa in [0xC000_1000, 0xDFFF_FFFC, 0xE010_0000, 0xFEBF_FFFC] {
+    for gpa in [0xC000_2000, 0xDFFF_FFFC, 0xE010_0000, 0xFEBF_FFFC] {
         assert_eq!(load(&mut m, gpa), u32::MAX);
         store(&mut m, gpa, 0);
     }
