@@ -89,7 +89,7 @@ fn linux_pvh() -> Judged {
     let mut linux = System::boot_description(&description, Firmware::Uefi, &Options::default())?;
     linux.shell()?;
     let line = linux.sh("cat /proc/cmdline")?;
-    linux.check(&line, &format!("^{append}$"))?;
+    linux.check(&line, &format!(r"^{append} tsc_early_khz=\d+$"))?;
     // The command line and the RSDP came by the PVH start information: ACPI works.
     let acpi = linux.sh("ls -1 /sys/firmware/acpi/tables")?;
     linux.check(&acpi, "(?m)^DSDT$")?;

@@ -58,6 +58,7 @@ fn run(data: &[u8]) {
             kernel,
             initrd: (!disk.is_empty()).then_some(&disk),
             cmdline: COMMAND_LINE,
+            tsc_khz: 1_000_000,
             rsdp: 0xe_0000,
         };
         match (load(memory, &request), detect(kernel)) {

@@ -280,6 +280,7 @@ fn description() -> Vm {
         ports: PortRange::new(first, kind.ports()),
         irq,
         doorbell,
+        registers: manifest::Registers::Ports,
     };
     Vm {
         name: "fuzz".into(),

@@ -173,7 +173,7 @@ pub(super) fn load(memory: &GuestMemory, request: &Request<'_>) -> Result<EntryS
     let base = place_kernel(&header, &mut placement)?;
     let params = placement.take_info(0x1000)?;
     let tables = placement.take_info(LONG_MODE_TABLES_SIZE)?;
-    let cmdline = placement.cmdline(memory, request.cmdline)?;
+    let cmdline = placement.cmdline(memory, &request.linux_cmdline(header.cmdline_max))?;
 
     memory.write(base, file::bytes(kernel, header.payload, header.len)?)?;
     long_mode_tables(memory, tables)?;

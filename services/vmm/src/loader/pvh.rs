@@ -39,6 +39,9 @@ pub(super) fn entry(image: &Image<'_>) -> Result<Option<u64>, LoadError> {
     }
 }
 
+/// Bytes of a command line that Linux keeps.
+const MAX_CMDLINE: u64 = 2047;
+
 /// Loads an ELF with a PVH note.
 pub(super) fn load(
     memory: &GuestMemory,
@@ -55,7 +58,7 @@ pub(super) fn load(
     };
     let entries = map.len() as u64;
     let info = placement.take_info(START_INFO_SIZE + MODULE_SIZE + entries * MAP_ENTRY_SIZE)?;
-    let cmdline = placement.cmdline(memory, request.cmdline)?;
+    let cmdline = placement.cmdline(memory, &request.linux_cmdline(MAX_CMDLINE))?;
     let modules = info + START_INFO_SIZE;
     let memmap = modules + MODULE_SIZE;
     let initrd = match request.initrd.filter(|initrd| !initrd.is_empty()) {

@@ -16,6 +16,7 @@ fn request<'a>(kernel: &'a [u8], initrd: Option<&'a [u8]>) -> Request<'a> {
         initrd,
         cmdline: "console=ttyS0 quiet",
         rsdp: 0xE_0000,
+        tsc_khz: 1_000_000,
     }
 }
 
@@ -28,6 +29,20 @@ fn string(memory: &GuestMemory, mut at: u64) -> alloc::string::String {
         }
         at += 1;
     }
+}
+
+/// What the operator says of the rate is said, and a line that fits is not made one that does not.
+#[test]
+fn linux_is_told_the_rate_of_its_clock() {
+    let mut request = request(&[], None);
+    let whole = "console=ttyS0 quiet tsc_early_khz=1000000";
+    assert_eq!(request.linux_cmdline(whole.len() as u64), whole);
+    assert_eq!(
+        request.linux_cmdline(whole.len() as u64 - 1),
+        request.cmdline
+    );
+    request.cmdline = "tsc_early_khz=5";
+    assert_eq!(request.linux_cmdline(2047), "tsc_early_khz=5");
 }
 
 #[test]
@@ -50,7 +65,7 @@ fn linux_is_loaded_as_its_protocol_says() {
     assert_eq!(memory.read_u64(params + 0x70).unwrap(), 0xE_0000);
     assert_eq!(
         string(&memory, u64::from(u32_at(0x228))),
-        "console=ttyS0 quiet"
+        "console=ttyS0 quiet tsc_early_khz=1000000"
     );
     let (image, size) = (u64::from(u32_at(0x218)), u32_at(0x21C));
     assert_eq!((image, size), (64 * MIB - 0x2000, 0x1234));
@@ -211,7 +226,8 @@ fn pvh_gets_its_start_info() {
         (u32_at(0), u32_at(4), u32_at(8), u32_at(12)),
         (0x336E_C578, 1, 0, 1)
     );
-    assert_eq!(string(&memory, u64_at(24)), "console=ttyS0 quiet");
+    let line = string(&memory, u64_at(24));
+    assert_eq!(line, "console=ttyS0 quiet tsc_early_khz=1000000");
     assert_eq!(u64_at(32), 0xE_0000);
     let module = u64_at(16);
     assert_eq!(memory.read_u64(module).unwrap(), 32 * MIB - 0x3000);

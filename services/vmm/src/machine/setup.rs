@@ -108,14 +108,15 @@ impl<'a, K: Kernel> Machine<'a, K> {
         }
         let irq = pci_irq(vm);
         let rsdp = acpi::build(&memory, &describe(vm, irq)).map_err(SetupError::Memory)?;
+        let rate = rate(&kernel, vm.tsc_mhz, tsc_hz)?;
         let request = loader::Request {
             kernel: parts.kernel_file,
             initrd: parts.initrd,
             cmdline: &vm.append,
             rsdp,
+            tsc_khz: rate.guest(tsc_hz) / 1000,
         };
         let entry = loader::load(&memory, &request).map_err(SetupError::Load)?;
-        let rate = rate(&kernel, vm.tsc_mhz, tsc_hz)?;
         // The APIC timers run at the rate of the machine's TSC: then their clock needs no division.
         let policy = Policy::new(parts.cpuid, 1, rate.guest(tsc_hz), tsc_hz);
         let mut chipset = Chipset::new(&chipset::Config {
@@ -225,7 +226,7 @@ fn plug(chipset: &mut Chipset, vm: &Vm, irq: Option<u8>, devices: &mut [Device<'
     let mut ports = (map::PCI_IO_FIRST..=map::PCI_IO_LAST)
         .step_by(size.into())
         .filter(|&first| isa_ports(vm).all(|r| !r.overlaps(PortRange::new(first, size))));
-    let mut memory = (map::PCI_BASE as u32..).step_by(0x1000);
+    let mut memory = (map::PCI_BASE as u32..).step_by(virtio::GIVEN as usize);
     for (device, described) in devices.iter_mut().zip(&vm.devices) {
         let Some((slot, kind)) = described.kind.slot().zip(virtio_kind(described.kind)) else {
             continue;
@@ -234,7 +235,14 @@ fn plug(chipset: &mut Chipset, vm: &Vm, irq: Option<u8>, devices: &mut [Device<'
         let (Some(io), Some(memory)) = (ports.next(), memory.next()) else {
             continue;
         };
-        let function = virtio::function(&kind, &virtio::Given { io, memory, irq });
+        let first = described.registers;
+        let given = virtio::Given {
+            io,
+            memory,
+            irq,
+            first,
+        };
+        let function = virtio::function(&kind, &given);
         if let Some(number) = chipset.pci_mut().add(slot, function) {
             device.plugged(number);
         }
