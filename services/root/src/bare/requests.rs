@@ -345,6 +345,10 @@ impl Service for Root {
     }
 
     fn timeout(&mut self) {
+        if let Some(thread) = self.released.take() {
+            // It may have been ended since.
+            let _ = thread.resume();
+        }
         self.housekeeping();
     }
 

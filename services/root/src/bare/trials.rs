@@ -32,6 +32,7 @@ impl Root {
             .ok_or(Refusal::NotRunning)?
             .suspend()
             .map_err(|_| Refusal::Failed)?;
+        defmt::warn!("{=str} is stopped: the console asks for it", name);
         Ok(RootResponse::Done)
     }
 
@@ -47,8 +48,8 @@ impl Root {
             ..ThreadRegs::default()
         };
         // SAFETY: it is not a thread of root's own Space.
-        let turned = unsafe { thread.write_regs(&regs) }.and_then(|()| thread.resume());
-        turned.map_err(|_| Refusal::Failed)?;
+        unsafe { thread.write_regs(&regs) }.map_err(|_| Refusal::Failed)?;
+        self.released = Some(thread);
         Ok(RootResponse::Done)
     }
 
@@ -60,7 +61,7 @@ impl Root {
         let turned = self.turn_to_scribbling(index, all);
         let built = self.built.get(index).and_then(Option::as_ref);
         let thread = built.and_then(|b| b.thread).ok_or(Refusal::NotRunning)?;
-        thread.resume().map_err(|_| Refusal::Failed)?;
+        self.released = Some(thread);
         turned.map(|()| RootResponse::Done)
     }
 
