@@ -58,7 +58,7 @@ fn second_port(s: &mut System) -> Result<()> {
     s.expect("has been killed and is started again")?;
     s.log_after(log, r"linux\.console0: .*goes on after a predecessor: true")?;
     s.attach(HVC)?;
-    let got = s.sh("until [ -e /tmp/all ]; do sleep 1; done; cat /tmp/got")?;
+    let got = s.sh("until [ -e /tmp/all ]; do sleep 0.1; done; cat /tmp/got")?;
     s.check(&got, "^to the second\nline two$")
 }
 

@@ -13,6 +13,7 @@ const KILLS: usize = 1;
 pub fn disks(s: &mut System) -> Result<()> {
     identity(s)?;
     contents(s)?;
+    by_memory(s)?;
     deaths(s)?;
     s.no_complaints("virtio|vd[ab]|I/O|irq")?;
     full(s)
@@ -31,7 +32,22 @@ fn identity(s: &mut System) -> Result<()> {
     s.check(&vectors, "^2$")?;
     // The entropy source's and one disk's queues are packed; the other disk's are not to be.
     let packed = s.sh("cut -c 35 /sys/bus/virtio/devices/virtio[012]/features")?;
-    s.check(&packed, r"^1\r?\n1\r?\n0$")
+    s.check(&packed, r"^1\r?\n1\r?\n0$")?;
+    // Its registers come first in memory, and its driver takes them there.
+    let claimed = s.sh(
+        "for d in 1 2; do p=$(basename $(readlink -f /sys/bus/virtio/devices/virtio$d/..)); for f in ioports iomem; do grep -A 1 \"$p\" /proc/$f | grep -c virtio-pci-modern; done; done",
+    )?;
+    s.check(&claimed, "^1\n0\n0\n1$")
+}
+
+/// A disk whose registers are driven in memory is read while its server dies.
+fn by_memory(s: &mut System) -> Result<()> {
+    s.sh("sha256sum /dev/vdb >/tmp/v1; echo 3 >/proc/sys/vm/drop_caches")?;
+    s.sh("( (sha256sum /dev/vdb >/tmp/v2; touch /tmp/v) & )")?;
+    s.kill(&["linux.blk1"], "linux")?;
+    let same =
+        s.sh("until [ -e /tmp/v ]; do sleep 0.1; done; cmp /tmp/v1 /tmp/v2 && wc -c </tmp/v2")?;
+    s.check(&same, r"^[1-9]\d*$")
 }
 
 /// What the host's own program says of a part of a file.
@@ -87,14 +103,14 @@ pub fn load(s: &mut System) -> Result<()> {
 
 /// More has been written since.
 pub fn goes_on(s: &mut System) -> Result<()> {
-    let on = s.sh("until [ -e /tmp/n ]; do sleep 1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 1; done; echo on")?;
+    let on = s.sh("until [ -e /tmp/n ]; do sleep 0.1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 0.1; done; echo on")?;
     s.check(&on, "(?m)^on$")
 }
 
 /// Ends the writing; all that was written is there.
 pub fn judge(s: &mut System) -> Result<()> {
     let all = s.sh(concat!(
-        "touch /tmp/full; until [ -e /tmp/last ]; do sleep 1; done; cat /tmp/bad 2>/dev/null; cat /tmp/n; echo 3 >/proc/sys/vm/drop_caches; ",
+        "touch /tmp/full; until [ -e /tmp/last ]; do sleep 0.1; done; cat /tmp/bad 2>/dev/null; cat /tmp/n; echo 3 >/proc/sys/vm/drop_caches; ",
         "for f in /tmp/j/*; do dd if=/dev/vda bs=4k skip=${f##*/} count=16 2>/dev/null | sha256sum | cmp - $f; done; echo checked"
     ))?;
     s.check(&all, "^\\d+\nchecked$")

@@ -101,7 +101,8 @@ const ENABLED: u64 = NOT_ENABLED | 1 << 60;
 const IDLE: &str = r"RIP=ffffffff80[0-9a-f]{6} .*CPL=0 .*HLT=1.*CS =0008 ";
 /// Registers of the kernel with interrupts off (RFLAGS bit 9). With them on it may be between CLGI and VMRUN, where a machine check waits
 /// for the guest (APM vol. 2, 15.17): that one is the guest's.
-const KERNEL: &str = r"RIP=ffffffff80[0-9a-f]{6} RFL=[0-9a-f]{5}[014589cd][0-9a-f]{2} .*CPL=0 .*CS =0008 ";
+const KERNEL: &str =
+    r"RIP=ffffffff80[0-9a-f]{6} RFL=[0-9a-f]{5}[014589cd][0-9a-f]{2} .*CPL=0 .*CS =0008 ";
 /// STI as the monitor shows it: what follows CLGI.
 const STI: &str = "0xfb";
 /// Registers of a server: Linux has other selectors.

@@ -76,7 +76,7 @@ fn bars(s: &mut System) -> Result<()> {
                 "f=/sys/bus/pci/devices/0000:00:01.0; echo 0000:00:01.0 >/sys/bus/pci/drivers/virtio-pci/unbind; ",
                 "printf '{}' | dd of=$f/config bs=1 seek=16 conv=notrunc 2>/dev/null; ",
                 "echo 1 >$f/remove; echo 1 >/sys/bus/pci/rescan; ",
-                "n=$(wc -l </tmp/sums); until [ $(wc -l </tmp/sums) -gt $((n + 2)) ]; do sleep 1; done; ",
+                "n=$(wc -l </tmp/sums); until [ $(wc -l </tmp/sums) -gt $((n + 2)) ]; do sleep 0.1; done; ",
                 "head -n 1 $f/resource; dd if=/dev/hwrng bs=256 count=8 2>/dev/null | wc -c"
             ),
             bar
@@ -94,7 +94,7 @@ fn bars(s: &mut System) -> Result<()> {
         ),
         "true$",
     )?;
-    let sums = s.sh("touch /tmp/enough; until [ -e /tmp/over ]; do sleep 1; done; sort /tmp/sums | uniq -c | wc -l; head -n 1 /tmp/sums; dd if=/dev/vda bs=64k count=4 2>/dev/null | sha256sum")?;
+    let sums = s.sh("touch /tmp/enough; until [ -e /tmp/over ]; do sleep 0.1; done; sort /tmp/sums | uniq -c | wc -l; head -n 1 /tmp/sums; dd if=/dev/vda bs=64k count=4 2>/dev/null | sha256sum")?;
     s.check(&sums, "^1\n([0-9a-f]{64})  -\n[0-9a-f]{64}  -$")?;
     let lines: Vec<&str> = sums.lines().collect();
     s.check(

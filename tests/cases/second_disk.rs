@@ -58,7 +58,7 @@ fn deaths(s: &mut System) -> Result<()> {
         "echo $n >/tmp/n; done; touch /tmp/last' >/tmp/load"
     ))?;
     s.sh("( sh /tmp/load >/dev/null 2>&1 & )")?;
-    let go_on = "until [ -e /tmp/n ]; do sleep 1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 1; done; echo on";
+    let go_on = "until [ -e /tmp/n ]; do sleep 0.1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 0.1; done; echo on";
     for servers in [&["second-disk"][..], &["second-disk", "linux.blk0"]] {
         kill(s, servers)?;
         let on = s.sh(go_on)?;
@@ -74,7 +74,7 @@ fn deaths(s: &mut System) -> Result<()> {
     let on = s.sh(go_on)?;
     s.check(&on, "(?m)^on$")?;
     let all = s.sh(concat!(
-        "touch /tmp/enough; until [ -e /tmp/last ]; do sleep 1; done; cat /tmp/bad 2>/dev/null; cat /tmp/n; echo 3 >/proc/sys/vm/drop_caches; ",
+        "touch /tmp/enough; until [ -e /tmp/last ]; do sleep 0.1; done; cat /tmp/bad 2>/dev/null; cat /tmp/n; echo 3 >/proc/sys/vm/drop_caches; ",
         "for f in /tmp/j/*; do dd if=/dev/vda bs=4k skip=${f##*/} count=16 2>/dev/null | sha256sum | cmp - $f; done; echo checked"
     ))?;
     s.check(&all, "^\\d+\nchecked$")

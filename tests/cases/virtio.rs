@@ -147,14 +147,14 @@ pub fn begin_to_read(s: &mut System) -> Result<()> {
 
 /// More has been read since.
 pub fn reads_on(s: &mut System) -> Result<()> {
-    let reads = s.sh("n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 2)) ]; do sleep 1; done; echo on")?;
+    let reads = s.sh("n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 2)) ]; do sleep 0.1; done; echo on")?;
     s.check(&reads, "(?m)^on$")
 }
 
 /// Ends the reading; all that was asked for has come.
 pub fn judge_reads(s: &mut System) -> Result<()> {
     let sizes = s.sh(
-        "touch /tmp/enough; until [ -e /tmp/over ]; do sleep 1; done; sort /tmp/sizes | uniq",
+        "touch /tmp/enough; until [ -e /tmp/over ]; do sleep 0.1; done; sort /tmp/sizes | uniq",
     )?;
     s.check(&sizes, "^1024$")
 }
