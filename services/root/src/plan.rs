@@ -19,10 +19,12 @@ use runtime::forward::Grants;
 use runtime::start::Region;
 use runtime::time::WallClock;
 
+mod bits;
 pub mod disks;
 mod error;
 mod nets;
 mod servers;
+pub use bits::{device_bits, manager_bits, vmm_bits};
 pub use error::PlanError;
 pub use servers::system;
 
@@ -60,47 +62,6 @@ const MAP_STEP: u64 = 2 * 8 * ipc_schema::disk::MAX_BLOCKS + DISKS;
 const STATE: &str = "state";
 /// Distance of shared pages: a stray access hits a hole.
 const SHARED_STEP: u64 = 0x1_0000;
-
-/// Bits of the manager's Notification.
-pub mod manager_bits {
-    /// The driver of the serial port.
-    pub const DRIVER: u64 = 1;
-    /// Root has events.
-    pub const EVENTS: u64 = 2;
-
-    /// The UART of VM number `vm`; VMs beyond 55 share the last bit.
-    #[must_use]
-    pub fn uart(vm: usize) -> u64 {
-        1 << (8 + vm.min(55))
-    }
-}
-
-/// Bits of a VMM's Notification.
-pub mod vmm_bits {
-    /// Some device's interrupt page has changed.
-    pub const DEVICES: u64 = 1;
-    /// The power button has been pressed.
-    pub const POWER: u64 = 2;
-}
-
-/// Bits of a device's or driver's Notification.
-pub mod device_bits {
-    /// Console: input or room.
-    pub const CONSOLE: u64 = 1;
-    /// Doorbell of a device, interrupt of a driver.
-    pub const BELL: u64 = 2;
-
-    /// Root asks whether it is alive.
-    pub const ASKED: u64 = ipc_schema::state_page::ASKED;
-    /// `store` has answered, or the switch has sent or taken frames.
-    pub const BACK: u64 = 1 << 63;
-
-    /// A virtio device's queue: such a device's low bits are its queues'.
-    #[must_use]
-    pub fn queue(number: u16) -> u64 {
-        1u64.checked_shl(number.into()).unwrap_or(0)
-    }
-}
 
 /// An object that a capability in a plan is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
