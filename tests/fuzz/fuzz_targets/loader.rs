@@ -18,6 +18,9 @@ target!(run, seeds);
 const RAM: u64 = 8 << 20;
 const COMMAND_LINE: &str = "console=ttyS0 quiet";
 
+/// What follows it for Linux.
+const RATE: &str = " tsc_early_khz=1000000";
+
 thread_local! {
     /// Loaders only write to it, so that one is enough.
     static MEMORY: OnceCell<GuestMemory> = const { OnceCell::new() };
@@ -108,16 +111,27 @@ fn whole(memory: &GuestMemory, entry: &EntryState, disk: &[u8]) {
             (u32_at(info + 16), image, size)
         }
     };
-    let mut said = vec![0; COMMAND_LINE.len() + 1];
-    memory
-        .read(line, &mut said)
-        .expect("the command line is RAM");
-    // Multiboot puts the kernel's name before it.
+    let read = |len: usize| {
+        let mut said = vec![0; len + 1];
+        memory
+            .read(line, &mut said)
+            .expect("the command line is RAM");
+        said
+    };
+    let said = read(COMMAND_LINE.len());
     let text = String::from_utf8_lossy(&said);
-    assert!(
-        text.ends_with('\0') && text.trim_end_matches('\0') == COMMAND_LINE,
-        "{text:?}"
-    );
+    // Linux is told its clock's rate, if there is room.
+    if entry.format != Format::Multiboot && text.ends_with(' ') {
+        let whole = format!("{COMMAND_LINE}{RATE}");
+        let text = read(whole.len());
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            format!("{whole}\0"),
+            "a part of the rate"
+        );
+    } else {
+        assert_eq!(text, format!("{COMMAND_LINE}\0"));
+    }
     assert_eq!(size, disk.len() as u64);
     let mut read = vec![0; disk.len()];
     memory.read(image, &mut read).expect("the RAM disk is RAM");
