@@ -58,7 +58,7 @@ fn deaths(s: &mut System) -> Result<()> {
         "echo $n >/tmp/n; done; touch /tmp/last' >/tmp/load"
     ))?;
     s.sh("( sh /tmp/load >/dev/null 2>&1 & )")?;
-    let go_on = "until [ -e /tmp/n ]; do sleep 0.1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 3)) ]; do sleep 0.1; done; echo on";
+    let go_on = "until [ -e /tmp/n ]; do sleep 0.1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 1)) ]; do sleep 0.1; done; echo on";
     for servers in [&["second-disk"][..], &["second-disk", "linux.blk0"]] {
         kill(s, servers)?;
         let on = s.sh(go_on)?;

@@ -86,7 +86,7 @@ fn die(
     mut goes_on: impl FnMut(&mut System) -> Result<()>,
 ) -> Result<()> {
     for (n, death) in all.iter().enumerate() {
-        s.sh(&format!("sleep 0.{:03}", dice.below(400)))?;
+        s.sh(&format!("sleep 0.{:03}", dice.below(200)))?;
         let done = match death {
             Death::Kill(servers) => s.kill(servers, vm),
             Death::Hang(server, how) => s.hang(how, server, vm),

@@ -147,7 +147,7 @@ pub fn begin_to_read(s: &mut System) -> Result<()> {
 
 /// More has been read since.
 pub fn reads_on(s: &mut System) -> Result<()> {
-    let reads = s.sh("n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 2)) ]; do sleep 0.1; done; echo on")?;
+    let reads = s.sh("n=$(wc -l </tmp/sizes); until [ $(wc -l </tmp/sizes) -gt $((n + 1)) ]; do sleep 0.1; done; echo on")?;
     s.check(&reads, "(?m)^on$")
 }
 

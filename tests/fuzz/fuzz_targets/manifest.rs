@@ -3,9 +3,8 @@
 
 use fuzz::target;
 use ipc_schema::manifest::{
-    Registers,
-    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Home, Idle, PortRange, Server, System,
-    Vm,
+    CpuShare, Device, DeviceKind, Disk, Driver, DriverKind, Home, Idle, PortRange, Registers,
+    Server, System, Vm,
 };
 
 target!(run, seeds);
