@@ -88,16 +88,16 @@ fn contents(s: &mut System) -> Result<()> {
     s.check(&zeroes, "^4096\n0$")
 }
 
-/// Begins to write, and checks each piece that is written.
-pub fn load(s: &mut System) -> Result<()> {
+/// Begins to write, by `dd` with these flags, and checks each piece that is written.
+pub fn load(s: &mut System, flags: &str) -> Result<()> {
     // Each piece 16 blocks at one of 40 places, no two of which touch; the sums of all are kept. It is no job of the shell's.
-    s.sh(concat!(
+    s.sh(&format!(concat!(
         "mkdir /tmp/j; echo 'n=0; until [ -e /tmp/full ]; do n=$((n + 1)); at=$((5000 + n % 40 * 17)); ",
         "head -c 65536 /dev/urandom >/tmp/w; sha256sum </tmp/w >/tmp/j/$at; ",
-        "dd if=/tmp/w of=/dev/vda bs=16k seek=$((at * 4096)) oflag=direct,seek_bytes 2>/dev/null || echo write $n >>/tmp/bad; ",
+        "dd if=/tmp/w of=/dev/vda bs=16k seek=$((at * 4096)) oflag=direct,seek_bytes {} 2>/dev/null || echo write $n >>/tmp/bad; ",
         "dd if=/dev/vda bs=4k skip=$at count=16 iflag=direct 2>/dev/null | cmp - /tmp/w || echo read $n >>/tmp/bad; ",
         "echo $n >/tmp/n; cat /proc/uptime >>/tmp/t; done; touch /tmp/last' >/tmp/load"
-    ))?;
+    ), flags))?;
     s.sh("( sh /tmp/load >/dev/null 2>&1 & )").map(drop)
 }
 
@@ -118,7 +118,7 @@ pub fn judge(s: &mut System) -> Result<()> {
 
 /// A writer that checks each piece that it writes, and at the end all of them again, while the servers die under it.
 fn deaths(s: &mut System) -> Result<()> {
-    load(s)?;
+    load(s, "")?;
     for servers in [&["linux.blk0"][..], &["store"], &["store", "linux.blk0"]] {
         for _ in 0..KILLS {
             s.kill(servers, "linux")?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use system_tests::{Judged, System};
 use xtask::setup::guests;
 
-use crate::disks::sum;
+use crate::disks::{self, sum};
 
 /// The image is there, a load that checks each block goes on through deaths of the driver and of the device model, and a hang.
 #[test]
@@ -38,44 +38,13 @@ fn contents(s: &mut System) -> Result<()> {
     s.check(&around, "(?s)^same.*not permitted")
 }
 
-/// Has servers killed and sees them run again; from the VM's prompt and back to it.
-fn kill(s: &mut System, servers: &[&str]) -> Result<()> {
-    s.to_manager()?;
-    for server in servers {
-        let log = s.restart(server)?;
-        s.log_after(log, &format!("{server}: .*after a predecessor: true"))?;
-    }
-    s.attach("linux")
-}
-
 fn deaths(s: &mut System) -> Result<()> {
-    // Each piece 16 blocks at one of 40 places; read back at once, and all of them at the end. It is no job of the shell's.
-    s.sh(concat!(
-        "mkdir /tmp/j; echo 'n=0; until [ -e /tmp/enough ]; do n=$((n + 1)); at=$((5000 + n % 40 * 17)); ",
-        "head -c 65536 /dev/urandom >/tmp/w; sha256sum </tmp/w >/tmp/j/$at; ",
-        "dd if=/tmp/w of=/dev/vda bs=16k seek=$((at * 4096)) oflag=direct,seek_bytes conv=fsync 2>/dev/null || echo write $n >>/tmp/bad; ",
-        "dd if=/dev/vda bs=4k skip=$at count=16 iflag=direct 2>/dev/null | cmp - /tmp/w || echo read $n >>/tmp/bad; ",
-        "echo $n >/tmp/n; done; touch /tmp/last' >/tmp/load"
-    ))?;
-    s.sh("( sh /tmp/load >/dev/null 2>&1 & )")?;
-    let go_on = "until [ -e /tmp/n ]; do sleep 0.1; done; n=$(cat /tmp/n); until [ $(cat /tmp/n) -gt $((n + 1)) ]; do sleep 0.1; done; echo on";
+    disks::load(s, "conv=fsync")?;
     for servers in [&["second-disk"][..], &["second-disk", "linux.blk0"]] {
-        kill(s, servers)?;
-        let on = s.sh(go_on)?;
-        s.check(&on, "(?m)^on$")?;
+        s.kill(servers, "linux")?;
+        disks::goes_on(s)?;
     }
-    s.to_manager()?;
-    let log = s.log_position();
-    let hung = s.manager("hang second-disk")?;
-    s.check(&hung, "second-disk is suspended")?;
-    s.log_after(log, "root: .*second-disk ends: Hung")?;
-    s.log_after(log, "second-disk: .*after a predecessor: true")?;
-    s.attach("linux")?;
-    let on = s.sh(go_on)?;
-    s.check(&on, "(?m)^on$")?;
-    let all = s.sh(concat!(
-        "touch /tmp/enough; until [ -e /tmp/last ]; do sleep 0.1; done; cat /tmp/bad 2>/dev/null; cat /tmp/n; echo 3 >/proc/sys/vm/drop_caches; ",
-        "for f in /tmp/j/*; do dd if=/dev/vda bs=4k skip=${f##*/} count=16 2>/dev/null | sha256sum | cmp - $f; done; echo checked"
-    ))?;
-    s.check(&all, "^\\d+\nchecked$")
+    s.hang("hang", "second-disk", "linux")?;
+    disks::goes_on(s)?;
+    disks::judge(s)
 }

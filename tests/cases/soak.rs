@@ -115,7 +115,7 @@ fn soak_disks() -> Judged {
     let mut dice = Dice::new()?;
     let mut s = System::boot_with("guests/virtio.toml", Firmware::Bios, &deterministic())?;
     s.shell()?;
-    disks::load(&mut s)?;
+    disks::load(&mut s, "")?;
     virtio::begin_to_read(&mut s)?;
     let each = ["linux.blk0", "store", "linux.rng0", "linux.console0"];
     let both: [&[&str]; 3] = [
@@ -143,7 +143,7 @@ fn soak_disks() -> Judged {
         virtio::rebind(&mut s, device, driver)?;
     }
     s.sh("rm -r /tmp/full /tmp/last /tmp/enough /tmp/over /tmp/j /tmp/sizes")?;
-    disks::load(&mut s)?;
+    disks::load(&mut s, "")?;
     virtio::begin_to_read(&mut s)?;
     disks::goes_on(&mut s)?;
     virtio::reads_on(&mut s)?;

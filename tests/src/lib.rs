@@ -363,6 +363,7 @@ impl System {
         let again = match server {
             "store" => "store: .*disk data: .*taken over: true".to_owned(),
             "switch" => r"switch: .*\d+ ports".to_owned(),
+            "second-disk" => "second-disk: .*runs after a predecessor: true".to_owned(),
             model => format!(
                 "{}: .*goes on after a predecessor: true",
                 regex::escape(model)
