@@ -24,9 +24,9 @@ pub enum DeviceKind {
     VirtioBlk {
         /// Its device number on PCI bus 0.
         slot: u8,
-        /// The number of its disk in [`System::disks`].
+        /// The number of its disk in [`super::System::disks`].
         disk: u32,
-        /// Its virtqueues, at most [`MAX_QUEUES`].
+        /// Its virtqueues, at most [`super::MAX_QUEUES`].
         queues: u16,
         /// Packed virtqueues are offered.
         packed: bool,
@@ -43,7 +43,7 @@ pub enum DeviceKind {
         rate: u64,
         /// Packed virtqueues are offered.
         packed: bool,
-        /// Its pairs of virtqueues, at most [`MAX_PAIRS`]; beside them it has one for control.
+        /// Its pairs of virtqueues, at most [`super::MAX_PAIRS`]; beside them it has one for control.
         pairs: u16,
     },
     /// Virtio console.
@@ -105,7 +105,7 @@ impl DeviceKind {
         }
     }
 
-    /// The number of its disk in [`System::disks`], if it has one.
+    /// The number of its disk in [`super::System::disks`], if it has one.
     pub const fn disk(self) -> Option<u32> {
         match self {
             Self::VirtioBlk { disk, .. } => Some(disk),
