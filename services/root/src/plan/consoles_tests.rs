@@ -1,5 +1,5 @@
 use super::*;
-use ipc_schema::manifest::{PortName, Ports, Registers};
+use ipc_schema::manifest::{PortName, Ports};
 
 /// Each port's two rings are shared by the manager and the console, crosswise, and nobody else; one signal leads each way.
 #[test]
@@ -11,15 +11,8 @@ fn what_consoles_take() {
         rows_first: false,
         ports: Ports::new(&names).unwrap(),
     };
-    system.vms[1].devices.push(Device {
-        name: "two.console0".into(),
-        kind,
-        binary: binary_file(kind.package()),
-        ports: PortRange::new(0, 0),
-        irq: 0,
-        doorbell: None,
-        registers: Registers::Ports,
-    });
+    let it = described("two.console0".into(), kind, 0, 0);
+    system.vms[1].devices.push(it);
     let plans = plans_of(&system).unwrap();
     let (manager, console) = (find(&plans, "manager"), find(&plans, "two.console0"));
     let key = |plan: &Plan, name: &str| {

@@ -1,6 +1,6 @@
 use super::*;
 use ipc_schema::disk::{BlkConfig, DriverConfig, StoreConfig};
-use ipc_schema::manifest::{Disk, Home, Registers};
+use ipc_schema::manifest::{Disk, Home};
 use ipc_schema::proto::PciBar;
 
 /// Who has what of a disk: `store` its map, the device model its contents, both the channel; nobody else anything.
@@ -25,16 +25,7 @@ fn what_disks_take() {
         };
         let vm = &mut system.vms[v];
         let name = format!("{}.blk{}", vm.name, slot - 1);
-        let (ports, binary) = (PortRange::new(0, 0), binary_file(kind.package()));
-        vm.devices.push(Device {
-            name,
-            kind,
-            binary,
-            ports,
-            irq: 0,
-            doorbell: None,
-            registers: Registers::Ports,
-        });
+        vm.devices.push(described(name, kind, 0, 0));
     }
     let plans = plans_of(&system).unwrap();
     let names = |plan: &Plan| -> Vec<String> {
@@ -126,15 +117,8 @@ fn what_the_second_disk_takes() {
             packed: true,
         };
         let vm = &mut system.vms[v];
-        vm.devices.push(Device {
-            name: format!("{}.blk{}", vm.name, slot - 1),
-            kind,
-            binary: binary_file(kind.package()),
-            ports: PortRange::new(0, 0),
-            irq: 0,
-            doorbell: None,
-            registers: Registers::Ports,
-        });
+        let name = format!("{}.blk{}", vm.name, slot - 1);
+        vm.devices.push(described(name, kind, 0, 0));
     }
     let mut plans = plans_of(&system).unwrap();
     let store: StoreConfig = postcard::from_bytes(&find(&plans, "store").config).unwrap();

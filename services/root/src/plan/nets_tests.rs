@@ -1,6 +1,5 @@
 use super::*;
 use ipc_schema::link::{NetConfig, SwitchConfig};
-use ipc_schema::manifest::Registers;
 
 /// Who has what of a network: the switch all links, each card its own; no contents of anybody else's.
 #[test]
@@ -17,15 +16,8 @@ fn what_networks_take() {
             packed: v == 0,
             pairs: v as u16 + 1,
         };
-        vm.devices.push(Device {
-            name: format!("{}.net{network}", vm.name),
-            kind,
-            binary: binary_file(kind.package()),
-            ports: PortRange::new(0, 0),
-            irq: 0,
-            doorbell: None,
-            registers: Registers::Ports,
-        });
+        let name = format!("{}.net{network}", vm.name);
+        vm.devices.push(described(name, kind, 0, 0));
     }
     let plans = plans_of(&system).unwrap();
     let switch = find(&plans, "switch");

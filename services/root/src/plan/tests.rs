@@ -9,16 +9,22 @@ use ipc_schema::manifest::{
 use runtime::start::PlatformConfig;
 use std::collections::BTreeSet;
 
-fn vm(name: &str, memory: u64) -> Vm {
-    let device = |what: &str, kind: DeviceKind, first, irq| Device {
-        name: format!("{name}.{what}"),
+/// A device; a PCI function has neither a first port nor a line.
+fn described(name: String, kind: DeviceKind, first: u16, irq: u8) -> Device {
+    Device {
+        name,
         kind,
         binary: binary_file(kind.package()),
         ports: PortRange::new(first, kind.ports()),
         irq,
         doorbell: None,
         registers: Registers::Ports,
-    };
+    }
+}
+
+fn vm(name: &str, memory: u64) -> Vm {
+    let device =
+        |what: &str, kind, first, irq| described(format!("{name}.{what}"), kind, first, irq);
     Vm {
         name: name.into(),
         memory,
@@ -300,15 +306,8 @@ fn a_vmm() {
 fn what_a_virtio_device_gets() {
     let mut system = sample();
     let kind = DeviceKind::VirtioRng { slot: 4 };
-    system.vms[1].devices.push(Device {
-        name: "two.rng0".into(),
-        kind,
-        binary: binary_file(kind.package()),
-        ports: PortRange::new(0, 0),
-        irq: 0,
-        doorbell: None,
-        registers: Registers::Ports,
-    });
+    let it = described("two.rng0".into(), kind, 0, 0);
+    system.vms[1].devices.push(it);
     let plans = plans_of(&system).unwrap();
     let rng = find(&plans, "two.rng0");
     let names: Vec<&str> = rng.mapped.iter().map(|m| m.name.as_str()).collect();

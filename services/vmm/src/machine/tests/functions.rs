@@ -8,6 +8,7 @@ use ipc_schema::manifest::{Device, DeviceKind, PortRange, Registers, Vm};
 use ipc_schema::virtio::NOTIFY;
 use std::boxed::Box;
 use std::vec;
+use std::vec::Vec;
 
 /// The test device makes room for a function.
 fn with_function() -> Vm {
@@ -162,17 +163,24 @@ fn what_has_no_route_is_forwarded() {
     assert_eq!(m.kernel.calls.len(), 1);
 }
 
-/// Offset of the virtio capability of this type.
-fn capability(m: &mut Machine<'_, Fake>, id: u32, kind: Option<u32>) -> u64 {
+/// All capabilities: offset and first doubleword.
+fn capabilities(m: &mut Machine<'_, Fake>) -> Vec<(u64, u32)> {
+    let mut all = vec![];
     let mut at = u64::from(load(m, CONFIG + 0x34) & 0xFF);
-    loop {
-        assert_ne!(at, 0);
+    while at != 0 {
         let head = load(m, CONFIG + at);
-        if head & 0xFF == id && kind.is_none_or(|kind| head >> 24 == kind) {
-            return at;
-        }
+        all.push((at, head));
         at = u64::from(head >> 8 & 0xFF);
     }
+    all
+}
+
+/// Offset of the first capability with this number and, in its fourth byte, this type.
+fn capability(m: &mut Machine<'_, Fake>, id: u32, kind: Option<u32>) -> u64 {
+    let mut all = capabilities(m).into_iter();
+    let fits =
+        |&(_, head): &(u64, u32)| head & 0xFF == id && kind.is_none_or(|kind| head >> 24 == kind);
+    all.find(fits).expect("the capability").0
 }
 
 #[test]
@@ -260,13 +268,10 @@ fn a_description_says_which_registers_come_first() {
         let pages = Pages::default();
         let mut m = machine_of(&vm, &pages);
         let mut seen = vec![];
-        let mut at = u64::from(load(&mut m, CONFIG + 0x34) & 0xFF);
-        while at != 0 {
-            let head = load(&mut m, CONFIG + at);
+        for (at, head) in capabilities(&mut m) {
             if head & 0xFF == 9 && head >> 24 != 5 {
                 seen.push((head >> 24, load(&mut m, CONFIG + at + 4)));
             }
-            at = u64::from(head >> 8 & 0xFF);
         }
         // Common, notification, ISR; an entropy source has no configuration.
         let wanted = bars.map(|bar| [1, 2, 3].map(|kind| (kind, bar)));
