@@ -353,6 +353,9 @@ impl Service for Root {
     }
 
     fn deadline(&self) -> u64 {
+        if self.released.is_some() {
+            return 1;
+        }
         let next = self.next_deadline();
         if next == NEVER { NEVER } else { next.max(1) }
     }

@@ -403,13 +403,7 @@ impl Root {
     /// When [`Root::housekeeping`] has something to do next.
     pub fn next_deadline(&self) -> u64 {
         let power_off = self.power_off.map(|(at, _)| at);
-        let released = self.released.map(|_| 0);
-        let next = [
-            self.registry.next_due(),
-            power_off,
-            self.next_beat(),
-            released,
-        ];
+        let next = [self.registry.next_due(), power_off, self.next_beat()];
         let next = next.into_iter().flatten().min();
         next.unwrap_or(ipc_schema::abi::NEVER)
     }
