@@ -14,10 +14,14 @@
 //! Payloads are copied from one thread's UTCB to the other's, within the Space. Replies carry capabilities, for the table is the
 //! same; *requests do not*: what a caller elsewhere sends is refused by the kernel as if the server had opened no slots.
 //!
+//! Root has one on its own processor too, and receives by nothing else ([`crate::serve()`] on no Endpoint): what it does for a
+//! caller it does on its own Budget, so that a server above that caller which runs for ever does not keep it from ending that server.
+//!
 //! Forwarders use neither heap nor log nor any static but their own line.
 
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipc_schema::abi::{NEVER, Status, Tag, Utcb, layout};
@@ -26,8 +30,8 @@ use crate::ipc::{self, Endpoint, Event, Message, Notification};
 use crate::slots::Slot;
 use crate::{time, utcb};
 
-/// Most forwarders of a server: one for each processor but its own.
-pub const MAX: usize = ipc_schema::manifest::MAX_CPUS as usize - 1;
+/// Most forwarders of a server: one for each processor.
+pub const MAX: usize = ipc_schema::manifest::MAX_CPUS as usize;
 /// The bit of the server's bound Notification that forwarders ring. Nobody else may use it there.
 pub const BELL: u64 = 1 << 7;
 /// Distance of the forwarders' UTCBs: a stray access hits a hole.
@@ -297,12 +301,15 @@ pub fn reply_recv(endpoint: Endpoint, reply: Message, deadline: u64) -> Result<E
 #[cfg(target_os = "none")]
 const STACK_WORDS: usize = 256;
 
-/// Starts the forwarders that root gave, which receive on `endpoint`. To be called once, by the first thread, whose bound
-/// Notification is the one that the bell rings.
-pub fn start(grants: Grants, endpoint: Endpoint) -> Result<(), Status> {
+/// Starts the forwarders that root gave, which receive on `endpoint`. To be called by the first thread, whose bound Notification is
+/// the one that the bell rings, once for each of them.
+pub fn start(grants: Grants, numbers: Range<u32>, endpoint: Endpoint) -> Result<(), Status> {
     // SAFETY: as in `reply_recv`.
     let desk = unsafe { &mut *DESK.0.get() };
-    for (index, place) in (0..grants.count).zip(&mut desk.lines) {
+    for index in numbers.start..numbers.end.min(grants.count) {
+        let Some(place) = desk.lines.get_mut(index as usize) else {
+            return Err(Status::OutOfRange);
+        };
         let line: &'static Line = Box::leak(Box::new(Line {
             mailbox: Mailbox::default(),
             endpoint,

@@ -40,7 +40,9 @@ pub unsafe fn server(page: u64, main: fn(&'static StartInfo) -> !) -> ! {
     match StartInfo::decode(body) {
         Ok(start) => {
             time::set_frequency(start.tsc_hz);
-            if let Err(status) = forward::start(start.forwarder_slots(), Endpoint(slot::ENDPOINT)) {
+            let grants = start.forwarder_slots();
+            let started = forward::start(grants, 0..grants.count, Endpoint(slot::ENDPOINT));
+            if let Err(status) = started {
                 panic!("forwarders: {status:?}");
             }
             // Only those who are asked have one.

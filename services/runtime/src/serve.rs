@@ -69,8 +69,8 @@ pub trait Service {
     }
 }
 
-/// Serves for ever, callers on other processors included if root gave forwarders ([`crate::forward`]). Comes back only when the
-/// Endpoint is no good.
+/// Serves for ever, callers on other processors included if root gave forwarders ([`crate::forward`]); those alone on Endpoint 0.
+/// Comes back only when the Endpoint is no good.
 pub fn serve<S: Service>(endpoint: Endpoint, service: &mut S) -> Status {
     let mut reply = Message::default();
     loop {

@@ -14,7 +14,7 @@ use runtime::object::{Budget, Cpu, GuestSpace, Pool, Space, Thread, Vcpu};
 use runtime::{Slot, now, time};
 
 use super::machine::{Block, Error, Machine, at};
-use super::processors::{self, CPU, FIRST, Forwarder};
+use super::processors::{CPU, FIRST, Forwarder, Owner};
 use super::shared::Shared;
 use super::{LOG, complain};
 
@@ -99,7 +99,7 @@ pub fn build(
     (scheduler_runs, group_at): (bool, Option<u32>),
     built: &mut Built,
 ) -> Result<(), Error> {
-    let grants = plan.forwarders(shared.processors.others());
+    let grants = plan.forwarders(shared.processors.others().count() as u32);
     let file = machine
         .file(&plan.binary)
         .ok_or(Error::Text("the archive has no such server"))?;
@@ -334,14 +334,15 @@ fn build_forwarders(
 ) -> Result<(), Error> {
     let own = shared.notifications.get(&plan.instance);
     match (built.pool.zip(built.space), own) {
-        (Some(place), Some(own)) if grants.count > 0 => processors::forwarders(
-            machine,
-            shared,
-            place,
-            (*own, id),
-            grants,
-            &mut built.forwarders,
-        ),
+        (Some((pool, space)), Some(own)) if grants.count > 0 => {
+            let owner = Owner {
+                pool,
+                space,
+                id,
+                grants,
+            };
+            owner.forwarders(machine, shared, *own, &mut built.forwarders)
+        }
         _ => Ok(()),
     }
 }
@@ -386,7 +387,7 @@ pub fn admit(
 
 /// Tells a scheduler that has just been started which processors there are beside the first.
 pub fn give_processors(shared: &Shared) {
-    for (number, cpu) in shared.processors.online().filter(|(n, _)| *n != FIRST) {
+    for (number, cpu) in shared.processors.others() {
         let request = SchedulerRequest::Processor { number };
         match ask_scheduler(shared, &request, Some(cpu.0)) {
             Some(SchedulerResponse::Done) => {}

@@ -17,7 +17,7 @@ use ipc_schema::abi::{BootInfo, layout::slot};
 use ipc_schema::manifest::{MANIFEST_FILE, System};
 use root::plan;
 use root::registry::Registry;
-use runtime::object::{Log, Space, Thread};
+use runtime::object::{Log, Space};
 
 use build::Built;
 use hearts::Pulse;
@@ -51,9 +51,6 @@ struct Root {
     suspect: Option<(u64, u64, u64)>,
     /// When to switch the machine off, and with which code.
     power_off: Option<(u64, u32)>,
-    /// Who is to go on, harmed, once root has answered and runs on its own Budget again: on its caller's it would not get through to end
-    /// who is above that.
-    released: Option<Thread>,
 }
 
 fn main(boot: &'static BootInfo) -> ! {
@@ -94,6 +91,7 @@ impl Root {
         .map_err(|e| Error::Manifest(e.to_string()))?;
         let registry = Registry::new(&system, plans, boot.tsc_hz);
         let mut shared = Shared::new(&mut machine)?;
+        shared.take_calls(&mut machine)?;
         let mut pulses = Vec::new();
         for (number, server) in registry.servers.iter().enumerate() {
             machine.announce(
@@ -113,7 +111,6 @@ impl Root {
             pulses,
             suspect: None,
             power_off: None,
-            released: None,
         })
     }
 }

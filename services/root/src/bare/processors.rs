@@ -9,7 +9,7 @@ use runtime::forward::{self, Grants};
 use runtime::object::{Budget, Cpu, Pool, Space, Thread};
 use runtime::{Endpoint, Notification, Slot, now, time, utcb};
 
-use super::machine::{Error, Machine, POOL, at};
+use super::machine::{Error, Machine, POOL, ROOT_ID, at};
 use super::shared::Shared;
 use super::{SPACE, complain};
 
@@ -59,9 +59,9 @@ impl Processors {
         self.0.iter().filter_map(|p| Some((p.number, p.cpu?)))
     }
 
-    /// How many of them there are beside the first.
-    pub fn others(&self) -> u32 {
-        self.online().count().saturating_sub(1) as u32
+    /// Those but the first.
+    pub fn others(&self) -> impl Iterator<Item = (u32, Cpu)> {
+        self.online().filter(|(number, _)| *number != FIRST)
     }
 
     /// The one of this number, if it runs threads; else the first.
@@ -183,26 +183,54 @@ pub fn faulting(badge: u64) -> (u64, Option<usize>) {
     )
 }
 
-/// Makes the forwarders of a server on the first processor, one for each other, and grants them. What has been made is in `made`
-/// even after a failure.
-pub fn forwarders(
-    machine: &mut Machine,
-    shared: &Shared,
-    (pool, space): (Pool, Space),
-    (own, id): (Notification, u8),
-    grants: Grants,
-    made: &mut Vec<Forwarder>,
-) -> Result<(), Error> {
-    space
-        .copy_cap(own.0, grants.bell(), SEND, forward::BELL)
-        .map_err(at("grant the forwarders' bell"))?;
-    let cpus = shared.processors.online().filter(|(n, _)| *n != FIRST);
-    for (index, cpu) in (0..grants.count).zip(cpus) {
-        let one = Forwarder::make(machine, (pool, space), (shared.own, id), index, cpu)?;
-        one.grant(space, grants, index)?;
-        made.push(one);
+/// Whose forwarders are made.
+pub struct Owner {
+    /// What they are made from.
+    pub pool: Pool,
+    /// Where they run.
+    pub space: Space,
+    /// Its number.
+    pub id: u8,
+    /// Where its capabilities to them go.
+    pub grants: Grants,
+}
+
+impl Owner {
+    /// Grants what the forwarders ring.
+    fn grant_bell(&self, own: Notification) -> Result<(), Error> {
+        self.space
+            .copy_cap(own.0, self.grants.bell(), SEND, forward::BELL)
+            .map_err(at("grant the forwarders' bell"))
     }
-    Ok(())
+
+    /// Makes number `index` of the forwarders and grants it.
+    fn forwarder(
+        &self,
+        machine: &mut Machine,
+        supervisor: Endpoint,
+        index: u32,
+        cpu: (u32, Cpu),
+    ) -> Result<Forwarder, Error> {
+        let place = (self.pool, self.space);
+        let made = Forwarder::make(machine, place, (supervisor, self.id), index, cpu)?;
+        made.grant(self.space, self.grants, index)?;
+        Ok(made)
+    }
+
+    /// Makes the forwarders of a server on the first processor, one for each other. What has been made is in `made` even after a failure.
+    pub fn forwarders(
+        &self,
+        machine: &mut Machine,
+        shared: &Shared,
+        own: Notification,
+        made: &mut Vec<Forwarder>,
+    ) -> Result<(), Error> {
+        self.grant_bell(own)?;
+        for (index, cpu) in (0..self.grants.count).zip(shared.processors.others()) {
+            made.push(self.forwarder(machine, shared.own, index, cpu)?);
+        }
+        Ok(())
+    }
 }
 
 impl Shared {
@@ -235,33 +263,48 @@ impl Shared {
             self.processors
                 .add(number, apic_id, came.then_some(Cpu(slot)));
         }
-        if let Err(error) = self.forward_to_root(machine) {
-            // Without it no fault elsewhere would be heard of.
-            panic!("root's forwarders: {error}");
+        let others: Vec<_> = self.processors.others().collect();
+        for (index, cpu) in (1..).zip(others) {
+            if let Err(error) = self.forward_to_root(machine, index, cpu) {
+                // Without it no fault there would be heard of.
+                panic!("root's forwarders: {error}");
+            }
         }
     }
 
-    /// Root's own forwarders: it is everybody's supervisor, wherever they run.
-    fn forward_to_root(&mut self, machine: &mut Machine) -> Result<(), Error> {
-        let count = self.processors.others();
-        if count == 0 {
-            return Ok(());
-        }
+    /// Lets root be called: from its own processor at first. It is everybody's supervisor, wherever they run.
+    pub fn take_calls(&mut self, machine: &mut Machine) -> Result<(), Error> {
         let own = machine.make("create root's notification", |dest| {
             POOL.create_notification(dest)
         })?;
         Thread(slot::THREAD)
             .configure(Some(Budget(slot::BUDGET)), None, 0, Some(own))
             .map_err(at("bind root's notification"))?;
-        let first = machine
-            .slots
-            .take_run(Grants::slots(count))
-            .ok_or(Error::NoSlot)?;
-        let grants = Grants { first, count };
-        let mut made = Vec::new();
-        let id = super::machine::ROOT_ID as u8;
-        forwarders(machine, self, (POOL, SPACE), (own, id), grants, &mut made)?;
-        self.forwarders = made;
-        forward::start(grants, self.own).map_err(at("start root's forwarders"))
+        let count = forward::MAX as u32;
+        let first = machine.slots.take_run(Grants::slots(count));
+        let first = first.ok_or(Error::NoSlot)?;
+        self.desk = Grants { first, count };
+        self.as_owner().grant_bell(own)?;
+        self.forward_to_root(machine, 0, (FIRST, CPU))
+    }
+
+    fn as_owner(&self) -> Owner {
+        Owner {
+            pool: POOL,
+            space: SPACE,
+            id: ROOT_ID as u8,
+            grants: self.desk,
+        }
+    }
+
+    fn forward_to_root(
+        &mut self,
+        machine: &mut Machine,
+        index: u32,
+        cpu: (u32, Cpu),
+    ) -> Result<(), Error> {
+        let made = self.as_owner().forwarder(machine, self.own, index, cpu)?;
+        self.forwarders.push(made);
+        forward::start(self.desk, index..index + 1, self.own).map_err(at("start root's forwarders"))
     }
 }

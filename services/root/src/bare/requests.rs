@@ -11,12 +11,14 @@ use ipc_schema::proto::{
 };
 use root::plan::{Role, vmm_bits, vmm_instance};
 use runtime::object::{Budget, Cpu};
-use runtime::{Message, ReplyCaps, Service, now, rpc, serve, time};
+use runtime::{Endpoint, Message, ReplyCaps, Service, now, rpc, serve, time};
 
 use super::Root;
 use super::processors::{self, FIRST};
 use super::supervise::read_log;
 
+/// Root receives on no Endpoint itself.
+const NOBODY: Endpoint = Endpoint(0);
 /// Bytes that a log record costs in a message beside its own.
 const RECORD: usize = 4;
 /// A server that has run for less, in microseconds, and serves nobody is still starting.
@@ -31,9 +33,9 @@ const STAY_STOPPED: u64 = 1;
 const EVENTS: usize = 24;
 
 impl Root {
-    /// Serves for ever.
+    /// Serves for ever, its forwarders alone: on a caller's Budget it would not get through to end a server above that caller.
     pub fn run(&mut self) -> ! {
-        let status = serve(self.shared.own, self);
+        let status = serve(NOBODY, self);
         panic!("root's endpoint: {status:?}")
     }
 
@@ -345,17 +347,10 @@ impl Service for Root {
     }
 
     fn timeout(&mut self) {
-        if let Some(thread) = self.released.take() {
-            // It may have been ended since.
-            let _ = thread.resume();
-        }
         self.housekeeping();
     }
 
     fn deadline(&self) -> u64 {
-        if self.released.is_some() {
-            return 1;
-        }
         let next = self.next_deadline();
         if next == NEVER { NEVER } else { next.max(1) }
     }

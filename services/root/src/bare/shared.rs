@@ -8,6 +8,7 @@ use ipc_schema::abi::layout::slot;
 use ipc_schema::abi::rights::SEND;
 use ipc_schema::proto::{PlatformRequest, PlatformResponse};
 use root::plan::{self, Object, Plan, device_bits};
+use runtime::forward::Grants;
 use runtime::object::cpu::IrqTarget;
 use runtime::object::{Irq, Pool, Ports};
 use runtime::{Endpoint, Notification, time};
@@ -78,8 +79,10 @@ pub struct Shared {
     pub messages: BTreeMap<String, (Irq, IrqTarget)>,
     /// The processors.
     pub processors: Processors,
-    /// What takes calls to root on the others.
+    /// What takes calls to root on each of them.
     pub forwarders: Vec<Forwarder>,
+    /// Root's capabilities to those.
+    pub desk: Grants,
     /// What further ones' Cpus are made from.
     pub processors_pool: Option<Pool>,
 }
@@ -100,6 +103,7 @@ impl Shared {
             messages: BTreeMap::new(),
             processors: Processors::new(),
             forwarders: Vec::new(),
+            desk: Grants::default(),
             processors_pool: None,
         })
     }

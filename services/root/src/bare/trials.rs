@@ -49,7 +49,7 @@ impl Root {
         };
         // SAFETY: it is not a thread of root's own Space.
         unsafe { thread.write_regs(&regs) }.map_err(|_| Refusal::Failed)?;
-        self.released = Some(thread);
+        thread.resume().map_err(|_| Refusal::Failed)?;
         Ok(RootResponse::Done)
     }
 
@@ -61,7 +61,7 @@ impl Root {
         let turned = self.turn_to_scribbling(index, all);
         let built = self.built.get(index).and_then(Option::as_ref);
         let thread = built.and_then(|b| b.thread).ok_or(Refusal::NotRunning)?;
-        self.released = Some(thread);
+        thread.resume().map_err(|_| Refusal::Failed)?;
         turned.map(|()| RootResponse::Done)
     }
 
