@@ -6,13 +6,12 @@ use crate::mem;
 use crate::object::guest_space::Way;
 use crate::object::step::{self, Step};
 use crate::object::{GuestSpace, Mapping, Vcpu};
-use crate::tree::{Branches, Keyed, Tree};
+use crate::tree::{Keyed, Tree};
 use ipc_schema::abi::{Kind, op, rights};
 use proptest::prelude::*;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 
-const RW: u64 = ((rights::READ | rights::WRITE) as u64) << 32;
+pub(super) const RW: u64 = ((rights::READ | rights::WRITE) as u64) << 32;
 /// Physical memory that is mapped but never touched.
 const FAR: u64 = 1 << 40;
 
@@ -67,7 +66,7 @@ fn members(tree: &Tree<Mapping>) -> Vec<Obj<Mapping>> {
 }
 
 /// A table maps just what its mappings say, and `others` pages; answers its number of tables.
-fn agrees(table: &Table, mappings: &Tree<Mapping>, others: u64) -> u64 {
+pub(super) fn agrees(table: &Table, mappings: &Tree<Mapping>, others: u64) -> u64 {
     let (tables, leaves) = audit(table.root, 256);
     let mut expected = others;
     for m in members(mappings) {
@@ -420,235 +419,8 @@ fn routes_come_and_go_wherever_there_is_room() {
     assert_eq!(m.pool.stat().0 + m.pool.overhead(), begin);
 }
 
-struct Node<const ORDERED: bool> {
-    key: u64,
-    branches: Branches<Self>,
-}
-impl<const ORDERED: bool> Keyed for Node<ORDERED> {
-    fn key(&self) -> u64 {
-        self.key
-    }
-    fn bits(key: u64) -> u64 {
-        if ORDERED {
-            key << 24
-        } else {
-            key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        }
-    }
-    fn branches(&self) -> &Branches<Self> {
-        &self.branches
-    }
-}
-
-fn tree_against_map<const ORDERED: bool>(steps: &[(bool, u64)]) {
-    let tree = Tree::<Node<ORDERED>>::default();
-    let mut map = BTreeMap::new();
-    for &(insert, key) in steps {
-        if insert && !map.contains_key(&key) {
-            let node = Box::new(Node {
-                key,
-                branches: Default::default(),
-            });
-            tree.insert(Obj::of(&*node));
-            map.insert(key, node);
-        } else if let Some(node) = map.remove(&key) {
-            tree.remove(Obj::of(&*node));
-        }
-        assert_eq!(tree.is_empty(), map.is_empty());
-        for probe in [key, key ^ 1, key + 1, key / 2, 0, (1 << 40) - 1] {
-            assert_eq!(
-                tree.find(probe).map(|n| n.key),
-                map.get(&probe).map(|n| n.key)
-            );
-            if ORDERED {
-                let below = map.range(..=probe).next_back().map(|(k, _)| *k);
-                assert_eq!(tree.at_most(probe).map(|n| n.key), below);
-            }
-        }
-    }
-}
-
-/// One thing that a worker begins, if it is not in the middle of another.
-#[derive(Debug, Clone)]
-enum Act {
-    Map {
-        guest: bool,
-        memory: u64,
-        at: u64,
-        offset: u64,
-        pages: u64,
-    },
-    Unmap {
-        guest: bool,
-        at: u64,
-    },
-    Revoke(u64),
-    Divide {
-        of: u64,
-        dest: u64,
-        offset: u64,
-        pages: u64,
-    },
-    Destroy(u64),
-    MakePool(u64),
-    DestroyPool,
-    Create(u64),
-}
-
-/// Slots: 100 to 103 Memory, 104 Space, 105 GuestSpace, 106 Pool, 107 a Thread of the Space, 108 a Vcpu.
-const SPACE: u64 = 104;
-const GUEST: u64 = 105;
-const POOL: u64 = 106;
-
-fn act() -> impl Strategy<Value = Act> {
-    let memory = 100..104_u64;
-    // Pages, at the edges of large ones.
-    let place = prop_oneof![0..4_u64, 509..516_u64, 1022..1028_u64];
-    let pages = prop_oneof![1..4_u64, 510..514_u64, Just(1024), Just(1540)];
-    prop_oneof![
-        8 => (any::<bool>(), memory.clone(), place.clone(), place.clone(), pages.clone())
-            .prop_map(|(guest, memory, at, offset, pages)| Act::Map { guest, memory, at, offset, pages }),
-        3 => (any::<bool>(), place.clone()).prop_map(|(guest, at)| Act::Unmap { guest, at }),
-        1 => memory.clone().prop_map(Act::Revoke),
-        3 => (memory.clone(), memory.clone(), place, pages)
-            .prop_map(|(of, dest, offset, pages)| Act::Divide { of, dest, offset, pages }),
-        1 => (100..109_u64).prop_map(Act::Destroy),
-        1 => memory.prop_map(Act::MakePool),
-        1 => Just(Act::DestroyPool),
-        4 => (104..109_u64).prop_map(Act::Create),
-    ]
-}
-
-struct World {
-    m: Machine,
-    #[allow(clippy::type_complexity, reason = "what each is about to do")]
-    workers: Vec<(Obj<Thread>, Option<(u64, u64, [u64; 4])>)>,
-    own: u64,
-    main_pool: u64,
-}
-
-impl World {
-    fn new() -> Self {
-        let m = Machine::new();
-        let workers = (0..3).map(|_| (m.thread(5), None)).collect();
-        let (own, main_pool) = (m.name(m.space), m.put(m.pool_cap));
-        // In the test's memory, since Pools are made of it.
-        let (_, slot) = m.memory(16 << 20, 8 << 20);
-        let cap = m.space.get().slot(slot).unwrap().get();
-        m.space.get().slot(100).unwrap().set(cap);
-        Self {
-            m,
-            workers,
-            own,
-            main_pool,
-        }
-    }
-
-    fn alive(&self, slot: u64) -> bool {
-        !self.m.space.get().slot(slot).unwrap().get().is_dead()
-    }
-
-    /// System call of an act: capability, operation, words.
-    fn call(&self, act: &Act) -> (u64, u64, [u64; 4]) {
-        let target = |guest| if guest { GUEST } else { SPACE };
-        let base = |guest: bool, at: u64| {
-            if guest {
-                at << 12
-            } else {
-                0x4000_0000 + (at << 12)
-            }
-        };
-        match *act {
-            Act::Map {
-                guest,
-                memory,
-                at,
-                offset,
-                pages,
-            } => {
-                let words = [base(guest, at), memory | RW, offset << 12, pages << 12];
-                (target(guest), op::space::MAP, words)
-            }
-            Act::Unmap { guest, at } => {
-                (target(guest), op::space::UNMAP, [base(guest, at), 0, 0, 0])
-            }
-            Act::Revoke(m) => (m, op::memory::REVOKE, [0; 4]),
-            Act::Divide {
-                of,
-                dest,
-                offset,
-                pages,
-            } => (
-                of,
-                op::memory::DIVIDE,
-                [offset << 12, pages << 12, dest, self.main_pool],
-            ),
-            Act::Destroy(slot) => (self.own, op::space::DESTROY_OBJECT, [slot, 0, 0, 0]),
-            Act::MakePool(m) => (m, op::memory::MAKE_POOL, [POOL, 0, 0, 0]),
-            Act::DestroyPool => (POOL, op::pool::DESTROY, [0; 4]),
-            Act::Create(dest) => {
-                let pool = if self.alive(POOL) {
-                    POOL
-                } else {
-                    self.main_pool
-                };
-                let words = match dest {
-                    SPACE => [Kind::Space as u64, dest, 16, 0],
-                    107 => [Kind::Thread as u64, dest, SPACE, 0x4000_0000 + (514 << 12)],
-                    108 => [
-                        Kind::Vcpu as u64 | GUEST << 32,
-                        dest,
-                        SPACE,
-                        0x4000_0000 + (1 << 12),
-                    ],
-                    _ => [Kind::GuestSpace as u64, GUEST, 0, 0],
-                };
-                (pool, op::pool::CREATE, words)
-            }
-        }
-    }
-
-    /// One step of a worker; whether it is in the middle of something now.
-    fn step(&mut self, worker: usize, act: &Act) -> bool {
-        let (t, going) = self.workers[worker];
-        let (cap, what, words) = going.unwrap_or_else(|| self.call(act));
-        self.m.sys(t, 0, cap, Tag::new(what).0, words, NEVER);
-        let again = t.resume.get() == Resume::Interrupt;
-        if again {
-            assert_eq!((t.regs.rip.get(), t.get().get(reg::RAX)), (layout::STUB, 0));
-        } else {
-            assert_ne!(status(t), Status::Again);
-        }
-        self.workers[worker].1 = again.then_some((cap, what, words));
-        again
-    }
-
-    fn check(&self) {
-        crate::checker::check().unwrap();
-        let object = |slot: u64| self.m.space.get().slot(slot).unwrap().get();
-        if let Ok(s) = object(SPACE).typed::<Space>(0)
-            && s.get().alive().is_ok()
-        {
-            let threads = u64::from(s.threads.first().is_some());
-            let vcpu = object(108).typed::<Vcpu>(0).is_ok_and(|v| v.is_in(s));
-            agrees(&s.table, &s.mappings, 1 + threads + u64::from(vcpu));
-        }
-        if let Ok(g) = object(GUEST).typed::<GuestSpace>(0)
-            && g.get().alive().is_ok()
-        {
-            agrees(&g.table, &g.mappings, 0);
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn trees_find_what_is_in_them(steps in proptest::collection::vec((any::<bool>(), prop_oneof![0..64_u64, 0..1_u64 << 40]), 1..200)) {
-        tree_against_map::<false>(&steps);
-        tree_against_map::<true>(&steps);
-    }
 
     #[test]
     fn pages_are_nobody_elses_and_come_back(steps in proptest::collection::vec((1..9_usize, any::<bool>(), any::<u16>()), 1..200), pages in 9..300_u64) {
@@ -679,43 +451,6 @@ proptest! {
         }
         taken.iter().for_each(|&at| pool.give_page(at));
         assert_eq!(pool.stat(), begin);
-    }
-
-    #[test]
-    fn steps_of_long_operations_interleave(
-        steps in proptest::collection::vec((0..3_usize, act()), 1..250),
-        size in prop_oneof![Just(1_u32), 1..2500_u32],
-    ) {
-        let mut w = World::new();
-        let begin = w.m.pool.stat().0 + w.m.pool.overhead();
-        step::tests::set_size(size);
-        for (worker, act) in steps {
-            w.step(worker, &act);
-            w.check();
-        }
-        // Everybody comes to an end.
-        for worker in 0..3 {
-            let mut n = 0;
-            while w.workers[worker].1.is_some() && w.step(worker, &Act::DestroyPool) {
-                n += 1;
-                assert!(n < 100_000, "it does not end");
-                if n % 64 == 0 {
-                    w.check();
-                }
-            }
-        }
-        // And everything is back. The top Memory is not taken from where its slot leads: it may have been destroyed.
-        let t = w.workers[0].0;
-        if w.alive(POOL) {
-            assert_eq!(w.m.operate(t, POOL, op::pool::DESTROY, [0; 4]), Status::Ok);
-        }
-        for slot in [108, 107, GUEST, SPACE, 103, 102, 101, 100] {
-            if w.alive(slot) {
-                assert_eq!(w.m.operate(t, w.own, op::space::DESTROY_OBJECT, [slot, 0, 0, 0]), Status::Ok);
-            }
-        }
-        step::tests::reset();
-        assert_eq!(w.m.pool.stat().0 + w.m.pool.overhead(), begin);
     }
 }
 

@@ -11,6 +11,8 @@ mod ends;
 #[cfg(test)]
 mod helped;
 #[cfg(test)]
+mod interleaved;
+#[cfg(test)]
 mod ipc;
 #[cfg(test)]
 mod lifetimes;
@@ -30,15 +32,23 @@ mod random;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod scene;
+#[cfg(test)]
 mod sched;
 #[cfg(test)]
 mod smp;
 #[cfg(test)]
 mod stale;
 #[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod vmx;
 #[cfg(test)]
 mod vmx_accesses;
+#[cfg(test)]
+mod vmx_lacks;
+#[cfg(test)]
+mod vmx_timer;
 
 use crate::arch::Cpu;
 use crate::arch::HOST_PHYS_BASE;

@@ -3,9 +3,7 @@
 use super::*;
 use crate::mem::PAGE;
 use crate::object::{GuestSpace, Vcpu};
-use crate::virt::vmx::control::{
-    ACCESSES, Capabilities, TRUE_CONTROLS, choose, init, peek, poke, usable,
-};
+use crate::virt::vmx::control::{ACCESSES, Capabilities, TRUE_CONTROLS, choose, init, peek, poke};
 pub use crate::virt::vmx::exit::check::NEXT;
 use ipc_schema::abi::op;
 use ipc_schema::abi::vm::{Event, Exit, ExitWord, Groups, Post, Segment, VcpuState};
@@ -14,7 +12,7 @@ use x86::vmx::vmcs::{control as c, guest as g, ro};
 const CPUID: u64 = 10;
 const WINDOW: u64 = 7;
 const IF: u64 = 1 << 9;
-const ALL: u64 = 0xffff_ffff << 32;
+pub(super) const ALL: u64 = 0xffff_ffff << 32;
 /// A processor that has everything.
 pub const RICH: Capabilities = Capabilities {
     basic: TRUE_CONTROLS | 0x1234,
@@ -372,7 +370,7 @@ fn a_bit_that_is_only_seen_is_seen_and_one_that_is_not_there_faults() {
 }
 
 /// Enters once.
-struct OneExit;
+pub(super) struct OneExit;
 use crate::virt::{Then, Virt, vmx::BackEnd};
 impl Virt for OneExit {
     const RESUME: Resume = BackEnd::RESUME;
@@ -399,98 +397,6 @@ impl Virt for OneExit {
 }
 
 #[test]
-fn what_a_processor_lacks_is_named() {
-    assert!(choose(&RICH).is_ok());
-    let secondary = |bit: u32| Capabilities {
-        secondary: ALL & !(1 << (32 + bit)),
-        ..RICH
-    };
-    let set = |n: usize, bit: u32| {
-        let mut sets = RICH.sets;
-        sets[n] &= !(1 << (32 + bit));
-        Capabilities { sets, ..RICH }
-    };
-    for (has, name) in [
-        (secondary(1), "(EPT)"),
-        (secondary(7), "unrestricted guests"),
-        (secondary(5), "(VPID)"),
-        (secondary(6), "WBINVD"),
-        (
-            Capabilities {
-                ept: !(1 << 14),
-                ..RICH
-            },
-            "write-back",
-        ),
-        (Capabilities { basic: 0, ..RICH }, "true control"),
-        (set(0, 5), "virtual NMIs"),
-        (set(1, 21), "TPR shadow"),
-        (set(2, 21), "PAT and EFER"),
-        (set(3, 15), "PAT and EFER"),
-    ] {
-        let why = choose(&has).unwrap_err();
-        assert!(why.contains(name), "{why}");
-    }
-    // What must be on is on.
-    let strict = Capabilities {
-        sets: [ALL | 0x16; 4],
-        ..RICH
-    };
-    assert!(choose(&strict).is_ok());
-    assert_ne!(choose(&strict), choose(&RICH));
-    let small = Capabilities {
-        ept: !(1 << 17),
-        ..RICH
-    };
-    assert!(choose(&RICH).unwrap().gigabyte && !choose(&small).unwrap().gigabyte);
-    // What is optional is left out.
-    assert!(choose(&secondary(12)).is_ok() && choose(&secondary(3)).is_ok());
-}
-
-#[test]
-fn what_firmware_has_switched_off_is_named() {
-    let msr = |control: u64| {
-        move |msr| match msr {
-            0x3a => control,
-            0x480 => RICH.basic,
-            0x485 => RICH.misc,
-            0x489 => RICH.cr4,
-            0x48b => RICH.secondary,
-            0x48c => RICH.ept,
-            0x482 => ALL,
-            0x48d..=0x490 => RICH.sets[msr as usize - 0x48d],
-            _ => panic!("MSR {msr:#x} is not known to be there"),
-        }
-    };
-    let nothing = |msr| panic!("MSR {msr:#x} is not known to be there");
-    let why = usable([!(1 << 5), !0], nothing).unwrap_err();
-    assert!(why.contains("(VMX)") && why.contains("VT-x"), "{why}");
-    // Locked without VMXON; locked with it within SMX only.
-    for control in [1, 3] {
-        let why = usable([!0; 2], msr(control)).unwrap_err();
-        assert!(why.contains("locked by the firmware"), "{why}");
-    }
-    let why = usable([!0, 0], msr(5)).unwrap_err();
-    assert!(why.contains("FSGSBASE"), "{why}");
-    // Not locked: `enable` locks it. Locked with VMXON.
-    for control in [0, 4, 5] {
-        assert_eq!(usable([!0; 2], msr(control)), choose(&RICH));
-    }
-    // Without secondary controls, and with those but neither EPT nor VPID, what they would say is not asked for.
-    let poor = |primary: u64, secondary: u64| {
-        usable([!0; 2], move |m| match m {
-            0x482 => primary,
-            0x48b if primary >> 63 != 0 => secondary,
-            0x48b | 0x48c => panic!("MSR {m:#x} is not there"),
-            _ => msr(5)(m),
-        })
-    };
-    for (primary, secondary) in [(ALL >> 1, ALL), (ALL, ALL & !((1 << 1 | 1 << 5) << 32))] {
-        assert!(poor(primary, secondary).unwrap_err().contains("(EPT)"));
-    }
-}
-
-#[test]
 fn a_window_that_opens_lets_the_vector_in() {
     let m = Guest::new();
     m.leaves(12, 0, 2);
@@ -508,89 +414,6 @@ fn a_window_that_opens_lets_the_vector_in() {
     m.m.run(m.t);
     crate::exit::enter::<BackEnd>(cpu, m.t);
     assert_eq!(peek(c::VMENTRY_INTERRUPTION_INFO_FIELD), 0x51 | 1 << 31);
-}
-
-#[test]
-fn the_preemption_timer_is_set_for_the_next_deadline_once() {
-    let m = Guest::new();
-    let timer = || peek(g::VMX_PREEMPTION_TIMER_VALUE);
-    let run = |deadline| {
-        m.m.sys(m.t, 4, m.slot, 0, [0; 4], deadline);
-        assert_eq!(status(m.t), Status::Ok);
-    };
-    m.leaves(12, 0, 2);
-    m.run(Groups::ALL, Post::NONE, 0);
-    assert_eq!(peek(c::PINBASED_EXEC_CONTROLS) >> 6 & 1, 1);
-    assert_eq!(peek(c::VMEXIT_CONTROLS) >> 22 & 1, 1);
-    // Far from now, but before the end of the Budget.
-    let at = |cycles| crate::arch::now() + cycles;
-    let until = at(640_000);
-    run(until);
-    let left = timer();
-    assert!(left > 0 && left <= 640_000 >> 5, "{left}");
-    // The same: what the processor has counted down to stays.
-    poke(g::VMX_PREEMPTION_TIMER_VALUE, 7);
-    run(until);
-    run(NEVER);
-    assert_eq!(timer(), 7);
-    // A sooner one.
-    run(at(32_000));
-    assert!(timer() > 7 && timer() <= 1000);
-    // Not before it.
-    m.m.cpu.programmed.set(at(33));
-    run(NEVER);
-    assert_eq!(timer(), 1);
-    // A time that is past: at once.
-    m.m.cpu.programmed.set(1);
-    run(NEVER);
-    assert_eq!(timer(), 0);
-    // Farther than it counts, and then again.
-    m.m.cpu.programmed.set(at(32 * 0x1_0000_1000));
-    run(NEVER);
-    assert_eq!(timer() as u32, 0x1000);
-    poke(g::VMX_PREEMPTION_TIMER_VALUE, 0);
-    m.leaves(52, 0, 2);
-    m.m.cpu.reschedule.set(true);
-    crate::exit::enter::<OneExit>(m.m.run(m.t), m.t);
-    m.leaves(12, 0, 2);
-    m.m.cpu.reschedule.set(false);
-    crate::arch::advance(32 * 0x1000);
-    run(NEVER);
-    assert_eq!(timer() as u32, 0);
-    // What was set for it before the machine's interrupt came is not what is left now.
-    let until = at(640_000);
-    m.m.cpu.programmed.set(until);
-    run(NEVER);
-    crate::arch::advance(320_000);
-    crate::sched::retime(m.m.cpu);
-    m.m.cpu.programmed.set(until);
-    run(NEVER);
-    assert!(timer() <= 10_000);
-}
-
-#[test]
-fn a_processor_without_preemption_timer_does_without() {
-    let without = |set: usize, bit: u64| {
-        let mut sets = RICH.sets;
-        sets[set] &= !(1 << (32 + bit));
-        Capabilities { sets, ..RICH }
-    };
-    let has = |m: &Capabilities| {
-        let m_guest = Guest::new();
-        // SAFETY: a page of its own.
-        unsafe { init(choose(m).unwrap(), [m_guest.m.pool.take_page().unwrap(); 2]) };
-        m_guest.m.cpu.programmed.set(1 << 20);
-        m_guest.leaves(12, 0, 2);
-        m_guest.run(Groups::ALL, Post::NONE, 0);
-        let on = peek(c::PINBASED_EXEC_CONTROLS) >> 6 & 1;
-        let saved = peek(c::VMEXIT_CONTROLS) >> 22 & 1;
-        (on, saved, peek(g::VMX_PREEMPTION_TIMER_VALUE) != 0)
-    };
-    assert_eq!(has(&RICH), (1, 1, true));
-    // One that is not saved begins anew at each entry.
-    assert_eq!(has(&without(2, 22)), (1, 0, true));
-    // Its value is not saved where there is none (27.2.1.2).
-    assert_eq!(has(&without(0, 6)), (0, 0, false));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What there is to try things on: one living object of each kind, a stale capability of each kind, RAM, and slots.
 
+mod figures;
+
 use alloc::vec::Vec;
 
 use ipc_schema::abi::layout::{self, slot};
@@ -10,6 +12,8 @@ use runtime::slots::Slots;
 
 use crate::case::{Outcome, same};
 use crate::kernel::{Page, ask};
+
+pub use figures::Figures;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -87,28 +91,6 @@ pub struct Kit {
     pub supervisor: u64,
     /// The partner's code.
     pub code: Code,
-}
-
-/// Figures that nothing refused may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
-    pool: [u64; 4],
-    own_pool: [u64; 4],
-    thread: [u64; 4],
-    budget: [u64; 4],
-    memory: [u64; 4],
-    irq: [u64; 4],
-}
-
-impl Figures {
-    /// Without this server's own Pool, which pays for parts of the RAM.
-    #[must_use]
-    pub const fn without_own_pool(self) -> Self {
-        Self {
-            own_pool: [0; 4],
-            ..self
-        }
-    }
 }
 
 impl Kit {
@@ -452,20 +434,6 @@ impl Kit {
         }
         self.ram_next = mark.ram;
         failed
-    }
-
-    /// The figures now.
-    pub fn figures(&self) -> Result<Figures, Status> {
-        let on = |kind, label| ask(self.live(kind), label, [0; 4]);
-        let [_, priority, budget, period] = on(Kind::Budget, op::budget::STAT)?;
-        Ok(Figures {
-            pool: on(Kind::Pool, op::pool::STAT)?,
-            own_pool: ask(u64::from(slot::POOL), op::pool::STAT, [0; 4])?,
-            thread: on(Kind::Thread, op::thread::READ_REGS)?,
-            budget: [0, priority, budget, period],
-            memory: on(Kind::Memory, op::memory::INFO)?,
-            irq: on(Kind::Irq, op::irq::INFO)?,
-        })
     }
 
     /// Runs a case and cleans up after it.

@@ -1,10 +1,14 @@
 //! One attacker's mind: what it believes its slots hold, and the next call that it makes of that.
 
+mod call;
+
 use ipc_schema::abi::vm::{Exit, VcpuState};
 use ipc_schema::abi::{Kind, NEVER, Tag, layout, op};
 
 use crate::ops::{self, CHANCES, Op};
 use crate::rng::Rng;
+
+pub use call::Call;
 
 /// Slots of an attacker's table.
 pub const SLOTS: usize = 128;
@@ -23,31 +27,6 @@ pub const PLAY: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 /// Word of EFER in a vCPU's state page.
 const EFER: u64 = core::mem::offset_of!(VcpuState, efer) as u64 / 8;
-
-/// A system call with all its registers, and what is scribbled before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Call {
-    /// Row of the report.
-    pub row: usize,
-    /// rax.
-    pub number: u64,
-    /// rdi.
-    pub slot: u64,
-    /// rsi.
-    pub tag: u64,
-    /// r8, r9, r10, r12.
-    pub words: [u64; 4],
-    /// r13.
-    pub deadline: u64,
-    /// Words to write into the UTCB first: index and value; beyond the page: none.
-    pub utcb: [(u64, u64); 4],
-    /// The same for a vCPU's state page: number of the page, index, value.
-    pub state: [(u64, u64, u64); 3],
-    /// The slot that it fills if it succeeds, and with what kind.
-    pub fills: (u64, u8),
-    /// The slot that it empties if it succeeds.
-    pub empties: u64,
-}
 
 /// What an attacker remembers; it lives in a page of its own, whatever happens to its thread.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ mod exits;
 mod fake;
 mod functions;
 mod hardware_apic;
+mod instructions;
 mod interrupts;
 mod ports;
 mod rate;
