@@ -9,6 +9,7 @@ use ipc_schema::manifest::{Idle, System};
 use ipc_schema::proto::{Cause, DeathRecord, RootEvent, ServerState, VmEnd, VmState};
 
 use crate::plan::{Plan, Role};
+use crate::refusals::Refusals;
 
 /// Deaths within [`WINDOW_SECONDS`] after which a server is given up.
 pub const MAX_DEATHS: usize = 20;
@@ -43,6 +44,8 @@ pub struct Server {
     pub used_before: u64,
     /// Its last death.
     pub death: Option<Box<DeathRecord>>,
+    /// How often root has refused what it asked.
+    pub refusals: Refusals,
     /// When it died last, oldest first.
     deaths: VecDeque<u64>,
     /// When to start it again.
@@ -95,6 +98,7 @@ impl Registry {
             restarts: 0,
             used_before: 0,
             death: None,
+            refusals: Refusals::default(),
             deaths: VecDeque::new(),
             due: None,
         };

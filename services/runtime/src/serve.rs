@@ -62,6 +62,11 @@ pub trait Service {
         NEVER
     }
 
+    /// A request has come that is none, and is answered so.
+    fn undecodable(&mut self, badge: u64) {
+        let _ = badge;
+    }
+
     /// Answers a message that is no postcard request: fault and port messages of the kernel, protocols in registers.
     fn message(&mut self, badge: u64, message: Message) -> Message {
         let _ = (badge, message);
@@ -92,6 +97,7 @@ pub fn answer<S: Service>(service: &mut S, event: Event) -> Message {
                 _ => utcb::received(),
             };
             let Ok(request) = utcb::decode::<S::Request>(message.tag.payload()) else {
+                service.undecodable(badge);
                 return Message::new(rpc::BAD_REQUEST, [0; 4]);
             };
             let mut caps = ReplyCaps::default();
@@ -141,6 +147,9 @@ mod tests {
         fn signal(&mut self, bits: u64) {
             self.bits |= bits;
         }
+        fn undecodable(&mut self, badge: u64) {
+            self.bits |= badge << 32;
+        }
     }
 
     fn ask(request: &impl Serialize) -> Message {
@@ -162,5 +171,9 @@ mod tests {
         assert_eq!(other.tag, Tag::new(rpc::BAD_REQUEST));
         answer(&mut service, Event::Signal(6));
         assert_eq!(service.bits, 6);
+        let tag = Tag::new(rpc::REQUEST).with_payload(utcb::encode(&7u8).unwrap());
+        let message = Message { tag, words: [0; 4] };
+        answer(&mut service, Event::Call { badge: 9, message });
+        assert_eq!(service.bits, 6 | 9 << 32);
     }
 }

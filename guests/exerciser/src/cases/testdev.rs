@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
     Case::new("testdev-touch-kernel", |_| dies(TOUCH_KERNEL_NEXT)),
     Case::new("testdev-touch-fpu", |_| dies(TOUCH_FPU_NEXT)),
     Case::new("testdev-touch-port", |_| dies(TOUCH_PORT_NEXT)),
+    Case::new("testdev-flood", |_| dies(FLOOD_NEXT)),
 ];
 
 /// The device's first port; offsets as its crate documents them.
@@ -45,6 +46,7 @@ const PULSE: u32 = 6;
 const TOUCH_KERNEL_NEXT: u32 = 7;
 const TOUCH_FPU_NEXT: u32 = 8;
 const TOUCH_PORT_NEXT: u32 = 9;
+const FLOOD_NEXT: u32 = 11;
 
 /// Goes on only where the device is; clears what earlier cases left.
 fn present() -> Check {

@@ -57,6 +57,8 @@ pub mod command {
     pub const TOUCH_FPU_NEXT: u32 = 8;
     /// The next access makes the server execute an OUT to a port it does not own.
     pub const TOUCH_PORT_NEXT: u32 = 9;
+    /// The next access makes the server ask root for ever what it is refused.
+    pub const FLOOD_NEXT: u32 = 11;
 }
 
 /// What the server does about an access.
@@ -78,6 +80,8 @@ pub enum Action {
     TouchFpu,
     /// Execute an OUT.
     TouchPort,
+    /// Ask root in vain for ever.
+    Flood,
 }
 
 /// What is armed for the next access.
@@ -91,6 +95,7 @@ enum Trap {
     TouchKernel,
     TouchFpu,
     TouchPort,
+    Flood,
 }
 
 /// The device.
@@ -157,6 +162,7 @@ impl TestDev {
                 command::TOUCH_KERNEL_NEXT => self.trap = Trap::TouchKernel,
                 command::TOUCH_FPU_NEXT => self.trap = Trap::TouchFpu,
                 command::TOUCH_PORT_NEXT => self.trap = Trap::TouchPort,
+                command::FLOOD_NEXT => self.trap = Trap::Flood,
                 _ => {}
             },
             _ => {}
@@ -227,6 +233,7 @@ fn before(trap: Trap) -> Option<Action> {
         Trap::TouchKernel => Some(Action::TouchKernel),
         Trap::TouchFpu => Some(Action::TouchFpu),
         Trap::TouchPort => Some(Action::TouchPort),
+        Trap::Flood => Some(Action::Flood),
     }
 }
 
@@ -289,6 +296,7 @@ mod tests {
             (command::TOUCH_KERNEL_NEXT, Action::TouchKernel),
             (command::TOUCH_FPU_NEXT, Action::TouchFpu),
             (command::TOUCH_PORT_NEXT, Action::TouchPort),
+            (command::FLOOD_NEXT, Action::Flood),
         ] {
             let mut device = TestDev::default();
             assert_eq!(device.write(COMMAND, 1, number), Action::Reply(0));

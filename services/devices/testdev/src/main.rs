@@ -9,6 +9,7 @@ mod bare {
     use device_testdev::Action;
     use device_testdev::server::{Config, Server, Todo};
     use ipc_schema::manifest::Device;
+    use ipc_schema::proto::{RootRequest, RootResponse};
     use runtime::abi::{NEVER, Tag, layout::slot, vm::PortAccess};
     use runtime::device::tell;
     use runtime::heart::reply_recv;
@@ -17,7 +18,9 @@ mod bare {
 
     runtime::entry!(main);
 
-    fn set_up(start: &'static StartInfo) -> Result<(Server<'static>, Notification), StartError> {
+    fn set_up(
+        start: &'static StartInfo,
+    ) -> Result<(Server<'static>, Notification, Endpoint), StartError> {
         let device: Device = start.config()?;
         let config = Config {
             base: device.ports.first,
@@ -34,12 +37,16 @@ mod bare {
             was
         );
         tell(name, server.past());
-        Ok((server, vmm))
+        Ok((server, vmm, start.endpoint("root")?))
     }
 
     /// Does what the guest asked for: none of it may come back.
-    fn die(action: Action) -> ! {
+    fn die(action: Action, root: Endpoint) -> ! {
         match action {
+            Action::Flood => loop {
+                // It has no disk.
+                let _ = root.call_postcard::<_, RootResponse>(&RootRequest::Unanswered);
+            },
             Action::Crash => poke(0x1234_5000),
             Action::TouchKernel => poke(0xffff_8000_0000_0000),
             Action::TouchFpu => {
@@ -70,7 +77,7 @@ mod bare {
     }
 
     fn main(start: &'static StartInfo) -> ! {
-        let (mut server, vmm) = set_up(start).unwrap_or_else(|e| panic!("{e}"));
+        let (mut server, vmm, root) = set_up(start).unwrap_or_else(|e| panic!("{e}"));
         // A VMM that is gone needs no signal; its successor looks by itself.
         let _ = vmm.signal();
         let mut reply = Message::default();
@@ -85,7 +92,7 @@ mod bare {
                             }
                             Message::new(0, [u64::from(value), 0, 0, 0])
                         }
-                        Todo::Die(action) => die(action),
+                        Todo::Die(action) => die(action, root),
                     }
                 }
                 Ok(Event::Call { .. }) => Message::new(rpc::BAD_REQUEST, [0; 4]),

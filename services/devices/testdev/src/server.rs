@@ -101,7 +101,8 @@ impl<'a> Server<'a> {
             | Action::Crash
             | Action::TouchKernel
             | Action::TouchFpu
-            | Action::TouchPort => Todo::Die(action),
+            | Action::TouchPort
+            | Action::Flood => Todo::Die(action),
         }
     }
 

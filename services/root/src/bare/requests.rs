@@ -10,12 +10,13 @@ use ipc_schema::proto::{
     ServerState, VmEnd, VmInfo,
 };
 use root::plan::{Role, vmm_bits, vmm_instance};
+use root::refusals::{self, Refusals};
 use runtime::object::{Budget, Cpu};
 use runtime::{Endpoint, Message, ReplyCaps, Service, now, rpc, serve, time};
 
-use super::Root;
 use super::processors::{self, FIRST};
 use super::supervise::read_log;
+use super::{Root, complain};
 
 /// Root receives on no Endpoint itself.
 const NOBODY: Endpoint = Endpoint(0);
@@ -163,6 +164,26 @@ impl Root {
         }
         self.end(index, Cause::Hung);
         Ok(RootResponse::Done)
+    }
+
+    /// Something that the caller of this badge asked is refused: too often, and it is ended.
+    fn refused(&mut self, badge: u64) {
+        let index = self.registry.by_id(badge);
+        let server = index.and_then(|i| self.registry.servers.get_mut(i));
+        let (Some(index), Some(server)) = (index, server) else {
+            return;
+        };
+        if matches!(server.plan.role, Role::Manager | Role::Extra(_)) {
+            return;
+        }
+        if server
+            .refusals
+            .another(now(), time::cycles(refusals::WINDOW_MICROS))
+        {
+            server.refusals = Refusals::default();
+            complain!("{} asks root in vain, over and over", server.plan.instance);
+            self.end(index, Cause::Killed);
+        }
     }
 
     /// Where the processors' time has gone.
@@ -333,6 +354,9 @@ impl Service for Root {
             (Some(Role::Manager | Role::Extra(_)), request) => self.answer(request),
             _ => Err(Refusal::Forbidden),
         };
+        if answer.is_err() {
+            self.refused(badge);
+        }
         self.ring_manager();
         answer.unwrap_or_else(RootResponse::Refused)
     }
@@ -343,7 +367,12 @@ impl Service for Root {
             self.faulted(badge, message.words);
             return Message::new(STAY_STOPPED, [0; 4]);
         }
+        self.refused(badge);
         Message::new(rpc::BAD_REQUEST, [0; 4])
+    }
+
+    fn undecodable(&mut self, badge: u64) {
+        self.refused(badge);
     }
 
     fn timeout(&mut self) {

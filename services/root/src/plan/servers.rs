@@ -284,6 +284,10 @@ fn device(
     plan.signals("vmm", &vmm_instance(&vm.name), vmm_bits::DEVICES);
     plan.shares("irq", page(&device.name, "irq"), READ | WRITE);
     plan.shares("state", page(&device.name, "state"), READ | WRITE);
+    if device.kind == DeviceKind::TestDev {
+        // To ask in vain.
+        plan.named("root", Object::Root, SEND, 0);
+    }
     if device.kind == DeviceKind::Uart {
         // Only the first is somebody's console; another's output goes nowhere, and its manager is never rung.
         let bits = if console(vm) == Some(d) {
