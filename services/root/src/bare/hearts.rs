@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ipc_schema::abi::rights::{READ, SEND};
+use ipc_schema::abi::thread_state;
 use ipc_schema::proto::Cause;
 use ipc_schema::state_page::ALIVE_OFFSET;
 use root::heartbeat::{Heart, Look, Turn};
@@ -86,8 +87,26 @@ impl Root {
     pub fn beat(&mut self) {
         // Each of them becomes due again later than now.
         let due = |root: &Self| Some(root.beating().find(|(_, due)| *due <= now())?.0);
+        if due(self).is_some() {
+            self.look_at_forwarders();
+        }
         while let Some(index) = due(self) {
             self.turn(index);
+        }
+    }
+
+    /// Root's own forwarders have no supervisor but root, which would hear of their faults by those very threads. Without one of them it
+    /// can no longer be called, so it ends with the machine, as if it had faulted itself.
+    fn look_at_forwarders(&self) {
+        for forwarder in &self.shared.forwarders {
+            if let Ok((regs, doing)) = forwarder.thread.read_regs()
+                && doing.state == thread_state::FAULTED
+            {
+                panic!(
+                    "what takes calls to root on processor {} has faulted at {:#x}",
+                    forwarder.cpu, regs.rip
+                );
+            }
         }
     }
 
@@ -103,7 +122,7 @@ impl Root {
             // Of whom nothing can be learned is neither stopped nor waiting.
             state: match doing {
                 Some(Ok((_, doing))) => doing.state,
-                _ => ipc_schema::abi::thread_state::READY,
+                _ => thread_state::READY,
             },
             used: built.used(),
         };

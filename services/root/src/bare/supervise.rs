@@ -18,7 +18,7 @@ use runtime::object::log::records;
 use runtime::{now, time};
 
 use super::build::{self, Built};
-use super::machine::{Machine, ROOT_ID};
+use super::machine::Machine;
 use super::processors;
 use super::{LOG, Root, complain};
 
@@ -233,8 +233,6 @@ impl Root {
                 let code = self.code_at(index, words[3]);
                 self.end_by(index, forwarder, death::cause(words, code));
             }
-            // Without it nobody is heard on its processor.
-            None if id == ROOT_ID => panic!("a forwarder of root's faulted: {words:x?}"),
             None => complain!("a fault of nobody: badge {badge:#x}"),
         }
     }
