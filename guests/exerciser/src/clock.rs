@@ -44,8 +44,10 @@ pub fn wait_for(millis: u64, mut condition: impl FnMut() -> bool) -> bool {
         if tsc() > end {
             return condition();
         }
-        // Not by `pause`: an emulator that counts instructions stops at each, as at each look at the time.
+        // An emulator that counts instructions stops at each `pause`, as at each look at the time: seldom, for that is slow, and not
+        // never, for there it gives the other processors their turn, else only every tenth of a second.
         (0..64).map(core::hint::black_box).for_each(drop);
+        core::hint::spin_loop();
     }
 }
 

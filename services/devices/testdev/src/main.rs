@@ -63,9 +63,11 @@ mod bare {
             | Action::Reply(_)
             | Action::PulseAndReply(..) => {}
         }
-        // Not by `pause`: an emulator that counts instructions stops at each.
+        // An emulator that counts instructions stops at each `pause`: seldom, for that is slow, and not never, for there it gives the
+        // other processors their turn.
         loop {
             (0..256).map(core::hint::black_box).for_each(drop);
+            core::hint::spin_loop();
         }
     }
 
