@@ -1,4 +1,4 @@
-//! Ends that many hang on, in steps; and the end of each kind of object in the middle of whatever it is in, by two at once.
+//! Ends that many hang on, in steps.
 
 use super::lifetimes::Small;
 use super::*;

@@ -21,7 +21,6 @@
 
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
-use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipc_schema::abi::{NEVER, Status, Tag, Utcb, layout};
@@ -301,25 +300,22 @@ pub fn reply_recv(endpoint: Endpoint, reply: Message, deadline: u64) -> Result<E
 #[cfg(target_os = "none")]
 const STACK_WORDS: usize = 256;
 
-/// Starts the forwarders that root gave, which receive on `endpoint`. To be called by the first thread, whose bound Notification is
-/// the one that the bell rings, once for each of them.
-pub fn start(grants: Grants, numbers: Range<u32>, endpoint: Endpoint) -> Result<(), Status> {
+/// Starts a forwarder that root gave, which receives on `endpoint`. To be called once for each, by the first thread, whose bound
+/// Notification is the one that the bell rings.
+pub fn start(grants: Grants, index: u32, endpoint: Endpoint) -> Result<(), Status> {
     // SAFETY: as in `reply_recv`.
     let desk = unsafe { &mut *DESK.0.get() };
-    for index in numbers.start..numbers.end.min(grants.count) {
-        let Some(place) = desk.lines.get_mut(index as usize) else {
-            return Err(Status::OutOfRange);
-        };
-        let line: &'static Line = Box::leak(Box::new(Line {
-            mailbox: Mailbox::default(),
-            endpoint,
-            bell: Notification(grants.bell()),
-            wake: Notification(grants.wake(index)),
-            utcb: utcb_at(index),
-        }));
-        launch(line, grants.thread(index))?;
-        *place = Some(line);
-    }
+    let place = desk.lines.get_mut(index as usize);
+    let place = place.ok_or(Status::OutOfRange)?;
+    let line: &'static Line = Box::leak(Box::new(Line {
+        mailbox: Mailbox::default(),
+        endpoint,
+        bell: Notification(grants.bell()),
+        wake: Notification(grants.wake(index)),
+        utcb: utcb_at(index),
+    }));
+    launch(line, grants.thread(index))?;
+    *place = Some(line);
     Ok(())
 }
 

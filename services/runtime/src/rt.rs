@@ -41,9 +41,10 @@ pub unsafe fn server(page: u64, main: fn(&'static StartInfo) -> !) -> ! {
         Ok(start) => {
             time::set_frequency(start.tsc_hz);
             let grants = start.forwarder_slots();
-            let started = forward::start(grants, 0..grants.count, Endpoint(slot::ENDPOINT));
-            if let Err(status) = started {
-                panic!("forwarders: {status:?}");
+            for index in 0..grants.count {
+                if let Err(status) = forward::start(grants, index, Endpoint(slot::ENDPOINT)) {
+                    panic!("forwarders: {status:?}");
+                }
             }
             // Only those who are asked have one.
             if let Ok(page) = start.state_page("state") {

@@ -152,10 +152,14 @@ mod tests {
         }
     }
 
-    fn ask(request: &impl Serialize) -> Message {
+    fn call(request: &impl Serialize) -> Event {
         let tag = Tag::new(rpc::REQUEST).with_payload(utcb::encode(request).unwrap());
         let message = Message { tag, words: [0; 4] };
-        answer(&mut Doubler::default(), Event::Call { badge: 9, message })
+        Event::Call { badge: 9, message }
+    }
+
+    fn ask(request: &impl Serialize) -> Message {
+        answer(&mut Doubler::default(), call(request))
     }
 
     #[test]
@@ -171,9 +175,7 @@ mod tests {
         assert_eq!(other.tag, Tag::new(rpc::BAD_REQUEST));
         answer(&mut service, Event::Signal(6));
         assert_eq!(service.bits, 6);
-        let tag = Tag::new(rpc::REQUEST).with_payload(utcb::encode(&7u8).unwrap());
-        let message = Message { tag, words: [0; 4] };
-        answer(&mut service, Event::Call { badge: 9, message });
+        answer(&mut service, call(&7u8));
         assert_eq!(service.bits, 6 | 9 << 32);
     }
 }

@@ -125,53 +125,6 @@ impl Forwarder {
     pub fn slots(&self) -> [Slot; 3] {
         [self.thread.0, self.budget.0, self.wake.0]
     }
-
-    /// Makes number `index` of a server's, not started: its faults come to `supervisor` as the server's number `id`.
-    fn make(
-        machine: &mut Machine,
-        (pool, space): (Pool, Space),
-        (supervisor, id): (Endpoint, u8),
-        index: u32,
-        (number, cpu): (u32, Cpu),
-    ) -> Result<Self, Error> {
-        let budget = machine.make("create a forwarder's budget", |dest| {
-            pool.create_budget(dest)
-        })?;
-        let wake = machine.make("create a forwarder's notification", |dest| {
-            pool.create_notification(dest)
-        })?;
-        let thread = machine.make("create a forwarder", |dest| {
-            pool.create_thread(dest, space, forward::utcb_at(index))
-        })?;
-        let period = time::cycles(10_000);
-        budget
-            .configure(cpu, FORWARDER_PRIORITY, period, period)
-            .map_err(at("configure a forwarder's budget"))?;
-        let badge = u64::from(id) | u64::from(index + 1) << FORWARDER_SHIFT;
-        thread
-            .configure(Some(budget), Some(supervisor), badge, None)
-            .map_err(at("configure a forwarder"))?;
-        Ok(Self {
-            cpu: number,
-            thread,
-            budget,
-            wake,
-        })
-    }
-
-    /// Gives the server in `space` what it needs to start it.
-    fn grant(&self, space: Space, grants: Grants, index: u32) -> Result<(), Error> {
-        let copies = [
-            (self.thread.0, grants.thread(index), CONTROL),
-            (self.wake.0, grants.wake(index), SEND | RECV),
-        ];
-        for (from, to, rights) in copies {
-            space
-                .copy_cap(from, to, rights, 0)
-                .map_err(at("grant a forwarder"))?;
-        }
-        Ok(())
-    }
 }
 
 /// The server, and which of its forwarders if it was not its first thread, whose fault has this badge.
@@ -203,18 +156,47 @@ impl Owner {
             .map_err(at("grant the forwarders' bell"))
     }
 
-    /// Makes number `index` of the forwarders and grants it.
+    /// Makes number `index` of the forwarders, not started, and grants what it takes to start it. Its faults come to `supervisor`.
     fn forwarder(
         &self,
         machine: &mut Machine,
         supervisor: Endpoint,
         index: u32,
-        cpu: (u32, Cpu),
+        (number, cpu): (u32, Cpu),
     ) -> Result<Forwarder, Error> {
-        let place = (self.pool, self.space);
-        let made = Forwarder::make(machine, place, (supervisor, self.id), index, cpu)?;
-        made.grant(self.space, self.grants, index)?;
-        Ok(made)
+        let budget = machine.make("create a forwarder's budget", |dest| {
+            self.pool.create_budget(dest)
+        })?;
+        let wake = machine.make("create a forwarder's notification", |dest| {
+            self.pool.create_notification(dest)
+        })?;
+        let thread = machine.make("create a forwarder", |dest| {
+            self.pool
+                .create_thread(dest, self.space, forward::utcb_at(index))
+        })?;
+        let period = time::cycles(10_000);
+        budget
+            .configure(cpu, FORWARDER_PRIORITY, period, period)
+            .map_err(at("configure a forwarder's budget"))?;
+        let badge = u64::from(self.id) | u64::from(index + 1) << FORWARDER_SHIFT;
+        thread
+            .configure(Some(budget), Some(supervisor), badge, None)
+            .map_err(at("configure a forwarder"))?;
+        let copies = [
+            (thread.0, self.grants.thread(index), CONTROL),
+            (wake.0, self.grants.wake(index), SEND | RECV),
+        ];
+        for (from, to, rights) in copies {
+            self.space
+                .copy_cap(from, to, rights, 0)
+                .map_err(at("grant a forwarder"))?;
+        }
+        Ok(Forwarder {
+            cpu: number,
+            thread,
+            budget,
+            wake,
+        })
     }
 
     /// Makes the forwarders of a server on the first processor, one for each other. What has been made is in `made` even after a failure.
@@ -305,6 +287,6 @@ impl Shared {
     ) -> Result<(), Error> {
         let made = self.as_owner().forwarder(machine, self.own, index, cpu)?;
         self.forwarders.push(made);
-        forward::start(self.desk, index..index + 1, self.own).map_err(at("start root's forwarders"))
+        forward::start(self.desk, index, self.own).map_err(at("start a forwarder of root's"))
     }
 }

@@ -173,7 +173,7 @@ impl Root {
         let (Some(index), Some(server)) = (index, server) else {
             return;
         };
-        if matches!(server.plan.role, Role::Manager | Role::Extra(_)) {
+        if commands(server.plan.role) {
             return;
         }
         if server
@@ -283,6 +283,11 @@ impl Root {
     }
 }
 
+/// Whether root does what a server in this role asks.
+fn commands(role: Role) -> bool {
+    matches!(role, Role::Manager | Role::Extra(_))
+}
+
 fn log_tail(count: u32) -> RootResponse {
     let mut tail: VecDeque<LogRecord> = VecDeque::new();
     let mut bytes = 0;
@@ -351,7 +356,7 @@ impl Service for Root {
             (Some(Role::Device(vm, device)), RootRequest::Unanswered) => {
                 self.unanswered(vm, device)
             }
-            (Some(Role::Manager | Role::Extra(_)), request) => self.answer(request),
+            (Some(role), request) if commands(role) => self.answer(request),
             _ => Err(Refusal::Forbidden),
         };
         if answer.is_err() {
