@@ -15,6 +15,9 @@ const LINES: usize = 300;
 pub fn consoles(s: &mut System) -> Result<()> {
     let names = s.sh("cat /sys/class/virtio-ports/*/name")?;
     s.check(&names, "^hvc0\ndata$")?;
+    // Its driver takes packed virtqueues (virtio 1.2, 6), as are offered.
+    let packed = s.sh("cut -c 35 /sys/bus/virtio/drivers/virtio_console/virtio*/features")?;
+    s.check(&packed, "^1$")?;
     // No job of the shell's. Its controlling terminal is the console, as any getty has it.
     s.sh("( setsid getty -n -l /bin/sh 0 hvc0 & )")?;
     s.to_manager()?;

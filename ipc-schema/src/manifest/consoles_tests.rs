@@ -12,6 +12,7 @@ fn console(name: &str, slot: u8, names: &[&str]) -> Device {
         slot,
         rows_first: true,
         ports: ports(names),
+        packed: true,
     };
     device(name, kind, 0, 0)
 }
@@ -23,7 +24,7 @@ fn golden_bytes_of_consoles() {
     want.resize(want.len() + 11, 0);
     want.extend(b"data");
     want.resize(want.len() + 11 + 6 * 15, 0);
-    want.extend(b"\x19bin/device-virtio-console\x00\x00\x00\x00\x00");
+    want.extend(b"\x01\x19bin/device-virtio-console\x00\x00\x00\x00\x00");
     assert_eq!(postcard::to_allocvec(&device).unwrap(), want);
 }
 
@@ -69,6 +70,7 @@ fn ports_of_consoles() {
             slot: 5,
             rows_first: false,
             ports: postcard::from_bytes(&bytes).unwrap(),
+            packed: true,
         };
         assert_eq!(fault(vec![device("a.console0", kind, 0, 0)]), bad, "{at}");
         bytes[at] = old;

@@ -55,6 +55,8 @@ pub enum DeviceKind {
         rows_first: bool,
         /// Its ports.
         ports: Ports,
+        /// Packed virtqueues are offered.
+        packed: bool,
     },
 }
 
@@ -98,10 +100,11 @@ impl DeviceKind {
     /// Whether it offers packed virtqueues.
     pub const fn packed(self) -> bool {
         match self {
-            // A console commits where its rings and split queues are together.
-            Self::Uart | Self::Rtc | Self::TestDev | Self::VirtioConsole { .. } => false,
+            Self::Uart | Self::Rtc | Self::TestDev => false,
             Self::VirtioRng { .. } => true,
-            Self::VirtioBlk { packed, .. } | Self::VirtioNet { packed, .. } => packed,
+            Self::VirtioBlk { packed, .. }
+            | Self::VirtioNet { packed, .. }
+            | Self::VirtioConsole { packed, .. } => packed,
         }
     }
 

@@ -74,7 +74,7 @@ pub struct Pages<'a> {
 /// What makes a device of its kind.
 pub trait Model<'a> {
     /// Its queues' places are committed with the rest: [`Device::commit`] in [`Model::serve`], before [`Device::publish`]; and after an
-    /// access that has changed them.
+    /// access that has changed them. Such a model asks its queues whether they [must be published](Queue::must_publish) first.
     const KEEPS: bool = false;
 
     /// The device-specific configuration.
@@ -232,7 +232,7 @@ impl<'a> Device<'a> {
     /// How many words queues' places take.
     fn places(&self) -> usize {
         match self.keeps {
-            true => self.queues.len().div_ceil(PLACES),
+            true => self.queues.len(),
             false => 0,
         }
     }
@@ -255,12 +255,8 @@ impl<'a> Device<'a> {
     fn words(&self, model: &[u64]) -> Vec<u64> {
         let mut words = self.transport.save();
         if self.keeps {
-            words.extend(self.queues.chunks(PLACES).map(|queues| {
-                let places = queues
-                    .iter()
-                    .map(|q| q.as_ref().map_or(0, |q| q.position()));
-                places.rev().fold(0, |word, at| word << 16 | u64::from(at))
-            }));
+            let places = self.queues.iter();
+            words.extend(places.map(|queue| queue.as_ref().map_or(0, Queue::position)));
         }
         words.extend(model);
         words
@@ -297,6 +293,3 @@ impl<'a> Device<'a> {
         }
     }
 }
-
-/// Queues' places in a word.
-const PLACES: usize = 4;

@@ -10,109 +10,29 @@
 //! old place; so those flags say which of the two places holds, whenever the server dies. They say so as long as the note is the last
 //! one: the driver can make the old place available once more, but not go round to it a second time before the device publishes again.
 //! Nothing else in the ring was touched, so that what is not published is found as the driver left it, and done again.
+//!
+//! Who must do nothing again commits where the queue [is](Packed::position) before it publishes: both places, and the one buffer that is
+//! complete and whose descriptor is overwritten only then.
+
+mod step;
 
 use alloc::boxed::Box;
 
 use ipc_schema::state_page::Note;
 use ipc_schema::virtio::feature;
 
-use crate::chain::{Chain, DESCRIPTOR, INDIRECT, NEXT, Next, Token, WRITE, generation};
+use crate::chain::{Chain, DESCRIPTOR, INDIRECT, NEXT, Next, Token, generation};
 use crate::memory::{Window, barrier};
 use crate::split::{MAX_SIZE, Place};
 use crate::{Error, Memory};
+use step::{At, Buffer, Turn, USED, WRAP, passed};
 
-/// Flags of a descriptor that say whose it is (2.8.1).
-const AVAILABLE: u16 = 1 << 7;
-const USED: u16 = 1 << 15;
 /// An event suppression structure's flags (2.8.10): events, none, or one at a descriptor.
 const ENABLE: u32 = 0;
 const DISABLE: u32 = 1;
 const AT: u32 = 2;
 /// Bytes of it.
 const EVENT: u32 = 4;
-
-/// A place in the ring as the event suppression structures have it: a descriptor's number and, above it, the wrap counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct At(u16);
-
-const WRAP: u16 = 1 << 15;
-
-impl At {
-    /// Where both sides begin (2.8.1).
-    const START: Self = Self(WRAP);
-
-    const fn index(self) -> u16 {
-        self.0 & !WRAP
-    }
-
-    const fn wrap(self) -> bool {
-        self.0 & WRAP != 0
-    }
-
-    /// So many descriptors on, at most `size`.
-    const fn on(self, count: u16, size: u16) -> Self {
-        let index = self.index() + count;
-        match index.checked_sub(size) {
-            Some(index) => Self((self.0 & WRAP ^ WRAP) | index),
-            None => Self(self.0 & WRAP | index),
-        }
-    }
-
-    /// Where the word with length, ID and flags of its descriptor is.
-    const fn word(self) -> u32 {
-        DESCRIPTOR * self.index() as u32 + 8
-    }
-
-    /// Whether a descriptor with these flags is available there in this round (2.8.1).
-    const fn available(self, flags: u16) -> bool {
-        flags & (AVAILABLE | USED) == if self.wrap() { AVAILABLE } else { USED }
-    }
-
-    /// Flags of one that is used there in this round.
-    const fn used(self) -> u16 {
-        if self.wrap() { AVAILABLE | USED } else { 0 }
-    }
-}
-
-/// A buffer that was taken and not published: the word of its used descriptor, but that in the place of the flags stand the number of
-/// descriptors that it has and, highest, whether it is complete.
-#[derive(Clone, Copy, Default)]
-struct Buffer(u64);
-
-impl Buffer {
-    const COMPLETE: u64 = 1 << 63;
-
-    const fn new(id: u16, count: u16) -> Self {
-        Self((id as u64) << 32 | (count as u64) << 48)
-    }
-
-    /// Descriptors of the ring that it has.
-    const fn count(self) -> u16 {
-        ((self.0 & !Self::COMPLETE) >> 48) as u16
-    }
-
-    const fn is_complete(self) -> bool {
-        self.0 & Self::COMPLETE != 0
-    }
-
-    const fn complete(&mut self, written: u32) {
-        self.0 |= written as u64 | Self::COMPLETE;
-    }
-
-    /// The word of its used descriptor there (2.8.5).
-    const fn used(self, at: At) -> u64 {
-        let flags = at.used() | if self.0 as u32 != 0 { WRITE } else { 0 };
-        self.0 << 16 >> 16 | (flags as u64) << 48
-    }
-}
-
-/// The step from one place to the next that publishes a buffer.
-#[derive(Clone, Copy)]
-struct Turn {
-    from: At,
-    to: At,
-    buffer: Buffer,
-}
 
 /// A buffer that was taken: its first descriptor, how many it has, and the first one's word with length and flags.
 struct Head {
@@ -140,6 +60,8 @@ pub struct Packed<'m> {
     /// Where the next is taken, and published.
     next: At,
     published: At,
+    /// The step that led there.
+    last: Turn,
     /// Descriptors between both.
     open: u16,
     /// Where the driver was last asked whether it wants an interrupt, and descriptors published since, at most all there are.
@@ -161,11 +83,7 @@ impl<'m> Packed<'m> {
         note: Note<'m>,
     ) -> Result<Self, Error> {
         let queue = Self::at(memory, place, features, note, At::START)?;
-        let _ = queue.note(Turn {
-            from: At::START,
-            to: At::START,
-            buffer: Buffer::default(),
-        });
+        let _ = queue.note(queue.last);
         Ok(queue)
     }
 
@@ -188,10 +106,58 @@ impl<'m> Packed<'m> {
             // Used in this round, or available in the next one.
             let flags = (queue.ring.load_u64(from.word())? >> 48) as u16;
             if (flags & USED != 0) == from.wrap() {
-                (queue.next, queue.published, queue.asked) = (to, to, to);
+                queue.go_on(Turn {
+                    from,
+                    to,
+                    buffer: Buffer::default(),
+                });
             }
         }
         Ok(queue)
+    }
+
+    /// A queue of a predecessor that committed where it was ([`Self::position`]) before it published: what it did not come to publish is
+    /// published now, and nothing is done again.
+    pub fn resume(
+        memory: &'m Memory,
+        place: &Place,
+        features: u64,
+        note: Note<'m>,
+        position: u64,
+    ) -> Result<Self, Error> {
+        let turn = Turn::from_word(position);
+        let mut queue = Self::at(memory, place, features, note, turn.from)?;
+        if turn.from.index() >= place.size || turn.to.index() >= place.size {
+            return Err(Error::Place);
+        }
+        let Noted(turn) = queue.note(turn);
+        if turn.from != turn.to {
+            let at = turn.from.word();
+            // Else it is used in this round, or the driver has made it available for the next one; it comes no further alone.
+            if turn.from.available((queue.ring.load_u64(at)? >> 48) as u16) {
+                queue.ring.store_u64(at, turn.buffer.used(turn.from))?;
+            }
+            queue.go_on(turn);
+        }
+        Ok(queue)
+    }
+
+    const fn go_on(&mut self, turn: Turn) {
+        (self.next, self.published, self.asked) = (turn.to, turn.to, turn.to);
+        self.last = turn;
+    }
+
+    /// The last step, or the one that publishes the next buffer if that is complete: it must be the only one
+    /// ([`Self::must_publish`]), and no more than 64 KiB - 1 of it be written.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.turn().unwrap_or(self.last).word()
+    }
+
+    /// A buffer is complete, and [`Self::position`] has no room for a second.
+    #[must_use]
+    pub fn must_publish(&self) -> bool {
+        self.turn().is_some()
     }
 
     fn at(
@@ -219,6 +185,7 @@ impl<'m> Packed<'m> {
             event_idx: features & feature::EVENT_IDX != 0,
             next: at,
             published: at,
+            last: Turn::none(at),
             open: 0,
             asked: at,
             unasked: 0,
@@ -367,6 +334,7 @@ impl<'m> Packed<'m> {
         let word = turn.buffer.used(turn.from);
         self.ring.store_u64(turn.from.word(), word)?;
         self.published = turn.to;
+        self.last = turn;
         self.told = self.told.wrapping_add(1);
         self.open -= turn.buffer.count();
         Ok(())
@@ -432,18 +400,6 @@ impl<'m> Packed<'m> {
         }
         self.device.store_u32(0, DISABLE << 16)
     }
-}
-
-/// Whether `event` is one of the `count` descriptors from `old` on.
-fn passed(event: At, old: At, count: u32, size: u16) -> bool {
-    let lap = if event.wrap() == old.wrap() {
-        0
-    } else {
-        u32::from(size)
-    };
-    let at = u32::from(event.index()) + lap;
-    at.checked_sub(old.index().into())
-        .is_some_and(|ahead| ahead < count)
 }
 
 #[cfg(test)]

@@ -52,23 +52,37 @@ impl<'m> Queue<'m> {
         Split::restore(memory, place, features).map(Self::Split)
     }
 
-    /// A split queue of a predecessor that committed where it was ([`Self::position`]) before it published: what it did not come to publish
-    /// is published now, and nothing is done again.
+    /// A queue of a predecessor that committed where it was ([`Self::position`]) before it published: what it did not come to publish is
+    /// published now, and nothing is done again.
     pub fn resume(
         memory: &'m Memory,
         place: &Place,
         features: u64,
-        position: u16,
+        note: Note<'m>,
+        position: u64,
     ) -> Result<Self, Error> {
-        Split::resume(memory, place, features, position).map(Self::Split)
+        if features & feature::RING_PACKED != 0 {
+            return Packed::resume(memory, place, features, note, position).map(Self::Packed);
+        }
+        // A split queue's is one index.
+        Split::resume(memory, place, features, position as u16).map(Self::Split)
     }
 
-    /// Where a split queue is once all that is complete has been published; 0 for a packed one, whose own note has it.
+    /// Where it is once all that is complete has been published.
     #[must_use]
-    pub const fn position(&self) -> u16 {
+    pub fn position(&self) -> u64 {
         match self {
-            Self::Split(queue) => queue.position(),
-            Self::Packed(_) => 0,
+            Self::Split(queue) => queue.position().into(),
+            Self::Packed(queue) => queue.position(),
+        }
+    }
+
+    /// No second buffer may be completed before this queue's place is committed and what is complete published.
+    #[must_use]
+    pub fn must_publish(&self) -> bool {
+        match self {
+            Self::Split(_) => false,
+            Self::Packed(queue) => queue.must_publish(),
         }
     }
 

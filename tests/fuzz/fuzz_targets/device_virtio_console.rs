@@ -3,7 +3,7 @@
 
 use device_virtio_console::port::Rings;
 use device_virtio_console::server::{Parts, begin};
-use fuzz::virtio::{HIGH, IN, OUT, OWN, Seed, WAKE, descriptor, judge, memory, step};
+use fuzz::virtio::{HIGH, IN, OUT, OWN, Seed, WAKE, descriptor, judge, memory, packed, step};
 use fuzz::{Bytes, scribble, target};
 use ipc_schema::interrupt_page::{InterruptPage, InterruptReader};
 use ipc_schema::manifest::{PortName, Ports};
@@ -42,6 +42,7 @@ fn run(data: &[u8]) {
         begin(&Parts {
             ports: &ports,
             rows_first: false,
+            packed: true,
             pages: Pages {
                 memory: &memory,
                 irq: &irq,
@@ -112,5 +113,34 @@ fn seeds() -> Vec<Vec<u8>> {
     seed.steps(&[WAKE, IN, 0x40, 0, IN, 0xC0, 2, READ, 0, 0, 1]);
     let mut two = seed.clone();
     two.steps(&[DIE, WAKE, TYPE, 1, 1, b'x', WAKE, DIE]);
-    vec![seed.0, two.0]
+    vec![seed.0, two.0, packed_queues()]
+}
+
+/// The same console behind packed queues, and a death with a buffer of each kind under way.
+fn packed_queues() -> Vec<u8> {
+    let places: Vec<_> = (0..6)
+        .map(|queue| 0x1000 + 0x400 * queue)
+        .map(|at| (4, [at, at + 0x100, at + 0x200]))
+        .collect();
+    let features = feature::RING_PACKED | feature::INDIRECT_DESC | feature::EVENT_IDX | 7;
+    let mut seed = Seed::driver(features, &places);
+    seed.memory(0x1000, &packed(0x800, 40, 3, 2));
+    let line = [packed(0x900, 3, 0, 1), packed(HIGH, 9, 7, 0)];
+    seed.memory(0x1400, &line.concat());
+    for i in 0..4 {
+        let room = packed(0xA00 + 64 * u64::from(i), 64, i, 2);
+        seed.memory(0x1800 + 16 * i, &room);
+    }
+    let ready = [0, 0, 0, 0, 0, 0, 1, 0];
+    let port_ready = [0, 0, 0, 0, 3, 0, 1, 0];
+    let port_open = [0, 0, 0, 0, 6, 0, 1, 0];
+    seed.memory(0x0C00, &[ready, port_ready, port_open].concat());
+    for i in 0..3 {
+        let message = packed(0xC00 + 8 * u64::from(i), 8, i, 0);
+        seed.memory(0x1C00 + 16 * i, &message);
+    }
+    seed.steps(&[OUT, 0x86, 1, 3, 0, 0, 0]);
+    seed.steps(&[TYPE, 0, 3, b'l', b's', b'\r', WAKE, DIE, WAKE]);
+    seed.steps(&[READ, 0, 0, 1, TYPE, 0, 1, b'x', WAKE, DIE]);
+    seed.0
 }

@@ -269,7 +269,7 @@ fn only_what_it_has(cx: &Context<'_>, spanned: &Spanned<raw::Device>) -> Result<
         (_, function) => match (&device.packed, &device.registers) {
             (Some(packed), _) if !device.kind.chooses() => (
                 packed.span().start,
-                "`packed` is of virtio-blk and virtio-net, and this device is none",
+                "`packed` is of virtio-blk, virtio-net and virtio-console, and this device is none",
                 "leave `packed` out",
             ),
             (_, Some(registers)) if !function => (
@@ -301,7 +301,10 @@ impl raw::Device {
 impl raw::DeviceKind {
     /// Whether the kind of its virtqueues can be chosen.
     fn chooses(self) -> bool {
-        matches!(self, Self::VirtioBlk | Self::VirtioNet)
+        matches!(
+            self,
+            Self::VirtioBlk | Self::VirtioNet | Self::VirtioConsole
+        )
     }
 
     /// Whether it is a PCI function.

@@ -60,5 +60,6 @@ pub fn kind(device: &raw::Device, slot: u8) -> DeviceKind {
         slot,
         rows_first: device.rows_first.as_ref().is_some_and(|r| *r.get_ref()),
         ports: named(device).unwrap_or_default(),
+        packed: device.packed(),
     }
 }

@@ -13,21 +13,23 @@ kind = "virtio-console"
 kind = "virtio-console"
 ports = ["hvc1", "data"]
 rows_first = true
+packed = false
 "#;
 
 #[test]
 fn consoles() {
     let d = parse(&format!("{GOOD}{CONSOLES}"), path(), None).unwrap();
     let devices = d.system.vms[2].devices.iter();
-    let consoles: Vec<(&str, u8, bool, Vec<&str>)> = devices
+    let consoles: Vec<(&str, u8, [bool; 2], Vec<&str>)> = devices
         .map(|d| match &d.kind {
             DeviceKind::VirtioConsole {
                 slot,
                 rows_first,
                 ports,
+                packed,
             } => {
                 let names = ports.names().iter().map(|n| n.as_str()).collect();
-                (d.name.as_str(), *slot, *rows_first, names)
+                (d.name.as_str(), *slot, [*rows_first, *packed], names)
             }
             other => panic!("{other:?}"),
         })
@@ -35,8 +37,8 @@ fn consoles() {
     assert_eq!(
         consoles,
         [
-            ("c.console0", 1, false, vec!["hvc0"]),
-            ("c.console1", 2, true, vec!["hvc1", "data"]),
+            ("c.console0", 1, [false, true], vec!["hvc0"]),
+            ("c.console1", 2, [true, false], vec!["hvc1", "data"]),
         ]
     );
 }

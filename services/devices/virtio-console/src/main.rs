@@ -46,6 +46,7 @@ mod bare {
 
     fn set_up(start: &'static StartInfo) -> Result<Whole, StartError> {
         let device: manifest::Device = start.config()?;
+        let packed = device.kind.packed();
         let (ports, rows_first) = match device.kind {
             DeviceKind::VirtioConsole {
                 ports, rows_first, ..
@@ -63,6 +64,7 @@ mod bare {
         let (server, was) = begin(&Parts {
             ports,
             rows_first,
+            packed,
             pages: start.virtio_pages()?,
             rings: rings.leak(),
         });

@@ -134,6 +134,9 @@ impl<'a> Port<'a> {
             }
             queue.complete(chain.token(), 0)?;
             self.forget_sending();
+            if queue.must_publish() {
+                break;
+            }
         }
         Ok(Pause::More)
     }
@@ -188,10 +191,10 @@ impl<'a> Port<'a> {
             }
             self.taken = len - rest.len();
             queue.complete(chain.token(), self.taken as u32)?;
+            self.moved |= self.taken != 0;
             // A second look would see the same bytes again.
-            if self.taken != 0 {
-                self.moved = true;
-                return Ok(Pause::More);
+            if self.taken != 0 || queue.must_publish() {
+                break;
             }
         }
         Ok(Pause::More)

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use ipc_schema::abi::NEVER;
 use ipc_schema::manifest::Ports;
 use ipc_schema::state_page::kind;
-use ipc_schema::virtio::{CONSOLE, feature as all};
+use ipc_schema::virtio::{CONSOLE, feature::RING_PACKED};
 use virtio::device::{Kind, Pages};
 use virtio::{Device, Error, Model};
 
@@ -29,12 +29,8 @@ const TURNS: usize = 16;
 /// Words a port takes of the state.
 const PORT_WORDS: usize = 2;
 
-const FEATURES: u64 = feature::SIZE
-    | feature::MULTIPORT
-    | feature::EMERG_WRITE
-    | all::INDIRECT_DESC
-    | all::EVENT_IDX
-    | all::RING_RESET;
+const FEATURES: u64 =
+    virtio::device::FEATURES | feature::SIZE | feature::MULTIPORT | feature::EMERG_WRITE;
 
 /// A port's queues: what it receives, what it sends.
 const fn queues_of(port: u16) -> [u16; 2] {
@@ -50,6 +46,8 @@ pub struct Parts<'a> {
     pub ports: &'a Ports,
     /// Its guest takes rows before columns.
     pub rows_first: bool,
+    /// Packed virtqueues are offered.
+    pub packed: bool,
     /// What it shares with the guest, the VMM and a successor.
     pub pages: Pages<'a>,
     /// The rings of each port.
@@ -82,7 +80,7 @@ pub fn begin<'a>(parts: &Parts<'a>) -> (Server<'a>, bool) {
     let queues = queues_of(parts.rings.len() as u16)[0];
     let kind = Kind {
         record: kind::VIRTIO_CONSOLE,
-        features: FEATURES,
+        features: FEATURES & !if parts.packed { 0 } else { RING_PACKED },
         queues,
         max_size: MAX_SIZE,
     };
@@ -296,8 +294,12 @@ impl<'a> Console<'a> {
                 }
             }
             queue.complete(chain.token(), 0)?;
+            let due = queue.must_publish();
             if have == HEADER {
                 self.heard(Message::from_bytes(bytes));
+            }
+            if due {
+                return Ok(());
             }
         }
         Ok(())
@@ -343,8 +345,12 @@ impl<'a> Console<'a> {
                 return Err(Error::Length);
             }
             queue.complete(chain.token(), len as u32)?;
+            let due = queue.must_publish();
             if let Some(port) = self.ports.get_mut(number) {
                 port.status.told(event);
+            }
+            if due {
+                return Ok(());
             }
         }
         Ok(())

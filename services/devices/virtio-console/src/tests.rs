@@ -13,13 +13,13 @@ use proptest::prelude::*;
 
 use crate::control::{Message, event::*};
 pub(crate) use world::step;
-use world::{QUEUES, ROOM, Shared, World};
+use world::{PACKED, QUEUES, ROOM, Shared, World};
 
-const MULTIPORT: u32 = 3;
-const EVENT_IDX: u32 = 1 << 29;
+const MULTIPORT: u64 = 3;
+const EVENT_IDX: u64 = 1 << 29;
 
 /// A driver of several ports, set up as far as Linux goes, both open.
-fn set_up(w: &mut World<'_>, features: u32) -> Vec<(Message, Vec<u8>)> {
+fn set_up(w: &mut World<'_>, features: u64) -> Vec<(Message, Vec<u8>)> {
     w.start(features);
     for _ in 0..8 {
         w.give(2, &[], 64, 8);
@@ -34,49 +34,56 @@ fn set_up(w: &mut World<'_>, features: u32) -> Vec<(Message, Vec<u8>)> {
     heard
 }
 
+fn features(event_idx: bool, packed: bool) -> u64 {
+    let event_idx = if event_idx { EVENT_IDX } else { 0 };
+    MULTIPORT | event_idx | if packed { PACKED } else { 0 }
+}
+
 fn message(port: u32, event: u16, value: u16) -> Message {
     Message { port, event, value }
 }
 
 #[test]
 fn a_driver_is_told_of_its_ports() {
-    let shared = Shared::new();
-    let rings = shared.rings();
-    let mut w = World::new(&shared, &rings, vec![]);
-    let heard = set_up(&mut w, MULTIPORT);
-    let (hvc, data) = (b"hvc0".to_vec(), b"data".to_vec());
-    assert_eq!(
-        heard,
-        [
-            (message(0, DEVICE_ADD, 0), vec![]),
-            (message(1, DEVICE_ADD, 0), vec![]),
-            (message(0, CONSOLE_PORT, 1), vec![]),
-            (message(0, PORT_NAME, 0), hvc),
-            (message(0, PORT_OPEN, 1), vec![]),
-            (message(1, PORT_NAME, 0), data),
-            (message(1, PORT_OPEN, 1), vec![]),
-        ]
-    );
-    assert_eq!((w.get(0xC4, 4), w.get(0x12, 2)), (2, QUEUES.into()));
-    // Nobody has told a size so far.
-    assert_eq!(w.get(0xC0, 4), 0);
-    w.sizes(132, 43);
-    let told = (message(0, RESIZE, 0), vec![132, 0, 43, 0]);
-    assert_eq!(w.hears(), std::slice::from_ref(&told));
-    assert_eq!((w.get(0xC0, 2), w.get(0xC2, 2)), (132, 43));
-    w.wake();
-    assert_eq!(w.hears(), [], "told once");
-    // A driver that begins anew is told again.
-    let heard = set_up(&mut w, MULTIPORT);
-    assert_eq!(heard[5], told);
-    assert_eq!(heard.len(), 8);
-    // Nonsense is ignored.
-    for (port, event, value) in [(2, PORT_READY, 1), (u32::MAX, PORT_OPEN, 1), (0, 99, 1)] {
-        w.says(port, event, value);
+    for packed in [false, true] {
+        let shared = Shared::new();
+        let rings = shared.rings();
+        let mut w = World::new(&shared, &rings, vec![]);
+        let heard = set_up(&mut w, features(false, packed));
+        let (hvc, data) = (b"hvc0".to_vec(), b"data".to_vec());
+        assert_eq!(
+            heard,
+            [
+                (message(0, DEVICE_ADD, 0), vec![]),
+                (message(1, DEVICE_ADD, 0), vec![]),
+                (message(0, CONSOLE_PORT, 1), vec![]),
+                (message(0, PORT_NAME, 0), hvc),
+                (message(0, PORT_OPEN, 1), vec![]),
+                (message(1, PORT_NAME, 0), data),
+                (message(1, PORT_OPEN, 1), vec![]),
+            ]
+        );
+        assert_eq!((w.get(0xC4, 4), w.get(0x12, 2)), (2, QUEUES.into()));
+        // Nobody has told a size so far.
+        assert_eq!(w.get(0xC0, 4), 0);
+        w.sizes(132, 43);
+        let told = (message(0, RESIZE, 0), vec![132, 0, 43, 0]);
+        assert_eq!(w.hears(), std::slice::from_ref(&told));
+        assert_eq!((w.get(0xC0, 2), w.get(0xC2, 2)), (132, 43));
+        w.wake();
+        assert_eq!(w.hears(), [], "told once");
+        // A driver that begins anew is told again.
+        let heard = set_up(&mut w, features(false, packed));
+        assert_eq!(heard[5], told);
+        assert_eq!(heard.len(), 8);
+        // Nonsense is ignored.
+        for (port, event, value) in [(2, PORT_READY, 1), (u32::MAX, PORT_OPEN, 1), (0, 99, 1)] {
+            w.says(port, event, value);
+        }
+        w.says(0, DEVICE_READY, 0);
+        w.says(1, PORT_READY, 0);
+        assert_eq!(w.hears(), []);
     }
-    w.says(0, DEVICE_READY, 0);
-    w.says(1, PORT_READY, 0);
-    assert_eq!(w.hears(), []);
 }
 
 #[test]
@@ -145,46 +152,50 @@ fn a_driver_of_one_port_reads_the_configuration() {
 
 #[test]
 fn only_an_open_port_receives() {
-    let shared = Shared::new();
-    let rings = shared.rings();
-    let mut w = World::new(&shared, &rings, vec![]);
-    set_up(&mut w, MULTIPORT);
-    w.says(1, PORT_OPEN, 0);
-    w.give(4, &[], 64, 1);
-    assert_eq!(w.writes(1, b"waits"), 5);
-    w.wake();
-    assert_eq!(w.take(4), [b""; 0]);
-    w.die();
-    w.says(1, PORT_OPEN, 1);
-    assert_eq!(w.take(4), [b"waits"]);
-    // The console meanwhile.
-    w.give(0, &[], 64, 1);
-    assert_eq!(w.writes(0, b"x"), 1);
-    assert_eq!(w.take(0), [b"x"]);
+    for packed in [false, true] {
+        let shared = Shared::new();
+        let rings = shared.rings();
+        let mut w = World::new(&shared, &rings, vec![]);
+        set_up(&mut w, features(false, packed));
+        w.says(1, PORT_OPEN, 0);
+        w.give(4, &[], 64, 1);
+        assert_eq!(w.writes(1, b"waits"), 5);
+        w.wake();
+        assert_eq!(w.take(4), [b""; 0]);
+        w.die();
+        w.says(1, PORT_OPEN, 1);
+        assert_eq!(w.take(4), [b"waits"]);
+        // The console meanwhile.
+        w.give(0, &[], 64, 1);
+        assert_eq!(w.writes(0, b"x"), 1);
+        assert_eq!(w.take(0), [b"x"]);
+    }
 }
 
 #[test]
 fn a_long_buffer_leaves_as_there_is_room() {
-    let shared = Shared::new();
-    let rings = shared.rings();
-    let mut w = World::new(&shared, &rings, vec![]);
-    set_up(&mut w, MULTIPORT);
-    let text: Vec<u8> = (0..ROOM).map(|i| (i % 251) as u8).collect();
-    w.give(5, &text, 0, 1000);
-    assert_eq!(w.take(5).len(), 0, "it is not done with");
-    let mut seen = w.reads(1, 100);
-    w.die();
-    seen.extend(w.reads(1, CAPACITY));
-    assert_eq!(seen.len(), 100 + CAPACITY);
-    seen.extend(w.reads(1, CAPACITY));
-    assert_eq!(seen, text);
-    assert_eq!(w.take(5), [b""]);
-    // A port that nobody reads holds up no other.
-    for _ in 0..3 {
-        w.give(5, &text, 0, 0);
+    for packed in [false, true] {
+        let shared = Shared::new();
+        let rings = shared.rings();
+        let mut w = World::new(&shared, &rings, vec![]);
+        set_up(&mut w, features(false, packed));
+        let text: Vec<u8> = (0..ROOM).map(|i| (i % 251) as u8).collect();
+        w.give(5, &text, 0, 1000);
+        assert_eq!(w.take(5).len(), 0, "it is not done with");
+        let mut seen = w.reads(1, 100);
+        w.die();
+        seen.extend(w.reads(1, CAPACITY));
+        assert_eq!(seen.len(), 100 + CAPACITY);
+        seen.extend(w.reads(1, CAPACITY));
+        assert_eq!(seen, text);
+        assert_eq!(w.take(5), [b""]);
+        // A port that nobody reads holds up no other.
+        for _ in 0..3 {
+            w.give(5, &text, 0, 0);
+        }
+        w.give(1, b"console", 0, 0);
+        assert_eq!(w.reads(0, 99), b"console");
     }
-    w.give(1, b"console", 0, 0);
-    assert_eq!(w.reads(0, 99), b"console");
 }
 
 #[test]
@@ -281,12 +292,13 @@ proptest! {
     fn streams_survive_deaths(
         steps in proptest::collection::vec((0u8..6, any::<bool>(), any::<u8>()), 0..120),
         lives in proptest::collection::vec(0usize..80, 0..30),
-        features in prop_oneof![Just(MULTIPORT), Just(MULTIPORT | EVENT_IDX)],
+        event_idx: bool,
+        packed: bool,
     ) {
         let shared = Shared::new();
         let rings = shared.rings();
         let mut w = World::new(&shared, &rings, lives);
-        set_up(&mut w, features);
+        set_up(&mut w, features(event_idx, packed));
         let mut streams = [Streams::default(), Streams::default()];
         let mut count = 0u32;
         let mut some = |len: usize| -> Vec<u8> {
@@ -346,11 +358,13 @@ proptest! {
     /// A server that scribbled over one slot while bytes were under way both ways: some of them may be lost, or come twice, and all that
     /// comes after that is as ever.
     #[test]
-    fn a_scribbled_slot_costs_no_new_byte(before in proptest::collection::vec((any::<bool>(), 1usize..9), 0..20), seen: bool) {
+    fn a_scribbled_slot_costs_no_new_byte(
+        before in proptest::collection::vec((any::<bool>(), 1usize..9), 0..20), seen: bool, packed: bool
+    ) {
         let shared = Shared::new();
         let rings = shared.rings();
         let mut w = World::new(&shared, &rings, vec![]);
-        set_up(&mut w, MULTIPORT);
+        set_up(&mut w, features(false, packed));
         for (out, count) in before {
             match out {
                 true if w.free(1) => w.give(1, &[b'a'; 8][..count], 0, 0),

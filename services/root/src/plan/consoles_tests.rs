@@ -9,6 +9,7 @@ fn what_consoles_take() {
     let kind = DeviceKind::VirtioConsole {
         slot: 5,
         rows_first: false,
+        packed: true,
         ports: Ports::new(&names).unwrap(),
     };
     let it = described("two.console0".into(), kind, 0, 0);

@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::InterruptWriter;
 use ipc_schema::state_page::{Access, Found, Past, StateWriter};
-use ipc_schema::virtio::{BAR_SIZE, feature};
+use ipc_schema::virtio::BAR_SIZE;
 
-use super::{Device, Kind, Model, PLACES, Pages, Signals};
+use super::{Device, Kind, Model, Pages, Signals};
 use crate::pci::{Effect, Interrupt, Transport};
 use crate::{Error, Queue};
 
@@ -23,11 +23,9 @@ impl<'a, M: Model<'a>> Server<'a, M> {
     #[must_use]
     pub fn new(kind: &Kind, pages: Pages<'a>, model: M) -> (Self, bool) {
         let (state, found) = StateWriter::take_over(pages.state, kind.record);
-        let packed = if M::KEEPS { feature::RING_PACKED } else { 0 };
         let device = Device {
             memory: pages.memory,
-            // A queue's place is committed as a split one's.
-            transport: Transport::new(kind.features & !packed, kind.queues, kind.max_size),
+            transport: Transport::new(kind.features, kind.queues, kind.max_size),
             queues: (0..kind.queues).map(|_| None).collect(),
             irq: InterruptWriter::new(pages.irq),
             keeps: M::KEEPS,
@@ -98,15 +96,11 @@ impl<'a, M: Model<'a>> Server<'a, M> {
             return true;
         }
         for queue in 0..queues {
-            let place = places.get(usize::from(queue) / PLACES);
-            let place = place.filter(|_| newest);
+            let place = places.get(usize::from(queue)).filter(|_| newest);
             let found = match place {
-                Some(word) => {
-                    let at = (word >> (16 * (usize::from(queue) % PLACES))) as u16;
-                    self.device.find(queue, |memory, place, features, _| {
-                        Queue::resume(memory, place, features, at)
-                    })
-                }
+                Some(&at) => self.device.find(queue, |memory, place, features, note| {
+                    Queue::resume(memory, place, features, note, at)
+                }),
                 None => self.device.find(queue, Queue::restore),
             };
             self.judge(found);

@@ -233,11 +233,59 @@ proptest! {
         through_deaths(&world, driver, steps, die)?;
     }
 
+    /// Who commits the place before each buffer is published, and dies anywhere: nothing is used twice, or with another length.
+    #[test]
+    fn what_was_committed_is_not_done_again(
+        size in 1u16..6, steps in prop::collection::vec((1u16..4, 0u32..99, 0u8..4, any::<bool>()), 1..60)
+    ) {
+        let memory = memory();
+        let mut driver = Driver::new(&memory, size, false);
+        let page = StatePage::new();
+        let note = StateWriter::new(&page, 7).0.note(0).unwrap();
+        let mut queue = Packed::new(&memory, &place(size), features(false), note).unwrap();
+        let mut committed = queue.position();
+        for (number, (count, len, death, late)) in (0u32..).zip(steps) {
+            let count = count.min(size);
+            let parts = vec![Part { gpa: DATA, len: 100, writable: true }; count.into()];
+            prop_assert!(driver.offer(number, &parts, false));
+            let mut chain = queue.pop().unwrap().unwrap();
+            prop_assert_eq!(chain.by_ref().count(), usize::from(count));
+            if death == 1 {
+                // Nothing of it was committed.
+                queue.complete(chain.token(), 7).unwrap();
+                prop_assert!(queue.must_publish());
+                queue = Packed::resume(&memory, &place(size), features(false), note, committed).unwrap();
+                prop_assert_eq!(queue.position(), committed);
+                chain = queue.pop().unwrap().unwrap();
+                prop_assert_eq!(chain.by_ref().count(), usize::from(count));
+            }
+            prop_assert!(!queue.must_publish());
+            queue.complete(chain.token(), len).unwrap();
+            committed = queue.position();
+            if death == 2 {
+                queue = Packed::resume(&memory, &place(size), features(false), note, committed).unwrap();
+                prop_assert_eq!(queue.publish(), Ok(false), "it is already");
+            } else {
+                prop_assert_eq!(queue.publish(), Ok(true));
+            }
+            prop_assert_eq!((queue.position(), queue.must_publish()), (committed, false));
+            if death == 3 && !late {
+                queue = Packed::resume(&memory, &place(size), features(false), note, committed).unwrap();
+            }
+            prop_assert_eq!(driver.reap(), [(number, len)]);
+            if death == 3 && late {
+                // The driver has its buffer back, and may give the next one while nobody is there.
+                queue = Packed::resume(&memory, &place(size), features(false), note, committed).unwrap();
+            }
+            prop_assert!(queue.pop().unwrap().is_none());
+        }
+    }
+
     /// Memory full of anything: every buffer ends, and what it gives is inside.
     #[test]
     fn whatever_is_in_memory(
         size in 1u16..130, features in 0u64..4, seed in prop::collection::vec(any::<u64>(), 64),
-        small in prop::collection::vec(0u16..16, 256), note: u32
+        small in prop::collection::vec(0u16..16, 256), note: u32, position: u64
     ) {
         let memory = memory();
         for at in 0..0x2000u64 {
@@ -259,6 +307,7 @@ proptest! {
         let mut queues = vec![Packed::new(&memory, &place(size), features, own).unwrap()];
         own.set(note);
         queues.extend(Packed::restore(&memory, &place(size), features, own).ok());
+        queues.extend(Packed::resume(&memory, &place(size), features, own, position).ok());
         for mut queue in queues {
             while let Ok(Some(chain)) = queue.pop() {
                 let mut count = 0;
@@ -353,6 +402,32 @@ fn an_event_is_waited_for() {
         assert_eq!(driver.reap().len(), 1);
         driver.put(AREA, event[0]);
         driver.put(AREA + 2, event[1]);
+    }
+}
+
+/// The one descriptor of a ring is given again at once: its flags are of the next round.
+#[test]
+fn what_was_given_again_meanwhile_stays() {
+    let memory = memory();
+    let mut driver = Driver::new(&memory, 1, false);
+    let page = StatePage::new();
+    let note = StateWriter::new(&page, 7).0.note(0).unwrap();
+    let mut queue = Packed::new(&memory, &place(1), features(false), note).unwrap();
+    for number in 0..5 {
+        assert!(driver.offer(number, &parts(0, 1), false));
+        if number != 0 {
+            let position = queue.position();
+            queue = Packed::resume(&memory, &place(1), features(false), note, position).unwrap();
+            assert_eq!(driver.reap(), []);
+        }
+        let chain = queue.pop().unwrap().unwrap();
+        queue.complete(chain.token(), 0).unwrap();
+        assert_eq!(queue.publish(), Ok(true));
+        assert_eq!(driver.reap(), [(number, 0)]);
+    }
+    for wrong in [1, 1 << 16] {
+        let lost = Packed::resume(&memory, &place(1), features(false), note, wrong);
+        assert_eq!(lost.err(), Some(Error::Place));
     }
 }
 

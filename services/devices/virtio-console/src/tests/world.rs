@@ -33,6 +33,8 @@ pub(crate) fn step() {
 }
 
 pub const PORT: u16 = 0xC000;
+/// The driver's queues are packed.
+pub const PACKED: u64 = 1 << 34;
 /// Two ports, and six queues.
 pub const QUEUES: u16 = 6;
 /// Buffers of a queue, of two descriptors each.
@@ -75,6 +77,7 @@ impl Shared {
         begin(&Parts {
             ports: &self.names,
             rows_first,
+            packed: true,
             pages: Pages {
                 memory: &self.memory,
                 irq: &self.irq,
@@ -98,11 +101,16 @@ pub struct World<'a> {
     available: [u16; QUEUES as usize],
     seen: [u16; QUEUES as usize],
     event_idx: bool,
+    packed: bool,
     pub signals: Signals,
 }
 
 const fn base(queue: u16) -> u64 {
     0x1000 * (queue as u64 + 1)
+}
+/// Round of a packed ring's buffer of this number, of which it holds as many as there are slots (2.8.1).
+const fn packed_wrap(index: u16) -> bool {
+    (index / SLOTS).is_multiple_of(2)
 }
 const fn buffer(queue: u16, slot: u16) -> u64 {
     0x1_0000 + 0x8000 * queue as u64 + ROOM as u64 * slot as u64
@@ -120,6 +128,7 @@ impl<'a> World<'a> {
             available: [0; QUEUES as usize],
             seen: [0; QUEUES as usize],
             event_idx: false,
+            packed: false,
             signals: Signals::default(),
         };
         world.wake();
@@ -195,15 +204,16 @@ impl<'a> World<'a> {
     }
 
     /// As a driver begins (virtio 1.2, 3.1.1), with these features beside what every device has.
-    pub fn start(&mut self, features: u32) {
+    pub fn start(&mut self, features: u64) {
         self.event_idx = features & 1 << 29 != 0;
+        self.packed = features & PACKED != 0;
         for (offset, width, value) in [
             (0x14, 1, 0),
             (0x14, 1, 3),
             (0x08, 4, 0),
-            (0x0C, 4, features),
+            (0x0C, 4, features as u32),
             (0x08, 4, 1),
-            (0x0C, 4, 1),
+            (0x0C, 4, (features >> 32) as u32 | 1),
             (0x14, 1, 11),
         ] {
             self.out(offset, width, value);
@@ -251,6 +261,31 @@ impl<'a> World<'a> {
         let len = read.len().max(room);
         let cut = cut.min(len);
         let write = if room != 0 { 2u16 } else { 0 };
+        let next = index.wrapping_add(1);
+        self.available[usize::from(queue)] = next;
+        if self.packed {
+            // 2.8.1: available in this round. The first descriptor last, and the ID in the last one.
+            let whose = if packed_wrap(index) { 1 << 7 } else { 1 << 15 };
+            for (i, at, len, flags) in [
+                (2 * slot + 1, at + cut as u64, len - cut, write),
+                (2 * slot, at, cut, 1 | write),
+            ] {
+                let to = base(queue) + 16 * u64::from(i);
+                memory.write(to, &at.to_le_bytes()).unwrap();
+                memory.write(to + 8, &(len as u32).to_le_bytes()).unwrap();
+                memory.write(to + 12, &(100 + slot).to_le_bytes()).unwrap();
+                let flags = flags | whose;
+                memory.write(to + 14, &flags.to_le_bytes()).unwrap();
+            }
+            // Either descriptor may be the one that is waited for (2.8.10).
+            let event = self.half(base(queue) + 0x600);
+            let [first, second] =
+                [2 * slot, 2 * slot + 1].map(|i| i | u16::from(packed_wrap(index)) << 15);
+            if !self.event_idx || event == first || event == second {
+                self.wake();
+            }
+            return;
+        }
         for (i, at, len, flags) in [
             (2 * slot, at, cut, 1 | write),
             (2 * slot + 1, at + cut as u64, len - cut, write),
@@ -268,37 +303,48 @@ impl<'a> World<'a> {
         memory
             .write(ring + 4 + 2 * u64::from(index % SIZE), &head)
             .unwrap();
-        let next = index.wrapping_add(1);
         memory.write(ring + 2, &next.to_le_bytes()).unwrap();
-        self.available[usize::from(queue)] = next;
         let event = self.half(base(queue) + 0x600 + 4 + 8 * u64::from(SIZE));
         if !self.event_idx || event == index {
             self.wake();
         }
     }
 
+    /// ID and length of the next buffer that the device has used, if there is one: IDs are numbers of slots.
+    fn used(&self, queue: u16, index: u16) -> Option<(u16, u32)> {
+        let used = base(queue) + 0x600;
+        let slot = index % SLOTS;
+        let mut element = [0; 8];
+        if self.packed {
+            let at = base(queue) + 16 * u64::from(2 * slot) + 8;
+            self.shared.memory.read(at, &mut element).unwrap();
+            let word = u64::from_le_bytes(element);
+            let bits = [55, 63].map(|bit| word >> bit & 1 != 0);
+            let is = bits == [packed_wrap(index); 2];
+            return is.then(|| ((word >> 32) as u16 - 100, word as u32));
+        }
+        if self.half(used + 2) == index {
+            return None;
+        }
+        let at = used + 4 + 8 * u64::from(index % SIZE);
+        self.shared.memory.read(at, &mut element).unwrap();
+        let word = u64::from_le_bytes(element);
+        Some((word as u16 / 2, (word >> 32) as u32))
+    }
+
     /// Takes buffers that the device has used: how many bytes it says to have written, and these.
     pub fn take(&mut self, queue: u16) -> Vec<Vec<u8>> {
-        let used = base(queue) + 0x600;
         let mut all = Vec::new();
-        while self.seen[usize::from(queue)] != self.half(used + 2) {
+        while let Some((id, len)) = self.used(queue, self.seen[usize::from(queue)]) {
             let index = self.seen[usize::from(queue)];
             assert_ne!(
                 index,
                 self.available[usize::from(queue)],
                 "more used than given"
             );
-            let mut element = [0; 8];
-            let at = used + 4 + 8 * u64::from(index % SIZE);
-            self.shared.memory.read(at, &mut element).unwrap();
-            let [a, b, c, d, len @ ..] = element;
             let slot = index % SLOTS;
-            assert_eq!(
-                u32::from_le_bytes([a, b, c, d]),
-                u32::from(2 * slot),
-                "in order"
-            );
-            let mut bytes = std::vec![0; u32::from_le_bytes(len) as usize];
+            assert_eq!(id, slot, "in order");
+            let mut bytes = std::vec![0; len as usize];
             self.shared
                 .memory
                 .read(buffer(queue, slot), &mut bytes)
