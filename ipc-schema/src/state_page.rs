@@ -58,7 +58,7 @@ pub mod kind {
     /// `device-virtio-net`.
     pub const VIRTIO_NET: u64 = u64::from_le_bytes(*b"vio-net\x02");
     /// `device-virtio-console`.
-    pub const VIRTIO_CONSOLE: u64 = u64::from_le_bytes(*b"vio-con\x01");
+    pub const VIRTIO_CONSOLE: u64 = u64::from_le_bytes(*b"vio-con\x02");
 }
 
 /// Most words of state that a record holds.

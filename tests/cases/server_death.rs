@@ -4,6 +4,8 @@ use anyhow::Result;
 use system_tests::{BOOT, ESCAPE, Judged, System, deterministic, stream};
 use xtask::setup::image_maker::Firmware;
 
+use crate::virtio::scribble_and_lose;
+
 /// Lines of the stream.
 const LINES: u32 = 1500;
 /// How often its device is killed meanwhile.
@@ -49,6 +51,23 @@ fn server_death() -> Judged {
     restart(&mut s, "linux.rtc0", "linux")?;
     let second = s.sh(clock)?;
     s.check(&second, r"(?m)^rtc_date\s*: 20\d\d-\d\d-\d\d$")?;
+
+    // They scribble over their memory and a slot of the state page, which they may write again before they die of it: the other one has
+    // what the guest has set.
+    for server in ["linux.rtc0", "linux.uart0"] {
+        let log = s.scribble(server, false, "linux")?;
+        let goes_on = format!(
+            "{}: .*goes on after a predecessor: true",
+            regex::escape(server)
+        );
+        s.log_after(log, &goes_on)?;
+        let third = s.sh(clock)?;
+        s.check(&third, r"(?m)^rtc_date\s*: 20\d\d-\d\d-\d\d$")?;
+    }
+    // Nothing is left of what the clock was set to; it is the machine's then.
+    scribble_and_lose(&mut s, "linux.rtc0", "linux")?;
+    let fourth = s.sh(clock)?;
+    s.check(&fourth, r"(?m)^rtc_date\s*: 20\d\d-\d\d-\d\d$")?;
 
     // Not the devices alone: whoever can die under a guest does.
     for server in ["scheduler", "platform"] {

@@ -18,7 +18,7 @@ pub fn tell(name: &str, past: Past) {
             slot
         ),
         Past::Configuration { from } => defmt::error!(
-            "{=str}: its state page is damaged; slot {=u8} has what the guest has set, and places come out of the queues",
+            "{=str}: its state page is damaged; slot {=u8} has what the guest has set, and places come out of queues and rings",
             name,
             from
         ),

@@ -3,7 +3,7 @@
 use ipc_schema::abi::NEVER;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
-use ipc_schema::state_page::{Access, Past, StatePage, StateWriter, kind};
+use ipc_schema::state_page::{Access, Found, Past, StatePage, StateWriter, kind};
 
 use crate::{Clock, PORT_INDEX, Rtc};
 
@@ -34,10 +34,18 @@ impl<'a> Server<'a> {
         irq: &'a InterruptPage,
         state: &'a StatePage,
     ) -> (Self, bool) {
-        let (state, record) = StateWriter::new(state, kind::RTC);
-        let restored = record.and_then(|record| Rtc::restore(record.words()));
+        let (mut state, found) = StateWriter::take_over(state, kind::RTC);
+        let restored = match &found {
+            // All commits are lasting, so that a whole slot has all.
+            Found::Newest(record) | Found::Configuration(record) => Rtc::restore(record.words()),
+            Found::Nothing | Found::Lost => None,
+        };
         let was = restored.is_some();
         let rtc = restored.unwrap_or_else(|| Rtc::new(clock));
+        if matches!(found, Found::Configuration(_) | Found::Lost) {
+            // A successor must not find the same once more.
+            state.save_lasting(&rtc.state());
+        }
         (
             Self {
                 rtc,
@@ -72,7 +80,7 @@ impl<'a> Server<'a> {
         let rose = self.set_line();
         if self.rtc.take_dirty() {
             self.state
-                .commit(Access::of(port, value), value, &self.rtc.state());
+                .commit_lasting(Access::of(port, value), value, &self.rtc.state());
         }
         (value, rose)
     }
@@ -83,7 +91,7 @@ impl<'a> Server<'a> {
         self.rtc.tick(now);
         let rose = self.set_line();
         if self.rtc.take_dirty() {
-            self.state.save(&self.rtc.state());
+            self.state.save_lasting(&self.rtc.state());
         }
         rose
     }
@@ -158,6 +166,28 @@ mod tests {
         assert_eq!(get(&mut successor, 4, 100 * HZ), 0x17);
         assert_eq!(get(&mut successor, 2, 100 * HZ), 0x01);
         assert_eq!(get(&mut successor, 0, 100 * HZ), 0x40);
+    }
+
+    /// Whichever slot of its state page a predecessor has scribbled over, and one after the other.
+    #[test]
+    fn a_scribbled_slot_costs_nothing() {
+        let (irq, state) = (InterruptPage::new(), StatePage::new());
+        let (mut server, _) = Server::new(CONFIG, clock(0), &irq, &state);
+        let _ = out(&mut server, 0x70, 4, 7);
+        let _ = out(&mut server, 0x71, 0x17, 7);
+        for other in [false, true, true, false] {
+            state.spoil(other);
+            let (mut successor, was) = Server::new(CONFIG, clock(999_999), &irq, &state);
+            assert!(was && successor.past().goes_on());
+            assert_eq!(get(&mut successor, 4, 100 * HZ), 0x17);
+        }
+        for other in [false, true] {
+            state.spoil(other);
+        }
+        let (successor, was) = Server::new(CONFIG, clock(0), &irq, &state);
+        assert_eq!((was, successor.past()), (false, Past::Lost));
+        let (_, was) = Server::new(CONFIG, clock(0), &irq, &state);
+        assert!(was, "it was written again");
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! come in: a death before it means that the access did not happen and nothing of it was seen; after it the successor shows
 //! what was written. No byte is lost and none comes twice, whenever the server dies.
 //!
+//! What the driver has set is committed to both slots of the state page when it changes, so that a scribble over one of them leaves it:
+//! then the bytes in the FIFOs are lost, and the guest goes on.
+//!
 //! Bytes do not leave one by one: a burst of writes is collected in the transmit FIFO until it is full, the guest looks
 //! whether it is empty, or [`LINGER`] has passed. So a driver that fills the FIFO 16 bytes at a time costs one signal
 //! and one interrupt, not 16.
@@ -13,7 +16,7 @@ use ipc_schema::abi::NEVER;
 use ipc_schema::abi::vm::PortAccess;
 use ipc_schema::interrupt_page::{InterruptPage, InterruptWriter};
 use ipc_schema::ring::{Consumer, Producer, RingPage};
-use ipc_schema::state_page::{Access, Past, StatePage, StateWriter, kind};
+use ipc_schema::state_page::{Access, Found, Past, Record, StatePage, StateWriter, kind};
 
 use crate::fifo::DEPTH;
 use crate::{STATE_WORDS, Uart, register};
@@ -24,6 +27,9 @@ pub const LINGER: u64 = 100;
 /// Most rounds in which a peer that works at the same time, or a hostile one, can keep us from going on. After these
 /// the deadline is now, so that calls are served first.
 const ROUNDS: usize = 8;
+
+/// No configuration: MSR's place is not 0.
+const NONE: u64 = u64::MAX;
 
 /// The pages of one UART.
 pub struct Pages<'a> {
@@ -64,6 +70,8 @@ pub struct Server<'a> {
     config: Config,
     irq: InterruptWriter<'a>,
     state: StateWriter<'a>,
+    /// What was committed last of what the driver has set; [`NONE`]: nothing yet.
+    configuration: u64,
     tx: Producer<'a>,
     rx: Consumer<'a>,
     /// Bytes of `rx` that the model has taken but the ring has not given up, until they are committed.
@@ -82,27 +90,39 @@ impl<'a> Server<'a> {
     /// Both neighbours are to be signalled once at the start, for its last signals may have been lost.
     #[must_use]
     pub fn new(config: Config, pages: &Pages<'a>) -> (Self, bool) {
-        let (state, record) = StateWriter::new(pages.state, kind::UART);
-        let restored = record.and_then(|record| {
+        let (state, found) = StateWriter::take_over(pages.state, kind::UART);
+        let newest = |record: &Record| {
             let (&ends, model) = record.words().split_last()?;
-            Some((Uart::restore(model)?, ends))
-        });
+            Some((Uart::restore(model)?, Some(ends)))
+        };
+        let older = |record: &Record| {
+            let (_, model) = record.words().split_last()?;
+            Some((Uart::restore_configuration(model)?, None))
+        };
+        let restored = match &found {
+            Found::Newest(record) => newest(record),
+            Found::Configuration(record) => older(record),
+            Found::Nothing | Found::Lost => None,
+        };
         let was = restored.is_some();
-        let (tx, rx) = restored.as_ref().map_or_else(
+        let (uart, ends) = restored.unwrap_or_default();
+        // Of an older record the ends are none: then the rings say where they are.
+        let (tx, rx) = ends.map_or_else(
             || (Producer::new(pages.tx), Consumer::new(pages.rx)),
-            |(_, ends)| {
-                let (tx, rx) = (*ends as u32, (*ends >> 32) as u32);
+            |ends| {
+                let (tx, rx) = (ends as u32, (ends >> 32) as u32);
                 (
                     Producer::resume(pages.tx, tx),
                     Consumer::resume(pages.rx, rx),
                 )
             },
         );
-        let server = Self {
-            uart: restored.map_or_else(Uart::default, |(uart, _)| uart),
+        let mut server = Self {
+            uart,
             config,
             irq: InterruptWriter::new(pages.irq),
             state,
+            configuration: NONE,
             tx,
             rx,
             taken: 0,
@@ -111,6 +131,17 @@ impl<'a> Server<'a> {
             announced: false,
             flush_at: None,
         };
+        let words = server.words();
+        match found {
+            Found::Nothing => {}
+            // Both slots have it.
+            Found::Newest(_) if was => server.configuration = Uart::configuration(&words),
+            // A successor must not find the same once more.
+            _ => {
+                server.configuration = Uart::configuration(&words);
+                server.state.save_lasting(&words);
+            }
+        }
         (server, was)
     }
 
@@ -176,8 +207,12 @@ impl<'a> Server<'a> {
         self.receive();
         let vmm = self.set_line();
         if self.uart.take_dirty() {
-            let words = self.words();
-            self.state.commit(Access::of(port, value), value, &words);
+            let (access, words) = (Access::of(port, value), self.words());
+            if self.is_lasting(&words) {
+                self.state.commit_lasting(access, value, &words);
+            } else {
+                self.state.commit(access, value, &words);
+            }
         }
         let signals = self.finish(vmm);
         step();
@@ -213,8 +248,19 @@ impl<'a> Server<'a> {
     fn save(&mut self) {
         if self.uart.take_dirty() {
             let words = self.words();
-            self.state.save(&words);
+            if self.is_lasting(&words) {
+                self.state.save_lasting(&words);
+            } else {
+                self.state.save(&words);
+            }
         }
+    }
+
+    /// Whether these words, which are committed now, have another configuration than those before.
+    #[inline]
+    fn is_lasting(&mut self, words: &[u64; STATE_WORDS + 1]) -> bool {
+        let configuration = Uart::configuration(words);
+        core::mem::replace(&mut self.configuration, configuration) != configuration
     }
 
     /// Until when to wait (absolute TSC).

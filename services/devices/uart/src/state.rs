@@ -5,6 +5,8 @@ use crate::{FCR_ENABLE, FCR_KEPT, IER_MASK, MCR_MASK, Uart};
 
 /// Words of state.
 pub const STATE_WORDS: usize = 6;
+/// What is configuration of the first one: all registers but MSR, whose deltas come and go.
+const CONFIGURATION: u64 = !(0xff << 32);
 
 impl Uart {
     /// The whole state: registers, flags and FIFO lengths, receive FIFO (2 words), transmit FIFO (2 words).
@@ -33,6 +35,27 @@ impl Uart {
             to_send.0,
             to_send.1,
         ]
+    }
+
+    /// What of [`Uart::state`]'s words the guest's driver has set, and nobody else knows.
+    #[must_use]
+    pub const fn configuration(words: &[u64; STATE_WORDS + 1]) -> u64 {
+        let [registers, ..] = *words;
+        registers & CONFIGURATION
+    }
+
+    /// As [`Uart::restore`], from a record of which only the configuration is known to be the newest: what was in the FIFOs is lost, and
+    /// the guest is told that the transmitter has become empty.
+    #[must_use]
+    pub fn restore_configuration(words: &[u64]) -> Option<Self> {
+        let uart = Self::restore(words)?;
+        Some(Self {
+            overrun: false,
+            transmit_event: true,
+            received: Fifo::default(),
+            to_send: Fifo::default(),
+            ..uart
+        })
     }
 
     /// Rebuilds a UART from [`Uart::state`]'s words; `None` if they are not a state that a UART can have.

@@ -103,7 +103,11 @@ impl<'a, M: Model<'a>> Server<'a, M> {
                 }),
                 None => self.device.find(queue, Queue::restore),
             };
-            self.judge(found);
+            if found.is_err() {
+                // Its other queues are the guest's alone, too.
+                self.judge(found);
+                return true;
+            }
         }
         if self.device.running() {
             // The guest may have been promised interrupts that never came.
