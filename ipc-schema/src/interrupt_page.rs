@@ -7,7 +7,8 @@
 //! looks, so rises are latched in a word of their own.
 //!
 //! A PCI function has no lines but its interrupt pin (INTx) and MSI-X vectors. A vector that is signalled is what a rise is, so the
-//! second word then holds vectors, and bit 0 of the first is the pin: a look costs two loads, whatever the device is.
+//! second word then holds vectors; bit 0 of the first is the pin, and what is above it counts how often that has risen, for who needs
+//! edges of it ([`Pin`]): a look costs two loads, whatever the device is.
 //!
 //! A function that waits for more at a queue says so in a word of its own: when the guest halts, the VMM rings for it.
 //!
@@ -22,6 +23,8 @@ pub const LINES: u32 = 64;
 pub const MSI_VECTORS: u32 = 64;
 /// A function's interrupt pin, as a bit of the levels.
 const INTX: u64 = 1;
+/// What each rise of it adds to the levels.
+const ROSE: u64 = 2;
 const USED_BYTES: usize = 64 + 4 * 64;
 
 /// The layout of the shared page. A page of zeroes is valid: all lines low, nothing pending.
@@ -119,7 +122,10 @@ impl<'a> InterruptWriter<'a> {
         if (self.levels & INTX != 0) == high {
             return false;
         }
-        self.levels ^= INTX;
+        self.levels = match high {
+            true => self.levels.wrapping_add(ROSE) | INTX,
+            false => self.levels & !INTX,
+        };
         self.page.levels.store(self.levels, Ordering::Release);
         true
     }
@@ -140,13 +146,45 @@ impl<'a> InterruptWriter<'a> {
     }
 }
 
+/// A function's interrupt pin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pin(u64);
+
+impl Pin {
+    /// One that has risen so often (modulo 2^63), and asserts or not.
+    #[must_use]
+    pub const fn new(rises: u64, level: bool) -> Self {
+        Self(rises << 1 | level as u64)
+    }
+
+    /// Whether it asserts.
+    #[must_use]
+    pub const fn level(self) -> bool {
+        self.0 & INTX != 0
+    }
+
+    /// Whether it has risen since it was `before`, even if it fell again.
+    #[must_use]
+    pub const fn rose(self, before: Self) -> bool {
+        (self.0 ^ before.0) & !INTX != 0
+    }
+}
+
 /// What the VMM saw at one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
-    /// Levels now, bit n for GSI n.
+    /// Levels now, bit n for GSI n; of a function, its [pin](Self::pin).
     pub levels: u64,
     /// Lines that rose since the last look, even if they fell again.
     pub rises: u64,
+}
+
+impl Lines {
+    /// A function's pin.
+    #[must_use]
+    pub const fn pin(self) -> Pin {
+        Pin(self.levels)
+    }
 }
 
 /// The VMM's side.
@@ -167,12 +205,12 @@ impl<'a> InterruptReader<'a> {
         }
     }
 
-    /// Reads the page of a PCI function: [`Lines::levels`] is 1 if its pin asserts, [`Lines::rises`] are its MSI-X vectors.
+    /// Reads the page of a PCI function: [`Lines::pin`] is its pin, [`Lines::rises`] are its MSI-X vectors.
     #[must_use]
     pub fn function(page: &'a InterruptPage) -> Self {
         Self {
             page,
-            levels: INTX,
+            levels: u64::MAX,
             rises: u64::MAX,
         }
     }
@@ -283,13 +321,25 @@ mod tests {
         let reader = InterruptReader::function(&page);
         assert!(writer.set_msi(0) && !writer.set_msi(0) && writer.set_msi(63));
         assert!(!writer.set_msi(64) && !writer.set_msi(u32::MAX));
-        let lines = |levels, rises| Lines { levels, rises };
-        assert_eq!(reader.look(), lines(0, 1 << 63 | 1));
+        let lines = |pin: Pin, rises| Lines {
+            levels: pin.0,
+            rises,
+        };
+        let low = Pin::new(0, false);
+        assert_eq!(reader.look(), lines(low, 1 << 63 | 1));
         assert!(writer.set_intx(true) && !writer.set_intx(true));
-        assert_eq!(reader.look(), lines(1, 0), "the pin is no vector");
+        let high = Pin::new(1, true);
+        assert_eq!(reader.look(), lines(high, 0), "the pin is no vector");
+        assert!(high.rose(low) && high.level() && !low.level());
         assert!(writer.set_msi(0), "the VMM has taken the last one");
-        assert!(InterruptWriter::new(&page).set_intx(false));
-        assert_eq!(reader.look(), lines(0, 1));
+        let mut successor = InterruptWriter::new(&page);
+        assert!(successor.set_intx(false));
+        let fell = Pin::new(1, false);
+        assert_eq!(reader.look(), lines(fell, 1));
+        assert!(!fell.rose(high));
+        // Up and down between two looks.
+        assert!(successor.set_intx(true) && successor.set_intx(false));
+        assert!(reader.look().pin().rose(fell) && !reader.look().pin().level());
     }
 
     #[test]

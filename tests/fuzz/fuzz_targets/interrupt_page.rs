@@ -11,7 +11,7 @@ fn run(data: &[u8]) {
     let page = Box::new(InterruptPage::new());
     let function = bytes.flag();
     let (allowed, wanted) = if function {
-        (1, u64::MAX)
+        (u64::MAX, u64::MAX)
     } else {
         let lines = bytes.u64();
         (lines, lines)
@@ -30,8 +30,13 @@ fn run(data: &[u8]) {
                 let high = bytes.flag();
                 let moved = writer.set_intx(high);
                 if sane {
-                    assert_eq!(moved, (levels != 0) != high);
-                    levels = high.into();
+                    assert_eq!(moved, (levels & 1 != 0) != high);
+                    // The pin, and how often it has risen.
+                    levels = match (moved, high) {
+                        (true, true) => levels + 3,
+                        (true, false) => levels - 1,
+                        (false, _) => levels,
+                    };
                 }
             }
             0 | 1 => {
@@ -61,6 +66,7 @@ fn run(data: &[u8]) {
                     "a line that is not its own"
                 );
                 if sane {
+                    assert_eq!(lines.pin().level(), levels & allowed & 1 != 0);
                     assert_eq!(
                         (lines.levels, lines.rises),
                         (levels & allowed, rises & wanted)

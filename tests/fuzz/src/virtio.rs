@@ -70,7 +70,7 @@ pub fn judge<'a, M: Model<'a>>(
     size: u64,
     back_end: impl FnOnce(),
 ) {
-    assert!(vmm.look().levels & !1 == 0);
+    let _ = vmm.look();
     let lost = u32::from(status::NEEDS_RESET);
     if server.access(PortAccess::new(PORT + 0x14, 1, true), 0).0 & lost == 0 {
         return;

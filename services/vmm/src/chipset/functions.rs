@@ -2,6 +2,7 @@
 
 use super::pci::{Access, Function, PIRQS, Through};
 use super::{Chipset, Effect, map, width_mask};
+use ipc_schema::interrupt_page::Pin;
 use ipc_schema::manifest::PortRange;
 
 /// What became of an access of configuration space.
@@ -79,12 +80,12 @@ impl Chipset {
         self.functions_changed()
     }
 
-    /// The server of a function has signalled these MSI-X vectors, and its pin now has this level.
-    pub fn function_signals(&mut self, function: usize, vectors: u64, level: bool) {
+    /// The server of a function has signalled these MSI-X vectors, and its pin is so now.
+    pub fn function_signals(&mut self, function: usize, vectors: u64, pin: Pin) {
         let Some(f) = self.pci.function_mut(function) else {
             return;
         };
-        f.signal(vectors, level);
+        f.signal(vectors, pin);
         self.send_messages(function);
         self.update_pirqs();
     }

@@ -137,7 +137,7 @@ pub(super) fn look(devices: &mut [Device<'_>], chipset: &mut Chipset) -> bool {
             match device.interrupts {
                 Interrupts::Line(gsi) => chipset.line(gsi, lines.rises != 0, lines.levels != 0),
                 Interrupts::Function(number) => {
-                    chipset.function_signals(number, lines.rises, lines.levels != 0);
+                    chipset.function_signals(number, lines.rises, lines.pin());
                 }
             }
             moved = true;

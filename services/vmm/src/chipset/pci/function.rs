@@ -1,7 +1,9 @@
 //! A function: its configuration space, its BARs, its interrupts.
 
+use ipc_schema::interrupt_page::Pin;
 use ipc_schema::manifest::PortRange;
 
+use super::msi::Msi;
 use super::msix::{self, Message, Msix};
 use super::space::{
     BAR0, COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, COMMAND_NO_INTX, Identity,
@@ -61,9 +63,10 @@ pub struct Function {
     pub(super) space: Space,
     bars: [Bar; BARS as usize],
     msix: Option<(Msix, u8)>,
+    msi: Option<Msi>,
     window: Option<Window>,
-    /// The device's interrupt, as its pin would show it.
-    level: bool,
+    /// The device's interrupt, as its pin would show it, and how often that has risen.
+    pin: Pin,
 }
 
 impl Function {
@@ -73,8 +76,9 @@ impl Function {
             space: Space::new(identity),
             bars: [Bar::Absent; BARS as usize],
             msix: None,
+            msi: None,
             window: None,
-            level: false,
+            pin: Pin::default(),
         }
     }
 
@@ -128,6 +132,11 @@ impl Function {
         self.msix = Msix::new(&mut self.space, vectors, bar).map(|msix| (msix, bar));
     }
 
+    /// Gives it MSI.
+    pub fn msi(&mut self) {
+        self.msi = Msi::new(&mut self.space);
+    }
+
     /// Makes the capability at `at` the window into its BARs.
     pub(super) fn window(&mut self, at: u8) {
         self.window = Some(Window { at });
@@ -136,7 +145,7 @@ impl Function {
     /// The doubleword at `offset`.
     pub fn read(&self, offset: u8) -> u32 {
         let value = self.space.get(offset);
-        if offset == COMMAND && self.level {
+        if offset == COMMAND && self.pin.level() {
             value | STATUS_INTX
         } else {
             value
@@ -147,7 +156,10 @@ impl Function {
     pub fn write(&mut self, offset: u8, value: u32, mask: u32) -> Changed {
         let offset = offset & !3;
         let changed = self.space.write(offset, value, mask);
-        let control = self.msix.as_ref().is_some_and(|m| m.0.is_control(offset));
+        let level = self.pin.level();
+        let msi = self.msi.as_mut();
+        let control = self.msix.as_ref().is_some_and(|m| m.0.is_control(offset))
+            || msi.is_some_and(|m| m.changed(&self.space, offset, changed, level));
         let bars = BAR0..BAR0 + 4 * BARS;
         let decodes = offset == COMMAND && changed & (COMMAND_IO | COMMAND_MEMORY) != 0;
         Changed {
@@ -236,10 +248,15 @@ impl Function {
         }
     }
 
-    /// What its device says: vectors newly signalled, and its interrupt's level.
+    /// What its device says: vectors newly signalled, and its pin.
     #[inline]
-    pub fn signal(&mut self, vectors: u64, level: bool) {
-        self.level = level;
+    pub fn signal(&mut self, vectors: u64, pin: Pin) {
+        if pin != self.pin {
+            let before = core::mem::replace(&mut self.pin, pin);
+            if let Some(msi) = self.msi.as_mut().filter(|_| pin.rose(before)) {
+                msi.signal();
+            }
+        }
         if let Some((msix, _)) = &mut self.msix {
             msix.signal(vectors);
         }
@@ -248,16 +265,22 @@ impl Function {
     /// The next message to be sent. A message is a write to memory: without leave for that it waits.
     #[inline]
     pub fn take_message(&mut self) -> Option<Message> {
-        let (msix, _) = self.msix.as_mut()?;
         if self.space.get(COMMAND) & COMMAND_MASTER == 0 {
             return None;
         }
-        msix.take(&self.space)
+        if let Some((msix, _)) = &mut self.msix
+            && msix.enabled(&self.space)
+        {
+            return msix.take(&self.space);
+        }
+        self.msi.as_mut()?.take(&self.space)
     }
 
-    /// Whether its pin asserts. It never does while it uses MSI-X (6.8.3.3).
+    /// Whether its pin asserts. It never does while it uses MSI-X (6.8.3.3), or MSI (6.8.1.3).
     pub fn asserts(&self) -> bool {
-        let messages = self.msix.as_ref().is_some_and(|m| m.0.enabled(&self.space));
-        self.level && !messages && self.space.get(COMMAND) & COMMAND_NO_INTX == 0
+        let space = &self.space;
+        let messages = self.msix.as_ref().is_some_and(|m| m.0.enabled(space))
+            || self.msi.as_ref().is_some_and(|m| m.enabled(space));
+        self.pin.level() && !messages && space.get(COMMAND) & COMMAND_NO_INTX == 0
     }
 }

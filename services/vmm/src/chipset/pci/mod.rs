@@ -5,6 +5,7 @@
 //! extended capabilities (7.9.1), and ignores writes.
 
 mod function;
+mod msi;
 mod msix;
 mod space;
 pub mod virtio;

@@ -1,5 +1,6 @@
 use super::virtio::{Given, Kind};
 use super::*;
+use ipc_schema::interrupt_page::Pin;
 use ipc_schema::manifest::Registers;
 
 impl Pci {
@@ -26,6 +27,8 @@ const fn given(io: u16, memory: u32) -> Given {
     }
 }
 
+/// A pin that has never risen.
+const LOW: Pin = Pin::new(0, false);
 /// Where the tests' function is.
 const AT: u8 = 3 << 3;
 
@@ -283,7 +286,7 @@ fn vectors_wait_while_they_are_masked() {
     let function = |pci: &mut Pci| pci.function_mut(1).unwrap().clone();
     let mut f = function(&mut pci);
     // Vector 2 is masked, 3 and above are not there.
-    f.signal(!1, false);
+    f.signal(!1, LOW);
     assert_eq!((f.take_message(), f.take_message()), (message, None));
     assert_eq!(f.table(1).unwrap().read(0x800), 1 << 2);
     f.table(1).unwrap().write(0x2C, 0, u32::MAX);
@@ -293,7 +296,7 @@ fn vectors_wait_while_they_are_masked() {
     for (offset, held, free) in [(msix + 2, 0xC000, 0x8000), (4, 3, 7), (msix + 2, 0, 0x8000)] {
         assert!(pci.put(AT, offset, 2, held).interrupts);
         let f = pci.function_mut(1).unwrap();
-        f.signal(1 << 1, false);
+        f.signal(1 << 1, LOW);
         assert_eq!(f.take_message(), None);
         assert_eq!(f.table(1).unwrap().read(0x800), 1 << 1);
         pci.put(AT, offset, 2, free);
@@ -314,7 +317,7 @@ fn vectors_wait_while_they_are_masked() {
 fn the_pin_is_silent_while_there_are_messages() {
     let mut pci = bus();
     let msix = capability(&pci, 0x11, None);
-    pci.function_mut(1).unwrap().signal(0, true);
+    pci.function_mut(1).unwrap().signal(0, Pin::new(1, true));
     assert_eq!(pci.lines(), 1 << 3);
     assert_eq!(pci.get(AT, 0x06, 2) & 1 << 3, 1 << 3);
     pci.put(AT, 0x04, 2, 0x400);
@@ -324,6 +327,65 @@ fn the_pin_is_silent_while_there_are_messages() {
     pci.put(AT, msix + 2, 2, 0x8000);
     assert_eq!(pci.lines(), 0);
     pci.put(AT, msix + 2, 2, 0);
-    pci.function_mut(1).unwrap().signal(0, false);
+    pci.function_mut(1).unwrap().signal(0, Pin::new(1, false));
     assert_eq!((pci.lines(), pci.get(AT, 0x06, 2) & 1 << 3), (0, 0));
+}
+
+#[test]
+fn msi_sends_one_message_a_rise() {
+    let mut pci = bus();
+    let msi = capability(&pci, 0x05, None);
+    assert_eq!(
+        pci.get(AT, msi + 2, 2),
+        0x80,
+        "one message, 64 bits, no mask"
+    );
+    // Nothing but address, data and the enable bit can be written.
+    for (offset, value) in [(0, 0x0081_0005), (4, !3), (8, u32::MAX), (12, 0xFFFF)] {
+        pci.put(AT, msi + offset, 4, u32::MAX);
+        assert_eq!(pci.get(AT, msi + offset, 4) & !0xFF00, value & !0xFF00);
+    }
+    pci.put(AT, msi + 2, 2, 0);
+    for (offset, value) in [(4, 0xFEE0_1000), (8, 0), (12, 0x41)] {
+        assert!(!pci.put(AT, msi + offset, 4, value).interrupts);
+    }
+    let message = Some((0xFEE0_1000, 0x41));
+    let signal = |pci: &mut Pci, rises, level| {
+        let function = pci.function_mut(1).unwrap();
+        function.signal(0, Pin::new(rises, level));
+        [function.take_message(), function.take_message()]
+    };
+    // By its pin, until messages are wanted: then what nobody has asked about comes at once.
+    pci.put(AT, 0x04, 2, 7);
+    assert_eq!(
+        (signal(&mut pci, 1, true), pci.lines()),
+        ([None; 2], 1 << 3)
+    );
+    assert!(pci.put(AT, msi + 2, 2, 1).interrupts);
+    assert_eq!(
+        (signal(&mut pci, 1, true), pci.lines()),
+        ([message, None], 0)
+    );
+    assert_eq!(signal(&mut pci, 1, false), [None; 2]);
+    // Down and up between two looks, and up and down.
+    assert_eq!(signal(&mut pci, 2, true), [message, None]);
+    assert_eq!(signal(&mut pci, 3, true), [message, None]);
+    assert_eq!(signal(&mut pci, 4, false), [message, None]);
+    // Without leave to write it waits; with MSI off it is none.
+    pci.put(AT, 0x04, 2, 3);
+    assert_eq!(signal(&mut pci, 5, true), [None; 2]);
+    pci.put(AT, 0x04, 2, 7);
+    assert_eq!(signal(&mut pci, 5, true), [message, None]);
+    pci.put(AT, msi + 2, 2, 0);
+    assert_eq!(
+        (signal(&mut pci, 6, true), pci.lines()),
+        ([None; 2], 1 << 3)
+    );
+    assert_eq!(signal(&mut pci, 6, false), [None; 2]);
+    pci.put(AT, msi + 2, 2, 1);
+    assert_eq!(signal(&mut pci, 6, false), [None; 2], "it is over");
+    // MSI-X comes first, where a driver wants both.
+    let msix = capability(&pci, 0x11, None);
+    pci.put(AT, msix + 2, 2, 0x8000);
+    assert_eq!((signal(&mut pci, 7, true), pci.lines()), ([None; 2], 0));
 }

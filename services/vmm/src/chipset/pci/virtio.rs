@@ -98,6 +98,7 @@ pub fn function(kind: &Kind, given: &Given) -> Function {
         structures(&mut function, kind, bar);
     }
     window(&mut function);
+    function.msi();
     function
 }
 

@@ -356,6 +356,44 @@ fn the_pin_reaches_the_ioapic_and_the_8259s() {
     assert_ne!(m.cpu().gpr[gpr::RAX] & 1 << 3, 0, "requested");
 }
 
+/// A driver that knows MSI and no MSI-X: each rise of the pin is a message, also one that falls and rises between two looks.
+#[test]
+fn msi_reaches_the_local_apic() {
+    let pages = Pages::default();
+    let mut m = machine_of(&with_function(), &pages);
+    store(&mut m, 0xFEE0_00F0, 0x1FF);
+    let mut at = load(&mut m, CONFIG + 0x34) & 0xFF;
+    while load(&mut m, CONFIG + u64::from(at)) & 0xFF != 5 {
+        at = load(&mut m, CONFIG + u64::from(at)) >> 8 & 0xFF;
+        assert_ne!(at, 0, "there is MSI");
+    }
+    let msi = CONFIG + u64::from(at);
+    for (offset, value) in [(4, 0xFEE0_0000), (8, 0), (12, 0x71), (0, 1 << 16)] {
+        store(&mut m, msi + offset, value);
+    }
+    let command = load(&mut m, CONFIG + 4);
+    store(&mut m, CONFIG + 4, (command | 4).into());
+    let mut writer = InterruptWriter::new(&pages.irq[2]);
+    for round in 0..3 {
+        if round != 0 {
+            assert!(writer.set_intx(false));
+        }
+        assert!(writer.set_intx(true));
+        m.kernel.entries.clear();
+        m.exit(Exit::Signal, [signal::DEVICE, 0, 0]);
+        // It is taken, and ended.
+        m.on(|cpu| {
+            cpu.posted = false;
+            (Exit::Init, [0; 3])
+        });
+        m.run();
+        let posts = m.kernel.entries.iter().filter(|e| e.post != Post::NONE);
+        let posts: Vec<Post> = posts.map(|e| e.post).collect();
+        assert_eq!(posts, [Post::vector(0x71, false)], "{round}");
+        store(&mut m, 0xFEE0_00B0, 0);
+    }
+}
+
 /// A line that two pins share: it asserts for as long as one of them does, and ends when the last has fallen.
 #[test]
 fn a_shared_line_comes_again_until_all_pins_have_fallen() {
