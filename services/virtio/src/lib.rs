@@ -66,6 +66,8 @@ pub enum Error {
     Index,
     /// A descriptor's number is outside its table.
     Descriptor,
+    /// A descriptor is in two chains that are in flight, or twice in one.
+    Overlap,
     /// A chain is longer than its table, or of more than 2^32 - 1 bytes.
     Length,
     /// A buffer to be read comes after one to be written (2.7.4.2).

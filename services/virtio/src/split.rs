@@ -4,6 +4,8 @@
 //! are completed in: buffer number n of the available ring is number n of the used ring, too. So a completion writes its element at
 //! once, where nobody looks yet, and publication is one store of the index for all that are done.
 
+use alloc::boxed::Box;
+
 use ipc_schema::virtio::feature;
 
 use crate::chain::{Chain, DESCRIPTOR, INDIRECT, NEXT, Next, Token, generation};
@@ -17,6 +19,10 @@ const SUPPRESS: u16 = 1;
 /// Offset of a ring's index, and of its elements.
 const INDEX: u32 = 2;
 const ELEMENTS: u32 = 4;
+
+/// In place of the number of the descriptor that follows: none does; the descriptor is the driver's.
+const LAST: u16 = u16::MAX;
+const FREE: u16 = u16::MAX - 1;
 
 /// Where the driver has put a queue: guest-physical addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +59,8 @@ pub struct Split<'m> {
     asked: u16,
     /// Those from `done` on that are complete, by position modulo size.
     completed: [u64; MAX_SIZE as usize / 64],
+    /// By descriptor: which one follows it in the chain in flight that it is in, as it was when that was taken, or [`FREE`].
+    links: Box<[u16]>,
 }
 
 impl<'m> Split<'m> {
@@ -78,6 +86,7 @@ impl<'m> Split<'m> {
             published: 0,
             asked: 0,
             completed: [0; MAX_SIZE as usize / 64],
+            links: alloc::vec![FREE; place.size.into()].into_boxed_slice(),
         })
     }
 
@@ -132,20 +141,17 @@ impl<'m> Split<'m> {
     /// Takes the next buffer, if one is there.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Chain<'m>>, Error> {
-        Ok(self.head()?.map(|token| self.chain(token)))
+        let head = self.head()?;
+        Ok(head.map(|(token, _)| self.chain(token)))
     }
 
     /// As above, with less to do for a buffer of one part.
     #[inline]
     pub fn take(&mut self) -> Result<Next<'m>, Error> {
-        let Some(token) = self.head()? else {
+        let Some((token, rest)) = self.head()? else {
             return Ok(Next::Nothing);
         };
-        if token.id >= self.size {
-            return Err(Error::Descriptor);
-        }
         let at = DESCRIPTOR * u32::from(token.id);
-        let rest = self.descriptors.load_u64(at + 8)?;
         let flags = (rest >> 32) as u16;
         if flags & (NEXT | INDIRECT) != 0 {
             return Ok(Next::Chain(self.chain(token)));
@@ -159,8 +165,9 @@ impl<'m> Split<'m> {
         Chain::linked(self.memory, self.descriptors, len, self.indirect, token)
     }
 
+    /// The next buffer, and the second word of its first descriptor.
     #[inline]
-    fn head(&mut self) -> Result<Option<Token>, Error> {
+    fn head(&mut self) -> Result<Option<(Token, u64)>, Error> {
         if self.next == self.end {
             self.look()?;
             if self.next == self.end {
@@ -170,13 +177,61 @@ impl<'m> Split<'m> {
         let position = self.next;
         let slot = ELEMENTS + 2 * self.slot(position);
         let id = self.available.load_u16(slot)?;
+        let rest = self.claim(id)?;
         self.next = position.wrapping_add(1);
-        Ok(Some(Token {
+        let token = Token {
             generation: self.generation,
             position,
             id,
             room: 0,
-        }))
+        };
+        Ok(Some((token, rest)))
+    }
+
+    /// Takes the chain's descriptors from the driver until it is complete; gives the first one's second word. Where a chain makes no sense
+    /// otherwise, who walks through it finds that.
+    #[inline]
+    fn claim(&mut self, head: u16) -> Result<u64, Error> {
+        let mut at = head;
+        let mut rest = self.rest(at)?;
+        let first = rest;
+        loop {
+            let link = self.links.get_mut(usize::from(at));
+            let link = link.ok_or(Error::Descriptor)?;
+            if *link != FREE {
+                return Err(Error::Overlap);
+            }
+            let (flags, next) = ((rest >> 32) as u16, (rest >> 48) as u16);
+            if flags & (NEXT | INDIRECT) != NEXT || next >= self.size {
+                *link = LAST;
+                return Ok(first);
+            }
+            *link = next;
+            at = next;
+            rest = self.rest(at)?;
+        }
+    }
+
+    /// The second word of a descriptor: length, flags, next (2.7.5).
+    #[inline]
+    fn rest(&self, descriptor: u16) -> Result<u64, Error> {
+        if descriptor >= self.size {
+            return Err(Error::Descriptor);
+        }
+        let at = DESCRIPTOR * u32::from(descriptor) + 8;
+        self.descriptors.load_u64(at)
+    }
+
+    /// Gives them back.
+    #[inline]
+    fn release(&mut self, head: u16) {
+        let mut at = head;
+        while let Some(link) = self.links.get_mut(usize::from(at)) {
+            at = core::mem::replace(link, FREE);
+            if at >= FREE {
+                return;
+            }
+        }
     }
 
     /// Whether the buffer is in flight here: taken, and neither complete nor of a queue that was reset since. While it is not, its
@@ -202,6 +257,7 @@ impl<'m> Split<'m> {
             return Err(Error::Written);
         }
         let slot = self.slot(token.position);
+        self.release(token.id);
         let element = u64::from(token.id) | u64::from(written) << 32;
         self.used.store_u64(ELEMENTS + 8 * slot, element)?;
         if token.position == self.done {

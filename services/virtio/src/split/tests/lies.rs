@@ -45,12 +45,12 @@ fn each_lie_has_its_name() {
         (
             0,
             |d| d.descriptor(TABLE, 0, (DATA, 1), 1, 0),
-            Error::Length,
+            Error::Overlap,
         ),
         (
             0,
             |d| d.descriptor(TABLE, 0, (DATA, 1), 3, 0),
-            Error::Length,
+            Error::Overlap,
         ),
         (
             0,
@@ -101,6 +101,49 @@ fn each_lie_has_its_name() {
     ];
     for (i, (features, spoil, error)) in lies.into_iter().enumerate() {
         assert_eq!(first_error(features, spoil), Some(error), "lie {i}");
+    }
+}
+
+/// Descriptors that are in flight are made available once more, as a chain's first or within one; afterwards they may be.
+#[test]
+fn chains_do_not_overlap() {
+    type Spoil = fn(&Driver<'_>);
+    let ways: [Spoil; 3] = [
+        |d| d.put(AVAILABLE + 4 + 2, d.half(AVAILABLE + 4)),
+        |d| d.put(AVAILABLE + 4 + 2, 1),
+        |d| d.descriptor(TABLE, 2, (DATA, 1), 1, 1),
+    ];
+    for (way, spoil) in ways.into_iter().enumerate() {
+        for complete in [false, true] {
+            let memory = memory();
+            let mut driver = Driver::new(&memory, 8, false);
+            let part = |writable| Part {
+                gpa: DATA,
+                len: 16,
+                writable,
+            };
+            for number in 0..2 {
+                assert!(driver.offer(number, &[part(false), part(true)], false));
+            }
+            assert_eq!(
+                [4, 6].map(|at| driver.half(AVAILABLE + at)),
+                [0, 2],
+                "the first has descriptors 0 and 1"
+            );
+            spoil(&driver);
+            let mut queue = Split::new(&memory, &place(8), 0).unwrap();
+            let first = queue.pop().unwrap().unwrap();
+            if complete {
+                queue.complete(first.token(), 0).unwrap();
+            }
+            let second = queue.pop().map(|chain| chain.is_some());
+            let wanted = if complete {
+                Ok(true)
+            } else {
+                Err(Error::Overlap)
+            };
+            assert_eq!(second, wanted, "{way}");
+        }
     }
 }
 
