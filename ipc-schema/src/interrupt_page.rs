@@ -163,10 +163,10 @@ impl Pin {
         self.0 & INTX != 0
     }
 
-    /// Whether it has risen since it was `before`, even if it fell again.
+    /// Whether it has risen since it was `before`, even if it fell again, or if whoever drives it has lost count.
     #[must_use]
     pub const fn rose(self, before: Self) -> bool {
-        (self.0 ^ before.0) & !INTX != 0
+        (self.0 ^ before.0) & !INTX != 0 || self.level() && !before.level()
     }
 }
 

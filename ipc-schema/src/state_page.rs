@@ -127,7 +127,7 @@ pub struct Access {
     pub write: bool,
     /// The value written; 0 for IN.
     pub value: u32,
-    /// The kernel's stamp: tells it from the same access done before. 0 for one that the VMM asks for.
+    /// The stamp, the kernel's or the VMM's: tells it from the same access done before.
     pub stamp: u32,
 }
 

@@ -310,10 +310,15 @@ impl PortAccess {
     pub const fn rep(self) -> bool {
         self.0 & (1 << 22) != 0
     }
-    /// The stamp: another one for each access that the kernel has a server do.
+    /// The stamp: another one for each access that the kernel, or a VMM, has a server do.
     #[must_use]
     pub const fn stamp(self) -> u32 {
         (self.0 >> 32) as u32
+    }
+    /// With this stamp.
+    #[must_use]
+    pub const fn stamped(self, stamp: u32) -> Self {
+        Self(self.unstamped().0 | (stamp as u64) << 32)
     }
     /// Without the stamp.
     #[must_use]

@@ -39,6 +39,8 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         let mut server = Self { device, model };
         // A predecessor may have waited for more; its successor begins by looking.
         server.device.irq.hold(0);
+        // An interrupt that is due is a new one, for who hears of rises alone.
+        let _ = server.device.irq.set_intx(false);
         let was = match found {
             Found::Nothing => return (server, false),
             Found::Newest(record) => server.take_over(kind.queues, record.words(), true),
@@ -50,6 +52,8 @@ impl<'a, M: Model<'a>> Server<'a, M> {
         }
         // So a successor finds both slots whole, and what was found out about the queues.
         server.device.commit(&server.model.words());
+        let pin = server.device.transport.pin();
+        let _ = server.device.irq.set_intx(pin);
         (server, was)
     }
 

@@ -28,6 +28,8 @@ pub struct Device<'a> {
     state: &'a StatePage,
     /// Its line's level, a bit of the page's, as the chipset last saw it.
     levels: u64,
+    /// Stamps given to accesses that the VMM asks for.
+    stamps: u32,
     /// The first ports of the routes that a PCI function has.
     pub(super) routes: Vec<u16>,
 }
@@ -59,6 +61,7 @@ impl<'a> Device<'a> {
             reader,
             state,
             levels: 0,
+            stamps: 0,
             routes: Vec::new(),
         }
     }
@@ -90,6 +93,12 @@ impl<'a> Device<'a> {
                 self.reader.take_held() & !others
             }
         }
+    }
+
+    /// An access that the VMM is to ask for, told from all before it.
+    pub(super) fn stamped(&mut self, access: PortAccess) -> PortAccess {
+        self.stamps = self.stamps.wrapping_add(1);
+        access.stamped(self.stamps)
     }
 
     /// Number of commits so far.

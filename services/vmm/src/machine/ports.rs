@@ -276,11 +276,11 @@ impl<K: Kernel> Ports<'_, '_, K> {
 
     /// One access by a device, tried until it is done, or the VM is to end, or the device is gone for good.
     fn call(&mut self, index: usize, access: PortAccess, value: u32) -> u32 {
-        let Some(device) = self.devices.get(index) else {
+        let Some(device) = self.devices.get_mut(index) else {
             return u32::MAX;
         };
+        let access = device.stamped(access);
         for attempt in 1..=ATTEMPTS {
-            let before = device.sequence();
             match self.kernel.call_device(index, access, value, self.limit) {
                 Ok(value) => return value,
                 Err(_) if self.signals & signal::QUIT != 0 => break,
@@ -289,10 +289,8 @@ impl<K: Kernel> Ports<'_, '_, K> {
             }
             let until = self.kernel.now().saturating_add(self.limit / 8);
             self.signals |= self.kernel.wait(until).unwrap_or(0);
-            // Committed, but the answer was lost. An older commit of an equal access does not count.
-            if device.sequence() != before
-                && let Outcome::Done(value) = device.outcome(access, value)
-            {
+            // Committed, but the answer was lost. By its stamp, no older commit of an equal access is taken for it.
+            if let Outcome::Done(value) = device.outcome(access, value) {
                 return value;
             }
         }

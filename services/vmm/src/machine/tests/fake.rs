@@ -217,7 +217,7 @@ impl Kernel for Fake {
         value: u32,
         _: u64,
     ) -> Result<u32, Status> {
-        self.calls.push((device, access, value));
+        self.calls.push((device, access.unstamped(), value));
         match self.answers.pop_front() {
             Some(answer) => answer(),
             None => Err(Status::Timeout),
