@@ -9,11 +9,11 @@ memory = "64M"
 kernel = "build:exerciser"
 [[vm.device]]
 kind = "virtio-console"
+packed = false
 [[vm.device]]
 kind = "virtio-console"
 ports = ["hvc1", "data"]
 rows_first = true
-packed = false
 "#;
 
 #[test]
@@ -37,8 +37,8 @@ fn consoles() {
     assert_eq!(
         consoles,
         [
-            ("c.console0", 1, [false, true], vec!["hvc0"]),
-            ("c.console1", 2, [true, false], vec!["hvc1", "data"]),
+            ("c.console0", 1, [false, false], vec!["hvc0"]),
+            ("c.console1", 2, [true, true], vec!["hvc1", "data"]),
         ]
     );
 }
@@ -54,14 +54,14 @@ fn each_mistake_about_consoles() {
     };
     for bad in ["hvc.1", "", "a-port-with-too-long-a-name"] {
         let (at, what, remedy) = wrong("\"hvc1\"", &format!("\"{bad}\""));
-        assert_eq!(at, "guests/two.toml:37");
+        assert_eq!(at, "guests/two.toml:38");
         assert_eq!(what, format!("`{bad}` cannot be the name of a port"));
         assert!(remedy.contains("at most 15"), "{remedy}");
     }
     let nine: Vec<String> = (0..9).map(|i| format!("\"p{i}\"")).collect();
     for bad in ["\"x\", \"x\"", "", &nine.join(", ")] {
         let (at, what, remedy) = wrong("\"hvc1\", \"data\"", bad);
-        assert_eq!(at, "guests/two.toml:37");
+        assert_eq!(at, "guests/two.toml:38");
         assert!(what.contains("1 to 8 ports of different names"), "{what}");
         assert!(remedy.contains("ports = [\"hvc0\", \"data\"]"), "{remedy}");
     }

@@ -113,7 +113,10 @@ fn each_mistake_about_disks() {
     let (_, what, _) = wrong("queues = 4", "queues = 33");
     assert!(what.contains("1 to 32 queues"), "{what}");
     let (_, what, remedy) = wrong("port = 0x2f8", "packed = true");
-    assert!(what.contains("virtio-blk and virtio-net"), "{what}");
+    assert!(
+        what.contains("virtio-blk, virtio-net and virtio-console"),
+        "{what}"
+    );
     assert_eq!(remedy, "leave `packed` out");
     let (_, what, remedy) = wrong("port = 0x2f8", "registers = \"memory\"");
     assert!(what.contains("`registers` is of PCI functions"), "{what}");
