@@ -359,7 +359,7 @@ impl System {
     }
 
     /// Waits for the first words of a successor.
-    fn succeeds(&mut self, server: &str, log: usize) -> Result<()> {
+    pub fn succeeds(&mut self, server: &str, log: usize) -> Result<()> {
         let again = match server {
             "store" => "store: .*disk data: .*taken over: true".to_owned(),
             "switch" => r"switch: .*\d+ ports".to_owned(),

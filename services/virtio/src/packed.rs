@@ -97,20 +97,13 @@ impl<'m> Packed<'m> {
         let note_word = note.get().ok_or(Error::Place)?;
         // One of the two that it is kept in may be damaged, and nothing else be written before the other is.
         note.set(note_word);
-        let (from, to) = (At(note_word as u16), At((note_word >> 16) as u16));
-        let mut queue = Self::at(memory, place, features, note, from)?;
-        if from.index() >= place.size || to.index() >= place.size {
-            return Err(Error::Place);
-        }
-        if from != to {
+        let turn = Turn::from_word(note_word.into());
+        let mut queue = Self::before(memory, place, features, note, turn)?;
+        if turn.from != turn.to {
             // Used in this round, or available in the next one.
-            let flags = (queue.ring.load_u64(from.word())? >> 48) as u16;
-            if (flags & USED != 0) == from.wrap() {
-                queue.go_on(Turn {
-                    from,
-                    to,
-                    buffer: Buffer::default(),
-                });
+            let flags = (queue.ring.load_u64(turn.from.word())? >> 48) as u16;
+            if (flags & USED != 0) == turn.from.wrap() {
+                queue.go_on(turn);
             }
         }
         Ok(queue)
@@ -126,10 +119,7 @@ impl<'m> Packed<'m> {
         position: u64,
     ) -> Result<Self, Error> {
         let turn = Turn::from_word(position);
-        let mut queue = Self::at(memory, place, features, note, turn.from)?;
-        if turn.from.index() >= place.size || turn.to.index() >= place.size {
-            return Err(Error::Place);
-        }
+        let mut queue = Self::before(memory, place, features, note, turn)?;
         let Noted(turn) = queue.note(turn);
         if turn.from != turn.to {
             let at = turn.from.word();
@@ -138,6 +128,21 @@ impl<'m> Packed<'m> {
                 queue.ring.store_u64(at, turn.buffer.used(turn.from))?;
             }
             queue.go_on(turn);
+        }
+        Ok(queue)
+    }
+
+    /// A queue whose next step may be this one of a predecessor's.
+    fn before(
+        memory: &'m Memory,
+        place: &Place,
+        features: u64,
+        note: Note<'m>,
+        turn: Turn,
+    ) -> Result<Self, Error> {
+        let queue = Self::at(memory, place, features, note, turn.from)?;
+        if turn.from.index() >= place.size || turn.to.index() >= place.size {
+            return Err(Error::Place);
         }
         Ok(queue)
     }
@@ -197,8 +202,8 @@ impl<'m> Packed<'m> {
 
     #[inline]
     fn note(&self, turn: Turn) -> Noted {
-        let (from, to) = (u32::from(turn.from.0), u32::from(turn.to.0));
-        self.note.set(from | to << 16);
+        // Both places, without the buffer.
+        self.note.set(turn.word() as u32);
         Noted(turn)
     }
 

@@ -20,8 +20,9 @@ const SUPPRESS: u16 = 1;
 const INDEX: u32 = 2;
 const ELEMENTS: u32 = 4;
 
-/// In place of the number of the descriptor that follows: none does; the descriptor is the driver's.
+/// In place of the number of the descriptor that follows: none does.
 const LAST: u16 = u16::MAX;
+/// The same: the descriptor is the driver's.
 const FREE: u16 = u16::MAX - 1;
 
 /// Where the driver has put a queue: guest-physical addresses.
@@ -192,34 +193,24 @@ impl<'m> Split<'m> {
     /// otherwise, who walks through it finds that.
     #[inline]
     fn claim(&mut self, head: u16) -> Result<u64, Error> {
-        let mut at = head;
-        let mut rest = self.rest(at)?;
-        let first = rest;
+        let (mut at, mut first) = (head, None);
         loop {
             let link = self.links.get_mut(usize::from(at));
             let link = link.ok_or(Error::Descriptor)?;
             if *link != FREE {
                 return Err(Error::Overlap);
             }
+            // Length, flags, next (2.7.5).
+            let rest = self.descriptors.load_u64(DESCRIPTOR * u32::from(at) + 8)?;
+            let word = *first.get_or_insert(rest);
             let (flags, next) = ((rest >> 32) as u16, (rest >> 48) as u16);
             if flags & (NEXT | INDIRECT) != NEXT || next >= self.size {
                 *link = LAST;
-                return Ok(first);
+                return Ok(word);
             }
             *link = next;
             at = next;
-            rest = self.rest(at)?;
         }
-    }
-
-    /// The second word of a descriptor: length, flags, next (2.7.5).
-    #[inline]
-    fn rest(&self, descriptor: u16) -> Result<u64, Error> {
-        if descriptor >= self.size {
-            return Err(Error::Descriptor);
-        }
-        let at = DESCRIPTOR * u32::from(descriptor) + 8;
-        self.descriptors.load_u64(at)
     }
 
     /// Gives them back.

@@ -78,14 +78,24 @@ fn run(data: &[u8]) {
     }
 }
 
-/// A driver of two ports that begins, hears of them, opens the first, sends a line and receives one; then the server dies.
-fn seeds() -> Vec<Vec<u8>> {
+/// A driver of two ports that begins with these features, and three messages of its: it is ready, so is port 0, and that is open.
+fn driver(features: u64) -> Seed {
     let places: Vec<_> = (0..6)
         .map(|queue| 0x1000 + 0x400 * queue)
         .map(|at| (4, [at, at + 0x100, at + 0x200]))
         .collect();
-    let features = feature::INDIRECT_DESC | feature::EVENT_IDX | 7;
     let mut seed = Seed::driver(features, &places);
+    let ready = [0, 0, 0, 0, 0, 0, 1, 0];
+    let port_ready = [0, 0, 0, 0, 3, 0, 1, 0];
+    let port_open = [0, 0, 0, 0, 6, 0, 1, 0];
+    seed.memory(0x0C00, &[ready, port_ready, port_open].concat());
+    seed
+}
+
+/// A driver of two ports that begins, hears of them, opens the first, sends a line and receives one; then the server dies.
+fn seeds() -> Vec<Vec<u8>> {
+    let features = feature::INDIRECT_DESC | feature::EVENT_IDX | 7;
+    let mut seed = driver(features);
     seed.out(0xC8, 4, 0x21);
     // The console's queues.
     seed.memory(0x1000, &descriptor(0x800, 40, 2, 0));
@@ -93,16 +103,12 @@ fn seeds() -> Vec<Vec<u8>> {
     let line = [descriptor(0x900, 3, 1, 1), descriptor(HIGH, 9, 0, 0)];
     seed.memory(0x1400, &line.concat());
     seed.memory(0x1500, &[0, 0, 1, 0, 0, 0]);
-    // Control: room for four messages; the driver is ready, so is port 0, and that is open.
+    // Control: room for four messages, and the driver's three.
     for i in 0..4 {
         let room = descriptor(0xA00 + 64 * u64::from(i), 64, 2, 0);
         seed.memory(0x1800 + 16 * i, &room);
     }
     seed.memory(0x1900, &[0, 0, 4, 0, 0, 0, 1, 0, 2, 0, 3, 0]);
-    let ready = [0, 0, 0, 0, 0, 0, 1, 0];
-    let port_ready = [0, 0, 0, 0, 3, 0, 1, 0];
-    let port_open = [0, 0, 0, 0, 6, 0, 1, 0];
-    seed.memory(0x0C00, &[ready, port_ready, port_open].concat());
     for i in 0..3 {
         let message = descriptor(0xC00 + 8 * u64::from(i), 8, 0, 0);
         seed.memory(0x1C00 + 16 * i, &message);
@@ -118,12 +124,8 @@ fn seeds() -> Vec<Vec<u8>> {
 
 /// The same console behind packed queues, and a death with a buffer of each kind under way.
 fn packed_queues() -> Vec<u8> {
-    let places: Vec<_> = (0..6)
-        .map(|queue| 0x1000 + 0x400 * queue)
-        .map(|at| (4, [at, at + 0x100, at + 0x200]))
-        .collect();
     let features = feature::RING_PACKED | feature::INDIRECT_DESC | feature::EVENT_IDX | 7;
-    let mut seed = Seed::driver(features, &places);
+    let mut seed = driver(features);
     seed.memory(0x1000, &packed(0x800, 40, 3, 2));
     let line = [packed(0x900, 3, 0, 1), packed(HIGH, 9, 7, 0)];
     seed.memory(0x1400, &line.concat());
@@ -131,10 +133,6 @@ fn packed_queues() -> Vec<u8> {
         let room = packed(0xA00 + 64 * u64::from(i), 64, i, 2);
         seed.memory(0x1800 + 16 * i, &room);
     }
-    let ready = [0, 0, 0, 0, 0, 0, 1, 0];
-    let port_ready = [0, 0, 0, 0, 3, 0, 1, 0];
-    let port_open = [0, 0, 0, 0, 6, 0, 1, 0];
-    seed.memory(0x0C00, &[ready, port_ready, port_open].concat());
     for i in 0..3 {
         let message = packed(0xC00 + 8 * u64::from(i), 8, i, 0);
         seed.memory(0x1C00 + 16 * i, &message);

@@ -59,7 +59,7 @@ pub fn step<'a, M: Model<'a>>(
     }
 }
 
-/// Judges the device after a step: only the line that there is, and once it is lost it touches nothing more, whatever its back end does.
+/// The VMM looks at the device after a step, and judges it: once it is lost it touches nothing more, whatever its back end does.
 ///
 /// # Panics
 /// When the device breaks a promise.

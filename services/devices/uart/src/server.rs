@@ -91,17 +91,17 @@ impl<'a> Server<'a> {
     #[must_use]
     pub fn new(config: Config, pages: &Pages<'a>) -> (Self, bool) {
         let (state, found) = StateWriter::take_over(pages.state, kind::UART);
-        let newest = |record: &Record| {
+        let restore = |record: &Record, newest: bool| {
             let (&ends, model) = record.words().split_last()?;
-            Some((Uart::restore(model)?, Some(ends)))
-        };
-        let older = |record: &Record| {
-            let (_, model) = record.words().split_last()?;
-            Some((Uart::restore_configuration(model)?, None))
+            let uart = match newest {
+                true => Uart::restore(model),
+                false => Uart::restore_configuration(model),
+            };
+            Some((uart?, newest.then_some(ends)))
         };
         let restored = match &found {
-            Found::Newest(record) => newest(record),
-            Found::Configuration(record) => older(record),
+            Found::Newest(record) => restore(record, true),
+            Found::Configuration(record) => restore(record, false),
             Found::Nothing | Found::Lost => None,
         };
         let was = restored.is_some();

@@ -252,6 +252,17 @@ impl<'a> World<'a> {
         self.available[q].wrapping_sub(self.seen[q]) < SLOTS
     }
 
+    /// Writes a descriptor: where and how long, and flags and next, or ID and flags in a packed ring (2.7.5, 2.8.13).
+    fn descriptor(&self, queue: u16, index: u16, (at, len): (u64, usize), rest: [u16; 2]) {
+        let to = base(queue) + 16 * u64::from(index);
+        let memory = &self.shared.memory;
+        memory.write(to, &at.to_le_bytes()).unwrap();
+        memory.write(to + 8, &(len as u32).to_le_bytes()).unwrap();
+        memory
+            .write(to + 12, &rest.map(u16::to_le_bytes).concat())
+            .unwrap();
+    }
+
     /// Gives a buffer, in two parts: bytes to be read, or room to be written. Rings the doorbell if the device asks for that.
     pub fn give(&mut self, queue: u16, read: &[u8], room: usize, cut: usize) {
         let index = self.available[usize::from(queue)];
@@ -270,12 +281,7 @@ impl<'a> World<'a> {
                 (2 * slot + 1, at + cut as u64, len - cut, write),
                 (2 * slot, at, cut, 1 | write),
             ] {
-                let to = base(queue) + 16 * u64::from(i);
-                memory.write(to, &at.to_le_bytes()).unwrap();
-                memory.write(to + 8, &(len as u32).to_le_bytes()).unwrap();
-                memory.write(to + 12, &(100 + slot).to_le_bytes()).unwrap();
-                let flags = flags | whose;
-                memory.write(to + 14, &flags.to_le_bytes()).unwrap();
+                self.descriptor(queue, i, (at, len), [100 + slot, flags | whose]);
             }
             // Either descriptor may be the one that is waited for (2.8.10).
             let event = self.half(base(queue) + 0x600);
@@ -290,13 +296,7 @@ impl<'a> World<'a> {
             (2 * slot, at, cut, 1 | write),
             (2 * slot + 1, at + cut as u64, len - cut, write),
         ] {
-            let to = base(queue) + 16 * u64::from(i);
-            memory.write(to, &at.to_le_bytes()).unwrap();
-            memory.write(to + 8, &(len as u32).to_le_bytes()).unwrap();
-            memory.write(to + 12, &flags.to_le_bytes()).unwrap();
-            memory
-                .write(to + 14, &(2 * slot + 1).to_le_bytes())
-                .unwrap();
+            self.descriptor(queue, i, (at, len), [flags, 2 * slot + 1]);
         }
         let ring = base(queue) + 0x400;
         let head = (2 * slot).to_le_bytes();
